@@ -1,0 +1,92 @@
+"""Files that appear whole or not at all: write to a temporary file beside the target, fsync, rename.
+
+A process that is killed while it writes leaves the previous version of the file untouched; what it was
+writing is a hidden ``.NAME.XXXXXXXX.tmp`` in the same folder, which nothing reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to; when the block ends without error it becomes ``path`` in one step.
+
+    Missing parent folders are created. If the block raises, ``path`` keeps what it had and the temporary
+    file is removed.
+
+    Raises:
+        OSError: the folder cannot be created or written to.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # rename(2) within one folder is atomic; the name is only as durable as the folder that holds it.
+        temporary.replace(target)
+        _sync_folder(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` to ``path`` atomically, as UTF-8 with the line ends it has."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write ``value`` to ``path`` atomically, as indented JSON.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON does not have.
+    """
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def save_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to a safetensors file atomically.
+
+    Args:
+        path: The file.
+        tensors: Any shapes, dtypes, devices and strides; they are stored contiguous, and tensors that
+            share memory are stored once each.
+        metadata: Strings for the header of the file.
+    """
+    from safetensors.torch import save
+
+    # safetensors refuses tensors that are strided or share memory: store copies.
+    stored = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    # Not save_file: it makes its own file, readable by its owner only whatever the umask says.
+    write_bytes(path, save(stored, metadata=dict(metadata) if metadata else None))
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some systems (Windows, some network file systems) cannot open or sync a folder; there the rename is
+    # still atomic.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
