@@ -1,6 +1,8 @@
 """Architectures for experiments on small images, by function or by name."""
 
 from prunefuse.models.layers import ChannelPad
+from prunefuse.models.perceptron import MLP, mlp
+from prunefuse.models.registry import build, names
 from prunefuse.models.resnet import (
     ResNet,
     resnet8,
@@ -12,10 +14,28 @@ from prunefuse.models.resnet import (
     resnet110,
     resnet164,
 )
+from prunefuse.models.vgg import (
+    VGG,
+    vgg11,
+    vgg11_bn,
+    vgg13,
+    vgg13_bn,
+    vgg16,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
+)
+from prunefuse.models.wide import WideResNet, wide_resnet, wide_resnet16_4, wide_resnet28_10
 
 __all__ = [
+    "MLP",
+    "VGG",
     "ChannelPad",
     "ResNet",
+    "WideResNet",
+    "build",
+    "mlp",
+    "names",
     "resnet8",
     "resnet14",
     "resnet20",
@@ -24,4 +44,15 @@ __all__ = [
     "resnet56",
     "resnet110",
     "resnet164",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+    "wide_resnet",
+    "wide_resnet16_4",
+    "wide_resnet28_10",
 ]

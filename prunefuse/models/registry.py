@@ -1,0 +1,83 @@
+"""Models by name, for the command line and for run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from prunefuse.models import perceptron, resnet, vgg, wide
+
+_FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    f.__name__: f
+    for f in (
+        resnet.resnet8,
+        resnet.resnet14,
+        resnet.resnet20,
+        resnet.resnet32,
+        resnet.resnet44,
+        resnet.resnet56,
+        resnet.resnet110,
+        resnet.resnet164,
+        wide.wide_resnet16_4,
+        wide.wide_resnet28_10,
+        vgg.vgg11,
+        vgg.vgg11_bn,
+        vgg.vgg13,
+        vgg.vgg13_bn,
+        vgg.vgg16,
+        vgg.vgg16_bn,
+        vgg.vgg19,
+        vgg.vgg19_bn,
+        perceptron.mlp,
+    )
+}
+_TORCHVISION = "torchvision:"
+
+
+def names() -> tuple[str, ...]:
+    """The names that `build` knows, besides ``torchvision:<name>``."""
+    return tuple(_FACTORIES)
+
+
+def build(
+    name: str,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    *,
+    image_size: tuple[int, int] = (32, 32),
+    **options: Any,
+) -> nn.Module:
+    """A freshly initialized model by name.
+
+    Args:
+        name: One of `names()`, or ``torchvision:<name>`` for a classifier of torchvision without weights.
+        num_classes: Width of the output.
+        in_channels: Channels of the images; torchvision's models take 3.
+        image_size: Height and width of the images; only the MLP's shape depends on it.
+        options: Handed to the model's function, such as ``shortcut="B"`` or ``hidden=(64, 64)``.
+
+    Raises:
+        ValueError: An unknown name, or ``in_channels`` other than 3 for a torchvision model.
+        TypeError: An option that the model does not take.
+    """
+    if name.startswith(_TORCHVISION):
+        return _torchvision(name.removeprefix(_TORCHVISION), num_classes, in_channels, options)
+    if name not in _FACTORIES:
+        raise ValueError(f"model: expected one of {', '.join(names())} or torchvision:<name>, got {name!r}")
+    if name == "mlp":
+        options["image_size"] = image_size
+    return _FACTORIES[name](num_classes, in_channels=in_channels, **options)
+
+
+def _torchvision(name: str, num_classes: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise ValueError(f"model: torchvision has no classifier {name!r}; it has {', '.join(known)}")
+    if in_channels != 3:
+        raise ValueError(f"in_channels: torchvision's models take 3 channels, got {in_channels}")
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return model
