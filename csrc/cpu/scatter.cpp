@@ -1,0 +1,80 @@
+// Scatter on the CPU: all tensors' elements are numbered through and shared out among the threads, so that many small
+// tensors cost no more than one large one. Along the last axis a whole, dense run is one memcpy.
+#include "../scatter.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace prunefuse::cpu {
+namespace {
+
+using torch::stable::Tensor;
+
+constexpr int64_t kGrainElements = 32768;
+
+template <class Word>
+void copy_run(const ScatterTarget& target, int64_t begin, int64_t end) {
+  auto* dense = static_cast<Word*>(target.dense);
+  const auto* small = static_cast<const Word*>(target.small);
+  if (target.rank == 0) {
+    *dense = *small;
+    return;
+  }
+  const int64_t last = target.rank - 1;
+  const int64_t width = target.sizes[last];
+  const bool dense_run = target.kept[last] == nullptr && target.strides[last] == 1;
+  for (int64_t position = begin; position < end;) {
+    const int64_t column = position % width;
+    const int64_t count = std::min(width - column, end - position);
+    Word* row = dense + dense_offset(target, last, position / width);
+    if (dense_run) {
+      std::memcpy(row + column, small + position, static_cast<size_t>(count) * sizeof(Word));
+    } else {
+      for (int64_t j = 0; j < count; ++j) row[dense_coordinate(target, last, column + j)] = small[position + j];
+    }
+    position += count;
+  }
+}
+
+struct Word16 {
+  uint64_t halves[2];
+};
+
+void copy_elements(const ScatterTarget& target, int64_t begin, int64_t end) {
+  switch (target.element_size) {
+    case 1:
+      return copy_run<uint8_t>(target, begin, end);
+    case 2:
+      return copy_run<uint16_t>(target, begin, end);
+    case 4:
+      return copy_run<uint32_t>(target, begin, end);
+    case 8:
+      return copy_run<uint64_t>(target, begin, end);
+    case 16:
+      return copy_run<Word16>(target, begin, end);
+    default:
+      return;  // torch has no other element size; plan_scatter's dtypes are torch's
+  }
+}
+
+void scatter_(std::vector<Tensor> dense, std::vector<Tensor> small, std::vector<Tensor> kept,
+              std::vector<int64_t> kept_of_axis) {
+  const ScatterWork work = plan_scatter(dense, small, kept, kept_of_axis, /*check_values=*/true);
+  const auto& targets = work.targets;
+  torch::stable::parallel_for(0, work.elements, kGrainElements, [&](int64_t begin, int64_t end) {
+    auto target = std::upper_bound(targets.begin(), targets.end(), begin,
+                                   [](int64_t element, const ScatterTarget& t) { return element < t.first; });
+    for (--target; target != targets.end() && target->first < end; ++target) {
+      const auto after = target + 1;
+      const int64_t next = after == targets.end() ? work.elements : after->first;
+      copy_elements(*target, std::max(begin, target->first) - target->first, std::min(end, next) - target->first);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace prunefuse::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(prunefuse, CPU, m) { m.impl("scatter_", TORCH_BOX(&prunefuse::cpu::scatter_)); }

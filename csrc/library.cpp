@@ -1,0 +1,33 @@
+// Every operator of the package: the schemas, and nothing else. Kernels register themselves under cpu/ and cuda/.
+//
+// A schema's types must be those of the C++ function to the letter (int = int64_t, float = double, bool = bool):
+// nothing checks it, and a mismatch reads the wrong bytes.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(prunefuse, m) {
+  // Utilities of each row of logits (N, C), higher = label first -> (K, N) for K strategies, in their order:
+  // 0 least confidence 1 - p1, 1 margin 1 - (p1 - p2), 2 entropy in nats.
+  // float64 gives float64, every other floating type float32. A row with NaN, or without a value above -inf: NaN.
+  // probabilities: the values are probabilities (rescaled to sum 1), not logits. temperature divides the logits.
+  m.def("score(Tensor logits, int[] strategies, bool probabilities, float temperature) -> Tensor");
+
+  // Arg-max (int64, the lowest of equals, -1 for a NaN row), log-sum-exp of logits / temperature, and the two largest
+  // probabilities of each row of logits (N, C) -> four tensors (N,).
+  m.def(
+      "statistics(Tensor logits, bool probabilities, float temperature)"
+      " -> (Tensor argmax, Tensor logsumexp, Tensor p1, Tensor p2)");
+
+  // The b largest of utilities (N,), sorted downwards, equals by lower index, NaN left out
+  // -> indices (b,) int64, utilities (b,). Where fewer than b can be selected: index -1 and NaN at the end.
+  m.def("top_b(Tensor utilities, int b) -> (Tensor indices, Tensor utilities)");
+
+  // Greedy k-center (Gonzalez 1985) on features (N, d): each pick is the row farthest, in Euclidean distance, from all
+  // labeled and picked rows; the lower index on ties; rows with a value that is not finite are left out.
+  // labeled (L,) int64; start: the first pick, or -1 where L > 0 -> (b,) int64 in pick order, -1 at the end where rows run out.
+  m.def("k_center_greedy(Tensor features, Tensor labeled, int b, int start) -> Tensor");
+
+  // dense[i][kept of axis 0, kept of axis 1, ...] = small[i] for every i at once, in place.
+  // kept: index tensors (int64, sorted); kept_of_axis: for every axis of every tensor in turn, its position in `kept`, or -1
+  // for the whole axis.
+  m.def("scatter_(Tensor(a!)[] dense, Tensor[] small, Tensor[] kept, int[] kept_of_axis) -> ()");
+}

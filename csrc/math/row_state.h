@@ -1,0 +1,182 @@
+// The softmax statistics of one row, gathered in one read: the only row math there is, for CPU and CUDA.
+//
+// The state of the values seen so far, with m the largest of them and e_j = exp((x_j - m) / T):
+//   ties = how many equal m,  tail = sum of e_j over the others,  dot = sum of e_j (x_j - m) / T,  second = the runner-up.
+// Keeping the maximum's own 1 out of `tail` is what keeps saturated rows apart: 1 - p1 = (ties - 1 + tail) / (ties + tail)
+// has full relative precision where 1 - 1 / sum has none below 6e-8. States of disjoint parts merge exactly like the
+// parts were one row (up to rounding), so lanes, threads and blocks may split a row as they like.
+//
+// Values: a -inf logit is a masked class and contributes nothing. +inf values share the mass among themselves. A NaN
+// anywhere, or no value above -inf, makes every result NaN (arg-max -1).
+#pragma once
+
+#include "exp_log.h"
+
+namespace prunefuse {
+
+enum class Utility : int64_t { kLeastConfidence = 0, kMargin = 1, kEntropy = 2 };
+constexpr int64_t kUtilityCount = 3;
+
+template <class Acc>
+struct RowState {
+  Acc max = -std::numeric_limits<Acc>::infinity();
+  Acc second = -std::numeric_limits<Acc>::infinity();
+  Acc ties = 0;
+  Acc tail = 0;
+  Acc dot = 0;
+  int64_t argmax = -1;
+  bool has_nan = false;
+};
+
+// (x - m) / T made safe: masked classes give a finite number whose exp is zero, so that exp * z is 0 and never 0 * inf.
+template <class Acc>
+PRUNEFUSE_HD Acc shifted(Acc x, Acc m, Acc inverse_temperature) {
+  constexpr Acc floor = sizeof(Acc) == sizeof(float) ? Acc(-100) : Acc(-800);
+  const Acc z = (x - m) * inverse_temperature;
+  return z > floor ? z : floor;
+}
+
+// Adds all of `other`, whose maximum is not above `state`'s.
+template <class Acc>
+PRUNEFUSE_HD void absorb_lower(RowState<Acc>& state, const RowState<Acc>& other, Acc inverse_temperature) {
+  const Acc z = shifted(other.max, state.max, inverse_temperature);
+  const Acc e = exp_of(z);
+  const Acc mass = other.ties + other.tail;
+  state.tail += e * mass;
+  state.dot += e * (other.dot + mass * z);
+}
+
+template <class Acc>
+PRUNEFUSE_HD RowState<Acc> merge(const RowState<Acc>& a, const RowState<Acc>& b, Acc inverse_temperature) {
+  RowState<Acc> result;
+  if (a.max == b.max) {
+    result = a;
+    result.second = a.ties + b.ties > 1 ? a.max : (a.second > b.second ? a.second : b.second);
+    result.ties += b.ties;
+    result.tail += b.tail;
+    result.dot += b.dot;
+    // Unsigned order puts "none yet" (-1) last.
+    result.argmax = static_cast<uint64_t>(a.argmax) < static_cast<uint64_t>(b.argmax) ? a.argmax : b.argmax;
+  } else {
+    const bool a_leads = a.max > b.max;
+    const RowState<Acc>& low = a_leads ? b : a;
+    result = a_leads ? a : b;
+    result.second = result.second > low.max ? result.second : low.max;
+    absorb_lower(result, low, inverse_temperature);
+  }
+  result.has_nan = a.has_nan || b.has_nan;
+  return result;
+}
+
+// Takes in values[0..Count) standing at columns first, first + step, ...: one rescale per call, one exp per value.
+template <int Count, class Acc>
+PRUNEFUSE_HD void absorb(RowState<Acc>& state, const Acc (&values)[Count], int64_t first, int64_t step,
+                         Acc inverse_temperature) {
+  Acc top = values[0];
+  for (int i = 1; i < Count; ++i) top = values[i] > top ? values[i] : top;
+  if (top > state.max) {
+    RowState<Acc> raised;
+    raised.max = top;
+    raised.second = state.max;
+    absorb_lower(raised, state, inverse_temperature);
+    raised.has_nan = state.has_nan;
+    state = raised;
+  }
+  for (int i = 0; i < Count; ++i) {
+    const Acc x = values[i];
+    state.has_nan = state.has_nan || x != x;
+    if (x == state.max) {
+      if (state.ties == 0) state.argmax = first + i * step;
+      if (state.ties > 0) state.second = x;
+      state.ties += 1;
+    } else {
+      const Acc z = shifted(x, state.max, inverse_temperature);
+      const Acc e = exp_of(z);
+      state.tail += e;
+      state.dot += e * z;
+      state.second = x > state.second ? x : state.second;
+    }
+  }
+}
+
+// What a row's state says. Entropy is in nats: ln(sum) - dot / sum with sum = ties + tail.
+template <class Acc>
+struct RowSummary {
+  int64_t argmax;
+  Acc logsumexp;  // of the logits divided by the temperature
+  Acc p1, p2;
+  Acc least_confidence, margin, entropy;
+};
+
+template <class Acc>
+PRUNEFUSE_HD RowSummary<Acc> summarize(const RowState<Acc>& state, Acc inverse_temperature) {
+  constexpr Acc nan = std::numeric_limits<Acc>::quiet_NaN();
+  constexpr Acc infinity = std::numeric_limits<Acc>::infinity();
+  if (state.has_nan || !(state.max > -infinity)) return {-1, nan, nan, nan, nan, nan, nan};
+  const Acc rest = (state.ties - 1) + state.tail;
+  const Acc sum = 1 + rest;
+  const Acc runner_up =
+      state.ties > 1 ? Acc(1) : exp_of(shifted(state.second, state.max, inverse_temperature));
+  const Acc log_sum = log1p_of(rest);
+  RowSummary<Acc> row;
+  row.argmax = state.argmax;
+  row.logsumexp = state.max * inverse_temperature + log_sum;
+  row.p1 = 1 / sum;
+  row.p2 = runner_up / sum;
+  row.least_confidence = rest / sum;
+  row.margin = (rest + runner_up) / sum;
+  row.entropy = log_sum - state.dot / sum;
+  return row;
+}
+
+template <class Acc>
+PRUNEFUSE_HD Acc utility(const RowSummary<Acc>& row, Utility which) {
+  switch (which) {
+    case Utility::kLeastConfidence:
+      return row.least_confidence;
+    case Utility::kMargin:
+      return row.margin;
+    case Utility::kEntropy:
+      return row.entropy;
+  }
+  return std::numeric_limits<Acc>::quiet_NaN();
+}
+
+// Where a kernel writes a row: `utilities` (count x rows, in the order of `which`) and/or the four statistics.
+// Null pointers are skipped.
+template <class Acc>
+struct RowOutputs {
+  Acc* utilities = nullptr;
+  Utility which[kUtilityCount] = {};
+  int count = 0;
+  int64_t rows = 0;
+  int64_t* argmax = nullptr;
+  Acc* logsumexp = nullptr;
+  Acc* p1 = nullptr;
+  Acc* p2 = nullptr;
+};
+
+template <class Acc>
+PRUNEFUSE_HD void write_row(const RowOutputs<Acc>& out, int64_t row, const RowState<Acc>& state,
+                            Acc inverse_temperature) {
+  const RowSummary<Acc> summary = summarize(state, inverse_temperature);
+  for (int k = 0; k < out.count; ++k) out.utilities[k * out.rows + row] = utility(summary, out.which[k]);
+  if (out.argmax != nullptr) {
+    out.argmax[row] = summary.argmax;
+    out.logsumexp[row] = summary.logsumexp;
+    out.p1[row] = summary.p1;
+    out.p2[row] = summary.p2;
+  }
+}
+
+// The pool as a kernel sees it: rows x classes with any strides (in elements).
+struct Pool {
+  const void* data;
+  int64_t rows;
+  int64_t classes;
+  int64_t row_stride;
+  int64_t class_stride;
+  bool probabilities;  // the values are probabilities: their logarithms are the logits
+};
+
+}  // namespace prunefuse
