@@ -1,0 +1,111 @@
+"""Images in memory, read and augmented a batch at a time: no per-sample overhead for small data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset, TensorDataset
+
+
+@dataclass(frozen=True)
+class Augment:
+    """A random crop after zero padding by ``pad`` pixels, then, with ``flip``, a random horizontal flip."""
+
+    pad: int
+    flip: bool
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W), one draw per image from ``generator`` (a CPU one; None = global)."""
+        n, _, height, width = images.shape
+        top, left = torch.randint(2 * self.pad + 1, (2, n, 1), generator=generator)
+        rows = top + torch.arange(height)
+        columns = left + torch.arange(width)
+        if self.flip:
+            flipped = torch.rand(n, generator=generator) < 0.5
+            columns = torch.where(flipped[:, None], columns.flip(1), columns)
+        rows, columns = rows.to(images.device), columns.to(images.device)
+        padded = functional.pad(images, (self.pad,) * 4)
+        image = torch.arange(n, device=images.device)[:, None, None]
+        cropped = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
+        return cropped.permute(0, 3, 1, 2).contiguous()
+
+
+class TensorImages(Dataset[Any]):
+    """A map-style data set over tensors: items are ``(image, label)``, or only the image without labels.
+
+    Args:
+        images: (N, C, H, W) or any (N, ...); read as float32, uint8 scaled to [0, 1].
+        labels: (N,) class indices, or None.
+        mean: Per channel, subtracted after scaling; with ``std``.
+        std: Per channel, divided by.
+        augment: Applied to the raw images each time they are read.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        if labels is not None and labels.shape != images.shape[:1]:
+            raise ValueError(f"labels: expected shape {tuple(images.shape[:1])}, got {tuple(labels.shape)}")
+        if (mean is None) != (std is None):
+            raise ValueError("mean and std: expected both or neither")
+        self.images = images
+        self.labels = labels
+        self.mean = mean
+        self.std = std
+        self.augment = augment
+
+    def plain(self) -> TensorImages:
+        """The same samples without augmentation; nothing is copied."""
+        return TensorImages(self.images, self.labels, mean=self.mean, std=self.std)
+
+    def read(
+        self, indices: Tensor, *, device: torch.device | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The images ``indices`` (int64) as float32 on ``device``, augmented from ``generator``."""
+        images = self.images[indices.to(self.images.device)].to(device or self.images.device)
+        if self.augment is not None:
+            images = self.augment(images, generator)
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        images = images.float()
+        if self.mean is not None and self.std is not None:
+            shape = (-1,) + (1,) * (images.ndim - 2)
+            mean = torch.tensor(self.mean, device=images.device).view(shape)
+            std = torch.tensor(self.std, device=images.device).view(shape)
+            images = (images - mean) / std
+        return images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} out of range for {len(self)} images")
+        image = self.read(torch.tensor([index]))[0]
+        return image if self.labels is None else (image, int(self.labels[index]))
+
+
+def in_memory(data: Any) -> TensorImages | None:
+    """``data`` as `TensorImages` if it is tensors or an array in memory, else None; nothing is copied."""
+    if isinstance(data, TensorImages):
+        return data
+    if isinstance(data, Tensor):
+        return TensorImages(data)
+    if isinstance(data, np.ndarray):
+        return TensorImages(torch.from_numpy(data))
+    if type(data) is TensorDataset and 1 <= len(data.tensors) <= 2:
+        images, *labels = data.tensors
+        return TensorImages(images, labels[0] if labels else None)
+    return None

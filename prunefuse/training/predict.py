@@ -1,0 +1,166 @@
+"""What a network says in evaluation mode (restored after): logits, penultimate features, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunefuse.data.batches import in_order, read
+from prunefuse.training.modes import evaluating
+from prunefuse.training.recipe import Recipe
+
+OnProgress = Callable[[int, int], None]
+_PLAIN = Recipe()
+
+
+def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Tensor:
+    """Logits (N, C) in float32, under the recipe's autocast and memory format."""
+    if recipe.channels_last and images.ndim == 4:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.autocast):
+        logits: Tensor = model(images)
+    return logits.float()
+
+
+def predict(
+    model: nn.Module,
+    data: Any,
+    *,
+    indices: Sequence[int] | Tensor | None = None,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+    on_progress: OnProgress | None = None,
+) -> Any:
+    """Logits (N, C), float32, of the samples of ``data``, in order.
+
+    Args:
+        model: A classifier, on the device to compute on.
+        data: (N, ...) images as a tensor or NumPy array, or a map-style data set; labels are not touched.
+        indices: Only these samples, in this order.
+        batch_size: Samples per forward pass.
+        recipe: Whose ``autocast`` and ``channels_last`` apply.
+        workers: Processes that read data sets that are not in memory.
+        on_progress: Called with (samples done, samples in all) after every batch.
+
+    Returns:
+        A NumPy array for a NumPy array, else a tensor on the model's device.
+    """
+    with evaluating(model), torch.no_grad():
+        parts = [
+            forward(model, images, recipe)
+            for images, _ in _batches(model, data, indices, batch_size, workers, on_progress)
+        ]
+    return _join(parts, data)
+
+
+def features(
+    model: nn.Module,
+    data: Any,
+    *,
+    module: str | None = None,
+    indices: Sequence[int] | Tensor | None = None,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+    on_progress: OnProgress | None = None,
+) -> Any:
+    """Penultimate features (N, d), float32: what enters the last linear layer that the model runs.
+
+    Args:
+        model: A network, on the device to compute on.
+        data: (N, ...) images as a tensor or NumPy array, or a map-style data set; labels are not touched.
+        module: Name of a submodule whose **output**, flattened to (N, d), is taken instead.
+        indices: Only these samples, in this order.
+        batch_size: Samples per forward pass.
+        recipe: Whose ``autocast`` and ``channels_last`` apply.
+        workers: Processes that read data sets that are not in memory.
+        on_progress: Called with (samples done, samples in all) after every batch.
+
+    Returns:
+        A NumPy array for a NumPy array, else a tensor on the model's device.
+
+    Raises:
+        ValueError: there is no submodule ``module``, the model did not run it, or it ran no ``nn.Linear``.
+        TypeError: the output of ``module`` is not a tensor.
+    """
+    seen: list[Any] = []
+    if module is None:
+        hooks = [
+            m.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+            for m in model.modules()
+            if isinstance(m, nn.Linear)
+        ]
+    else:
+        named = dict(model.named_modules())
+        if module not in named:
+            raise ValueError(
+                f"module: the model has no submodule {module!r}; it has {', '.join(filter(None, named))}"
+            )
+        hooks = [named[module].register_forward_hook(lambda *args: seen.append(args[2]))]
+    parts = []
+    try:
+        with evaluating(model), torch.no_grad():
+            for images, _ in _batches(model, data, indices, batch_size, workers, on_progress):
+                seen.clear()
+                forward(model, images, recipe)
+                parts.append(_feature(seen, module).flatten(1).float())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _join(parts, data)
+
+
+def _feature(seen: list[Any], module: str | None) -> Tensor:
+    if not seen:
+        if module is None:
+            raise ValueError("module: the model ran no nn.Linear layer; name the module whose output to take")
+        raise ValueError(f"module: the model did not run {module!r}")
+    if not isinstance(seen[-1], Tensor):
+        raise TypeError(f"module: expected a tensor from {module!r}, got {type(seen[-1]).__name__}")
+    return seen[-1]
+
+
+def evaluate(
+    model: nn.Module, data: Any, *, batch_size: int = 512, recipe: Recipe = _PLAIN, workers: int = 0
+) -> float:
+    """Accuracy in [0, 1] on a data set with items ``(image, label)``."""
+    device = next(model.parameters()).device
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    batches = in_order(torch.arange(len(data)), batch_size)
+    with evaluating(model), torch.no_grad():
+        for images, labels in read(data, batches, labels=True, device=device, workers=workers):
+            assert labels is not None
+            correct += forward(model, images, recipe).argmax(1).eq(labels).sum()
+    return int(correct) / len(data)
+
+
+def _batches(
+    model: nn.Module,
+    data: Any,
+    indices: Sequence[int] | Tensor | None,
+    batch_size: int,
+    workers: int,
+    on_progress: OnProgress | None,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    positions = torch.arange(len(data)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+    device = next(model.parameters()).device
+    done = 0
+    for images, labels in read(
+        data, in_order(positions, batch_size), labels=False, device=device, workers=workers
+    ):
+        yield images, labels
+        done += len(images)
+        if on_progress is not None:
+            on_progress(done, len(positions))
+
+
+def _join(parts: list[Tensor], data: Any) -> Any:
+    if not parts:
+        raise ValueError("data: expected at least one sample, got none")
+    joined = torch.cat(parts)
+    return joined.cpu().numpy() if isinstance(data, np.ndarray) else joined

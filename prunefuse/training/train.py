@@ -1,0 +1,146 @@
+"""Training a classifier by a recipe."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunefuse.data.batches import Batch, read, shuffled
+from prunefuse.seeds import derive, generator, isolated
+from prunefuse.training.distillation import Distillation
+from prunefuse.training.modes import evaluating
+from prunefuse.training.predict import evaluate, forward
+from prunefuse.training.recipe import Recipe
+
+
+class TrainingDivergedError(ArithmeticError):
+    """The training loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch of training gave; ``epoch`` counts from 1.
+
+    ``lr`` is that of the last step; ``loss`` and ``train_accuracy`` are means over the samples as they were
+    trained on; ``seconds`` includes the evaluation, if there is one.
+    """
+
+    epoch: int
+    epochs: int
+    lr: float
+    loss: float
+    train_accuracy: float
+    test_accuracy: float | None
+    seconds: float
+
+
+def train(
+    model: nn.Module,
+    data: Any,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    distillation: Distillation | None = None,
+    test: Any = None,
+    workers: int = 0,
+    on_epoch: Callable[[EpochResult], None] | None = None,
+) -> list[EpochResult]:
+    """Train ``model`` in place on ``data`` and leave it in training mode; the last epoch is the result.
+
+    Args:
+        model: A classifier, (N, ...) images to (N, C) logits, on the device to train on.
+        data: A map-style data set with items ``(image, label)``; `Labeled` puts other labels on one.
+        recipe: Epochs, batches, learning rate and so on.
+        seed: Fixes order, augmentation and dropout; global generators are left as found. A CPU run with the
+            same seed and number of threads is repeatable bit for bit.
+        distillation: A teacher on the same device and how to listen to it; it sees the same augmented images,
+            in evaluation mode, and is left in the mode it was in.
+        test: If given, a data set evaluated after every epoch.
+        workers: Processes that read and augment data sets that are not in memory.
+        on_epoch: Called after every epoch.
+
+    Raises:
+        TrainingDivergedError: the loss is not finite.
+        ValueError: ``data`` is empty.
+    """
+    if len(data) == 0:
+        raise ValueError("data: expected at least one sample to train on, got none")
+    device = next(model.parameters()).device
+    layout = torch.channels_last if recipe.channels_last else torch.preserve_format
+    model.to(memory_format=layout).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    order = generator(seed, "order")
+    steps_per_epoch = len(shuffled(len(data), recipe.batch_size, torch.Generator()))
+
+    def batches() -> Iterator[Batch]:
+        for _ in range(recipe.epochs):
+            yield from shuffled(len(data), recipe.batch_size, order)
+
+    history = []
+    with isolated(derive(seed, "global"), device):
+        # One reader for all epochs, so that worker processes start once.
+        reader = read(data, batches(), labels=True, device=device, workers=workers)
+        for epoch in range(recipe.epochs):
+            start = time.perf_counter()
+            total = torch.zeros(2, device=device)  # loss and correct answers, summed over the samples
+            lr = recipe.lr
+            for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
+                images, labels = next(reader)
+                assert labels is not None
+                lr = recipe.lr_at(step, steps_per_epoch)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                total += _step(model, optimizer, images, labels, recipe, distillation)
+            loss, correct = (total / len(data)).tolist()
+            if not math.isfinite(loss):
+                raise TrainingDivergedError(
+                    f"the training loss became {loss} in epoch {epoch + 1} of {recipe.epochs} (learning "
+                    f"rate {lr:g}, batches of {recipe.batch_size}); lower lr, or look for non-finite values in the data"
+                )
+            accuracy = None
+            if test is not None:
+                accuracy = evaluate(model, test, recipe=recipe, workers=workers)
+            result = EpochResult(
+                epoch + 1, recipe.epochs, lr, loss, correct, accuracy, time.perf_counter() - start
+            )
+            history.append(result)
+            if on_epoch is not None:
+                on_epoch(result)
+    return history
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    distillation: Distillation | None,
+) -> Tensor:
+    """One optimizer step; returns (summed loss, number correct) without waiting for the device."""
+    logits = forward(model, images, recipe)
+    if distillation is None:
+        loss = functional.cross_entropy(logits, labels)
+    else:
+        with torch.no_grad(), evaluating(distillation.teacher):
+            taught = forward(distillation.teacher, images, recipe)
+        loss = distillation.loss(logits, taught, labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    with torch.no_grad():
+        return torch.stack((loss.detach() * len(labels), (logits.argmax(1) == labels).sum()))
