@@ -83,7 +83,9 @@ class CMakeBuild(build_ext):
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         for command in (configure, [cmake, "--build", str(build), "--parallel", jobs]):
             if subprocess.run(command).returncode != 0:
-                raise SystemExit("prunefuse: the native build failed; the compiler's first error stands above")
+                raise SystemExit(
+                    "prunefuse: the native build failed; the compiler's first error stands above"
+                )
 
     def copy_extensions_to_source(self) -> None:
         # An editable install: setuptools copies the module it knows of; the libraries beside it must come too.

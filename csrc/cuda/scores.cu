@@ -75,7 +75,7 @@ __device__ RowState<accumulate_t<Stored>> lane_state(const Stored* row, const Po
 
 template <class Stored, bool Vectorized>
 __global__ void __launch_bounds__(kBlockThreads)
-    group_per_row(Pool pool, RowOutputs<accumulate_t<Stored>> out, accumulate_t<Stored> inverse_temperature,
+    group_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out, accumulate_t<Stored> inverse_temperature,
                   int lanes) {
   const int64_t groups_per_block = kBlockThreads / lanes;
   const int64_t group = threadIdx.x / lanes;
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 template <class Stored, bool Vectorized>
 __global__ void __launch_bounds__(kBlockThreads)
-    block_per_row(Pool pool, RowOutputs<accumulate_t<Stored>> out, accumulate_t<Stored> inverse_temperature) {
+    block_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out, accumulate_t<Stored> inverse_temperature) {
   using Acc = accumulate_t<Stored>;
   __shared__ unsigned char storage[sizeof(RowState<Acc>) * (kBlockThreads / kWarp)];
   auto* warps = reinterpret_cast<RowState<Acc>*>(storage);

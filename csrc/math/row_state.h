@@ -46,26 +46,28 @@ PRUNEFUSE_HD void absorb_lower(RowState<Acc>& state, const RowState<Acc>& other,
   state.dot += e * (other.dot + mass * z);
 }
 
+// Arguments by value and swapped, not picked by reference: a reference would put both states into a GPU thread's local memory.
 template <class Acc>
-PRUNEFUSE_HD RowState<Acc> merge(const RowState<Acc>& a, const RowState<Acc>& b, Acc inverse_temperature) {
-  RowState<Acc> result;
-  if (a.max == b.max) {
-    result = a;
-    result.second = a.ties + b.ties > 1 ? a.max : (a.second > b.second ? a.second : b.second);
-    result.ties += b.ties;
-    result.tail += b.tail;
-    result.dot += b.dot;
-    // Unsigned order puts "none yet" (-1) last.
-    result.argmax = static_cast<uint64_t>(a.argmax) < static_cast<uint64_t>(b.argmax) ? a.argmax : b.argmax;
-  } else {
-    const bool a_leads = a.max > b.max;
-    const RowState<Acc>& low = a_leads ? b : a;
-    result = a_leads ? a : b;
-    result.second = result.second > low.max ? result.second : low.max;
-    absorb_lower(result, low, inverse_temperature);
+PRUNEFUSE_HD RowState<Acc> merge(RowState<Acc> a, RowState<Acc> b, Acc inverse_temperature) {
+  const bool has_nan = a.has_nan || b.has_nan;
+  if (b.max > a.max) {
+    const RowState<Acc> lower = a;
+    a = b;
+    b = lower;
   }
-  result.has_nan = a.has_nan || b.has_nan;
-  return result;
+  if (a.max == b.max) {
+    a.second = a.ties + b.ties > 1 ? a.max : (a.second > b.second ? a.second : b.second);
+    a.ties += b.ties;
+    a.tail += b.tail;
+    a.dot += b.dot;
+    // Unsigned order puts "none yet" (-1) last.
+    a.argmax = static_cast<uint64_t>(a.argmax) < static_cast<uint64_t>(b.argmax) ? a.argmax : b.argmax;
+  } else {
+    a.second = a.second > b.max ? a.second : b.max;
+    absorb_lower(a, b, inverse_temperature);
+  }
+  a.has_nan = has_nan;
+  return a;
 }
 
 // Takes in values[0..Count) standing at columns first, first + step, ...: one rescale per call, one exp per value.

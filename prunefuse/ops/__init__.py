@@ -1,0 +1,90 @@
+"""The operators of the package on tensors: typed calls of `torch.ops.prunefuse.*`, which importing this module registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from prunefuse.ops import loader
+from prunefuse.ops import fakes as fakes  # isort: skip  (registers; needs the loader first)
+from prunefuse.ops import flops as flops  # isort: skip
+from prunefuse.ops import reference
+
+__all__ = ["k_center_greedy", "scatter_", "score", "statistics", "top_b"]
+
+# Until the operator has a CUDA kernel of its own, CUDA tensors run the plain-torch form on their device.
+torch.library.impl("prunefuse::k_center_greedy", "CUDA")(reference.k_center_greedy)
+
+
+def score(logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float) -> Tensor:
+    """Utilities (K, N) of logits (N, C) for K strategies by number (`csrc/library.cpp`), from one read."""
+    if logits.is_cuda:
+        loader.require_cuda("score")
+    result: Tensor = torch.ops.prunefuse.score(logits, list(strategies), probabilities, temperature)
+    return result
+
+
+def statistics(
+    logits: Tensor, probabilities: bool, temperature: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Arg-max, log-sum-exp and the two largest probabilities of each row of logits (N, C)."""
+    if logits.is_cuda:
+        loader.require_cuda("statistics")
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.prunefuse.statistics(
+        logits, probabilities, temperature
+    )
+    return result
+
+
+def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    """Indices and values of the b largest utilities, padded with -1 and NaN where fewer can be selected."""
+    if utilities.is_cuda:
+        loader.require_cuda("top_b")
+    result: tuple[Tensor, Tensor] = torch.ops.prunefuse.top_b(utilities, b)
+    return result
+
+
+def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
+    """Row indices (b,) in pick order, padded with -1; start -1 where something is labeled."""
+    result: Tensor = torch.ops.prunefuse.k_center_greedy(features, labeled, b, start)
+    return result
+
+
+def scatter_(
+    dense: Sequence[Tensor], small: Sequence[Tensor], kept: Sequence[Sequence[Tensor | None]]
+) -> None:
+    """Writes every small tensor into its dense one, in place, all in one call (one launch on CUDA).
+
+    Args:
+        dense: tensors of any rank (at most 8), strides and dtype, all on one device; written in place.
+        small: as many tensors; small[i] has dense[i]'s dtype, rank and device.
+        kept: for each pair, one entry per axis: None for the whole axis, or sorted int64 indices (n,) into dense's axis,
+            n being the small tensor's size there. `dense[i][numpy.ix_(*kept[i])] = small[i]` is what happens.
+
+    Raises:
+        RuntimeError: a pair's ranks, sizes, dtypes or devices do not fit, or an index is out of range (checked on the CPU
+            only: on CUDA that would wait for the device). Nothing is written then.
+    """
+    if not dense and not small:
+        return
+    # Layers share their kept sets; each distinct tensor goes over once.
+    numbers: dict[int, int] = {}
+    indices: list[Tensor] = []
+    kept_of_axis: list[int] = []
+    for axes in kept:
+        for axis in axes:
+            if axis is None:
+                kept_of_axis.append(-1)
+                continue
+            if id(axis) not in numbers:
+                numbers[id(axis)] = len(indices)
+                indices.append(axis.to(dense[0].device).contiguous())
+            kept_of_axis.append(numbers[id(axis)])
+    if dense[0].is_cuda:
+        loader.require_cuda("scatter_")
+    with torch.no_grad():
+        torch.ops.prunefuse.scatter_(list(dense), list(small), indices, kept_of_axis)
+    # An operator on the stable ABI does not do this itself, and autograd relies on it.
+    torch.autograd.graph.increment_version(dense)

@@ -1,0 +1,41 @@
+"""Shapes and dtypes of every operator's results, for torch.compile and torch.export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def _result_dtype(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+@torch.library.register_fake("prunefuse::score")
+def _(logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float) -> Tensor:
+    return logits.new_empty((len(strategies), logits.shape[0]), dtype=_result_dtype(logits))
+
+
+@torch.library.register_fake("prunefuse::statistics")
+def _(logits: Tensor, probabilities: bool, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, dtype = logits.shape[0], _result_dtype(logits)
+    values = [logits.new_empty((rows,), dtype=dtype) for _ in range(3)]
+    return logits.new_empty((rows,), dtype=torch.int64), values[0], values[1], values[2]
+
+
+@torch.library.register_fake("prunefuse::top_b")
+def _(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    return utilities.new_empty((b,), dtype=torch.int64), utilities.new_empty((b,))
+
+
+@torch.library.register_fake("prunefuse::k_center_greedy")
+def _(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
+    return features.new_empty((b,), dtype=torch.int64)
+
+
+@torch.library.register_fake("prunefuse::scatter_")
+def _(
+    dense: Sequence[Tensor], small: Sequence[Tensor], kept: Sequence[Tensor], kept_of_axis: Sequence[int]
+) -> None:
+    return None

@@ -1,0 +1,39 @@
+"""What the operators cost in floating-point operations; without these torch's counter takes a custom operator for free.
+
+An exponential counts as one operation, as an addition does. Comparisons and moves count nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+# Per logit: subtract the maximum, scale, exponentiate, add to the sum, multiply and add to the weighted sum.
+FLOPS_PER_LOGIT = 6
+
+_ops = torch.ops.prunefuse
+
+
+@register_flop_formula([_ops.score, _ops.statistics])  # type: ignore[untyped-decorator]
+def _score_flops(logits_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
+    rows, classes = logits_shape
+    return FLOPS_PER_LOGIT * rows * classes
+
+
+@register_flop_formula(_ops.k_center_greedy)  # type: ignore[untyped-decorator]
+def _k_center_flops(
+    features_shape: tuple[int, ...], labeled_shape: tuple[int, ...], b: int, *_: Any, **__: Any
+) -> int:
+    return k_center_flops(*features_shape, centers=labeled_shape[0] + b)
+
+
+def k_center_flops(rows: int, width: int, centers: int) -> int:
+    """One multiply-add per feature, row and center (cached norms), and the norms once."""
+    return 2 * rows * width * (centers + 1)
+
+
+@register_flop_formula([_ops.top_b, _ops.scatter_])  # type: ignore[untyped-decorator]
+def _no_flops(*_: Any, **__: Any) -> int:
+    return 0

@@ -1,0 +1,102 @@
+"""Every operator in plain torch: what the kernels must compute, for reading, for testing and where no kernel exists.
+
+These work on any device and in any floating dtype; the tests call them in float64. They make no attempt to be fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def log_probabilities(logits: Tensor, probabilities: bool, temperature: float) -> Tensor:
+    """Log-probabilities (N, C); NaN throughout a row that holds a NaN or no value above -inf."""
+    x = logits.log() if probabilities else logits
+    infinite = x == torch.inf
+    # +inf classes share the mass: they are equal, everything else is masked.
+    x = torch.where(infinite.any(1, keepdim=True), torch.where(infinite, 0.0, -torch.inf), x)
+    return torch.log_softmax(x / temperature, dim=1)
+
+
+def score(logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float) -> Tensor:
+    """See `prunefuse::score`: (K, N)."""
+    log_p = log_probabilities(logits, probabilities, temperature)
+    p = log_p.exp()
+    two = p.topk(min(2, p.shape[1]), dim=1).values
+    p1, p2 = two[:, 0], two[:, 1] if p.shape[1] > 1 else torch.zeros_like(two[:, 0])
+    # 0 * -inf is NaN where the limit is 0: masked classes contribute nothing.
+    entropy = -torch.where(log_p == -torch.inf, 0.0, p * log_p).sum(1)
+    table = (1 - p1, 1 - (p1 - p2), entropy)
+    return torch.stack([table[k] for k in strategies])
+
+
+def statistics(
+    logits: Tensor, probabilities: bool, temperature: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `prunefuse::statistics`."""
+    p = log_probabilities(logits, probabilities, temperature).exp()
+    two = p.topk(min(2, p.shape[1]), dim=1).values
+    p1, p2 = two[:, 0], two[:, 1] if p.shape[1] > 1 else torch.zeros_like(two[:, 0])
+    x = logits.log() if probabilities else logits
+    invalid = p1.isnan()
+    argmax = torch.where(invalid, -1, (x == x.max(1, keepdim=True).values).int().argmax(1))
+    logsumexp = torch.where(invalid, torch.nan, torch.logsumexp(x / temperature, 1))
+    return argmax, logsumexp, p1, torch.where(invalid, torch.nan, p2)
+
+
+def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    """See `prunefuse::top_b`."""
+    order = torch.where(utilities.isnan(), -torch.inf, utilities).sort(descending=True, stable=True).indices
+    order = order[~utilities[order].isnan()][:b]
+    indices = torch.full((b,), -1, dtype=torch.int64, device=utilities.device)
+    values = utilities.new_full((b,), torch.nan)
+    indices[: len(order)] = order
+    values[: len(order)] = utilities[order]
+    return indices, values
+
+
+def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
+    """See `prunefuse::k_center_greedy`; no host synchronization, so that it also serves CUDA tensors."""
+    norms = features.square().sum(1)
+    usable = norms.isfinite()
+    nearest = torch.where(usable, torch.inf, -1.0).to(norms.dtype)
+    nearest[labeled] = -1
+
+    def add(center: Tensor) -> None:
+        """Takes one center (a (1,) index) out of the pool and shortens the distances to it."""
+        nearest[center] = -1
+        c = features[center]
+        distances = (norms + norms[center] - 2 * (features @ c.mT).squeeze(1)).clamp_min(0)
+        reachable = (nearest >= 0) & usable[center]
+        nearest.copy_(torch.where(reachable, torch.minimum(nearest, distances), nearest))
+
+    for center in labeled.split(1):
+        add(center)
+    picks = torch.full((b,), -1, dtype=torch.int64, device=features.device)
+    for i in range(b):
+        if i == 0 and start >= 0:
+            pick = torch.tensor([start], device=features.device)
+        else:
+            best, pick = nearest.max(0, keepdim=True)
+            # Past the last selectable row: record -1; adding the row again changes nothing.
+            picks[i : i + 1] = torch.where(best >= 0, pick, -1)
+            add(pick)
+            continue
+        picks[0] = start
+        add(pick)
+    return picks
+
+
+def scatter_(
+    dense: Sequence[Tensor], small: Sequence[Tensor], kept: Sequence[Tensor], kept_of_axis: Sequence[int]
+) -> None:
+    """See `prunefuse::scatter_`."""
+    axes = iter(kept_of_axis)
+    for to, source in zip(dense, small, strict=True):
+        rows = [torch.arange(n, device=to.device) if (k := next(axes)) < 0 else kept[k] for n in to.shape]
+        if not rows:
+            to.copy_(source)
+            continue
+        to[torch.meshgrid(*rows, indexing="ij")] = source

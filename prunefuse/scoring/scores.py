@@ -1,0 +1,110 @@
+"""Uncertainty scores of a pool, all from one read of its logits."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, overload
+
+from torch import Tensor
+
+from prunefuse import ops
+from prunefuse.ops.arrays import as_tensor, like, require_floating
+
+# The strategies that need logits alone; the numbers are the native operator's.
+LOGIT_STRATEGIES = {"least_confidence": 0, "margin": 1, "entropy": 2}
+
+
+class Statistics(NamedTuple):
+    """What `statistics` returns; each an array of shape (N,), NaN (argmax: -1) where a row has no distribution."""
+
+    argmax: Any
+    logsumexp: Any
+    p1: Any
+    p2: Any
+
+
+@overload
+def score(
+    logits: Any, strategy: str = "entropy", *, probabilities: bool = False, temperature: float = 1.0
+) -> Any: ...
+
+
+@overload
+def score(
+    logits: Any, strategy: tuple[str, ...], *, probabilities: bool = False, temperature: float = 1.0
+) -> dict[str, Any]: ...
+
+
+def score(
+    logits: Any,
+    strategy: str | tuple[str, ...] = "entropy",
+    *,
+    probabilities: bool = False,
+    temperature: float = 1.0,
+) -> Any:
+    """How useful a label of each row would be: higher = label first, for every strategy.
+
+    With p₁ ≥ p₂ the two largest probabilities of a row (Settles 2009, *Active Learning Literature Survey*, section 3.1):
+
+    - ``"least_confidence"``: 1 − p₁
+    - ``"margin"``: 1 − (p₁ − p₂)
+    - ``"entropy"``: −Σ p ln p, in nats
+
+    Args:
+        logits: (N, C), float16, bfloat16, float32 or float64, with any strides, as a torch tensor (CPU or CUDA), a NumPy
+            array or anything with DLPack. It is read once and never written.
+        strategy: one name, or a tuple of names for several scores from that one read.
+        probabilities: the rows are probabilities, not logits. They are rescaled to sum to 1; a negative one counts as NaN.
+        temperature: divides the logits (for probabilities: their logarithms); positive.
+
+    Returns:
+        Utilities (N,), float64 for float64 input and float32 otherwise; a tensor on the input's device, or NumPy for NumPy.
+        For a tuple of strategies a dict by name. A −inf logit is a masked class. A row with a NaN, or with no value above
+        −inf, has utility NaN (and is never picked by `top_b`); +inf logits share the probability among themselves.
+
+    Raises:
+        TypeError: logits is not an array of a supported floating dtype, or strategy not a name or tuple of names.
+        ValueError: an unknown strategy, an empty tuple, or a temperature that is not positive and finite.
+        RuntimeError: logits is not of rank 2 or has no class.
+    """
+    names = (strategy,) if isinstance(strategy, str) else strategy
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"strategy must be a name or a tuple of names, got {strategy!r}")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"strategy must name one or more different strategies, got {strategy!r}")
+    for name in names:
+        if name not in LOGIT_STRATEGIES:
+            raise ValueError(f"strategy must be one of {', '.join(LOGIT_STRATEGIES)}, got {name!r}")
+    x = _checked(logits, temperature)
+    utilities = ops.score(
+        x, [LOGIT_STRATEGIES[name] for name in names], bool(probabilities), float(temperature)
+    )
+    if isinstance(strategy, str):
+        return like(logits, utilities[0])
+    return {name: like(logits, row) for name, row in zip(names, utilities, strict=True)}
+
+
+def statistics(logits: Any, *, probabilities: bool = False, temperature: float = 1.0) -> Statistics:
+    """Arg-max, log-sum-exp and the two largest probabilities of each row, from one read.
+
+    Args, errors and the treatment of NaN and infinities are those of `score`.
+
+    Returns:
+        argmax: (N,) int64, the lowest of equal classes, −1 for a row without a distribution.
+        logsumexp: (N,), ln Σ exp(logit / temperature), in nats.
+        p1, p2: (N,), the two largest probabilities (p2 is 0 where there is one class).
+    """
+    x = _checked(logits, temperature)
+    results = ops.statistics(x, bool(probabilities), float(temperature))
+    return Statistics(*(like(logits, result) for result in results))
+
+
+def _checked(logits: Any, temperature: float) -> Tensor:
+    x = as_tensor("logits", logits)
+    require_floating("logits", x)
+    if not isinstance(temperature, (int, float)) or isinstance(temperature, bool):
+        raise TypeError(f"temperature must be a number, got {type(temperature).__name__}")
+    # Below 1e-30 its reciprocal times a float32 logit is no longer a number that means anything.
+    if not (1e-30 <= temperature < math.inf):
+        raise ValueError(f"temperature must be positive (at least 1e-30) and finite, got {temperature}")
+    return x

@@ -1,0 +1,41 @@
+"""Picking the best of a pool by its utilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from prunefuse import ops
+from prunefuse.ops.arrays import as_tensor, like, require_count, require_floating
+
+
+def top_b(utilities: Any, b: int) -> tuple[Any, Any]:
+    """The b rows with the highest utility, best first, equals by lower index.
+
+    Args:
+        utilities: (N,) of a floating dtype, as a tensor, a NumPy array or anything with DLPack. NaN is never selected.
+        b: how many.
+
+    Returns:
+        indices (b,) int64 and their utilities (b,) in the dtype given (float32 for 16-bit input).
+
+    Raises:
+        TypeError: utilities is not a floating array, or b not an integer.
+        ValueError: b is negative, or fewer than b rows can be selected; the message says how many.
+        RuntimeError: utilities is not of rank 1.
+    """
+    values = as_tensor("utilities", utilities)
+    require_floating("utilities", values)
+    b = require_count("b", b)
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    if values.dim() == 1 and b > len(values):
+        raise ValueError(f"b must be at most the number of rows, {len(values)}, got {b}")
+    indices, best = ops.top_b(values, b)
+    if b > 0 and int(indices[-1]) < 0:
+        selectable = int((indices >= 0).sum())
+        raise ValueError(
+            f"b is {b}, but only {selectable} of {len(values)} rows can be selected (the others are NaN)"
+        )
+    return like(utilities, indices), like(utilities, best)
