@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prunefuse.ops import loader
-from prunefuse.ops import fakes as fakes  # isort: skip  (registers; needs the loader first)
+from prunefuse.ops import loader, reference
+
+# These register themselves with the operators that the loader has just made known.
+from prunefuse.ops import fakes as fakes  # isort: skip
 from prunefuse.ops import flops as flops  # isort: skip
-from prunefuse.ops import reference
 
 __all__ = ["k_center_greedy", "scatter_", "score", "statistics", "top_b"]
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -32,7 +33,7 @@ def as_tensor(argument: str, array: Any) -> Tensor:
             except TypeError as error:
                 raise TypeError(f"{argument} must be an array of numbers, got dtype {array.dtype}") from error
     if hasattr(array, "__dlpack__"):
-        return torch.from_dlpack(array).detach()
+        return from_dlpack(array).detach()
     raise TypeError(
         f"{argument} must be a torch tensor, a NumPy array or an array with __dlpack__, got {type(array).__name__}"
     )

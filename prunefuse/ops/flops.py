@@ -16,17 +16,18 @@ FLOPS_PER_LOGIT = 6
 _ops = torch.ops.prunefuse
 
 
-@register_flop_formula([_ops.score, _ops.statistics])  # type: ignore[untyped-decorator]
+@register_flop_formula([_ops.score, _ops.statistics])
 def _score_flops(logits_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
     rows, classes = logits_shape
     return FLOPS_PER_LOGIT * rows * classes
 
 
-@register_flop_formula(_ops.k_center_greedy)  # type: ignore[untyped-decorator]
+@register_flop_formula(_ops.k_center_greedy)
 def _k_center_flops(
     features_shape: tuple[int, ...], labeled_shape: tuple[int, ...], b: int, *_: Any, **__: Any
 ) -> int:
-    return k_center_flops(*features_shape, centers=labeled_shape[0] + b)
+    rows, width = features_shape
+    return k_center_flops(rows, width, labeled_shape[0] + b)
 
 
 def k_center_flops(rows: int, width: int, centers: int) -> int:
@@ -34,6 +35,6 @@ def k_center_flops(rows: int, width: int, centers: int) -> int:
     return 2 * rows * width * (centers + 1)
 
 
-@register_flop_formula([_ops.top_b, _ops.scatter_])  # type: ignore[untyped-decorator]
+@register_flop_formula([_ops.top_b, _ops.scatter_])
 def _no_flops(*_: Any, **__: Any) -> int:
     return 0
