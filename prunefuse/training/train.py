@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from prunefuse.data.batches import Batch, read, shuffled
 from prunefuse.seeds import derive, generator, isolated
+from prunefuse.training.clock import Clock
 from prunefuse.training.distillation import Distillation
 from prunefuse.training.modes import evaluating
 from prunefuse.training.predict import evaluate, forward
@@ -29,7 +30,8 @@ class EpochResult:
     """What one epoch of training gave; ``epoch`` counts from 1.
 
     ``lr`` is that of the last step; ``loss`` and ``train_accuracy`` are means over the samples as they were
-    trained on; ``seconds`` includes the evaluation, if there is one.
+    trained on; ``seconds`` is the time of training without evaluation, ``teacher_seconds`` the part of it that
+    the teacher's forward passes took.
     """
 
     epoch: int
@@ -39,6 +41,7 @@ class EpochResult:
     train_accuracy: float
     test_accuracy: float | None
     seconds: float
+    teacher_seconds: float
 
 
 def train(
@@ -96,6 +99,7 @@ def train(
         reader = read(data, batches(), labels=True, device=device, workers=workers)
         for epoch in range(recipe.epochs):
             start = time.perf_counter()
+            teaching = Clock(device)
             total = torch.zeros(2, device=device)  # loss and correct answers, summed over the samples
             lr = recipe.lr
             for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
@@ -104,18 +108,19 @@ def train(
                 lr = recipe.lr_at(step, steps_per_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                total += _step(model, optimizer, images, labels, recipe, distillation)
+                total += _step(model, optimizer, images, labels, recipe, distillation, teaching)
             loss, correct = (total / len(data)).tolist()
             if not math.isfinite(loss):
                 raise TrainingDivergedError(
-                    f"the training loss became {loss} in epoch {epoch + 1} of {recipe.epochs} (learning "
-                    f"rate {lr:g}, batches of {recipe.batch_size}); lower lr, or look for non-finite values in the data"
+                    f"the training loss became {loss} in epoch {epoch + 1} of {recipe.epochs} (learning rate "
+                    f"{lr:g}, batches of {recipe.batch_size}): lower lr, or look for such values in the data"
                 )
+            seconds = time.perf_counter() - start
             accuracy = None
             if test is not None:
                 accuracy = evaluate(model, test, recipe=recipe, workers=workers)
             result = EpochResult(
-                epoch + 1, recipe.epochs, lr, loss, correct, accuracy, time.perf_counter() - start
+                epoch + 1, recipe.epochs, lr, loss, correct, accuracy, seconds, teaching.seconds
             )
             history.append(result)
             if on_epoch is not None:
@@ -130,13 +135,14 @@ def _step(
     labels: Tensor,
     recipe: Recipe,
     distillation: Distillation | None,
+    teaching: Clock,
 ) -> Tensor:
     """One optimizer step; returns (summed loss, number correct) without waiting for the device."""
     logits = forward(model, images, recipe)
     if distillation is None:
         loss = functional.cross_entropy(logits, labels)
     else:
-        with torch.no_grad(), evaluating(distillation.teacher):
+        with teaching.running(), torch.no_grad(), evaluating(distillation.teacher):
             taught = forward(distillation.teacher, images, recipe)
         loss = distillation.loss(logits, taught, labels)
     optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,135 @@
+"""The cost ledger: how FLOPs are counted, what selection costs, and the work a run will do.
+
+FLOPs are 2 per multiply-add. Counted are the contractions (convolutions, linear layers, matrix products) of
+forward passes, backward as twice the forward, and the distances of k-center; element-wise work (norms,
+activations, scores, sorting) is not.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prunefuse.experiment.loop_config import LoopConfig
+from prunefuse.experiment.records import Cost
+from prunefuse.selection.strategies import strategy
+from prunefuse.training.modes import evaluating
+from prunefuse.training.recipe import Recipe
+
+FORMULA = """\
+C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(selector) + K_r ]
+  F    FLOPs of one forward pass per image = 2 * multiply-adds of convolutions, linear layers and matrix products
+       (counted by fvcore, which reports multiply-adds); a backward pass counts as two forward passes
+  E    epochs; |L_r| labeled samples in round r
+  S_r  samples scored: the unlabeled pool |U_r|; with k_center the whole pool, as it needs the labeled features too
+  K_r  with k_center, distance work 2*d*(|L_r| + picks)*pool for d features; else 0
+  With T_sync the training of the fused network a selector is cut from (and its teacher's passes) is added.
+Final network: 3*E*b*F(final) + E*b*F(teacher) with distillation. Evaluation on the test set is in no sum."""
+
+# fvcore counts multiply-adds for these, under the name flops; its counts for other operators are not multiply-adds.
+_CONTRACTIONS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the work of a run depends on besides its configuration.
+
+    ``selector`` and ``final`` are FLOPs per input, ``features`` is the width of the selector's features.
+    """
+
+    selector: float
+    final: float
+    features: int
+    pool: int
+    test: int
+
+
+def flops_per_input(model: nn.Module, example: Tensor) -> float:
+    """F: FLOPs of one forward pass for one input, as defined in `FORMULA`.
+
+    Args:
+        model: The network; left as it was.
+        example: A batch of one input, on the model's device.
+    """
+    from fvcore.nn import FlopCountAnalysis
+
+    with warnings.catch_warnings(), evaluating(model), torch.no_grad():
+        warnings.simplefilter("ignore")  # deprecation of torch.jit, which fvcore is made of
+        analysis = FlopCountAnalysis(model, example)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        counts = analysis.by_operator()
+    return 2.0 * sum(float(counts[name]) for name in _CONTRACTIONS)
+
+
+def training_flops(recipe: Recipe, samples: int, flops: float) -> float:
+    """Training on ``samples`` for the recipe's epochs: forward, and backward as twice the forward."""
+    return 3.0 * recipe.epochs * samples * flops
+
+
+def teacher_flops(recipe: Recipe, samples: int, flops: float) -> float:
+    """The teacher's forward passes during such a training."""
+    return 1.0 * recipe.epochs * samples * flops
+
+
+def test_flops(config: LoopConfig, recipe: Recipe, flops: float, sizes: Sizes) -> float:
+    """Evaluations of one network on the test set: after every epoch, or after the last."""
+    return flops * sizes.test * (recipe.epochs if config.test_every_epoch else 1)
+
+
+def picking_flops(token: str, sizes: Sizes, labeled: int, picks: int) -> tuple[float, float]:
+    """Forward passes over the pool, and distances, to pick with strategy ``token``."""
+    if strategy(token).needs == "features":
+        distances = 2.0 * sizes.features * (labeled + picks) * sizes.pool
+        return sizes.pool * sizes.selector, distances
+    return (sizes.pool - labeled) * sizes.selector, 0.0
+
+
+@dataclass(frozen=True)
+class Spent:
+    """A sum over ledger lines."""
+
+    flops: float
+    seconds: float
+
+
+def selection_cost(costs: Iterable[Cost], budget: int) -> Spent:
+    """What was spent to choose the first ``budget`` labels: `FORMULA`, in FLOPs and in seconds."""
+    counted = [
+        c for c in costs if c.labels < budget and c.phase in ("train_selector", "score_pool", "select")
+    ]
+    return Spent(sum(c.flops for c in counted), sum(c.seconds for c in counted))
+
+
+def planned_costs(config: LoopConfig, sizes: Sizes) -> Iterator[Cost]:
+    """The ledger lines with FLOPs that the run will write (seconds 0), in order.
+
+    With T_sync the widths of later selectors may differ, by a little, from the first one's.
+    """
+    for index, labels in enumerate(config.schedule):
+        if index and strategy(config.strategy).needs != "nothing":
+            known = config.schedule[index - 1]
+            picking = picking_flops(config.strategy, sizes, known, labels - known)
+            yield Cost("score_pool", "selector", index, known, picking[0], 0.0)
+            yield Cost("select", "selector", index, known, picking[1], 0.0)
+        if config.trains_selector(index):
+            recipe = config.training_of_selector
+            flops = training_flops(recipe, labels, sizes.selector)
+            yield Cost("train_selector", "selector", index, labels, flops, 0.0)
+            yield Cost(
+                "evaluate", "selector", index, labels, test_flops(config, recipe, sizes.selector, sizes), 0.0
+            )
+        if config.trains_final(index):
+            flops = training_flops(config.recipe, labels, sizes.final)
+            taught = teacher_flops(config.recipe, labels, sizes.selector) if config.distills() else 0.0
+            if config.syncs(index):
+                yield Cost("train_selector", "final", index, labels, flops + taught, 0.0)
+            else:
+                yield Cost("train_final", "final", index, labels, flops, 0.0)
+                if config.distills():
+                    yield Cost("teacher", "selector", index, labels, taught, 0.0)
+            evaluated = test_flops(config, config.recipe, sizes.final, sizes)
+            yield Cost("evaluate", "final", index, labels, evaluated, 0.0)

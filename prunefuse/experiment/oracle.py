@@ -1,0 +1,44 @@
+"""Asking for labels, and checking the answers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+# Pool indices in, as many class indices out: a sequence of integers, a tensor or an array.
+Oracle: TypeAlias = Callable[[Sequence[int]], Any]
+
+
+def ask(oracle: Oracle, indices: Sequence[int], num_classes: int) -> tuple[int, ...]:
+    """The oracle's labels of the pool samples ``indices``.
+
+    Raises:
+        TypeError: the answers are no sequence, or one of them is not an integer.
+        ValueError: not one answer per index, or a label outside [0, num_classes).
+    """
+    answers = oracle(list(indices))
+    if isinstance(answers, torch.Tensor):
+        answers = answers.tolist()
+    try:
+        answers = list(answers)
+    except TypeError:
+        raise TypeError(f"oracle: expected a sequence of labels, got {type(answers).__name__}") from None
+    if len(answers) != len(indices):
+        raise ValueError(f"oracle: expected {len(indices)} labels, one per index, got {len(answers)}")
+    labels = []
+    for index, answer in zip(indices, answers, strict=True):
+        try:
+            label = operator.index(answer)
+        except TypeError:
+            raise TypeError(
+                f"oracle: expected an integer label for sample {index}, got {answer!r} ({type(answer).__name__})"
+            ) from None
+        if isinstance(answer, bool) or not 0 <= label < num_classes:
+            raise ValueError(
+                f"oracle: expected a class in [0, {num_classes}) for sample {index}, got {answer!r}"
+            )
+        labels.append(label)
+    return tuple(labels)

@@ -1,0 +1,73 @@
+"""Everything a run of the loop has to remember between two rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from prunefuse.experiment.records import Cost, Round, round_from_dict
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """Labels bought for one round: pool indices in pick order, the oracle's answers, and how they were chosen."""
+
+    picks: tuple[int, ...]
+    labels: tuple[int, ...]
+    utilities: tuple[float, ...] | None
+    unselectable: int
+    costs: tuple[Cost, ...]
+
+
+@dataclass
+class LoopState:
+    """The state of `ActiveLearning` between rounds; with the same configuration a new loop goes on from it exactly.
+
+    ``acquisitions`` has one entry per round whose labels were bought; it is one longer than ``rounds`` if the
+    loop was interrupted after the oracle answered and before the round was complete, so that no label is asked
+    for twice. ``selector`` holds the weights that score the pool next, if any. With T_sync, ``dense`` holds the
+    weights that the current selector was pruned from, once they are not the initial ones, and ``fused`` those
+    that replace them after the next labels are bought. All are CPU tensors by parameter name.
+    """
+
+    acquisitions: list[Acquisition] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+    selector: dict[str, Tensor] = field(default_factory=dict)
+    dense: dict[str, Tensor] = field(default_factory=dict)
+    fused: dict[str, Tensor] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the tensors, for ``json.dumps``."""
+        return {
+            "acquisitions": [asdict(a) for a in self.acquisitions],
+            "rounds": [asdict(r) for r in self.rounds],
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, for ``safetensors.torch.save_file``."""
+        parts = {"selector": self.selector, "dense": self.dense, "fused": self.fused}
+        return {f"{part}.{name}": value for part, named in parts.items() for name, value in named.items()}
+
+    @classmethod
+    def restore(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LoopState:
+        """The inverse of `to_json` (also after a way through JSON) and `tensors`."""
+        state = cls(
+            [
+                Acquisition(
+                    tuple(a["picks"]),
+                    tuple(a["labels"]),
+                    None if a["utilities"] is None else tuple(a["utilities"]),
+                    a["unselectable"],
+                    tuple(Cost(**c) for c in a["costs"]),
+                )
+                for a in data["acquisitions"]
+            ],
+            [round_from_dict(r) for r in data["rounds"]],
+        )
+        for name, value in tensors.items():
+            part, _, key = name.partition(".")
+            getattr(state, part)[key] = value
+        return state
