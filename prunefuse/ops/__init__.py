@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -9,9 +10,8 @@ from torch import Tensor
 
 from prunefuse.ops import loader, reference
 
-# These register themselves with the operators that the loader has just made known.
+# Registers itself with the operators that the loader has just made known.
 from prunefuse.ops import fakes as fakes  # isort: skip
-from prunefuse.ops import flops as flops  # isort: skip
 
 __all__ = ["k_center_greedy", "scatter_", "score", "statistics", "top_b"]
 
@@ -19,8 +19,15 @@ __all__ = ["k_center_greedy", "scatter_", "score", "statistics", "top_b"]
 torch.library.impl("prunefuse::k_center_greedy", "CUDA")(reference.k_center_greedy)
 
 
+def _make_flops_countable() -> None:
+    """Registers the FLOP formulas once torch's counter is there: importing it ourselves would import Triton for everyone."""
+    if not torch.compiler.is_compiling() and "torch.utils.flop_counter" in sys.modules:
+        import prunefuse.ops.flops  # noqa: F401
+
+
 def score(logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float) -> Tensor:
     """Utilities (K, N) of logits (N, C) for K strategies by number (`csrc/library.cpp`), from one read."""
+    _make_flops_countable()
     if logits.is_cuda:
         loader.require_cuda("score")
     result: Tensor = torch.ops.prunefuse.score(logits, list(strategies), probabilities, temperature)
@@ -31,6 +38,7 @@ def statistics(
     logits: Tensor, probabilities: bool, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Arg-max, log-sum-exp and the two largest probabilities of each row of logits (N, C)."""
+    _make_flops_countable()
     if logits.is_cuda:
         loader.require_cuda("statistics")
     result: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.prunefuse.statistics(
@@ -41,6 +49,7 @@ def statistics(
 
 def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
     """Indices and values of the b largest utilities, padded with -1 and NaN where fewer can be selected."""
+    _make_flops_countable()
     if utilities.is_cuda:
         loader.require_cuda("top_b")
     result: tuple[Tensor, Tensor] = torch.ops.prunefuse.top_b(utilities, b)
@@ -49,6 +58,7 @@ def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
 
 def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
     """Row indices (b,) in pick order, padded with -1; start -1 where something is labeled."""
+    _make_flops_countable()
     result: Tensor = torch.ops.prunefuse.k_center_greedy(features, labeled, b, start)
     return result
 
@@ -85,6 +95,7 @@ def scatter_(
             kept_of_axis.append(numbers[id(axis)])
     if dense[0].is_cuda:
         loader.require_cuda("scatter_")
+    _make_flops_countable()
     with torch.no_grad():
         torch.ops.prunefuse.scatter_(list(dense), list(small), indices, kept_of_axis)
     # An operator on the stable ABI does not do this itself, and autograd relies on it.

@@ -14,6 +14,7 @@ from torch import Tensor
 def log_probabilities(logits: Tensor, probabilities: bool, temperature: float) -> Tensor:
     """Log-probabilities (N, C); NaN throughout a row that holds a NaN or no value above -inf."""
     x = logits.log() if probabilities else logits
+    x = torch.where(x.isnan().any(1, keepdim=True), torch.nan, x)
     infinite = x == torch.inf
     # +inf classes share the mass: they are equal, everything else is masked.
     x = torch.where(infinite.any(1, keepdim=True), torch.where(infinite, 0.0, -torch.inf), x)
@@ -72,19 +73,15 @@ def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Te
         reachable = (nearest >= 0) & usable[center]
         nearest.copy_(torch.where(reachable, torch.minimum(nearest, distances), nearest))
 
-    for center in labeled.split(1):
-        add(center)
+    for i in range(len(labeled)):
+        add(labeled[i : i + 1])
     picks = torch.full((b,), -1, dtype=torch.int64, device=features.device)
     for i in range(b):
+        best, pick = nearest.max(0, keepdim=True)
         if i == 0 and start >= 0:
-            pick = torch.tensor([start], device=features.device)
-        else:
-            best, pick = nearest.max(0, keepdim=True)
-            # Past the last selectable row: record -1; adding the row again changes nothing.
-            picks[i : i + 1] = torch.where(best >= 0, pick, -1)
-            add(pick)
-            continue
-        picks[0] = start
+            best, pick = torch.full_like(best, torch.inf), torch.full_like(pick, start)
+        # Past the last selectable row: record -1; adding that row again changes nothing.
+        picks[i : i + 1] = torch.where(best >= 0, pick, -1)
         add(pick)
     return picks
 

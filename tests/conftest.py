@@ -1,0 +1,29 @@
+"""Fixtures for all tests: devices, and instruction-set levels."""
+
+import pytest
+import torch
+
+from prunefuse.ops import loader
+
+
+def pytest_collection_modifyitems(items):
+    reason = loader.why_no_cuda or (None if torch.cuda.is_available() else "no GPU")
+    if reason:
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason=f"CUDA: {reason}"))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    return request.param
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def isa(request):
+    """Forces each instruction-set level in turn; skips those that this processor lacks."""
+    if request.param not in loader.native.isa_levels():
+        pytest.skip(f"this processor has no {request.param}")
+    loader.native.force_isa(request.param)
+    yield request.param
+    loader.native.force_isa(None)

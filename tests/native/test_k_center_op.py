@@ -1,0 +1,164 @@
+"""Greedy k-center against a float64 loop over all distances."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prunefuse
+
+
+def truth(features, b, labeled=(), start=None):
+    """Picks by the definition: full distances, no cached norms."""
+    x = features.double().cpu().numpy()
+    centers = list(labeled)
+    picks = []
+    for _ in range(b):
+        if start is not None and not picks:
+            pick = start
+        else:
+            distances = ((x[:, None] - x[centers][None]) ** 2).sum(-1).min(1)
+            distances[centers] = -1
+            distances[~np.isfinite(distances)] = -1
+            pick = int(distances.argmax())
+        picks.append(pick)
+        centers.append(pick)
+    return picks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("rows", "width"), [(50, 1), (200, 3), (301, 17), (400, 64), (150, 130)])
+def test_same_picks_as_the_definition(isa, dtype, rows, width):
+    features = torch.randn(rows, width, generator=torch.Generator().manual_seed(rows), dtype=dtype)
+    assert prunefuse.k_center_greedy(features, 20, start=3).tolist() == truth(features, 20, start=3)
+    labeled = [5, 9, 40]
+    assert prunefuse.k_center_greedy(features, 20, labeled).tolist() == truth(features, 20, labeled)
+    assert prunefuse.k_center_greedy(features, 9, labeled, start=0).tolist() == truth(features, 9, labeled, 0)
+
+
+def test_same_picks_on_every_device(device):
+    features = torch.randn(500, 12, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    picks = prunefuse.k_center_greedy(features.to(device), 30, labeled=[1, 2])
+    assert picks.tolist() == truth(features, 30, [1, 2])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.integers(1, 30), st.integers(1, 5))
+def test_picks_are_distinct_unlabeled_and_farthest(data, rows, width):
+    """Integer features make float distances exact, so that ties must go to the lower index."""
+    values = data.draw(st.lists(st.integers(-9, 9), min_size=rows * width, max_size=rows * width))
+    features = torch.tensor(values, dtype=torch.float32).reshape(rows, width)
+    labeled = data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=rows, unique=True))
+    b = data.draw(st.integers(0, rows - len(labeled)))
+    assert prunefuse.k_center_greedy(features, b, labeled).tolist() == truth(features, b, labeled)
+
+
+def test_threads_and_chunks_do_not_change_the_picks():
+    features = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = prunefuse.k_center_greedy(features, 50, start=0)
+        torch.set_num_threads(2)
+        two = prunefuse.k_center_greedy(features, 50, start=0)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(one, two)
+
+
+def test_default_start_is_the_row_nearest_to_the_mean():
+    features = torch.tensor([[0.0, 0], [10, 0], [0, 10], [3, 3], [-9, 2]])
+    assert prunefuse.k_center_greedy(features, 1).tolist() == [3]
+    features[1] = float("nan")  # now the mean is (-1.5, 3.75)
+    assert prunefuse.k_center_greedy(features, 1).tolist() == [0]
+
+
+def test_rows_that_are_not_finite_are_left_out():
+    features = torch.randn(10, 3)
+    features[2, 1] = float("nan")
+    features[7, 0] = float("inf")
+    picks = prunefuse.k_center_greedy(features, 8, start=0)
+    assert sorted(picks.tolist()) == [0, 1, 3, 4, 5, 6, 8, 9]
+    with pytest.raises(ValueError, match="b is 9, but only 8 of 10 rows can be picked"):
+        prunefuse.k_center_greedy(features, 9, start=0)
+    picks = prunefuse.k_center_greedy(features, 8, labeled=[2])
+    assert sorted(picks.tolist()) == [0, 1, 3, 4, 5, 6, 8, 9]
+    with pytest.raises(ValueError, match="start must be a row of finite features, got row 2"):
+        prunefuse.k_center_greedy(features, 1, start=2)
+
+
+def test_numpy_in_numpy_out_and_half_precision():
+    features = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    picks = prunefuse.k_center_greedy(features, 4, labeled=np.array([3]))
+    assert isinstance(picks, np.ndarray)
+    assert picks.tolist() == truth(torch.from_numpy(features), 4, [3])
+    half = torch.from_numpy(features).half()
+    assert prunefuse.k_center_greedy(half, 4, start=1).tolist() == truth(half, 4, start=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda x: prunefuse.k_center_greedy(x, 11),
+            ValueError,
+            "b must be at most the number of rows, 10, got 11",
+        ),
+        (
+            lambda x: prunefuse.k_center_greedy(x, 2, labeled=[10]),
+            ValueError,
+            r"labeled must hold rows .* got 10",
+        ),
+        (
+            lambda x: prunefuse.k_center_greedy(x, 2, labeled=[-1]),
+            ValueError,
+            r"labeled must hold rows .* got -1",
+        ),
+        (
+            lambda x: prunefuse.k_center_greedy(x, 2, labeled=[0.5]),
+            TypeError,
+            "labeled must be a sequence of row",
+        ),
+        (lambda x: prunefuse.k_center_greedy(x, 2, start=10), ValueError, "start must be a row of features"),
+        (lambda x: prunefuse.k_center_greedy(x, 2, [4], start=4), ValueError, "start is labeled already: 4"),
+        (
+            lambda x: prunefuse.k_center_greedy(x, 2, labeled=range(9)),
+            ValueError,
+            "only 1 of 10 rows can be picked",
+        ),
+        (
+            lambda x: prunefuse.k_center_greedy(x[0], 2),
+            ValueError,
+            r"features must have shape \(N, d\), got \(3,\)",
+        ),
+        (lambda x: prunefuse.k_center_greedy(x.int(), 2), TypeError, "features must be float16"),
+    ],
+)
+def test_wrong_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call(torch.randn(10, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_opcheck_and_compile(dtype, device):
+    features = torch.randn(12, 5, dtype=dtype, device=device)
+    labeled = torch.tensor([2, 7], device=device)
+    torch.library.opcheck(torch.ops.prunefuse.k_center_greedy.default, (features, labeled, 3, 4))
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def picks(x):
+        return torch.ops.prunefuse.k_center_greedy(x * 2, labeled, 3, -1)
+
+    assert torch.equal(picks(features), prunefuse.k_center_greedy(features * 2, 3, [2, 7]))
+
+
+def test_the_plain_torch_reference_agrees():
+    from prunefuse.ops import reference
+
+    features = torch.randn(60, 4, dtype=torch.float64)
+    features[5] = float("nan")
+    for labeled, start in (([], 9), ([1, 5], -1), ([1, 5], 2)):
+        known = torch.tensor(labeled, dtype=torch.int64)
+        ours = torch.ops.prunefuse.k_center_greedy(features, known, 60, start)
+        assert torch.equal(ours, reference.k_center_greedy(features, known, 60, start))

@@ -1,0 +1,145 @@
+"""The fuse scatter against NumPy's open-mesh indexing."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunefuse import ops
+
+DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.uint8,
+    torch.complex128,
+)
+
+
+def pair(generator, sizes, kept_sizes, dtype):
+    """A dense tensor, a small one, and sorted kept indices (None for a whole axis)."""
+    dense = torch.from_numpy(generator.integers(0, 100, sizes)).to(dtype)
+    small = torch.from_numpy(generator.integers(100, 200, kept_sizes)).to(dtype)
+    kept = [
+        None if n == k else torch.from_numpy(np.sort(generator.permutation(n)[:k]))
+        for n, k in zip(sizes, kept_sizes, strict=True)
+    ]
+    return dense, small, kept
+
+
+def expected(dense, small, kept):
+    result = dense.cpu().clone()
+    axes = [torch.arange(n) if k is None else k.cpu() for n, k in zip(dense.shape, kept, strict=True)]
+    if not axes:
+        return small.cpu().clone()
+    result[torch.meshgrid(*axes, indexing="ij")] = small.cpu()
+    return result
+
+
+shapes = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), max_size=5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(shapes, st.sampled_from(DTYPES)), max_size=4), st.integers(0, 2**31))
+def test_any_shapes_ranks_and_types_together(tensors, seed):
+    generator = np.random.default_rng(seed)
+    pairs = [
+        pair(generator, [n for n, _ in shape], [min(n, k) for n, k in shape], dtype)
+        for shape, dtype in tensors
+    ]
+    truth = [expected(*p) for p in pairs]
+    ops.scatter_([d for d, _, _ in pairs], [s for _, s, _ in pairs], [k for _, _, k in pairs])
+    for (dense, _, _), result in zip(pairs, truth, strict=True):
+        assert torch.equal(dense, result)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_many_tensors_in_one_call(dtype, device):
+    """Enough elements for several threads, with tensors that straddle their shares."""
+    generator = np.random.default_rng(0)
+    shapes = [
+        ((64, 32, 3, 3), (30, 17, 3, 3)),
+        ((64,), (30,)),
+        ((), ()),
+        ((7, 300), (7, 120)),
+        ((500, 300), (499, 300)),
+    ]
+    pairs = [pair(generator, *shape, dtype) for shape in shapes * 3]
+    truth = [expected(*p) for p in pairs]
+    dense = [d.to(device) for d, _, _ in pairs]
+    ops.scatter_(dense, [s.to(device) for _, s, _ in pairs], [k for _, _, k in pairs])
+    for got, result in zip(dense, truth, strict=True):
+        assert torch.equal(got.cpu(), result)
+
+
+def test_strided_and_channels_last_tensors(device):
+    generator = np.random.default_rng(1)
+    dense, small, kept = pair(generator, (8, 6, 5, 4), (3, 2, 5, 4), torch.float32)
+    truth = expected(dense, small, kept)
+    last = dense.to(device).to(memory_format=torch.channels_last)
+    ops.scatter_([last], [small.to(device).to(memory_format=torch.channels_last)], [kept])
+    assert torch.equal(last.cpu(), truth)
+    room = torch.zeros(12, 20, device=device)
+    view = room[1:11:2, ::3]
+    ops.scatter_([view], [torch.ones(2, 7, device=device)], [[torch.tensor([0, 4]), None]])
+    assert room.sum() == 14
+    assert room[1, ::3].sum() == 7
+
+
+def test_the_version_counter_moves_and_gradients_are_not_recorded():
+    dense = torch.nn.Parameter(torch.zeros(4))
+    before = dense._version
+    ops.scatter_([dense], [torch.nn.Parameter(torch.ones(2))], [[torch.tensor([1, 3])]])
+    assert dense._version > before
+    assert dense.tolist() == [0, 1, 0, 1]
+    assert dense.grad_fn is None
+
+
+def test_nothing_is_written_where_an_argument_is_wrong():
+    dense = [torch.zeros(4), torch.zeros(3, 3)]
+    good = torch.ones(2)
+    index = torch.tensor([0, 2])
+    wrong = {
+        "must have the same rank": ([good, torch.ones(9)], [[index], [None]]),
+        "must have one dtype": ([good, torch.ones(3, 3).double()], [[index], [None, None]]),
+        r"axis 0 of small\[1\] must have size 2, got 3": ([good, torch.ones(3, 3)], [[index], [index, None]]),
+        r"must lie in \[0, 3\), got 3": ([good, torch.ones(2, 3)], [[index], [torch.tensor([0, 3]), None]]),
+        r"must lie in \[0, 3\), got -1": ([good, torch.ones(2, 3)], [[index], [torch.tensor([-1, 0]), None]]),
+        "kept must be Long": ([good, torch.ones(2, 3)], [[index], [torch.tensor([0, 1]).int(), None]]),
+        "must hold as many tensors": ([good], [[index]]),
+        "must have an entry for every axis": ([good, torch.ones(3, 3)], [[index], [None]]),
+        "must have 3 entries": ([good, torch.ones(3, 3)], [[index], [None, None, None]]),
+    }
+    for message, (small, kept) in wrong.items():
+        with pytest.raises(RuntimeError, match=message):
+            ops.scatter_(dense, small, kept)
+    assert all((d == 0).all() for d in dense)
+
+
+def test_opcheck_and_compile(device):
+    dense = [torch.zeros(4, 3, device=device), torch.zeros(4, device=device)]
+    small = [torch.ones(2, 3, device=device), torch.ones(2, device=device)]
+    kept = [torch.tensor([1, 2], device=device)]
+    torch.library.opcheck(torch.ops.prunefuse.scatter_.default, (dense, small, kept, [0, -1, 0]))
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def fuse(dense, small):
+        torch.ops.prunefuse.scatter_(dense, small, kept, [0, -1, 0])
+        return dense[0] + 1
+
+    assert fuse(dense, small)[1].tolist() == [2, 2, 2]
+    assert dense[0].sum() == 6
+
+
+def test_the_plain_torch_reference_agrees():
+    from prunefuse.ops import reference
+
+    generator = np.random.default_rng(3)
+    dense, small, kept = pair(generator, (5, 4, 3), (2, 4, 1), torch.float64)
+    plain = dense.clone()
+    reference.scatter_([plain], [small], [kept[0], kept[2]], [0, -1, 1])
+    ops.scatter_([dense], [small], [kept])
+    assert torch.equal(dense, plain)

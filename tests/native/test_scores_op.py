@@ -1,0 +1,322 @@
+"""The scorer against float64 truth computed independently, by log-sum-exp over sorted probabilities, in NumPy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prunefuse
+
+NAMES = ("least_confidence", "margin", "entropy")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def truth(logits, temperature=1.0):
+    """Utilities and statistics of rows in float64; precise for saturated rows too (1 - p1 is summed, not subtracted)."""
+    x = logits.double().cpu().numpy()
+    rows = {name: np.full(len(x), np.nan) for name in (*NAMES, "logsumexp", "p1", "p2")}
+    rows["argmax"] = np.full(len(x), -1)
+    for i, row in enumerate(x):
+        if np.isnan(row).any() or not (row > -np.inf).any():
+            continue
+        top = row.max()
+        rows["argmax"][i] = int(np.argmax(row))
+        if top == np.inf:
+            z = np.where(row == np.inf, 0.0, -np.inf)
+        else:
+            with np.errstate(over="ignore"):
+                z = (row - top) / temperature
+        e = np.sort(np.exp(z))[::-1]
+        rest = math.fsum(e[1:])
+        total = 1 + rest
+        runner_up = e[1] if len(e) > 1 else 0.0
+        rows["least_confidence"][i] = rest / total
+        rows["margin"][i] = (rest + runner_up) / total
+        finite = z > -np.inf
+        rows["entropy"][i] = math.log1p(rest) - math.fsum(np.exp(z[finite]) * z[finite]) / total
+        rows["logsumexp"][i] = top / temperature + math.log1p(rest)
+        rows["p1"][i] = 1 / total
+        rows["p2"][i] = runner_up / total
+    return rows
+
+
+def eps(dtype):
+    return 2.0**-52 if dtype == torch.float64 else 2.0**-23
+
+
+def assert_close(logits, temperature=1.0, device="cpu", probabilities=False, expected=None):
+    expected = expected or truth(logits, temperature)
+    got = prunefuse.score(logits.to(device), NAMES, temperature=temperature, probabilities=probabilities)
+    tolerance = 4 * eps(logits.dtype) * max(1.0, math.log(logits.shape[1]))
+    for name in NAMES:
+        utilities = got[name].double().cpu().numpy()
+        np.testing.assert_array_equal(np.isnan(utilities), np.isnan(expected[name]), err_msg=name)
+        np.testing.assert_allclose(utilities, expected[name], rtol=0, atol=tolerance, err_msg=name)
+    stats = prunefuse.statistics(logits.to(device), temperature=temperature, probabilities=probabilities)
+    np.testing.assert_array_equal(stats.argmax.cpu(), expected["argmax"])
+    for name in ("logsumexp", "p1", "p2"):
+        values = getattr(stats, name).double().cpu().numpy()
+        scale = eps(logits.dtype) * 4 * np.maximum(1.0, np.abs(np.nan_to_num(expected[name], posinf=1)))
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.abs(values - expected[name]) <= scale * max(1.0, math.log(logits.shape[1])))
+        wrong &= ~((values == expected[name]) | (np.isnan(values) & np.isnan(expected[name])))
+        assert not wrong.any(), (name, values[wrong], expected[name][wrong])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("classes", [1, 2, 3, 7, 10, 16, 17, 100, 127, 511, 512, 513, 1000, 1537, 5003])
+def test_agrees_with_float64(isa, dtype, classes):
+    generator = torch.Generator().manual_seed(classes)
+    for rows, spread in ((0, 1), (1, 3), (7, 0.01), (33, 3), (5, 30)):
+        logits = (torch.randn(rows, classes, generator=generator) * spread).to(dtype)
+        assert_close(logits)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("classes", [1, 2, 3, 7, 10, 33, 100, 1000, 4096, 5003, 128_000])
+@pytest.mark.parametrize("rows", [1, 33, 1000])
+def test_agrees_with_float64_on_cuda(dtype, classes, rows):
+    generator = torch.Generator().manual_seed(classes)
+    assert_close(
+        (torch.randn(min(rows, 10**6 // classes + 1), classes, generator=generator) * 3).to(dtype),
+        device="cuda",
+    )
+
+
+def test_is_more_exact_than_torch_at_128k_classes(isa):
+    logits = torch.randn(3, 128_000, generator=torch.Generator().manual_seed(0))
+    expected = truth(logits)["entropy"]
+    assert np.abs(prunefuse.score(logits).numpy() - expected).max() < 1e-5
+
+
+ADVERSARIAL = {
+    "nan_first": [math.nan, 1.0, 2.0],
+    "nan_last": [3.0, 1.0, math.nan],
+    "nan_beside_inf": [math.inf, 1.0, math.nan],
+    "all_masked": [-math.inf, -math.inf, -math.inf],
+    "one_unmasked": [-math.inf, 5.0, -math.inf],
+    "two_unmasked": [2.0, -math.inf, 1.0],
+    "inf": [1.0, math.inf, 2.0],
+    "two_inf": [math.inf, 0.0, math.inf],
+    "all_inf": [math.inf, math.inf, math.inf],
+    "equal": [4.0, 4.0, 4.0],
+    "equal_tops": [4.0, 1.0, 4.0],
+    "saturated": [50.0, 0.0, -50.0],
+    "huge": [6e4, -6e4, 6e4],
+    "subnormal": [1e-40, 0.0, -1e-40],
+    "negative_zero": [-0.0, 0.0, -1.0],
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [3, 40, 1100])
+def test_special_values(isa, dtype, width, device):
+    """Each special row alone, and spread over a long row of masked classes, so that blocks and lanes see parts of it."""
+    short = torch.tensor(list(ADVERSARIAL.values()), dtype=torch.float64)
+    logits = torch.full((len(short), width), -math.inf, dtype=torch.float64)
+    logits[:, [0, width // 2, width - 1]] = short
+    assert_close(logits.to(dtype), device=device)
+
+
+def test_special_rows_do_not_touch_their_neighbors(isa):
+    rows = torch.tensor(list(ADVERSARIAL.values()))
+    alone = torch.stack([torch.stack(list(prunefuse.score(row[None], NAMES).values())) for row in rows], 1)[
+        ..., 0
+    ]
+    together = torch.stack(list(prunefuse.score(rows, NAMES).values()))
+    torch.testing.assert_close(together, alone, rtol=0, atol=0, equal_nan=True)
+
+
+def test_saturated_rows_keep_their_order(isa):
+    """Where 1 - p1 is far below float32's epsilon, rows are still ranked, with full relative precision."""
+    gaps = torch.arange(10.0, 80.0)
+    logits = torch.stack([gaps, torch.zeros(70), torch.zeros(70)], 1)
+    expected = truth(logits)
+    for name, utilities in prunefuse.score(logits, NAMES).items():
+        assert (utilities[1:] < utilities[:-1]).all(), name
+        np.testing.assert_allclose(utilities, expected[name], rtol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_any_strides(isa, dtype, device):
+    base = torch.randn(64, 1300, generator=torch.Generator().manual_seed(1)).to(dtype).to(device)
+    views = {
+        "transposed": base.t()[:40],
+        "every_other_column": base[:, ::2],
+        "every_other_row": base[::2],
+        "offset": base[1:, 3:],
+        "expanded_row": base[:1].expand(5, -1),
+        "expanded_column": base[:, :1].expand(-1, 7),
+    }
+    for name, view in views.items():
+        for strategy, utilities in prunefuse.score(view, NAMES).items():
+            same = prunefuse.score(view.contiguous(), strategy)
+            torch.testing.assert_close(utilities, same, rtol=1e-5, atol=1e-6, msg=f"{name} {strategy}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_probabilities_are_rescaled_and_not_softmaxed(isa, dtype, device):
+    generator = torch.Generator().manual_seed(2)
+    p = torch.rand(50, 37, generator=generator, dtype=torch.float64) ** 3
+    p[0, 1:] = 0
+    p[1, 5] = 0
+    p = p / p.sum(1, keepdim=True)
+    expected = truth(p.log())
+    assert_close(
+        (p * 3).to(dtype), device=device, probabilities=True, expected=truth((p * 3).to(dtype).double().log())
+    )
+    got = prunefuse.score(p.to(dtype).to(device), "entropy", probabilities=True)
+    np.testing.assert_allclose(got.cpu(), expected["entropy"], atol=20 * eps(dtype))
+    with_negative = p.clone()
+    with_negative[3, 0] = -0.1
+    assert prunefuse.score(
+        with_negative.to(dtype), probabilities=True
+    ).isnan().nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("temperature", [0.25, 3.0, 1e-3, 1e4])
+def test_temperature_divides_the_logits(isa, temperature, device):
+    logits = torch.randn(20, 600, generator=torch.Generator().manual_seed(3))
+    assert_close(logits.double(), temperature, device=device)
+    expected = truth(logits, temperature)
+    for name, utilities in prunefuse.score(logits.to(device), NAMES, temperature=temperature).items():
+        np.testing.assert_allclose(utilities.cpu(), expected[name], atol=1e-5, err_msg=name)
+
+
+def test_each_strategy_alone_equals_the_tuple_in_any_order():
+    logits = torch.randn(9, 12)
+    together = prunefuse.score(logits, ("entropy", "least_confidence", "margin"))
+    assert list(together) == ["entropy", "least_confidence", "margin"]
+    for name, utilities in together.items():
+        torch.testing.assert_close(prunefuse.score(logits, name), utilities, rtol=0, atol=0)
+
+
+def test_thread_count_does_not_change_results():
+    logits = torch.randn(4000, 77)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = prunefuse.score(logits, NAMES)
+        torch.set_num_threads(2)
+        two = prunefuse.score(logits, NAMES)
+    finally:
+        torch.set_num_threads(before)
+    for name in NAMES:
+        assert torch.equal(one[name], two[name])
+
+
+def test_levels_agree():
+    from prunefuse.ops import loader
+
+    logits = torch.randn(50, 1000, generator=torch.Generator().manual_seed(4)) * 5
+    results = []
+    for level in loader.native.isa_levels():
+        loader.native.force_isa(level)
+        results.append(prunefuse.score(logits, "entropy"))
+    loader.native.force_isa(None)
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=4e-6)
+
+
+number = st.one_of(
+    st.floats(-80, 80, width=32),
+    st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-40, 3e38, -3e38]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.integers(0, 5), st.integers(1, 70), st.sampled_from(DTYPES))
+def test_any_values(data, rows, classes, dtype):
+    values = data.draw(st.lists(number, min_size=rows * classes, max_size=rows * classes))
+    logits = torch.tensor(values, dtype=torch.float64).reshape(rows, classes).to(dtype)
+    expected = truth(logits)
+    for name, utilities in prunefuse.score(logits, NAMES).items():
+        np.testing.assert_allclose(
+            utilities.double(),
+            expected[name],
+            rtol=0,
+            atol=8 * eps(dtype) * max(1, math.log(classes)),
+            err_msg=name,
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_opcheck(dtype, device):
+    logits = torch.rand(5, 11).to(dtype).to(device)
+    torch.library.opcheck(torch.ops.prunefuse.score.default, (logits, [2, 0], True, 0.7))
+    torch.library.opcheck(torch.ops.prunefuse.statistics.default, (logits, False, 2.5))
+
+
+def test_the_operator_reads_every_scalar_it_is_given():
+    """A schema that differs from the C++ types is silent: distinctive values would come out wrong."""
+    logits = torch.randn(6, 5, dtype=torch.float64)
+    got = torch.ops.prunefuse.score(logits, [2, 1], False, 0.37)
+    expected = truth(logits, 0.37)
+    np.testing.assert_allclose(got[0], expected["entropy"], atol=1e-14)
+    np.testing.assert_allclose(got[1], expected["margin"], atol=1e-14)
+    p = torch.rand(4, 3, dtype=torch.float64)
+    got = torch.ops.prunefuse.score(p, [0], True, 0.37)
+    np.testing.assert_allclose(got[0], truth(p.log(), 0.37)["least_confidence"], atol=1e-14)
+
+
+def test_under_compile(device):
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def utilities(logits):
+        return prunefuse.score(logits * 2, ("entropy", "margin"))
+
+    logits = torch.randn(8, 9, device=device)
+    for name, got in utilities(logits).items():
+        torch.testing.assert_close(got, prunefuse.score(logits * 2, name))
+
+
+@pytest.mark.cuda
+def test_runs_on_the_current_stream_and_in_a_graph():
+    logits = torch.randn(1 << 14, 1000, device="cuda")
+    expected = prunefuse.score(logits)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)
+        moved = logits * 1
+        got = prunefuse.score(moved)
+    stream.synchronize()
+    torch.testing.assert_close(got, expected)
+    graph = torch.cuda.CUDAGraph()
+    static = logits.clone()
+    with torch.cuda.graph(graph):
+        captured = prunefuse.score(static)
+    static.copy_(logits.flip(0))
+    graph.replay()
+    torch.testing.assert_close(captured, expected.flip(0))
+
+
+def test_the_plain_torch_reference_agrees():
+    from prunefuse.ops import reference
+
+    logits = torch.tensor(list(ADVERSARIAL.values()), dtype=torch.float64)
+    expected = truth(logits)
+    for i, row in enumerate(reference.score(logits, [0, 1, 2], False, 1.0)):
+        np.testing.assert_allclose(row, expected[NAMES[i]], atol=1e-12)
+    argmax, logsumexp, p1, p2 = reference.statistics(logits, False, 1.0)
+    np.testing.assert_array_equal(argmax, expected["argmax"])
+    for got, name in ((logsumexp, "logsumexp"), (p1, "p1"), (p2, "p2")):
+        np.testing.assert_allclose(got, expected[name], atol=1e-12, err_msg=name)
+
+
+def test_the_input_is_never_written():
+    logits = torch.tensor(list(ADVERSARIAL.values()))
+    before = logits.clone()
+    prunefuse.score(logits, NAMES, temperature=0.5)
+    prunefuse.score(logits, NAMES, probabilities=True)
+    torch.testing.assert_close(logits, before, rtol=0, atol=0, equal_nan=True)
+
+
+def test_flops_are_counted():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        prunefuse.score(torch.randn(7, 11))
+    assert counter.get_total_flops() == 6 * 7 * 11

@@ -1,0 +1,139 @@
+"""Picking the b best, against a sort of (utility, index) pairs in Python."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prunefuse
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def truth(utilities, b):
+    pairs = [(-u, i) for i, u in enumerate(utilities) if not math.isnan(u)]
+    return [i for _, i in sorted(pairs)][:b]
+
+
+def assert_picks(utilities, b):
+    indices, values = prunefuse.top_b(utilities, b)
+    assert indices.tolist() == truth(utilities.tolist(), b)
+    assert torch.equal(values, utilities[indices])
+    assert indices.dtype == torch.int64
+    assert values.dtype == utilities.dtype
+
+
+number = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, math.inf, -math.inf, math.nan, 1e-45]), st.floats(width=32)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(number, max_size=60), st.integers(0, 60), st.sampled_from(DTYPES))
+def test_any_values(values, b, dtype):
+    utilities = torch.tensor(values, dtype=dtype)
+    assert_picks(utilities, min(b, int((~utilities.isnan()).sum())))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", ["random", "ascending", "descending", "constant", "few_values"])
+def test_many_rows_in_every_order(dtype, order, device):
+    """Long enough for several threads and for the buffer of candidates to overflow many times."""
+    n = 400_003
+    generator = torch.Generator().manual_seed(0)
+    utilities = {
+        "random": torch.rand(n, generator=generator, dtype=dtype),
+        "ascending": torch.arange(n, dtype=dtype),
+        "descending": -torch.arange(n, dtype=dtype),
+        "constant": torch.ones(n, dtype=dtype),
+        "few_values": torch.randint(0, 5, (n,), generator=generator).to(dtype),
+    }[order].to(device)
+    for b in (0, 1, 7, 1000, 50_000):
+        indices, values = prunefuse.top_b(utilities, b)
+        expected = utilities.sort(descending=True, stable=True).indices[:b]
+        assert torch.equal(indices, expected)
+        assert torch.equal(values, utilities[expected])
+
+
+def test_all_rows_are_a_stable_sort():
+    utilities = torch.randint(0, 9, (1000,)).float()
+    assert_picks(utilities, 1000)
+
+
+def test_strided_utilities():
+    utilities = torch.rand(300)[::3]
+    assert_picks(utilities, 20)
+
+
+def test_too_few_selectable_rows_is_an_error_that_counts_them():
+    utilities = torch.tensor([1.0, math.nan, 2.0, math.nan])
+    with pytest.raises(ValueError, match=r"b is 3, but only 2 of 4 rows can be selected"):
+        prunefuse.top_b(utilities, 3)
+    indices, values = torch.ops.prunefuse.top_b(utilities, 3)
+    assert indices.tolist() == [2, 0, -1]
+    assert values[2].isnan()
+
+
+def test_numpy_and_half_precision():
+    indices, values = prunefuse.top_b(np.array([0.5, 2.0, 1.0]), 2)
+    assert isinstance(indices, np.ndarray)
+    assert indices.tolist() == [1, 2]
+    assert values.dtype == np.float64
+    indices, values = prunefuse.top_b(torch.tensor([0.5, 2.0, 1.0], dtype=torch.bfloat16), 1)
+    assert indices.tolist() == [1]
+    assert values.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("utilities", "b", "error", "message"),
+    [
+        (torch.zeros(3), -1, ValueError, "b must be at least 0, got -1"),
+        (torch.zeros(3), 4, ValueError, "b must be at most the number of rows, 3, got 4"),
+        (torch.zeros(3), 1.5, TypeError, "b must be an integer, got float"),
+        (torch.zeros(3, dtype=torch.int64), 1, TypeError, "utilities must be float16, .* got torch.int64"),
+        (torch.zeros(2, 2), 1, RuntimeError, r"utilities must have 1 dimension\(s\), got 2"),
+        ("abc", 1, TypeError, "utilities must be a torch tensor, a NumPy array .* got str"),
+    ],
+)
+def test_wrong_arguments(utilities, b, error, message):
+    with pytest.raises(error, match=message):
+        prunefuse.top_b(utilities, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_opcheck_and_compile(dtype, device):
+    utilities = torch.rand(9, dtype=dtype, device=device)
+    torch.library.opcheck(torch.ops.prunefuse.top_b.default, (utilities, 4))
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def best(x):
+        return torch.ops.prunefuse.top_b(x + 1, 4)
+
+    assert torch.equal(best(utilities)[0], prunefuse.top_b(utilities + 1, 4)[0])
+
+
+def test_thread_count_does_not_change_the_picks():
+    utilities = torch.randint(0, 50, (300_000,)).float()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = prunefuse.top_b(utilities, 500)[0]
+        torch.set_num_threads(2)
+        two = prunefuse.top_b(utilities, 500)[0]
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(one, two)
+
+
+def test_the_plain_torch_reference_agrees():
+    from prunefuse.ops import reference
+
+    utilities = torch.tensor([1.0, math.nan, 3.0, 1.0, -math.inf])
+    for b in range(5):
+        for ours, plain in zip(
+            torch.ops.prunefuse.top_b(utilities, b), reference.top_b(utilities, b), strict=True
+        ):
+            torch.testing.assert_close(ours, plain, rtol=0, atol=0, equal_nan=True)
