@@ -23,11 +23,12 @@ STABLE_TORCH_LIBRARY(prunefuse, m) {
 
   // Greedy k-center (Gonzalez 1985) on features (N, d): each pick is the row farthest, in Euclidean distance, from all
   // labeled and picked rows; the lower index on ties; rows with a value that is not finite are left out.
-  // labeled (L,) int64; start: the first pick, or -1 where L > 0 -> (b,) int64 in pick order, -1 at the end where rows run out.
+  // labeled (L,) int64; start: the first pick, or -1 where L > 0 -> (b,) int64 in pick order, -1 at the end where rows
+  // run out.
   m.def("k_center_greedy(Tensor features, Tensor labeled, int b, int start) -> Tensor");
 
   // dense[i][kept of axis 0, kept of axis 1, ...] = small[i] for every i at once, in place.
-  // kept: index tensors (int64, sorted); kept_of_axis: for every axis of every tensor in turn, its position in `kept`, or -1
-  // for the whole axis.
+  // kept: index tensors (int64, sorted); kept_of_axis: for every axis of every tensor in turn, its position in `kept`,
+  // or -1 for the whole axis.
   m.def("scatter_(Tensor(a!)[] dense, Tensor[] small, Tensor[] kept, int[] kept_of_axis) -> ()");
 }

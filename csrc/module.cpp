@@ -39,8 +39,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = PRUNEFUSE_COMPILER;
   m.attr("cuda_compiler") = PRUNEFUSE_CUDA_COMPILER;
   m.attr("cuda_architectures") = PRUNEFUSE_CUDA_ARCHITECTURES;
-  m.def(
-      "isa_level", [] { return kIsaNames[prunefuse_isa_level()]; }, "The instruction-set level in use.");
+  m.def("isa_level", [] { return kIsaNames[prunefuse_isa_level()]; }, "The instruction-set level in use.");
   m.def("isa_levels", &isa_levels, "The levels that this build and this processor have, best last.");
   m.def("force_isa", &force_isa, py::arg("level"), "Use this level from now on; None: the default again.");
 }

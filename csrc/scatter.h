@@ -43,9 +43,8 @@ inline ScatterWork plan_scatter(const std::vector<torch::stable::Tensor>& dense,
   size_t next_axis = 0;
   for (size_t t = 0; t < dense.size(); ++t) {
     const auto& to = dense[t];
-    check(to.scalar_type() == small[t].scalar_type(), op, "dense[", t, "] and small[", t,
-          "] must have one dtype, got ", torch::headeronly::toString(to.scalar_type()), " and ",
-          torch::headeronly::toString(small[t].scalar_type()));
+    check(to.scalar_type() == small[t].scalar_type(), op, "dense[", t, "] and small[", t, "] must have one dtype, got ",
+          torch::headeronly::toString(to.scalar_type()), " and ", torch::headeronly::toString(small[t].scalar_type()));
     check_same_device(op, "small", small[t], "dense", to);
     check_same_device(op, "dense", to, "dense[0]", dense[0]);
     check(to.dim() == small[t].dim() && to.dim() <= kMaxRank, op, "dense[", t, "] and small[", t,
@@ -75,8 +74,8 @@ inline ScatterWork plan_scatter(const std::vector<torch::stable::Tensor>& dense,
                 " of dense[", t, "] must lie in [0, ", to.size(axis), "), got ", target.kept[axis][i]);
         }
       }
-      check(target.sizes[axis] == expected, op, "axis ", axis, " of small[", t, "] must have size ", expected,
-            ", got ", target.sizes[axis]);
+      check(target.sizes[axis] == expected, op, "axis ", axis, " of small[", t, "] must have size ", expected, ", got ",
+            target.sizes[axis]);
     }
     work.elements += from.numel();
     if (from.numel() > 0) work.targets.push_back(target);

@@ -19,8 +19,7 @@ inline Pool pool_of(const char* op, const Tensor& logits, bool probabilities, do
   check(logits.size(1) > 0, op, "logits must have at least one class, got shape (", logits.size(0), ", 0)");
   check(temperature > 0 && temperature <= std::numeric_limits<double>::max(), op,
         "temperature must be positive and finite, got ", temperature);
-  return {logits.data_ptr(),  logits.size(0),   logits.size(1),
-          logits.stride(0), logits.stride(1), probabilities};
+  return {logits.data_ptr(), logits.size(0), logits.size(1), logits.stride(0), logits.stride(1), probabilities};
 }
 
 inline torch::headeronly::ScalarType result_dtype(const Tensor& logits) {
@@ -38,8 +37,8 @@ Tensor score(const Tensor& logits, const std::vector<int64_t>& strategies, bool 
              const Run& run) {
   const Pool pool = pool_of("score", logits, probabilities, temperature);
   const int64_t count = static_cast<int64_t>(strategies.size());
-  check(count >= 1 && count <= kUtilityCount, "score", "strategies must name 1 to ", kUtilityCount,
-        " strategies, got ", count);
+  check(count >= 1 && count <= kUtilityCount, "score", "strategies must name 1 to ", kUtilityCount, " strategies, got ",
+        count);
   for (const int64_t strategy : strategies) {
     check(strategy >= 0 && strategy < kUtilityCount, "score", "strategies: no strategy has the number ", strategy);
   }

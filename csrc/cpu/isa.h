@@ -20,7 +20,8 @@ extern "C" {
 __attribute__((visibility("default"))) int prunefuse_isa_level();
 // The best level that this build and this processor both have.
 __attribute__((visibility("default"))) int prunefuse_isa_best();
-// Uses `level` from now on; false, and nothing changes, if this build or this processor lacks it. -1: back to the default.
+// Uses `level` from now on; false, and nothing changes, if this build or this processor lacks it. -1: back to the
+// default.
 __attribute__((visibility("default"))) bool prunefuse_isa_force(int level);
 }
 
@@ -36,8 +37,7 @@ Function* choose(Function* baseline, [[maybe_unused]] Function* avx2, [[maybe_un
 }  // namespace prunefuse::cpu
 
 #if defined(__x86_64__)
-#define PRUNEFUSE_CHOOSE(function) \
-  ::prunefuse::cpu::choose(&baseline::function, &avx2::function, &avx512::function)
+#define PRUNEFUSE_CHOOSE(function) ::prunefuse::cpu::choose(&baseline::function, &avx2::function, &avx512::function)
 #else
 #define PRUNEFUSE_CHOOSE(function) (&baseline::function)
 #endif

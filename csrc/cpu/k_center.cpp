@@ -1,4 +1,5 @@
-// Greedy k-center on the CPU: O(N) extra memory (a norm and a distance per row), one parallel pass over the rows per pick.
+// Greedy k-center on the CPU: O(N) extra memory (a norm and a distance per row), one parallel pass over the rows per
+// pick.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -17,8 +18,8 @@ using torch::stable::Tensor;
 constexpr int64_t kGrainValues = 65536;
 
 template <class T>
-void pick(const T* features, int64_t rows, int64_t width, const int64_t* labeled, int64_t labeled_count,
-          int64_t start, int64_t* picks, int64_t b) {
+void pick(const T* features, int64_t rows, int64_t width, const int64_t* labeled, int64_t labeled_count, int64_t start,
+          int64_t* picks, int64_t b) {
   const auto norms_of = PRUNEFUSE_CHOOSE(squared_norms<T>);
   const auto update = PRUNEFUSE_CHOOSE(update_nearest<T>);
   // One chunk per thread at most, and none below the grain: the chunks fix which task owns which slot of `farthest`.
@@ -53,8 +54,7 @@ void pick(const T* features, int64_t rows, int64_t width, const int64_t* labeled
     Farthest<T> best;
     if (!usable) return best;
     for_chunks([&](int64_t c, int64_t begin, int64_t end) {
-      farthest[static_cast<size_t>(c)] =
-          update(features, width, norms.data(), center, nearest.data(), begin, end);
+      farthest[static_cast<size_t>(c)] = update(features, width, norms.data(), center, nearest.data(), begin, end);
     });
     for (const Farthest<T>& candidate : farthest) {
       if (candidate.distance > best.distance) best = candidate;
@@ -110,6 +110,4 @@ Tensor k_center_greedy(const Tensor& features, const Tensor& labeled, int64_t b,
 }  // namespace
 }  // namespace prunefuse::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(prunefuse, CPU, m) {
-  m.impl("k_center_greedy", TORCH_BOX(&prunefuse::cpu::k_center_greedy));
-}
+STABLE_TORCH_LIBRARY_IMPL(prunefuse, CPU, m) { m.impl("k_center_greedy", TORCH_BOX(&prunefuse::cpu::k_center_greedy)); }

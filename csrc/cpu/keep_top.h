@@ -1,5 +1,6 @@
 // Keeps the best b of a stream in O(b) memory: candidates above a rising threshold go to a buffer of 2b, and a full
-// buffer is cut back to its best b. Amortized O(1) per value in any order; exact, and independent of how a stream is cut.
+// buffer is cut back to its best b. Amortized O(1) per value in any order; exact, and independent of how a stream is
+// cut.
 #pragma once
 
 #include <algorithm>

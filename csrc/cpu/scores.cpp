@@ -18,9 +18,8 @@ struct ScoreRows {
                   accumulate_t<Stored> inverse_temperature, Stored) const {
     const auto kernel = PRUNEFUSE_CHOOSE(score_rows<Stored>);
     const int64_t grain = kGrainValues / pool.classes + 1;
-    torch::stable::parallel_for(0, pool.rows, grain, [&](int64_t begin, int64_t end) {
-      kernel(pool, out, inverse_temperature, begin, end);
-    });
+    torch::stable::parallel_for(
+        0, pool.rows, grain, [&](int64_t begin, int64_t end) { kernel(pool, out, inverse_temperature, begin, end); });
   }
 };
 

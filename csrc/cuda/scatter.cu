@@ -1,6 +1,6 @@
-// Scatter on CUDA: one launch for all tensors of a model. Moves each small element once (read size + write size bytes) plus
-// the descriptors. The descriptors go over in one copy of a few kilobytes from pageable memory, so the call cannot be
-// captured in a CUDA graph; fusing happens once per run.
+// Scatter on CUDA: one launch for all tensors of a model. Moves each small element once (read size + write size bytes)
+// plus the descriptors. The descriptors go over in one copy of a few kilobytes from pageable memory, so the call cannot
+// be captured in a CUDA graph; fusing happens once per run.
 #include "../scatter.h"
 
 #include <torch/csrc/stable/library.h>
@@ -63,8 +63,7 @@ void scatter_(std::vector<Tensor> dense, std::vector<Tensor> small, std::vector<
   const cudaStream_t stream = current_stream(dense[0].get_device_index());
   const size_t bytes = work.targets.size() * sizeof(ScatterTarget);
   const Tensor descriptors = torch::stable::new_empty(dense[0], {static_cast<int64_t>(bytes)}, ScalarType::Byte);
-  STD_CUDA_CHECK(
-      cudaMemcpyAsync(descriptors.data_ptr(), work.targets.data(), bytes, cudaMemcpyHostToDevice, stream));
+  STD_CUDA_CHECK(cudaMemcpyAsync(descriptors.data_ptr(), work.targets.data(), bytes, cudaMemcpyHostToDevice, stream));
   scatter_elements<<<grid_for(divide_up(work.elements, kElementsPerBlock)), kBlockThreads, 0, stream>>>(
       static_cast<const ScatterTarget*>(descriptors.data_ptr()), static_cast<int64_t>(work.targets.size()),
       work.elements);

@@ -1,9 +1,10 @@
 // The scorer on CUDA. Bound by reading the logits once: N * C * size bytes in, K * N * 4 out.
 //
-// A row belongs to a group of lanes: 1 to 32 of a warp, or a whole block where rows are long and few. Each lane takes its
-// share in 16-byte loads where the layout allows, keeps a RowState in registers, and the group's states are merged by a
-// butterfly of shuffles (and shared memory between warps), whose order is fixed: results are the same run after run.
-// Two loads in flight per lane and 2,048 threads on a multiprocessor keep enough bytes under way at full occupancy.
+// A row belongs to a group of lanes: 1 to 32 of a warp, or a whole block where rows are long and few. Each lane takes
+// its share in 16-byte loads where the layout allows, keeps a RowState in registers, and the group's states are merged
+// by a butterfly of shuffles (and shared memory between warps), whose order is fixed: results are the same run after
+// run. Two loads in flight per lane and 2,048 threads on a multiprocessor keep enough bytes under way at full
+// occupancy.
 #include "../scores.h"
 
 #include <torch/csrc/stable/library.h>
@@ -75,11 +76,12 @@ __device__ RowState<accumulate_t<Stored>> lane_state(const Stored* row, const Po
 
 template <class Stored, bool Vectorized>
 __global__ void __launch_bounds__(kBlockThreads)
-    group_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out, accumulate_t<Stored> inverse_temperature,
-                  int lanes) {
+    group_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out,
+                  accumulate_t<Stored> inverse_temperature, int lanes) {
   const int64_t groups_per_block = kBlockThreads / lanes;
   const int64_t group = threadIdx.x / lanes;
-  // Every lane of a warp takes part in every round's shuffles; rows past the end are read as the last one and not written.
+  // Every lane of a warp takes part in every round's shuffles; rows past the end are read as the last one and not
+  // written.
   for (int64_t first = blockIdx.x * groups_per_block; first < pool.rows; first += gridDim.x * groups_per_block) {
     const int64_t row = first + group;
     const int64_t source = row < pool.rows ? row : pool.rows - 1;
@@ -92,7 +94,8 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 template <class Stored, bool Vectorized>
 __global__ void __launch_bounds__(kBlockThreads)
-    block_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out, accumulate_t<Stored> inverse_temperature) {
+    block_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out,
+                  accumulate_t<Stored> inverse_temperature) {
   using Acc = accumulate_t<Stored>;
   __shared__ unsigned char storage[sizeof(RowState<Acc>) * (kBlockThreads / kWarp)];
   auto* warps = reinterpret_cast<RowState<Acc>*>(storage);
@@ -120,8 +123,8 @@ int lanes_for(int64_t loads) {
 }
 
 template <class Stored, bool Vectorized>
-void launch(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out,
-            accumulate_t<Stored> inverse_temperature, int multiprocessors, cudaStream_t stream) {
+void launch(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, accumulate_t<Stored> inverse_temperature,
+            int multiprocessors, cudaStream_t stream) {
   const int64_t warps_to_fill = static_cast<int64_t>(multiprocessors) * (2048 / kWarp);
   if (pool.classes >= kBlockRowClasses && pool.rows < warps_to_fill) {
     block_per_row<Stored, Vectorized>

@@ -1,5 +1,5 @@
-// The b best utilities on CUDA: a stable radix sort of (order key, row), largest first, so that ties keep the lower row first.
-// Moves about 4 passes * 2 * N * (key + 8) bytes; nothing is read back, so the stream never waits.
+// The b best utilities on CUDA: a stable radix sort of (order key, row), largest first, so that ties keep the lower row
+// first. Moves about 4 passes * 2 * N * (key + 8) bytes; nothing is read back, so the stream never waits.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -30,8 +30,7 @@ __global__ void make_keys(const T* utilities, int64_t rows, int64_t stride, orde
 template <class T>
 __global__ void write_best(const T* utilities, int64_t stride, const order_key_t<T>* keys, const int64_t* order,
                            int64_t b, int64_t* indices, T* values) {
-  for (int64_t i = blockIdx.x * int64_t{kBlockThreads} + threadIdx.x; i < b;
-       i += int64_t{gridDim.x} * kBlockThreads) {
+  for (int64_t i = blockIdx.x * int64_t{kBlockThreads} + threadIdx.x; i < b; i += int64_t{gridDim.x} * kBlockThreads) {
     const bool selectable = keys[i] != kNeverSelected<order_key_t<T>>;
     indices[i] = selectable ? order[i] : -1;
     values[i] = selectable ? utilities[order[i] * stride] : std::numeric_limits<T>::quiet_NaN();
@@ -45,9 +44,7 @@ void launch(const Tensor& utilities, int64_t b, Tensor& indices, Tensor& values)
   const int64_t stride = utilities.stride(0);
   const auto* data = static_cast<const T*>(utilities.data_ptr());
   const cudaStream_t stream = current_stream(utilities.get_device_index());
-  const auto bytes = [&](int64_t count) {
-    return torch::stable::new_empty(utilities, {count}, ScalarType::Byte);
-  };
+  const auto bytes = [&](int64_t count) { return torch::stable::new_empty(utilities, {count}, ScalarType::Byte); };
   // Keys and rows, each twice: what a radix sort ping-pongs between.
   const Tensor keys = bytes(2 * rows * static_cast<int64_t>(sizeof(Key)));
   const Tensor order = bytes(2 * rows * static_cast<int64_t>(sizeof(int64_t)));

@@ -1,8 +1,8 @@
 // exp and log of float32 as branch-free polynomials, written once for scalars, for SIMD vectors and for CUDA threads.
 //
 // `F` is float or a vector of float; `I` the 32-bit integer of the same lanes; `select(mask, a, b)` picks lanes.
-// exp: Cody-Waite reduction x = n ln2 + r, |r| <= ln2/2, degree-6 Taylor-minimax polynomial: measured 1 ulp on [-87.3, 0].
-// log: mantissa in [sqrt(1/2), sqrt(2)), the degree-9 polynomial of Cephes' logf: measured 1 ulp.
+// exp: Cody-Waite reduction x = n ln2 + r, |r| <= ln2/2, degree-6 Taylor-minimax polynomial: measured 1 ulp on [-87.3,
+// 0]. log: mantissa in [sqrt(1/2), sqrt(2)), the degree-9 polynomial of Cephes' logf: measured 1 ulp.
 #pragma once
 
 #include "portable.h"
@@ -81,9 +81,7 @@ PRUNEFUSE_HD F log_nonnegative(F x) {
 PRUNEFUSE_HD float exp_of(float x) { return exp_nonpositive<float, int32_t>(x); }
 PRUNEFUSE_HD double exp_of(double x) { return ::exp(x); }
 PRUNEFUSE_HD float log_of(float x) { return log_nonnegative<float, int32_t>(x); }
-PRUNEFUSE_HD double log_of(double x) {
-  return x >= 0 ? ::log(x) : std::numeric_limits<double>::quiet_NaN();
-}
+PRUNEFUSE_HD double log_of(double x) { return x >= 0 ? ::log(x) : std::numeric_limits<double>::quiet_NaN(); }
 
 // Once a row, so the standard library's.
 PRUNEFUSE_HD float log1p_of(float x) { return ::log1pf(x); }

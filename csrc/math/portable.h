@@ -32,10 +32,9 @@ struct bfloat16_bits {
 
 PRUNEFUSE_HD float widen(float value) { return value; }
 PRUNEFUSE_HD double widen(double value) { return value; }
-PRUNEFUSE_HD float widen(bfloat16_bits value) {
-  return bits_as<float>(static_cast<uint32_t>(value.bits) << 16);
-}
-// Exponent and mantissa land in float32's fields; the product by 2^112 corrects the bias (subnormals included, exactly).
+PRUNEFUSE_HD float widen(bfloat16_bits value) { return bits_as<float>(static_cast<uint32_t>(value.bits) << 16); }
+// Exponent and mantissa land in float32's fields; the product by 2^112 corrects the bias (subnormals included,
+// exactly).
 PRUNEFUSE_HD float widen(half_bits value) {
   const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
   const uint32_t special = (value.bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;

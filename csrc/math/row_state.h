@@ -1,10 +1,11 @@
 // The softmax statistics of one row, gathered in one read: the only row math there is, for CPU and CUDA.
 //
 // The state of the values seen so far, with m the largest of them and e_j = exp((x_j - m) / T):
-//   ties = how many equal m,  tail = sum of e_j over the others,  dot = sum of e_j (x_j - m) / T,  second = the runner-up.
-// Keeping the maximum's own 1 out of `tail` is what keeps saturated rows apart: 1 - p1 = (ties - 1 + tail) / (ties + tail)
-// has full relative precision where 1 - 1 / sum has none below 6e-8. States of disjoint parts merge exactly like the
-// parts were one row (up to rounding), so lanes, threads and blocks may split a row as they like.
+//   ties = how many equal m,  tail = sum of e_j over the others,  dot = sum of e_j (x_j - m) / T,  second = the
+//   runner-up.
+// Keeping the maximum's own 1 out of `tail` is what keeps saturated rows apart: 1 - p1 = (ties - 1 + tail) / (ties +
+// tail) has full relative precision where 1 - 1 / sum has none below 6e-8. States of disjoint parts merge exactly like
+// the parts were one row (up to rounding), so lanes, threads and blocks may split a row as they like.
 //
 // Values: a -inf logit is a masked class and contributes nothing. +inf values share the mass among themselves. A NaN
 // anywhere, or no value above -inf, makes every result NaN (arg-max -1).
@@ -46,7 +47,8 @@ PRUNEFUSE_HD void absorb_lower(RowState<Acc>& state, const RowState<Acc>& other,
   state.dot += e * (other.dot + mass * z);
 }
 
-// Arguments by value and swapped, not picked by reference: a reference would put both states into a GPU thread's local memory.
+// Arguments by value and swapped, not picked by reference: a reference would put both states into a GPU thread's local
+// memory.
 template <class Acc>
 PRUNEFUSE_HD RowState<Acc> merge(RowState<Acc> a, RowState<Acc> b, Acc inverse_temperature) {
   const bool has_nan = a.has_nan || b.has_nan;
@@ -117,8 +119,7 @@ PRUNEFUSE_HD RowSummary<Acc> summarize(const RowState<Acc>& state, Acc inverse_t
   if (state.has_nan || !(state.max > -infinity)) return {-1, nan, nan, nan, nan, nan, nan};
   const Acc rest = (state.ties - 1) + state.tail;
   const Acc sum = 1 + rest;
-  const Acc runner_up =
-      state.ties > 1 ? Acc(1) : exp_of(shifted(state.second, state.max, inverse_temperature));
+  const Acc runner_up = state.ties > 1 ? Acc(1) : exp_of(shifted(state.second, state.max, inverse_temperature));
   const Acc log_sum = log1p_of(rest);
   RowSummary<Acc> row;
   row.argmax = state.argmax;

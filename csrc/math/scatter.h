@@ -23,7 +23,8 @@ PRUNEFUSE_HD int64_t dense_coordinate(const ScatterTarget& target, int64_t axis,
   return (target.kept[axis] != nullptr ? target.kept[axis][i] : i) * target.strides[axis];
 }
 
-// Offset in the dense tensor, in elements, of the small tensor's element number `position` (row-major) over axes 0..axes-1.
+// Offset in the dense tensor, in elements, of the small tensor's element number `position` (row-major) over axes
+// 0..axes-1.
 PRUNEFUSE_HD int64_t dense_offset(const ScatterTarget& target, int64_t axes, int64_t position) {
   int64_t offset = 0;
   for (int64_t axis = axes - 1; axis >= 0; --axis) {

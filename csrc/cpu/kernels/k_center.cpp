@@ -43,8 +43,8 @@ void squared_norms(const T* features, int64_t width, T* out, int64_t begin, int6
 }
 
 template <class T>
-Farthest<T> update_nearest(const T* features, int64_t width, const T* norms, int64_t center, T* nearest,
-                           int64_t begin, int64_t end) {
+Farthest<T> update_nearest(const T* features, int64_t width, const T* norms, int64_t center, T* nearest, int64_t begin,
+                           int64_t end) {
   Farthest<T> best;
   const T* c = features + center * width;
   for (int64_t i = begin; i < end; ++i) {
@@ -57,8 +57,8 @@ Farthest<T> update_nearest(const T* features, int64_t width, const T* norms, int
   return best;
 }
 
-#define PRUNEFUSE_INSTANTIATE(T)                                                          \
-  template void squared_norms<T>(const T*, int64_t, T*, int64_t, int64_t);                \
+#define PRUNEFUSE_INSTANTIATE(T)                                           \
+  template void squared_norms<T>(const T*, int64_t, T*, int64_t, int64_t); \
   template Farthest<T> update_nearest<T>(const T*, int64_t, const T*, int64_t, T*, int64_t, int64_t);
 PRUNEFUSE_INSTANTIATE(float)
 PRUNEFUSE_INSTANTIATE(double)

@@ -12,16 +12,16 @@ struct Farthest {
   int64_t index = -1;
 };
 
-#define PRUNEFUSE_DECLARE(isa)                                                                          \
-  namespace isa {                                                                                       \
-  /* out[i] = the squared norm of row i, for rows begin..end of `features` (rows x width, contiguous). */ \
-  template <class T>                                                                                    \
-  void squared_norms(const T* features, int64_t width, T* out, int64_t begin, int64_t end);             \
-  /* nearest[i] = min(nearest[i], |x_i - x_center|^2) for rows begin..end, those already out (nearest   \
-     below 0) excepted; returns the farthest of them, the lower index on ties. */                       \
-  template <class T>                                                                                    \
-  Farthest<T> update_nearest(const T* features, int64_t width, const T* norms, int64_t center,          \
-                             T* nearest, int64_t begin, int64_t end);                                   \
+#define PRUNEFUSE_DECLARE(isa)                                                                             \
+  namespace isa {                                                                                          \
+  /* out[i] = the squared norm of row i, for rows begin..end of `features` (rows x width, contiguous). */  \
+  template <class T>                                                                                       \
+  void squared_norms(const T* features, int64_t width, T* out, int64_t begin, int64_t end);                \
+  /* nearest[i] = min(nearest[i], |x_i - x_center|^2) for rows begin..end, those already out (nearest      \
+     below 0) excepted; returns the farthest of them, the lower index on ties. */                          \
+  template <class T>                                                                                       \
+  Farthest<T> update_nearest(const T* features, int64_t width, const T* norms, int64_t center, T* nearest, \
+                             int64_t begin, int64_t end);                                                  \
   }
 PRUNEFUSE_DECLARE(baseline)
 PRUNEFUSE_DECLARE(avx2)

@@ -100,7 +100,8 @@ void widen_block(const Stored* from, accumulate_t<Stored>* to, int64_t count, in
   for (; j < count; ++j) to[j] = widen(from[j * stride]);
 }
 
-// Columns begin.. of one row as logits in the accumulation type: the caller's memory if it is that already, else `room`.
+// Columns begin.. of one row as logits in the accumulation type: the caller's memory if it is that already, else
+// `room`.
 template <class Stored>
 const accumulate_t<Stored>* logits_of(const Pool& pool, const Stored* row, int64_t begin, int64_t count,
                                       accumulate_t<Stored>* room) {
@@ -116,8 +117,8 @@ const accumulate_t<Stored>* logits_of(const Pool& pool, const Stored* row, int64
 }  // namespace
 
 template <class Stored>
-void score_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out,
-                accumulate_t<Stored> inverse_temperature, int64_t begin, int64_t end) {
+void score_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, accumulate_t<Stored> inverse_temperature,
+                int64_t begin, int64_t end) {
   using Acc = accumulate_t<Stored>;
   alignas(64) Acc room[kBlock];
   for (int64_t row = begin; row < end; ++row) {
@@ -126,14 +127,12 @@ void score_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out,
     int64_t leading_block = 0;  // the first block that holds the row's maximum
     for (int64_t column = 0; column < pool.classes; column += kBlock) {
       const int64_t count = pool.classes - column < kBlock ? pool.classes - column : kBlock;
-      const RowState<Acc> block =
-          block_state(logits_of(pool, data, column, count, room), count, inverse_temperature);
+      const RowState<Acc> block = block_state(logits_of(pool, data, column, count, room), count, inverse_temperature);
       if (block.max > state.max) leading_block = column;
       state = column == 0 ? block : merge(state, block, inverse_temperature);
     }
     if (out.argmax != nullptr) {
-      const int64_t count =
-          pool.classes - leading_block < kBlock ? pool.classes - leading_block : kBlock;
+      const int64_t count = pool.classes - leading_block < kBlock ? pool.classes - leading_block : kBlock;
       const Acc* x = logits_of(pool, data, leading_block, count, room);
       int64_t j = 0;
       while (j + 1 < count && !(x[j] == state.max)) ++j;
@@ -143,9 +142,9 @@ void score_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out,
   }
 }
 
-#define PRUNEFUSE_INSTANTIATE(Stored)                                                          \
-  template void score_rows<Stored>(const Pool&, const RowOutputs<accumulate_t<Stored>>&,       \
-                                   accumulate_t<Stored>, int64_t, int64_t);
+#define PRUNEFUSE_INSTANTIATE(Stored)                                                                          \
+  template void score_rows<Stored>(const Pool&, const RowOutputs<accumulate_t<Stored>>&, accumulate_t<Stored>, \
+                                   int64_t, int64_t);
 PRUNEFUSE_INSTANTIATE(float)
 PRUNEFUSE_INSTANTIATE(double)
 PRUNEFUSE_INSTANTIATE(half_bits)
