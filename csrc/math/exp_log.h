@@ -12,8 +12,13 @@ namespace prunefuse {
 // Below this exp(x) leaves float32's normal range; it is taken as zero.
 constexpr float kExpUnderflow = -87.33654f;
 
+// Lanes of `yes` where the mask is set, of `no` elsewhere; a scalar's mask is a bool.
 template <class F, class I>
 PRUNEFUSE_HD F select(I mask, F yes, F no) {
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__) && !defined(__AVX__)
+  // GCC takes a vector's ?: apart into scalars where the target has no blend instruction.
+  if constexpr (sizeof(F) > sizeof(double)) return bits_as<F>((mask & bits_as<I>(yes)) | (~mask & bits_as<I>(no)));
+#endif
   return mask ? yes : no;
 }
 

@@ -19,9 +19,9 @@ RowState<float> block_state(const float* x, int64_t count, float inverse_tempera
   const int64_t whole = count - count % kLanes;
   for (int64_t j = 0; j < whole; j += kLanes) {
     const floats v = load(x + j);
-    const floats low = v < first ? v : first;
-    second = low > second ? low : second;
-    first = v > first ? v : first;
+    const floats low = select(v < first, v, first);
+    second = select(low > second, low, second);
+    first = select(v > first, v, first);
     nan_lanes |= v != v;
   }
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -46,9 +46,9 @@ RowState<float> block_state(const float* x, int64_t count, float inverse_tempera
     const floats v = load(x + j);
     const auto equal = v == max;
     const floats scaled = (v - max) * inverse_temperature;
-    const floats z = scaled > floor ? scaled : floor;
-    const floats e = equal ? floats{} : exp_nonpositive<floats, ints>(z);
-    ties += equal ? broadcast(1.0f) : floats{};
+    const floats z = select(scaled > floor, scaled, floor);
+    const floats e = select(equal, floats{}, exp_nonpositive<floats, ints>(z));
+    ties += select(equal, broadcast(1.0f), floats{});
     tail += e;
     dot += e * z;
   }

@@ -39,7 +39,8 @@ inline floats load(const bfloat16_bits* from) { return bits_as<floats>(load_word
 inline floats load(const half_bits* from) {
   const words bits = load_words(from);
   const floats scaled = bits_as<floats>((bits & 0x7fffu) << 13) * 0x1p112f;
-  const words special = (bits & 0x7c00u) == 0x7c00u ? words{} + 0x7f800000u : words{};
+  // A comparison's mask is all ones where it holds.
+  const words special = bits_as<words>((bits & 0x7c00u) == 0x7c00u) & 0x7f800000u;
   return bits_as<floats>(bits_as<words>(scaled) | special | ((bits & 0x8000u) << 16));
 }
 
