@@ -1,0 +1,33 @@
+"""Numbers for people."""
+
+from __future__ import annotations
+
+import math
+
+
+def engineering(value: float, unit: str = "") -> str:
+    """``1.53e12`` -> ``1.53 T``, with the unit right after the prefix. ``value`` is at least 0."""
+    if value <= 0:
+        return f"0 {unit}".rstrip()
+    step = min(max(math.floor(math.log10(value) + 1e-9) // 3, 0), 6)
+    if float(f"{value / 1000**step:.3g}") >= 1000 and step < 6:
+        step += 1  # 999.9 k is 1 M
+    return f"{value / 1000**step:.3g} {' kMGTPE'[step].strip()}{unit}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """``0.42 s``, ``12 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.2g} s" if seconds >= 0.001 else "0 s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def percent(part: float) -> str:
+    """``0.0195`` -> ``1.9 %``, ``0.2`` -> ``20 %``."""
+    return f"{100 * part:.1f}".removesuffix(".0") + " %"

@@ -1,0 +1,84 @@
+"""Where and with what a run was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from prunefuse.experiment.budgets import ConfigError
+from prunefuse.version import __version__
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is a GPU.
+
+    Raises:
+        ConfigError: ``cuda`` without one.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device must be auto or cpu: torch {torch.__version__} finds no CUDA GPU")
+    return torch.device(name)
+
+
+def describe_machine(device: torch.device) -> dict[str, str | int]:
+    """Device and threads of a run."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {
+        "device": device.type,
+        "device_name": name,
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of this package (with its git commit, where it runs from a checkout) and of what results depend on."""
+    import fvcore
+    import numpy
+    import torchvision
+
+    commit = _git_commit(Path(__file__).resolve().parent)
+    return {
+        "prunefuse": f"{__version__}, git {commit}" if commit else __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "fvcore": fvcore.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _git_commit(folder: Path) -> str | None:
+    """Commit of the checkout that has this file in it, ``-dirty`` if there are changes; None without git or outside one."""
+    try:
+        # An installed copy may lie below somebody else's repository: only a file that git knows counts.
+        for command in (
+            "ls-files --error-unmatch " + Path(__file__).name,
+            "describe --always --dirty --abbrev=40 --exclude=*",
+        ):
+            done = subprocess.run(
+                ["git", "-C", str(folder), *command.split()],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=10,
+            )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

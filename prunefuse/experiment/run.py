@@ -1,0 +1,267 @@
+"""One call from a configuration to a run folder: every arm with every seed, written after every round."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunefuse import data as datasets
+from prunefuse import files, models
+from prunefuse.experiment import folder, machine
+from prunefuse.experiment.budgets import ConfigError, resolve_schedule
+from prunefuse.experiment.config import SELECTORS, RunConfig
+from prunefuse.experiment.cost import FORMULA
+from prunefuse.experiment.folder import Trial
+from prunefuse.experiment.loop import ActiveLearning
+from prunefuse.experiment.loop_config import LoopConfig
+from prunefuse.experiment.progress import RunProgress
+from prunefuse.experiment.report import report
+from prunefuse.training import TrainingDivergedError
+
+# Settings of the main arm that the baselines do not have.
+_MAIN_ONLY = (
+    *("strategy", "selector", "prune_ratio", "criterion", "rounding", "t_sync"),
+    *("fuse", "distill", "kd_lambda", "kd_temperature", "complement"),
+)
+_REDRAW = 60.0  # seconds between drawings of the report while a run goes on
+
+
+class RunError(Exception):
+    """A run that could not go on; the message says why and where its complete rounds are."""
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a run. ``folder`` has its complete rounds."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+
+
+def run(config: RunConfig | None = None, *, command: str | None = None, quiet: bool = False) -> Path:
+    """Run an experiment.
+
+    Everything is checked before any work is done. A report is drawn at the end, and now and then before it.
+
+    Args:
+        config: What to run; None = the preset ``digits``.
+        command: The command line, for the report.
+        quiet: No progress on standard error.
+
+    Returns:
+        The run folder, new, with the files that `prunefuse.experiment.folder` lists.
+
+    Raises:
+        ConfigError: something in ``config`` is not possible; nothing has been written.
+        FileNotFoundError: the data set is not there; nothing has been written.
+        RunError: the run failed on the way (training diverged, the disk is full, memory ran out).
+        RunInterrupted: Ctrl-C.
+    """
+    config = config or RunConfig()
+    progress = RunProgress(quiet=quiet)
+    with _threads(config.threads):
+        experiment = _Experiment(config)
+        first = {arm: experiment.learner(arm, config.seeds[0], progress) for arm in config.arms}
+        path = _make_folder(config)
+        facts = experiment.describe(path, command)
+        folder.write_config(path, facts)
+        planned = {arm: learner.planned for arm, learner in first.items()}
+        trials: dict[tuple[str, int], Trial] = {}
+        try:
+            with progress.running(planned, len(config.seeds), len(experiment.schedule)):
+                progress.note(f"run folder {path}")
+                progress.note(f"labels {', '.join(map(str, experiment.schedule))} of {experiment.pool_size}")
+                drawn = time.monotonic()
+                for seed in config.seeds:
+                    for arm in config.arms:
+                        learner = first.pop(arm, None) or experiment.learner(arm, seed, progress)
+                        progress.begin(arm, seed)
+                        for done in learner:
+                            before = trials.get((arm, seed), Trial(arm, seed, ()))
+                            trials[arm, seed] = Trial(arm, seed, (*before.rounds, done))
+                            _write(path, tuple(trials.values()), trials[arm, seed], learner)
+                            if time.monotonic() - drawn > _REDRAW:
+                                report([path])
+                                drawn = time.monotonic()
+            folder.write_config(path, facts | {"finished": _now()})
+            report([path])
+        except KeyboardInterrupt:
+            _draw_if_any(path, trials)
+            raise RunInterrupted(path) from None
+        except (TrainingDivergedError, OSError, torch.OutOfMemoryError) as error:
+            _draw_if_any(path, trials)
+            raise RunError(f"{error}. The complete rounds are in {path}") from error
+    return path
+
+
+class _Experiment:
+    """The data and the factories of a configuration; making one checks them."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.device = machine.resolve_device(config.device)
+        try:
+            self.data = datasets.load(config.data, root=config.root, download=config.download)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self.pool_size = len(self.data.pool)
+        self.schedule = resolve_schedule(
+            config.schedule,
+            self.pool_size,
+            budget=config.budget,
+            initial=config.initial,
+            rounds=config.rounds,
+        )
+        self.dense = self._factory(config.model)
+        self.proxy = None if config.selector in SELECTORS else self._factory(config.selector)
+
+    def learner(self, arm: str, seed: int, listener: RunProgress) -> ActiveLearning:
+        """One arm with one seed, ready to be iterated."""
+        config = self._loop_config(arm, seed)
+        try:
+            return ActiveLearning(
+                self.dense,
+                self.data.pool,
+                self.data.test,
+                config,
+                train=self.data.train,
+                selector_factory=self.proxy if config.selector == "model" else None,
+                device=self.device,
+                listener=listener,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def describe(self, path: Path, command: str | None) -> dict[str, Any]:
+        """What config.json holds."""
+        return {
+            "format": 1,
+            "name": path.name,
+            "command": command,
+            "started": _now(),
+            "finished": None,
+            "config": dataclasses.asdict(self.config),
+            "schedule": list(self.schedule),
+            "data": {
+                "name": self.data.name,
+                "pool": self.pool_size,
+                "test": len(self.data.test),
+                "classes": self.data.num_classes,
+                "input_shape": list(self.data.input_shape),
+            },
+            "arms": {arm: self._settings(arm) for arm in self.config.arms},
+            "versions": machine.describe_versions(),
+            "machine": machine.describe_machine(self.device),
+        }
+
+    def _loop_config(self, arm: str, seed: int) -> LoopConfig:
+        """A baseline is the dense network selecting for itself, under the same training and schedule."""
+        config = self.config
+        shared: dict[str, Any] = {
+            "schedule": self.schedule,
+            "finals": config.finals,
+            "recipe": config.recipe,
+            "test_every_epoch": config.test_every_epoch,
+            "workers": config.workers,
+            "seed": seed,
+        }
+        if arm != config.arms[0]:
+            return LoopConfig(
+                **shared, selector="dense", strategy="random" if arm == "random" else config.strategy
+            )
+        if config.selector == "dense":
+            return LoopConfig(**shared, selector="dense", strategy=config.strategy)
+        if config.selector != "prunefuse":
+            return LoopConfig(**shared, selector="model", strategy=config.strategy)
+        return LoopConfig(**shared, **{name: getattr(config, name) for name in _MAIN_ONLY})
+
+    def _settings(self, arm: str) -> dict[str, Any]:
+        """What trials must share to be seeds of one arm, by name."""
+        loop = dataclasses.asdict(self._loop_config(arm, 0))
+        for name in ("seed", "workers", "selector_recipe"):
+            del loop[name]
+        recipe = loop.pop("recipe")
+        network = {"model": self.config.model, "shortcut": self.config.shortcut}
+        return network | loop | {f"recipe {name}": value for name, value in recipe.items()}
+
+    def _factory(self, name: str) -> Callable[[], nn.Module]:
+        """Makes networks of this name for the data.
+
+        Raises:
+            ConfigError: they do not take images of this shape.
+        """
+        channels, *size = self.data.input_shape
+        options: dict[str, Any] = {"image_size": tuple(size)}
+        if self.config.shortcut is not None and name.startswith("resnet"):
+            options["shortcut"] = self.config.shortcut
+        factory = partial(models.build, name, self.data.num_classes, channels, **options)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                factory().eval()(torch.zeros(1, *self.data.input_shape))
+        except (ValueError, TypeError, RuntimeError) as error:
+            shape = "x".join(map(str, self.data.input_shape))
+            raise ConfigError(f"model {name} does not work on {shape} images: {error}") from error
+        return factory
+
+
+def _write(path: Path, trials: tuple[Trial, ...], trial: Trial, learner: ActiveLearning) -> None:
+    """Write all that a finished round changes."""
+    place = folder.trial_folder(path, trial.arm, trial.seed)
+    folder.write_picks(path, trial)
+    if learner.plan is not None:
+        learner.plan.save(place / "plan.json")
+    if learner.selector is not None and learner.selector is not learner.final:
+        files.save_tensors(place / "selector.safetensors", learner.selector.state_dict())
+    if learner.final is not None:
+        files.save_tensors(place / "final.safetensors", learner.final.state_dict())
+    # Last, so that a round that the tables have is there in full.
+    folder.write_tables(path, trials, FORMULA)
+
+
+def _draw_if_any(path: Path, trials: dict[tuple[str, int], Trial]) -> None:
+    if trials:
+        with suppress(OSError):  # the run is ending on an error already, which may be a full disk
+            report([path])
+
+
+def _make_folder(config: RunConfig) -> Path:
+    """Make the run folder.
+
+    Raises:
+        ConfigError: it exists, or cannot be made.
+    """
+    try:
+        if config.out is not None:
+            path = Path(config.out)
+            path.mkdir(parents=True)
+            return path
+        name = config.data.removeprefix("folder:").rstrip("/").rpartition("/")[2]
+        model = config.model.replace(":", "-")
+        return folder.create(Path("runs"), f"{datetime.now():%Y%m%d-%H%M%S}-{name}-{model}")
+    except FileExistsError as error:
+        raise ConfigError(f"out must be a folder that does not exist yet, got {config.out}") from error
+    except OSError as error:
+        raise ConfigError(f"out: the run folder cannot be made: {error}") from error
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
