@@ -48,13 +48,17 @@ class Batch:
     seed: int | None = None
 
 
-def shuffled(samples: int, batch_size: int, generator: torch.Generator) -> list[Batch]:
-    """One epoch in random order, in ceil(samples / batch_size) batches whose sizes differ by at most one.
+def batch_count(samples: int, batch_size: int) -> int:
+    """Batches of an epoch: ceil(samples / batch_size), but no batch of one sample if there are two."""
+    return max(1, min(-(-samples // batch_size), samples // 2 if batch_size > 1 else samples))
 
-    Even sizes instead of a small remainder (ours): a last batch of one sample has no batch statistics. Two
-    samples are the least a batch gets, as long as there are two.
+
+def shuffled(samples: int, batch_size: int, generator: torch.Generator) -> list[Batch]:
+    """One epoch in random order, in `batch_count` batches whose sizes differ by at most one.
+
+    Even sizes instead of a small remainder (ours): a last batch of one sample has no batch statistics.
     """
-    count = max(1, min(-(-samples // batch_size), samples // 2 if batch_size > 1 else samples))
+    count = batch_count(samples, batch_size)
     order = torch.randperm(samples, generator=generator).tensor_split(count)
     seeds = torch.randint(2**62, (count,), generator=generator).tolist()
     return [Batch(positions, seed) for positions, seed in zip(order, seeds, strict=True)]

@@ -24,7 +24,7 @@ FORMULA = """\
 C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(selector) + K_r ]
   F    FLOPs of one forward pass per image = 2 * multiply-adds of convolutions, linear layers and matrix products
        (counted by fvcore, which reports multiply-adds); a backward pass counts as two forward passes
-  E    epochs; |L_r| labeled samples in round r
+  E    epochs (more for a small |L_r| if the recipe has a least number of steps); |L_r| labels in round r
   S_r  samples scored: the unlabeled pool |U_r|; with k_center the whole pool, as it needs the labeled features too
   K_r  with k_center, distance work 2*d*(|L_r| + picks)*pool for d features; else 0
   With T_sync the training of the fused network a selector is cut from (and its teacher's passes) is added.
@@ -55,10 +55,10 @@ def flops_per_input(model: nn.Module, example: Tensor) -> float:
         model: The network; left as it was.
         example: A batch of one input, on the model's device.
     """
-    from fvcore.nn import FlopCountAnalysis
-
     with warnings.catch_warnings(), evaluating(model), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecation of torch.jit, which fvcore is made of
+        from fvcore.nn import FlopCountAnalysis
+
         analysis = FlopCountAnalysis(model, example)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         counts = analysis.by_operator()
@@ -66,18 +66,18 @@ def flops_per_input(model: nn.Module, example: Tensor) -> float:
 
 
 def training_flops(recipe: Recipe, samples: int, flops: float) -> float:
-    """Training on ``samples`` for the recipe's epochs: forward, and backward as twice the forward."""
-    return 3.0 * recipe.epochs * samples * flops
+    """Training on ``samples`` samples: forward, and backward as twice the forward."""
+    return 3.0 * recipe.epochs_for(samples) * samples * flops
 
 
 def teacher_flops(recipe: Recipe, samples: int, flops: float) -> float:
     """The teacher's forward passes during such a training."""
-    return 1.0 * recipe.epochs * samples * flops
+    return 1.0 * recipe.epochs_for(samples) * samples * flops
 
 
-def test_flops(config: LoopConfig, recipe: Recipe, flops: float, sizes: Sizes) -> float:
+def test_flops(config: LoopConfig, recipe: Recipe, labels: int, flops: float, sizes: Sizes) -> float:
     """Evaluations of one network on the test set: after every epoch, or after the last."""
-    return flops * sizes.test * (recipe.epochs if config.test_every_epoch else 1)
+    return flops * sizes.test * (recipe.epochs_for(labels) if config.test_every_epoch else 1)
 
 
 def picking_flops(token: str, sizes: Sizes, labeled: int, picks: int) -> tuple[float, float]:
@@ -120,7 +120,12 @@ def planned_costs(config: LoopConfig, sizes: Sizes) -> Iterator[Cost]:
             flops = training_flops(recipe, labels, sizes.selector)
             yield Cost("train_selector", "selector", index, labels, flops, 0.0)
             yield Cost(
-                "evaluate", "selector", index, labels, test_flops(config, recipe, sizes.selector, sizes), 0.0
+                "evaluate",
+                "selector",
+                index,
+                labels,
+                test_flops(config, recipe, labels, sizes.selector, sizes),
+                0.0,
             )
         if config.trains_final(index):
             flops = training_flops(config.recipe, labels, sizes.final)
@@ -131,5 +136,5 @@ def planned_costs(config: LoopConfig, sizes: Sizes) -> Iterator[Cost]:
                 yield Cost("train_final", "final", index, labels, flops, 0.0)
                 if config.distills():
                     yield Cost("teacher", "selector", index, labels, taught, 0.0)
-            evaluated = test_flops(config, config.recipe, sizes.final, sizes)
+            evaluated = test_flops(config, config.recipe, labels, sizes.final, sizes)
             yield Cost("evaluate", "final", index, labels, evaluated, 0.0)

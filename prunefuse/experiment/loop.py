@@ -249,7 +249,7 @@ class ActiveLearning:
         taught = 0.0
         if distillation is not None:
             taught = cost.teacher_flops(recipe, labels, self._sizes.selector)
-        self._tell(Phase(index, phase, network, labels, recipe.epochs, flops + taught))
+        self._tell(Phase(index, phase, network, labels, recipe.epochs_for(labels), flops + taught))
 
         def on_epoch(e: EpochResult) -> None:
             rates = (e.lr, e.loss, e.train_accuracy, e.test_accuracy)
@@ -279,7 +279,7 @@ class ActiveLearning:
             self._costs.append(Cost(phase, network, index, labels, flops, training - teaching))
             if distillation is not None:
                 self._costs.append(Cost("teacher", "selector", index, labels, taught, teaching))
-        tested = cost.test_flops(config, recipe, per_input, self._sizes)
+        tested = cost.test_flops(config, recipe, labels, per_input, self._sizes)
         accuracy = history[-1].test_accuracy
         if accuracy is not None:
             self._costs.append(Cost("evaluate", network, index, labels, tested, elapsed - training))

@@ -25,7 +25,7 @@ class Clock:
     def running(self) -> Iterator[None]:
         """Count the time of this block."""
         if self._cuda:
-            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             first.record()
             yield
             last.record()

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from prunefuse.data.batches import batch_count
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -13,6 +15,7 @@ class Recipe:
 
     Attributes:
         epochs: Passes over the labeled set.
+        min_steps: Optimizer steps at least: a set so small that ``epochs`` passes have fewer gets more passes (ours).
         batch_size: Samples per step at most; the batches of an epoch are of even size.
         lr: Largest learning rate.
         momentum: Of SGD.
@@ -21,7 +24,7 @@ class Recipe:
         schedule: ``step``: constant pieces, see ``steps``. ``one-cycle``: per step, up linearly from
             ``lr / 25`` for the fraction ``warmup`` of training, then down to zero along a cosine.
         steps: (length, factor) of the pieces of ``step``; lengths are epochs, scaled if they do not add up to
-            ``epochs``, factors multiply ``lr``.
+            the epochs trained, factors multiply ``lr``.
         warmup: Fraction of training in which ``one-cycle`` rises.
         autocast: Forward passes in bfloat16 autocast.
         channels_last: Images and weights in channels-last memory format.
@@ -31,6 +34,7 @@ class Recipe:
     """
 
     epochs: int = 181
+    min_steps: int = 0
     batch_size: int = 128
     lr: float = 0.1
     momentum: float = 0.9
@@ -45,6 +49,7 @@ class Recipe:
     def __post_init__(self) -> None:
         checks = (
             ("epochs", self.epochs >= 1, "at least 1"),
+            ("min_steps", self.min_steps >= 0, "at least 0"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("lr", self.lr > 0 and math.isfinite(self.lr), "a positive number"),
             ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
@@ -58,17 +63,21 @@ class Recipe:
             if not valid:
                 raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
 
-    def lr_at(self, step: int, steps_per_epoch: int) -> float:
-        """The learning rate of optimizer step ``step``, counted from 0 over the whole training."""
+    def epochs_for(self, samples: int) -> int:
+        """Epochs of a training on ``samples`` samples: ``epochs``, or more to reach ``min_steps``."""
+        return max(self.epochs, -(-self.min_steps // batch_count(samples, self.batch_size)))
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """The learning rate of optimizer step ``step`` of ``steps``, counted from 0."""
         if self.schedule == "step":
-            # The piece that holds this epoch, in the units of `steps`.
-            place = step // steps_per_epoch * sum(n for n, _ in self.steps) / self.epochs
+            total = sum(length for length, _ in self.steps)
+            end = 0
             for length, factor in self.steps:
-                if place < length:
+                end += length
+                if step * total < end * steps:  # in integers, so that pieces end exactly with an epoch
                     return self.lr * factor
-                place -= length
-            return self.lr * self.steps[-1][1]
-        done = step / (self.epochs * steps_per_epoch)
+            raise ValueError(f"step: expected less than {steps}, got {step}")
+        done = step / steps
         if done < self.warmup:
             return self.lr * (1 / 25 + (1 - 1 / 25) * done / self.warmup)
         return self.lr * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
@@ -78,5 +87,5 @@ RECIPES = {
     # Selection via proxy (Coleman et al.): 1 epoch at 0.01, 90 at 0.1, 45 at 0.01, 45 at 0.001.
     "cifar": Recipe(),
     # Ours: ResNet-20 on 8x8 images in seconds.
-    "digits": Recipe(epochs=40, batch_size=32, lr=0.1, schedule="one-cycle"),
+    "digits": Recipe(epochs=40, min_steps=400, batch_size=16, lr=0.03, schedule="one-cycle"),
 }

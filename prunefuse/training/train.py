@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunefuse.data.batches import Batch, read, shuffled
+from prunefuse.data.batches import Batch, batch_count, read, shuffled
 from prunefuse.seeds import derive, generator, isolated
 from prunefuse.training.clock import Clock
 from prunefuse.training.distillation import Distillation
@@ -87,17 +87,17 @@ def train(
         fused=True,
     )
     order = generator(seed, "order")
-    steps_per_epoch = len(shuffled(len(data), recipe.batch_size, torch.Generator()))
+    epochs, steps_per_epoch = recipe.epochs_for(len(data)), batch_count(len(data), recipe.batch_size)
 
     def batches() -> Iterator[Batch]:
-        for _ in range(recipe.epochs):
+        for _ in range(epochs):
             yield from shuffled(len(data), recipe.batch_size, order)
 
     history = []
     with isolated(derive(seed, "global"), device):
         # One reader for all epochs, so that worker processes start once.
         reader = read(data, batches(), labels=True, device=device, workers=workers)
-        for epoch in range(recipe.epochs):
+        for epoch in range(epochs):
             start = time.perf_counter()
             teaching = Clock(device)
             total = torch.zeros(2, device=device)  # loss and correct answers, summed over the samples
@@ -105,23 +105,21 @@ def train(
             for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
                 images, labels = next(reader)
                 assert labels is not None
-                lr = recipe.lr_at(step, steps_per_epoch)
+                lr = recipe.lr_at(step, epochs * steps_per_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 total += _step(model, optimizer, images, labels, recipe, distillation, teaching)
             loss, correct = (total / len(data)).tolist()
             if not math.isfinite(loss):
                 raise TrainingDivergedError(
-                    f"the training loss became {loss} in epoch {epoch + 1} of {recipe.epochs} (learning rate "
+                    f"the training loss became {loss} in epoch {epoch + 1} of {epochs} (learning rate "
                     f"{lr:g}, batches of {recipe.batch_size}): lower lr, or look for such values in the data"
                 )
             seconds = time.perf_counter() - start
             accuracy = None
             if test is not None:
                 accuracy = evaluate(model, test, recipe=recipe, workers=workers)
-            result = EpochResult(
-                epoch + 1, recipe.epochs, lr, loss, correct, accuracy, seconds, teaching.seconds
-            )
+            result = EpochResult(epoch + 1, epochs, lr, loss, correct, accuracy, seconds, teaching.seconds)
             history.append(result)
             if on_epoch is not None:
                 on_epoch(result)
@@ -146,7 +144,7 @@ def _step(
             taught = forward(distillation.teacher, images, recipe)
         loss = distillation.loss(logits, taught, labels)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     with torch.no_grad():
         return torch.stack((loss.detach() * len(labels), (logits.argmax(1) == labels).sum()))
