@@ -39,6 +39,11 @@ def report(runs: Sequence[str | PathLike[str]], out: str | PathLike[str] | None 
     return path
 
 
+def overview(run: str | PathLike[str]) -> str:
+    """Accuracy and cost of selection of one run, as a table for a terminal."""
+    return text_table(summarize([folder.read(Path(run))]))
+
+
 def render(summary: Summary) -> str:
     """The report as HTML."""
     config = summary.runs[0].config

@@ -1,0 +1,37 @@
+"""Errors of a user are one line on standard error; anything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn the errors that commands are known to end with into a message and an exit code."""
+    from prunefuse.experiment.budgets import ConfigError
+    from prunefuse.experiment.folder import RunFolderError
+    from prunefuse.experiment.run import RunError, RunInterrupted
+
+    try:
+        yield
+    except (ConfigError, RunFolderError) as error:
+        _end(f"Error: {error}", 2)
+    except (RunError, OSError) as error:
+        _end(f"Error: {error}", 1)
+    except RunInterrupted as interruption:
+        _end(
+            f"Stopped. The complete rounds are in {interruption.folder}; "
+            f"`prunefuse report {interruption.folder}` draws them.",
+            130,
+        )
+    except KeyboardInterrupt:
+        _end("Stopped before the run began: nothing was written.", 130)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
