@@ -19,11 +19,17 @@ _PLAIN = Recipe()
 
 def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Tensor:
     """Logits (N, C) in float32, under the recipe's autocast and memory format."""
+    logits = _run(model, images, recipe)
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"model: expected it to return a tensor of logits, got {type(logits).__name__}")
+    return logits.float()
+
+
+def _run(model: nn.Module, images: Tensor, recipe: Recipe) -> Any:
     if recipe.channels_last and images.ndim == 4:
         images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.autocast):
-        logits: Tensor = model(images)
-    return logits.float()
+        return model(images)
 
 
 def predict(
@@ -107,7 +113,7 @@ def features(
         with evaluating(model), torch.no_grad():
             for images, _ in _batches(model, data, indices, batch_size, workers, on_progress):
                 seen.clear()
-                forward(model, images, recipe)
+                _run(model, images, recipe)
                 parts.append(_feature(seen, module).flatten(1).float())
     finally:
         for hook in hooks:

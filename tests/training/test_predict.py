@@ -1,0 +1,134 @@
+"""Logits, penultimate features and accuracy."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunefuse import models
+from prunefuse.data import TensorImages
+from prunefuse.training import Recipe, evaluate, features, predict
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return models.resnet8(in_channels=1)
+
+
+IMAGES = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+class ImagesOnly:
+    """A data set that is not in memory and has no labels."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, i: int) -> Tensor:
+        return IMAGES[i]
+
+
+def test_logits_are_those_of_evaluation_mode_in_order(model: nn.Module) -> None:
+    expected = model.eval()(IMAGES).detach()
+    model.train()
+    logits = predict(model, IMAGES, batch_size=3)
+    torch.testing.assert_close(logits, expected)
+    assert not logits.requires_grad
+    some = predict(model, IMAGES, indices=[7, 2])
+    torch.testing.assert_close(some, expected[[7, 2]])
+
+
+@pytest.mark.parametrize("call", [predict, features])
+def test_every_kind_of_input_gives_the_same(model: nn.Module, call: Any) -> None:
+    expected = call(model, IMAGES)
+    assert isinstance(expected, Tensor)
+    labels = torch.zeros(10, dtype=torch.int64)
+    for data in (TensorImages(IMAGES), torch.utils.data.TensorDataset(IMAGES, labels), ImagesOnly()):
+        torch.testing.assert_close(call(model, data), expected)
+    array = call(model, IMAGES.numpy())
+    assert isinstance(array, np.ndarray)
+    assert array.dtype == np.float32
+    np.testing.assert_allclose(array, expected.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("call", [predict, features])
+def test_modes_and_running_statistics_are_left_as_found(model: nn.Module, call: Any) -> None:
+    model.train()
+    model.get_submodule("stage2").eval()  # a user's frozen part
+    modes = [m.training for m in model.modules()]
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    call(model, IMAGES)
+    evaluate(model, TensorImages(IMAGES, torch.zeros(10)))
+    with pytest.raises(RuntimeError):
+        call(model, torch.zeros(2, 3, 8, 8))  # three channels: the forward pass fails
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_progress_is_reported(model: nn.Module) -> None:
+    seen: list[tuple[int, int]] = []
+    predict(model, IMAGES, batch_size=4, on_progress=lambda *p: seen.append(p))
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_features_enter_the_classifier(model: nn.Module) -> None:
+    found = features(model, IMAGES, batch_size=4)
+    assert found.shape == (10, 64)
+    torch.testing.assert_close(model.get_submodule("fc")(found), predict(model, IMAGES))
+    torch.testing.assert_close(features(model, IMAGES, indices=[3]), found[[3]])
+
+
+def test_features_come_from_the_last_linear_layer_that_runs() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 2)  # defined first, runs last
+            self.body = nn.Linear(3, 4)
+            self.unused = nn.Linear(7, 7)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(x).relu())  # type: ignore[no-any-return]
+
+    net, x = Backwards(), torch.randn(5, 3)
+    torch.testing.assert_close(features(net, x), net.body(x).relu().detach())
+    with pytest.raises(ValueError, match="did not run 'unused'"):
+        features(net, x, module="unused")
+
+
+def test_features_of_a_named_module_are_its_output(model: nn.Module) -> None:
+    found = features(model, IMAGES, module="stage3")
+    assert found.shape == (10, 64 * 2 * 2)
+    pooled = found.view(10, 64, 4).mean(2)
+    torch.testing.assert_close(pooled, features(model, IMAGES))
+
+
+def test_features_errors(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"no submodule 'stage9'.*stage3"):
+        features(model, IMAGES, module="stage9")
+    with pytest.raises(ValueError, match=r"nn\.Linear"):
+        features(nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten()), IMAGES)
+    recurrent = nn.Sequential(nn.LSTM(4, 4))
+    with pytest.raises(TypeError, match=r"'0'.*tuple"):
+        features(recurrent, torch.randn(3, 5, 4), module="0")
+    with pytest.raises(TypeError, match=r"logits.*tuple"):
+        predict(recurrent, torch.randn(3, 5, 4))
+
+
+def test_accuracy_counts_correct_answers() -> None:
+    data = TensorImages(torch.eye(4), torch.tensor([0, 1, 2, 0]))
+    model = nn.Linear(4, 4, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(4))
+    assert evaluate(model, data, batch_size=3) == 0.75
+
+
+def test_autocast_returns_float32(model: nn.Module) -> None:
+    plain = predict(model, IMAGES)
+    cast = predict(model, IMAGES, recipe=Recipe(autocast=True, channels_last=True))
+    assert cast.dtype == torch.float32
+    assert not torch.equal(cast, plain)
+    torch.testing.assert_close(cast, plain, atol=0.1, rtol=0.1)
