@@ -15,13 +15,18 @@ from prunefuse.experiment.config import CHOICES, PRESETS, RunConfig, override
 from prunefuse.training import RECIPES, Recipe
 
 _DIGITS = PRESETS["digits"]
+# Told by two options, and kept as the list of them.
+_SEEDS = {"seed": _DIGITS.seeds[0], "seeds": len(_DIGITS.seeds)}
 _WHAT, _LABELS, _SELECT = "What to run", "How much to label", "How to select"
 _FINAL, _TRAIN, _RUN = "The final network", "Training", "The run"
 
 
 def _field(panel: str, name: str, help: str, *more: str, metavar: str | None = None) -> Any:
     """An option for one field. Left out, the preset decides; the help ends with what the preset ``digits`` has."""
-    value = getattr(_DIGITS, name) if hasattr(_DIGITS, name) else getattr(_DIGITS.recipe, name)
+    if name in _SEEDS:
+        value: object = _SEEDS[name]
+    else:
+        value = getattr(_DIGITS if hasattr(_DIGITS, name) else _DIGITS.recipe, name)
     flag = f"--{name.replace('_', '-')}"
     if value is True:
         flag += f"/--no-{name.replace('_', '-')}"
@@ -30,7 +35,7 @@ def _field(panel: str, name: str, help: str, *more: str, metavar: str | None = N
     elif isinstance(value, bool):
         metavar = " "
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    if value not in (None, True, False):
+    if value is not None and not isinstance(value, bool):
         help += f" ({shown})"
     return typer.Option(
         flag, *more, help=help, rich_help_panel=panel, metavar=metavar or "N", show_default=False
@@ -222,18 +227,11 @@ def run(
             _TRAIN, "test_every_epoch", "Test after every epoch, for the curves of the report; takes longer."
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(help="First seed. (0)", metavar="N", rich_help_panel=_RUN, show_default=False)
-    ] = 0,
+    seed: Annotated[int | None, _field(_RUN, "seed", "First seed.")] = None,
     seeds: Annotated[
-        int,
-        typer.Option(
-            help="Number of seeds, counted up from --seed. (1)",
-            metavar="N",
-            rich_help_panel=_RUN,
-            show_default=False,
-        ),
-    ] = 1,
+        int | None,
+        _field(_RUN, "seeds", "Number of seeds, counted up from the first; every arm is run with each."),
+    ] = None,
     device: Annotated[
         str | None, _field(_RUN, "device", "Where to compute, auto being the GPU if there is one")
     ] = None,
@@ -276,10 +274,9 @@ def _configure(given: dict[str, Any]) -> RunConfig:
         raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}; got {given['recipe']!r}")
     if "recipe" in given:
         given["recipe"] = RECIPES[given["recipe"]]
-    if given["seeds"] < 1:
-        raise ConfigError(f"seeds must be at least 1; got {given['seeds']}")
-    first = given.pop("seed")
-    given["seeds"] = tuple(range(first, first + given["seeds"]))
+    usual = PRESETS[given["preset"]].seeds if given["preset"] in PRESETS else (0,)
+    first = given.pop("seed", usual[0])
+    given["seeds"] = tuple(range(first, first + given.get("seeds", len(usual))))
     trained = {
         field.name: given.pop(option)
         for field in dataclasses.fields(Recipe)

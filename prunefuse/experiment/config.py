@@ -108,7 +108,7 @@ class RunConfig:
     recipe: Recipe = RECIPES["digits"]
     test_every_epoch: bool = False
     workers: int = 0
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
     device: str = "auto"
     threads: int | None = None
     out: str | None = None
@@ -180,6 +180,7 @@ PRESETS: dict[str, RunConfig] = {
         model="resnet56",
         schedule=("1000", "5000", "10000", "15000", "20000", "25000"),
         recipe=RECIPES["cifar"],
+        seeds=(0,),
     ),
 }
 

@@ -168,6 +168,8 @@ class RunProgress:
             for name, accuracy in (("final", event.final_accuracy), ("selector", event.selector_accuracy))
             if accuracy is not None
         ]
+        if event.final_accuracy == event.selector_accuracy:
+            found = found[:1]  # the dense arm's selector is its final network
         if event.unselectable:
             found.append(f"{event.unselectable:,} samples could not be scored (NaN)")
         self.note(
@@ -178,7 +180,9 @@ class RunProgress:
 
     def _time_left(self) -> str:
         left = self._forecast.seconds()[1]
-        return "time left unknown" if left is None else f"about {duration(left)} left"
+        if left is None:
+            return "time left unknown"
+        return f"about {duration(left)} left" if left > 0 else "done"
 
     def _render(self) -> RenderableType:
         spent, left = self._forecast.seconds()
