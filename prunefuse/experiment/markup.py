@@ -19,7 +19,9 @@ h2 { font-size: 20px; letter-spacing: -.01em; margin: 52px 0 6px; padding-top: 1
 h3 { font-size: 15px; margin: 26px 0 4px; }
 p { margin: 6px 0 10px; max-width: 78ch; }
 .sub, figcaption, .note { color: var(--muted); }
-.sub { font-size: 15px; margin: 0; }
+.lead { font-size: 17px; line-height: 1.45; margin: 4px 0 8px; }
+.sub { font-size: 13.5px; margin: 0; max-width: none; }
+summary { cursor: pointer; font-weight: 600; font-size: 14px; margin: 8px 0; }
 .note, figcaption { font-size: 13.5px; }
 figcaption { max-width: 92ch; margin-top: 2px; }
 figure { margin: 14px 0 18px; }

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from prunefuse.experiment.format import duration, engineering, percent
 from prunefuse.experiment.records import Epoch, PhaseName
 from prunefuse.experiment.summary import Arm, Spread, Summary
+from prunefuse.pruning.plan import Layer
 
 INK, MUTED, RULE = "#1b1f24", "#5f6b7a", "#d9dee5"
 # Readable by color-blind people and in gray; the first is the main arm's in every figure of a report.
@@ -143,6 +144,34 @@ def training(summary: Summary, labels: int) -> str:
         axes.margins(x=0.01)
     left.set_ylim(bottom=0)
     _label_ends(right, ends)
+    return _svg(figure)
+
+
+def widths(layers: Sequence[Layer], color: str) -> str:
+    """Channels per layer, dense and kept, in the order of the model."""
+    figure = _figure(10.4, 2.5)
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.05, right=0.995, bottom=0.06 if len(layers) > 40 else 0.34, top=0.87)
+    places = range(len(layers))
+    axes.bar(places, [layer.width_before for layer in layers], width=0.72, color=RULE, linewidth=0)
+    axes.bar(places, [layer.width_after for layer in layers], width=0.72, color=color, linewidth=0)
+    for place, layer in zip(places, layers, strict=True):
+        if len(layers) <= 40:
+            axes.text(
+                place,
+                layer.width_after,
+                str(layer.width_after),
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color=INK,
+            )
+    axes.set_xlim(-0.6, len(layers) - 0.4)
+    names = [layer.name for layer in layers] if len(layers) <= 40 else [""] * len(layers)
+    axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_title("channels", loc="left", fontsize=10, color=INK, fontweight="bold")
+    _clean(axes, grid="y")
+    axes.tick_params(axis="x", labelsize=8)
     return _svg(figure)
 
 

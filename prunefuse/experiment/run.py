@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -90,15 +90,17 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
                             trials[arm, seed] = Trial(arm, seed, (*before.rounds, done))
                             _write(path, tuple(trials.values()), trials[arm, seed], learner)
                             if time.monotonic() - drawn > _REDRAW:
-                                report([path])
+                                _draw_early(path, progress)
                                 drawn = time.monotonic()
             folder.write_config(path, facts | {"finished": _now()})
             report([path])
         except KeyboardInterrupt:
-            _draw_if_any(path, trials)
+            if trials:
+                _draw_early(path, progress)
             raise RunInterrupted(path) from None
         except (TrainingDivergedError, OSError, torch.OutOfMemoryError) as error:
-            _draw_if_any(path, trials)
+            if trials:
+                _draw_early(path, progress)
             raise RunError(f"{error}. The complete rounds are in {path}") from error
     return path
 
@@ -227,10 +229,12 @@ def _write(path: Path, trials: tuple[Trial, ...], trial: Trial, learner: ActiveL
     folder.write_tables(path, trials, FORMULA)
 
 
-def _draw_if_any(path: Path, trials: dict[tuple[str, int], Trial]) -> None:
-    if trials:
-        with suppress(OSError):  # the run is ending on an error already, which may be a full disk
-            report([path])
+def _draw_early(path: Path, progress: RunProgress) -> None:
+    """Draw the report of the rounds so far. Nothing that goes wrong here is worth losing a run for."""
+    try:
+        report([path])
+    except Exception as error:
+        progress.note(f"the report could not be drawn: {type(error).__name__}: {error}")
 
 
 def _make_folder(config: RunConfig) -> Path:

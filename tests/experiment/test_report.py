@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -11,6 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from prunefuse.experiment import folder
+from prunefuse.experiment.config import RunConfig
 from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.folder import RunFolderError, Trial
 from prunefuse.experiment.records import Cost, Epoch, Round
