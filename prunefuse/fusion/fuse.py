@@ -1,0 +1,123 @@
+"""Writing a trained small network back into its dense one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from prunefuse import ops
+from prunefuse.pruning.identity import named_tensors
+from prunefuse.pruning.plan import PruningPlan
+from prunefuse.seeds import isolated
+
+_COMPLEMENTS = ("keep", "reinit", "zero")
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+def fuse_(
+    dense: nn.Module,
+    small: nn.Module,
+    plan: PruningPlan,
+    complement: str | nn.Module = "keep",
+    *,
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """Write the weights of ``small`` to the positions of ``dense`` that they were cut from, in place.
+
+    For a weight with kept outputs O and inputs I: ``dense[o, i] = small[rank(o), rank(i)]`` for o in O, i in I,
+    rank being the place in the kept set (PruneFuse, arXiv 2501.01118); norm layers and their statistics over O;
+    what was not pruned is copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit.
+
+    Args:
+        dense: The dense model; written in place. Training mode and ``requires_grad`` stay.
+        small: ``plan.extract`` of such a model, trained or not; same dtypes and device. Not changed.
+        plan: The plan that ``small`` was cut with.
+        complement: What the other positions hold afterwards. ``"keep"``: what they held. ``"reinit"``: a new
+            draw by each module's own ``reset_parameters`` (not by an initialization of the whole network: for
+            that, give a freshly built model). ``"zero"``: zeros, and in norm layers weight 1, bias 0, mean 0,
+            variance 1, so that ``dense`` computes the function of ``small``. A module: its values there; it
+            must have the architecture of ``dense`` and is not changed.
+        generator: For ``"reinit"``; None draws from torch's default generator.
+
+    Returns:
+        ``dense``.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: the plan is for another model, ``small`` does not fit, or a module with pruned parameters
+            has no ``reset_parameters``. Nothing is written then.
+    """
+    if not isinstance(complement, str | nn.Module):
+        raise TypeError(f"complement: expected a string or a module, got {type(complement).__name__}")
+    if isinstance(complement, str) and complement not in _COMPLEMENTS:
+        raise ValueError(
+            f"complement: expected one of {', '.join(_COMPLEMENTS)} or a module, got {complement!r}"
+        )
+    kept = plan.kept_indices(dense, "dense")
+    target, source = named_tensors(dense), _fitting(small, named_tensors(dense), kept)
+    pruned = {name for name, axes in kept.items() if any(axis is not None for axis in axes)}
+    with torch.no_grad():
+        if isinstance(complement, nn.Module):
+            _copy(target, complement, plan, pruned)
+        elif complement == "reinit":
+            _reset(dense, pruned, generator)
+        elif complement == "zero":
+            _clear(dense, target, pruned)
+        names = list(target)
+        ops.scatter_([target[n] for n in names], [source[n] for n in names], [kept[n] for n in names])
+    return dense
+
+
+def _fitting(
+    small: nn.Module, dense: dict[str, Tensor], kept: dict[str, list[Tensor | None]]
+) -> dict[str, Tensor]:
+    """The tensors of ``small``, checked to fit the kept positions of ``dense``."""
+    if not isinstance(small, nn.Module):
+        raise TypeError(f"small: expected an nn.Module, got {type(small).__name__}")
+    tensors = named_tensors(small)
+    if odd := sorted(dense.keys() ^ tensors.keys()):
+        raise ValueError(f"small: it does not fit the dense model: only one of them has {', '.join(odd[:5])}")
+    device = next((tensor.device for tensor in dense.values()), None)
+    for name, tensor in tensors.items():
+        shape = [
+            len(axis) if axis is not None else n
+            for axis, n in zip(kept[name], dense[name].shape, strict=True)
+        ]
+        expected = f"{shape} {dense[name].dtype} on {device}"
+        if (got := f"{list(tensor.shape)} {tensor.dtype} on {tensor.device}") != expected:
+            raise ValueError(f"small: {name} does not fit the plan: expected {expected}, got {got}")
+        if dense[name].device != device:
+            raise ValueError(f"dense: expected all tensors on {device}, {name} is on {dense[name].device}")
+    return tensors
+
+
+def _copy(target: dict[str, Tensor], other: nn.Module, plan: PruningPlan, pruned: set[str]) -> None:
+    plan.check_model(other, "complement")
+    values = named_tensors(other)
+    for name in pruned:
+        target[name].copy_(values[name])
+
+
+def _reset(dense: nn.Module, pruned: set[str], generator: torch.Generator | None) -> None:
+    owners = {name.rpartition(".")[0]: None for name in named_tensors(dense) if name in pruned}
+    resets = {path: getattr(dense.get_submodule(path), "reset_parameters", None) for path in owners}
+    for path, reset in resets.items():
+        if reset is None:
+            kind = type(dense.get_submodule(path)).__name__
+            raise ValueError(
+                f'complement: "reinit" needs reset_parameters, which {path!r} ({kind}) does not have'
+            )
+    # reset_parameters draws from the global generators: seed them from ours inside, restore them afterwards.
+    device = generator.device if generator is not None else "cpu"
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+    with isolated(seed, next(iter(named_tensors(dense).values())).device):
+        for reset in resets.values():
+            reset()
+
+
+def _clear(dense: nn.Module, target: dict[str, Tensor], pruned: set[str]) -> None:
+    for name in pruned:
+        path, _, tensor = name.rpartition(".")
+        one = isinstance(dense.get_submodule(path), _NORMS) and tensor in ("weight", "running_var")
+        target[name].fill_(1 if one else 0)

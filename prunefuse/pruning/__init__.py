@@ -1,0 +1,18 @@
+"""Structured pruning: exported graph -> couplings -> kept channels -> plan -> small model."""
+
+from prunefuse.pruning.modules import register_padding, register_sizes
+from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
+from prunefuse.pruning.planner import plan_pruning
+from prunefuse.pruning.rules import register_rule
+from prunefuse.pruning.surgery import load_pruned
+
+__all__ = [
+    "Layer",
+    "PruningPlan",
+    "TensorSpec",
+    "load_pruned",
+    "plan_pruning",
+    "register_padding",
+    "register_rule",
+    "register_sizes",
+]

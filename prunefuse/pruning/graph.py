@@ -1,0 +1,139 @@
+"""From a PyTorch model to its couplings: export the graph, then walk it with the rules."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from prunefuse.pruning.coupling import Value, fixed
+from prunefuse.pruning.identity import all_names
+from prunefuse.pruning.rules import find_rule, values_in
+from prunefuse.pruning.trace import Call, Trace
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+@contextmanager
+def running_modules(model: nn.Module) -> Iterator[list[str]]:
+    """Follow which modules of ``model`` are running; after an error the last path is where it happened."""
+    running: list[str] = []
+    handles = []
+    for path, module in model.named_modules():
+        # The path is bound as a default; the hooks return None, which leaves inputs and outputs alone.
+        handles.append(module.register_forward_pre_hook(lambda *_, path=path: running.append(path)))
+        handles.append(module.register_forward_hook(lambda *_: running.__delitem__(-1)))
+    try:
+        yield running
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def describe(model: nn.Module, running: list[str]) -> str:
+    """Name the innermost running module: ``'stage1.0.conv1' (Conv2d)``."""
+    path = running[-1] if running else ""
+    kind = type(model.get_submodule(path)).__name__
+    return f"module {path!r} ({kind})" if path else f"the model itself ({kind})"
+
+
+def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    """The graph of ``model`` in evaluation mode, from a copy.
+
+    Raises:
+        RuntimeError: the model cannot be copied or exported; the message names the module and the reason.
+    """
+    import torch.export
+
+    try:
+        model = copy.deepcopy(model).eval()
+    except Exception as error:
+        raise RuntimeError(f"model: {type(model).__name__} cannot be copied: {_first_line(error)}") from error
+    with running_modules(model) as running:
+        try:
+            return torch.export.export(model, inputs, strict=False)
+        except Exception as error:
+            where = describe(model, running)
+            reason = _first_line(error)
+            raise RuntimeError(f"model: torch.export cannot capture it, in {where}: {reason}") from error
+
+
+def trace(model: nn.Module, inputs: tuple[Tensor, ...], ignored: Collection[str] = ()) -> Trace:
+    """Apply the rules to every operator of the exported model.
+
+    Args:
+        model: The dense model.
+        inputs: Example inputs of its forward.
+        ignored: Paths of modules whose output channels are kept whole.
+
+    Raises:
+        RuntimeError: the model cannot be exported, or a rule failed.
+    """
+    program = export(model, inputs)
+    found = Trace(dict(model.named_modules(remove_duplicate=False)), frozenset(ignored))
+    for name, (first, tensor) in all_names(model).items():
+        if first not in found.tensors:
+            found.tensors[first] = Value(tuple(map(found.couplings.fresh, tensor.shape)), first)
+        found.tensors[name] = found.tensors[first]
+    names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
+
+    values: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = found.tensors.get(names[node.name] or "") or _fixed_value(node)
+        elif node.op == "call_function":
+            values[node] = _call(found, node, values)
+        elif node.op == "get_attr":  # the body of a higher-order operator
+            values[node] = None
+        elif node.op == "output":
+            returned = [(x.name, values[x]) for x in tree_leaves(node.args) if isinstance(x, fx.Node)]
+            for ids in (ids for value in values_in(value for _, value in returned) for ids in value.axes):
+                found.couplings.link(ids, fixed(len(ids)))
+            users = [value for name, value in returned if name in program.graph_signature.user_outputs]
+            found.outputs = tuple(value.shape for value in values_in(users))
+    return found
+
+
+def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    args: Any = fx.node.map_arg(node.args, values.__getitem__)
+    kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
+    if node.target is operator.getitem:
+        return args[0][args[1]]
+    shapes = _shapes(node.meta.get("val"))
+    schema = getattr(node.target, "_schema", None)
+    if not shapes and schema is not None and not schema.is_mutable:
+        return None  # an assertion, or a number
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    call = Call(schema.name if schema else str(node.target), stack[-1][0] if stack else "", shapes, found)
+    try:
+        result = find_rule(node.target)(call, *args, **kwargs)
+        outputs = [result] if isinstance(result, Value) else list(result)
+        if tuple(value.shape for value in outputs) != shapes:
+            raise ValueError(f"gives {[value.shape for value in outputs]}, the operator {list(shapes)}")
+    except Exception as error:
+        raise RuntimeError(f"the rule for {call.op} failed in module {call.module!r}: {error}") from error
+    if call.module in found.ignored:
+        for value in outputs:
+            for ids in value.axes:
+                call.keep(ids)
+    return outputs[0] if isinstance(node.meta["val"], Tensor) else outputs
+
+
+def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(tuple(map(int, v.shape)) for v in values if isinstance(v, Tensor))
+
+
+def _fixed_value(node: fx.Node) -> Value | None:
+    shapes = _shapes(node.meta.get("val"))
+    return Value(tuple(map(fixed, shapes[0]))) if shapes else None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,241 @@
+"""A pruning plan: pure data, saved as JSON, from which a dense model is cut down without running the pruner."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunefuse import files
+from prunefuse.pruning.decode import decode
+from prunefuse.pruning.identity import fingerprint, named_tensors
+
+FORMAT = "prunefuse plan"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype (its name, such as ``"float32"``) of an input of the model."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorSpec:
+        """What ``tensor`` is like."""
+        return cls(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+    def empty(self, device: torch.device) -> Tensor:
+        """A tensor like it, its values undefined."""
+        return torch.empty(self.shape, dtype=getattr(torch, self.dtype), device=device)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What happens to one module that has parameters of its own.
+
+    Attributes:
+        name: Its path in the model.
+        type: Its class.
+        width_before: Output channels of the dense layer.
+        width_after: Output channels that are kept.
+        params_before: Parameters of the dense layer; a shared one counts where it is named first.
+        params_after: Parameters of the pruned layer.
+        positions: How often its weight is applied to one input: the output pixels of a convolution; 0 for what
+            is no convolution or linear map.
+        flops_before: 2 per multiply-add of the weight, per input.
+        flops_after: The same after pruning.
+    """
+
+    name: str
+    type: str
+    width_before: int
+    width_after: int
+    params_before: int
+    params_after: int
+    positions: int
+    flops_before: int
+    flops_after: int
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which channels of a dense model are kept, and what follows from it; made by ``plan_pruning``.
+
+    Attributes:
+        fingerprint: Of the dense model: a hash of tensor names and shapes and module types, never of values.
+        ratio: The fraction of channels asked to be removed.
+        criterion: How channels were scored.
+        ranking: Within what they were ranked.
+        rounding: How counts were rounded.
+        seed: Of the criterion ``random``.
+        inputs: The example inputs.
+        outputs: Shapes of the tensors the model returned for them; pruning does not change them.
+        kept: Parameter or buffer name -> axis -> the indices that are kept, increasing. Axes that stay whole
+            are left out.
+        attributes: Module path -> attribute -> its value in the small model.
+        layers: One record per module with parameters of its own.
+        notes: What was kept whole although it is no input or output, and why.
+    """
+
+    fingerprint: str
+    ratio: float
+    criterion: str
+    ranking: str
+    rounding: str
+    seed: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[tuple[int, ...], ...]
+    kept: dict[str, dict[int, tuple[int, ...]]]
+    attributes: dict[str, dict[str, int | tuple[int, ...]]]
+    layers: tuple[Layer, ...]
+    notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check the indices and the input types.
+
+        Raises:
+            ValueError: indices that are empty, negative or not increasing; an unknown dtype.
+        """
+        for name, axes in self.kept.items():
+            for axis, indices in axes.items():
+                increasing = all(a < b for a, b in pairwise(indices))
+                if axis < 0 or not indices or indices[0] < 0 or not increasing:
+                    raise ValueError(
+                        f"kept[{name!r}][{axis}]: expected increasing indices, got {_short(indices)}"
+                    )
+        for spec in self.inputs:
+            if not isinstance(getattr(torch, spec.dtype, None), torch.dtype):
+                raise ValueError(f"inputs: expected the name of a torch dtype, got {spec.dtype!r}")
+
+    def extract(self, model: nn.Module) -> nn.Module:
+        """Cut the small model out of a dense one, which is not changed.
+
+        Args:
+            model: A model of the architecture that was planned, with any values, on any device.
+
+        Returns:
+            A copy of ``model`` with the kept channels only: same class, training mode, ``requires_grad``,
+            dtypes and devices, no shared memory.
+
+        Raises:
+            TypeError: ``model`` is no module.
+            ValueError: The plan is for another model, or the small model cannot run because a size is
+                written in the code; the message names the module.
+        """
+        from prunefuse.pruning.surgery import extract
+
+        return extract(model, self)
+
+    def check_model(self, model: nn.Module, argument: str = "model") -> None:
+        """Raise ``ValueError`` unless ``model`` has the fingerprint of the planned model.
+
+        Raises:
+            TypeError: ``model`` is no module.
+            ValueError: the tensor names or shapes or the module types differ.
+        """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{argument}: expected an nn.Module, got {type(model).__name__}")
+        if fingerprint(model) != self.fingerprint:
+            raise ValueError(
+                f"{argument}: the plan is for another model than this {type(model).__name__}: tensor names, shapes "
+                "or module types differ (another architecture, width or number of classes, or already pruned?)"
+            )
+
+    def kept_indices(self, model: nn.Module, argument: str = "model") -> dict[str, list[Tensor | None]]:
+        """For every tensor of the dense model, the kept indices of each axis (int64, CPU; None = all).
+
+        Raises:
+            TypeError: ``model`` is no module.
+            ValueError: the plan is for another model, or names what the model does not have.
+        """
+        self.check_model(model, argument)
+        tensors = named_tensors(model)
+        cached: dict[tuple[int, ...], Tensor] = {}  # layers share their kept sets, and so one tensor
+        result: dict[str, list[Tensor | None]] = {name: [None] * t.ndim for name, t in tensors.items()}
+        for name, axes in self.kept.items():
+            for axis, indices in axes.items():
+                shape = tuple(tensors[name].shape) if name in tensors else ()
+                if axis >= len(shape) or indices[-1] >= shape[axis]:
+                    raise ValueError(
+                        f"plan: damaged: it keeps {_short(indices)} of axis {axis} of {name!r}, which has shape {shape}"
+                    )
+                if indices not in cached:
+                    cached[indices] = torch.tensor(indices)
+                result[name][axis] = cached[indices]
+        return result
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as JSON; the file appears whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        # One line per field: readable, and not a line for every index.
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
+        files.write_text(path, "{\n" + lines + "\n}\n")
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> PruningPlan:
+        """Read a plan that ``save`` wrote.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is no plan, of another format version, or damaged; the message says where.
+        """
+        try:
+            content = json.loads(Path(path).read_bytes())
+        except ValueError as error:  # no JSON, or no UTF-8
+            raise ValueError(f"{path}: not a pruning plan: {error}") from None
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise ValueError(f"{path}: not a pruning plan")
+        if (version := content.pop("version", None)) != VERSION:
+            raise ValueError(f"{path}: expected plan format version {VERSION}, got {version!r}")
+        try:
+            plan: PruningPlan = decode(PruningPlan, content, "plan")
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged pruning plan: {error}") from None
+        return plan
+
+    @property
+    def params(self) -> tuple[int, int]:
+        """Parameters before and after."""
+        return sum(x.params_before for x in self.layers), sum(x.params_after for x in self.layers)
+
+    @property
+    def flops(self) -> tuple[int, int]:
+        """FLOPs (2 per multiply-add of convolutions and linear maps) per input, before and after."""
+        return sum(x.flops_before for x in self.layers), sum(x.flops_after for x in self.layers)
+
+    def summary(self) -> str:
+        """A table of layers, widths, parameters and FLOPs per input before and after, and the notes."""
+        title = f"ratio {self.ratio:g}, {self.criterion}, {self.ranking} ranking, rounded by {self.rounding}"
+        rows = [("layer", "type", "width", "parameters", "FLOPs")]
+        for x in self.layers:
+            width = _change(x.width_before, x.width_after)
+            params = _change(x.params_before, x.params_after)
+            flops = _change(x.flops_before, x.flops_after) if x.flops_before else ""
+            rows.append((x.name or "(model)", x.type, width, params, flops))
+        rows.append(("total", "", "", _change(*self.params), _change(*self.flops)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines.insert(1, "-" * max(map(len, lines)))
+        lines.insert(-1, lines[1])
+        return "\n".join([title, *lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _change(before: int, after: int) -> str:
+    return f"{before:,}" if before == after else f"{before:,} -> {after:,}"
+
+
+def _short(indices: Any) -> str:
+    text = str(list(indices))
+    return text if len(text) < 60 else text[:56] + " ...]"

@@ -1,0 +1,225 @@
+"""Planning: from a dense model to which of its channels are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from numbers import Real
+
+import numpy as np
+from torch import Tensor, nn
+
+from prunefuse.pruning.coupling import Ids
+from prunefuse.pruning.criteria import CRITERIA, channel_scores
+from prunefuse.pruning.graph import trace
+from prunefuse.pruning.groups import ROUNDINGS, kept_count, settle
+from prunefuse.pruning.identity import fingerprint, named_tensors
+from prunefuse.pruning.modules import sizes_of
+from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
+from prunefuse.pruning.trace import Trace
+
+RANKINGS = ("local",)
+
+
+def plan_pruning(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Tensor],
+    *,
+    ratio: float | None = None,
+    criterion: str = "l2",
+    ranking: str = "local",
+    rounding: str = "floor",
+    ignore: Iterable[str] | str = (),
+    seed: int = 0,
+) -> PruningPlan:
+    """Decide which channels of a model to keep, from its exported graph.
+
+    Every axis of n channels keeps ``round(n * (1 - ratio))`` of them, computed exactly, at least one: those
+    with the largest scores on that axis. Channels that operators tie together (a residual sum, a norm, the
+    weights that read them) leave together; where axes of different width are tied, the narrow one is settled
+    first, and the wider keeps its tied channels and fills up from its own. Inputs and outputs of the model
+    stay as they are.
+
+    Args:
+        model: The dense model, of any class that ``torch.export`` captures. It is not changed.
+        example_inputs: The input of its forward, or the inputs in order. Only shapes and dtypes matter;
+            axis 0 of the first is taken as the batch.
+        ratio: The fraction of channels to remove, 0 <= ratio < 1; None means 0.5.
+        criterion: ``"l2"`` (PruneFuse), ``"l1"`` or ``"random"``; see
+            :func:`prunefuse.pruning.criteria.channel_scores`.
+        ranking: ``"local"``: within each axis.
+        rounding: ``"floor"``, ``"nearest"`` (halves up) or ``"ceil"``, of the kept count. Which of them the
+            PruneFuse paper uses is unknown; the default is ours.
+        ignore: Names of modules, or patterns such as ``"stage1.*.conv2"`` (:mod:`fnmatch`), whose output
+            channels are kept whole; a module stands for all those inside it. What is tied to those channels
+            stays whole as well.
+        seed: For ``"random"``.
+
+    Returns:
+        The plan; ``plan.extract(model)`` is the small model.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument has a value that is not allowed, or nothing would be pruned.
+        RuntimeError: ``torch.export`` cannot capture the model; the message names the module and the reason.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    inputs = _checked_inputs(example_inputs)
+    fraction = _checked_ratio(ratio)
+    _check_choice("criterion", criterion, CRITERIA)
+    _check_choice("ranking", ranking, RANKINGS)
+    _check_choice("rounding", rounding, tuple(ROUNDINGS))
+
+    found = trace(model, inputs, _matching_modules(model, ignore))
+    tensors = named_tensors(model)
+    component = found.couplings.components()
+    component = _fix_unranked(component, found)
+    count = int(component.max()) + 1
+    channels = {name: [component[ids] for ids in found.tensors[name].axes] for name in tensors}
+    writers = {name: (tensors[name], axis, channels[name][axis]) for name, axis in found.writers.items()}
+    scores = channel_scores(criterion, seed, count, writers)
+    keep = settle(
+        (labels for axes in channels.values() for labels in axes),
+        scores,
+        lambda width: kept_count(width, fraction, rounding),
+    )
+    kept = {
+        name: pruned
+        for name, axes in channels.items()
+        if (
+            pruned := {
+                i: tuple(np.flatnonzero(keep[a]).tolist()) for i, a in enumerate(axes) if not keep[a].all()
+            }
+        )
+    }
+    if fraction and not kept:
+        reasons = (
+            "; ".join(found.notes)
+            or "every channel is an input, an output, ignored, or the only one of its axis"
+        )
+        raise ValueError(f"nothing was pruned at ratio {float(fraction):g}: {reasons}")
+    return PruningPlan(
+        fingerprint=fingerprint(model),
+        ratio=float(fraction),
+        criterion=criterion,
+        ranking=ranking,
+        rounding=rounding,
+        seed=seed,
+        inputs=tuple(map(TensorSpec.of, inputs)),
+        outputs=found.outputs,
+        kept=kept,
+        attributes=_attributes(found, keep[component]),
+        layers=_layers(found, tensors, kept, inputs[0].shape[0] if inputs[0].ndim else 1),
+        notes=tuple(found.notes),
+    )
+
+
+def _checked_inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+    if not isinstance(inputs, list | tuple) or not all(isinstance(x, Tensor) for x in inputs):
+        got = type(example_inputs).__name__
+        if isinstance(inputs, list | tuple):
+            got += f" of {', '.join(type(x).__name__ for x in inputs)}"
+        raise TypeError(f"example_inputs: expected a tensor or a tuple of tensors, got {got}")
+    if not inputs or not all(x.numel() for x in inputs):
+        raise ValueError("example_inputs: expected at least one tensor, and none without elements")
+    return tuple(inputs)
+
+
+def _checked_ratio(ratio: float | None) -> Fraction:
+    if ratio is None:
+        ratio = 0.5
+    if isinstance(ratio, bool) or not isinstance(ratio, float | int | Real):
+        raise TypeError(f"ratio: expected a number, got {type(ratio).__name__}")
+    if not 0 <= ratio < 1:
+        raise ValueError(f"ratio: expected 0 <= ratio < 1, got {ratio}")
+    return Fraction(str(ratio))  # the decimal that was written: 10 * (1 - 0.9) is 1
+
+
+def _check_choice(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{argument}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _matching_modules(model: nn.Module, ignore: Iterable[str] | str) -> set[str]:
+    paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
+    found: set[str] = set()
+    for pattern in [ignore] if isinstance(ignore, str) else ignore:
+        matches = [path for path in paths if fnmatchcase(path, pattern)]
+        if not matches:
+            raise ValueError(f"ignore: {pattern!r} matches no module of the model")
+        found |= {
+            path for path in paths for match in matches if path == match or path.startswith(match + ".")
+        }
+    return found
+
+
+def _fix_unranked(component: Ids, found: Trace) -> Ids:
+    """Keep what no weight writes: there is nothing to rank it by."""
+    ranked = np.zeros(len(component), dtype=np.bool_)
+    ranked[0] = True
+    for name, axis in found.writers.items():
+        ranked[component[found.tensors[name].axes[axis]]] = True
+    for name, value in found.tensors.items():
+        if not all(ranked[component[ids]].all() for ids in value.axes):
+            found.notes[
+                f"{name}: no convolution or linear map writes its channels, so nothing ranks them"
+            ] = None
+    return np.where(ranked[component], component, 0)
+
+
+def _attributes(found: Trace, keep: np.ndarray) -> dict[str, dict[str, int | tuple[int, ...]]]:
+    """New values of module attributes, where they change; ``keep`` has one flag per node."""
+    result: dict[str, dict[str, int | tuple[int, ...]]] = {}
+    for path, module in found.modules.items():
+        for (tensor, axis), attribute in sizes_of(module).items():
+            value = found.tensors.get(f"{path}.{tensor}" if path else tensor)
+            if value is not None and not keep[value.axes[axis]].all():
+                result.setdefault(path, {})[attribute] = int(keep[value.axes[axis]].sum())
+    for (path, attribute, position), ids in found.sized.items():
+        if keep[ids].all():
+            continue
+        amount = int(keep[ids].sum())
+        mine = result.setdefault(path, {})
+        if position is None:
+            mine[attribute] = amount
+        else:
+            amounts = mine.get(attribute, getattr(found.modules[path], attribute))
+            mine[attribute] = (*amounts[:position], amount, *amounts[position + 1 :])
+    return result
+
+
+def _layers(
+    found: Trace, tensors: dict[str, Tensor], kept: dict[str, dict[int, tuple[int, ...]]], batch: int
+) -> tuple[Layer, ...]:
+    owned: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, nn.Parameter):
+            owned.setdefault(name.rpartition(".")[0], []).append(name)
+    layers = []
+    for path, names in owned.items():
+        before = {name: list(tensors[name].shape) for name in names}
+        after = {
+            name: [len(kept.get(name, {}).get(axis, range(size))) for axis, size in enumerate(shape)]
+            for name, shape in before.items()
+        }
+        main = next((name for name in names if name in found.writers), names[0])
+        axis = slice(found.writers.get(main, 0), found.writers.get(main, 0) + 1)
+        applied = {name: found.positions.get(name, 0) for name in names}
+        layers.append(
+            Layer(
+                name=path,
+                type=type(found.modules[path]).__name__,
+                width_before=math.prod(before[main][axis]),
+                width_after=math.prod(after[main][axis]),
+                params_before=sum(map(math.prod, before.values())),
+                params_after=sum(map(math.prod, after.values())),
+                positions=applied[main] // batch,
+                flops_before=sum(2 * applied[name] * math.prod(before[name]) for name in names) // batch,
+                flops_after=sum(2 * applied[name] * math.prod(after[name]) for name in names) // batch,
+            )
+        )
+    return tuple(layers)

@@ -1,0 +1,108 @@
+"""Carrying out a plan: cutting the small model out of the dense one."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from prunefuse.pruning.graph import describe, running_modules
+from prunefuse.pruning.identity import named_tensors
+from prunefuse.pruning.plan import PruningPlan
+
+
+def extract(model: nn.Module, plan: PruningPlan) -> nn.Module:
+    """See :meth:`PruningPlan.extract`."""
+    kept = plan.kept_indices(model)
+    # deepcopy takes what its memo already holds for an object: hand it the cut tensors, and every module that
+    # refers to one (tied weights do so twice) receives it.
+    memo: dict[int, Any] = {}
+    for name, tensor in named_tensors(model).items():
+        small = tensor.detach()
+        for axis, indices in enumerate(kept[name]):
+            if indices is not None:
+                small = small.index_select(axis, indices.to(tensor.device))
+        if small.shape != tensor.shape:
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(small, tensor.requires_grad) if is_parameter else small
+    result = copy.deepcopy(model, memo)
+    _set_attributes(result, plan)
+    _check_runs(result, plan)
+    return result
+
+
+def load_pruned(
+    factory: Callable[[], nn.Module],
+    plan: PruningPlan,
+    weights: str | os.PathLike[str] | Mapping[str, Tensor],
+) -> nn.Module:
+    """Rebuild a small model from the dense model's class, a plan and saved weights, without pickle.
+
+    Args:
+        factory: Builds the dense model; its values do not matter.
+        plan: The plan the small model was extracted with.
+        weights: A safetensors file of the small model's ``state_dict()``, or the state dict itself.
+
+    Returns:
+        The small model in the mode that ``factory`` left it, holding ``weights``.
+
+    Raises:
+        TypeError: ``factory`` does not return a module.
+        ValueError: The plan is for another model, or the weights do not fit the small model.
+    """
+    small = plan.extract(factory())
+    if not isinstance(weights, Mapping):
+        from safetensors.torch import load_file
+
+        weights = load_file(weights)
+    try:
+        small.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"weights: they do not fit the small model of this plan: {error}") from None
+    return small
+
+
+def _set_attributes(small: nn.Module, plan: PruningPlan) -> None:
+    modules = dict(small.named_modules(remove_duplicate=False))
+    for path, attributes in plan.attributes.items():
+        for name, value in attributes.items():
+            before = getattr(modules.get(path), name, None)
+            if type(before) is not type(value):
+                raise ValueError(f"plan: damaged: it sets {name!r} of {path!r} from {before!r} to {value!r}")
+            setattr(modules[path], name, value)
+
+
+def _check_runs(small: nn.Module, plan: PruningPlan) -> None:
+    """Run shapes, not values, through the small model."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    device = next((tensor.device for tensor in named_tensors(small).values()), torch.device("cpu"))
+    training = {module: module.training for module in small.modules()}
+    with (
+        running_modules(small.eval()) as running,
+        FakeTensorMode(allow_non_fake_inputs=True),
+        torch.no_grad(),
+    ):
+        try:
+            outputs = small(*(spec.empty(device) for spec in plan.inputs))
+        except Exception as error:
+            where = describe(small, running)
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(
+                f"the pruned model cannot run: {where} has a channel count written in its code ({reason}). Read it "
+                "from the input there (-1 or x.shape), or keep the layers in front of it whole with ignore="
+            ) from error
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+    shapes = tuple(tuple(x.shape) for x in tree_leaves(outputs) if isinstance(x, Tensor))
+    if shapes != plan.outputs:
+        raise ValueError(
+            f"the pruned model returns shapes {shapes} instead of {plan.outputs}: one of its modules has a channel "
+            "count written in its code. Read it from the input (-1 or x.shape)"
+        )

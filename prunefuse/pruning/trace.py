@@ -1,0 +1,113 @@
+"""What the rules write to: the couplings of one model, and what a plan needs to know beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from torch import nn
+
+from prunefuse.pruning.coupling import Couplings, Ids, Value, fixed
+from prunefuse.pruning.modules import padding_of
+
+Sized: TypeAlias = tuple[str, str, int | None]
+"""A size that a module holds: module path, attribute, position in the attribute if it is a tuple."""
+
+
+@dataclass
+class Trace:
+    """All that one walk through a model's operators found out.
+
+    Attributes:
+        modules: Path -> module.
+        ignored: Paths of the modules whose output channels are kept whole.
+        tensors: Every parameter and buffer under each of its names; tied names share one value, which
+            carries the first of them.
+        couplings: The equalities.
+        writers: Tensor name -> the axis of its output channels, for weights of convolutions and linear maps.
+        positions: Tensor name -> how often the whole weight is applied in one forward.
+        sized: Which channels a module attribute counts.
+        outputs: Shapes of the tensors that the model returns.
+        notes: What was kept whole, and why; a dict for its order.
+    """
+
+    modules: dict[str, nn.Module]
+    ignored: Collection[str]
+    tensors: dict[str, Value] = field(default_factory=dict)
+    couplings: Couplings = field(default_factory=Couplings)
+    writers: dict[str, int] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
+    sized: dict[Sized, Ids] = field(default_factory=dict)
+    outputs: tuple[tuple[int, ...], ...] = ()
+    notes: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator call, as a rule sees it.
+
+    Attributes:
+        op: The operator's name, such as ``aten::conv2d``.
+        module: Path of the innermost module that makes the call.
+        shapes: The shape of each output tensor.
+        trace: Where the findings go; rules use the methods below.
+    """
+
+    op: str
+    module: str
+    shapes: tuple[tuple[int, ...], ...]
+    trace: Trace
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the only, or the first, output."""
+        return self.shapes[0]
+
+    def link(self, left: Ids, right: Ids) -> None:
+        """Channel i of the one axis must leave with channel i of the other, for all i."""
+        self.trace.couplings.link(left, right)
+
+    def keep(self, ids: Ids, why: str = "") -> None:
+        """Keep an axis whole; with a reason, the plan's notes name this call."""
+        if ids.any():
+            self.trace.couplings.link(ids, fixed(len(ids)))
+            if why:
+                self.trace.notes[f"{self.module or 'the model itself'} ({self.op}): {why}"] = None
+
+    def fixed_output(self, index: int = 0) -> Value:
+        """An output of this call none of whose axes can be pruned."""
+        return Value(tuple(fixed(size) for size in self.shapes[index]))
+
+    def apply_weight(self, weight: Value, out_axis: int) -> None:
+        """Record that ``weight`` computes the output's channels: for their score, and for the FLOPs."""
+        if weight.name is None:
+            why = "its weight is computed from other tensors, so its FLOPs are not counted"
+            self.trace.notes[f"{self.module or 'the model itself'} ({self.op}): {why}"] = None
+            return
+        self.trace.writers[weight.name] = out_axis
+        applied = math.prod(self.shape) // len(weight.axes[out_axis])
+        self.trace.positions[weight.name] = self.trace.positions.get(weight.name, 0) + applied
+        if weight.name.rpartition(".")[0] in self.trace.ignored:
+            self.keep(weight.axes[out_axis])
+
+    def pad(self, ids: Ids, axis: int, before: int, after: int) -> Ids:
+        """The ids of an axis after adding constant channels, whose number the calling module must hold."""
+        held = padding_of(self.trace.modules[self.module]) if self.module in self.trace.modules else None
+        if held is None:
+            why = "pads channels by amounts written in the code; use a module listed with register_padding"
+            self.keep(ids, why)
+            return fixed(before + len(ids) + after)
+        position = 2 * (len(self.shape) - 1 - axis)
+        parts = []
+        for side, size in enumerate((before, after)):
+            slot = (held, position + side) if isinstance(held, str) else (held[side], None)
+            key: Sized = (self.module, *slot)
+            added = self.trace.couplings.fresh(size) if size else fixed(0)
+            if key in self.trace.sized:  # the module is called again, with the same amounts
+                self.link(self.trace.sized[key], added)
+            self.trace.sized[key] = added
+            parts.append(added)
+        return np.concatenate([parts[0], ids, parts[1]])
