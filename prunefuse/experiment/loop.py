@@ -317,7 +317,8 @@ class ActiveLearning:
 
     def _build(self, factory: Callable[[], nn.Module], *purpose: str | int) -> nn.Module:
         with isolated(derive(self.config.seed, *purpose), self._device):
-            return factory().to(self._device)
+            model: nn.Module = factory().to(self._device)
+            return model
 
     def _labeled(self) -> tuple[Tensor, Tensor]:
         """Indices and labels of all labeled samples, in the order they were bought."""

@@ -33,10 +33,11 @@ def ask(oracle: Oracle, indices: Sequence[int], num_classes: int) -> tuple[int, 
         try:
             label = operator.index(answer)
         except TypeError:
-            raise TypeError(
-                f"oracle: expected an integer label for sample {index}, got {answer!r} ({type(answer).__name__})"
-            ) from None
-        if isinstance(answer, bool) or not 0 <= label < num_classes:
+            label = None
+        if label is None or isinstance(answer, bool):
+            kind = type(answer).__name__
+            raise TypeError(f"oracle: expected an integer label for sample {index}, got {answer!r} ({kind})")
+        if not 0 <= label < num_classes:
             raise ValueError(
                 f"oracle: expected a class in [0, {num_classes}) for sample {index}, got {answer!r}"
             )
