@@ -10,7 +10,7 @@ from typing import Any
 
 from prunefuse.experiment.cost import selection_cost
 from prunefuse.experiment.folder import RunFolderError, RunRecord, Trial, trial_folder
-from prunefuse.experiment.records import Cost, Epoch, Network, PhaseName, Round
+from prunefuse.experiment.records import Epoch, Network, PhaseName, Round
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Arm:
     @property
     def labels(self) -> tuple[int, ...]:
         """Labeled-set sizes reached by any trial, increasing."""
-        return tuple(sorted({done.labels for _, done in self._rounds()}))
+        return tuple(sorted({done.labels for done in self._rounds()}))
 
     def accuracy(self, labels: int, network: Network) -> Spread | None:
         """Last-epoch test accuracy at this size, over the seeds that have one."""
         found = [
             done.final_accuracy if network == "final" else done.selector_accuracy
-            for _, done in self._rounds()
+            for done in self._rounds()
             if done.labels == labels
         ]
         return _spread(value for value in found if value is not None)
@@ -80,30 +80,32 @@ class Arm:
         return Spread(tuple(cost.flops for cost in spent)), Spread(tuple(cost.seconds for cost in spent))
 
     def phases(self) -> dict[PhaseName, tuple[float, float]]:
-        """FLOPs and seconds per phase, all rounds of a trial together, mean over trials."""
+        """FLOPs and seconds per phase, all rounds of a trial together, mean over the trials that got farthest."""
+        most = max(len(trial.rounds) for trial in self.trials)
+        farthest = [trial for trial in self.trials if len(trial.rounds) == most]
         total: dict[PhaseName, tuple[float, float]] = {}
-        for _, done in self._rounds():
-            for cost in done.costs:
+        for trial in farthest:
+            for cost in (cost for done in trial.rounds for cost in done.costs):
                 flops, seconds = total.get(cost.phase, (0.0, 0.0))
                 total[cost.phase] = (flops + cost.flops, seconds + cost.seconds)
-        count = len(self.trials)
+        count = len(farthest)
         return {phase: (flops / count, seconds / count) for phase, (flops, seconds) in total.items()}
 
     def curves(self, labels: int, network: Network) -> list[list[Epoch]]:
         """Epochs of this network at this size, one list per trial that recorded them."""
         curves = [
             [epoch for epoch in done.epochs if epoch.network == network]
-            for _, done in self._rounds()
+            for done in self._rounds()
             if done.labels == labels
         ]
         return [curve for curve in curves if curve]
 
     def unselectable(self) -> int:
         """Most pool samples whose utility was NaN in one round of one trial."""
-        return max((done.unselectable for _, done in self._rounds()), default=0)
+        return max((done.unselectable for done in self._rounds()), default=0)
 
-    def _rounds(self) -> Iterable[tuple[Trial, Round]]:
-        return ((trial, done) for trial in self.trials for done in trial.rounds)
+    def _rounds(self) -> Iterable[Round]:
+        return (done for trial in self.trials for done in trial.rounds)
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,6 @@ def summarize(runs: Sequence[RunRecord]) -> Summary:
     ]
     arms.sort(key=lambda arm: ("main", "dense", "random").index(arm.role))  # stable: as given within a role
     return Summary(tuple(runs), tuple(arms), tuple(repeated))
-
-
-def total(costs: Iterable[Cost]) -> tuple[float, float]:
-    """FLOPs and seconds of some costs together."""
-    found = list(costs)
-    return sum(cost.flops for cost in found), sum(cost.seconds for cost in found)
 
 
 def _label(one: tuple[str, Mapping[str, Any]], every: list[tuple[str, Mapping[str, Any]]]) -> str:

@@ -34,12 +34,7 @@ def make_run(
         "command": f"prunefuse run --seed {seeds[0]} --seeds {len(seeds)}",
         "started": "2026-11-21T03:30:00+00:00",
         "finished": "2026-11-21T03:34:00+00:00" if finished else None,
-        "config": {
-            "data": "digits",
-            "model": "resnet20",
-            "seeds": list(seeds),
-            "recipe": {"epochs": 40, "lr": 0.1},
-        },
+        "config": dataclasses.asdict(RunConfig(seeds=tuple(seeds))),
         "schedule": list(SCHEDULE),
         "data": {"name": "digits", "pool": 1437, "test": 360, "classes": 10, "input_shape": [1, 8, 8]}
         | (data or {}),
