@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -101,7 +103,9 @@ def _copy(target: dict[str, Tensor], other: nn.Module, plan: PruningPlan, pruned
 
 def _reset(dense: nn.Module, pruned: set[str], generator: torch.Generator | None) -> None:
     owners = {name.rpartition(".")[0]: None for name in named_tensors(dense) if name in pruned}
-    resets = {path: getattr(dense.get_submodule(path), "reset_parameters", None) for path in owners}
+    resets: dict[str, Any] = {
+        path: getattr(dense.get_submodule(path), "reset_parameters", None) for path in owners
+    }
     for path, reset in resets.items():
         if reset is None:
             kind = type(dense.get_submodule(path)).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,8 @@ from torch import Tensor
 
 from prunefuse.pruning.coupling import Ids
 
-CRITERIA = ("l2", "l1", "random")
-_SLICE_SUM: dict[str, Callable[[Tensor], Tensor]] = {
-    "l2": lambda slices: slices.square().sum(1),
-    "l1": lambda slices: slices.abs().sum(1),
-}
+_ORDERS = {"l2": 2, "l1": 1}
+CRITERIA = (*_ORDERS, "random")
 
 
 def channel_scores(
@@ -41,15 +38,17 @@ def channel_scores(
     """
     if criterion == "random":
         return np.random.default_rng(seed).random(count)
+    order = _ORDERS[criterion]
     scores = np.zeros(count)
     for name, (weight, axis, channels) in writers.items():
         if weight.is_meta:
             raise ValueError(f"model: {name} is on the meta device and has no values to rank by {criterion}")
-        slices = weight.detach().to("cpu", torch.float64).movedim(axis, 0).flatten(1)
-        amounts = _SLICE_SUM[criterion](slices).numpy()
+        slices = weight.detach().cpu().movedim(axis, 0).flatten(1)
+        amounts = torch.linalg.vector_norm(slices, order, dim=1, dtype=torch.float64).pow(order).numpy()
         if not np.isfinite(amounts).all():
             raise ValueError(
                 f"model: {name} has values that are not finite, so its channels cannot be ranked"
             )
         scores += np.bincount(channels, weights=amounts, minlength=count)
-    return np.sqrt(scores) if criterion == "l2" else scores
+    total: npt.NDArray[np.float64] = scores ** (1 / order)
+    return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 def running_modules(model: nn.Module) -> Iterator[list[str]]:
     """Follow which modules of ``model`` are running; after an error the last path is where it happened."""
     running: list[str] = []
+
+    def entering(path: str) -> Callable[..., None]:
+        return lambda *_: running.append(path)
+
+    def leaving(*_: object) -> None:
+        running.pop()
+
     handles = []
     for path, module in model.named_modules():
-        # The path is bound as a default; the hooks return None, which leaves inputs and outputs alone.
-        handles.append(module.register_forward_pre_hook(lambda *_, path=path: running.append(path)))
-        handles.append(module.register_forward_hook(lambda *_: running.__delitem__(-1)))
+        handles += [module.register_forward_pre_hook(entering(path)), module.register_forward_hook(leaving)]
     try:
         yield running
     finally:

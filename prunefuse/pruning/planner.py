@@ -97,7 +97,7 @@ def plan_pruning(
     }
     if fraction and not kept:
         reasons = (
-            "; ".join(found.notes)
+            "; ".join(found.note_lines())
             or "every channel is an input, an output, ignored, or the only one of its axis"
         )
         raise ValueError(f"nothing was pruned at ratio {float(fraction):g}: {reasons}")
@@ -113,7 +113,7 @@ def plan_pruning(
         kept=kept,
         attributes=_attributes(found, keep[component]),
         layers=_layers(found, tensors, kept, inputs[0].shape[0] if inputs[0].ndim else 1),
-        notes=tuple(found.notes),
+        notes=found.note_lines(),
     )
 
 
@@ -165,9 +165,7 @@ def _fix_unranked(component: Ids, found: Trace) -> Ids:
         ranked[component[found.tensors[name].axes[axis]]] = True
     for name, value in found.tensors.items():
         if not all(ranked[component[ids]].all() for ids in value.axes):
-            found.notes[
-                f"{name}: no convolution or linear map writes its channels, so nothing ranks them"
-            ] = None
+            found.note(name, "no convolution or linear map writes these channels, so nothing ranks them")
     return np.where(ranked[component], component, 0)
 
 
@@ -207,14 +205,14 @@ def _layers(
             for name, shape in before.items()
         }
         main = next((name for name in names if name in found.writers), names[0])
-        axis = slice(found.writers.get(main, 0), found.writers.get(main, 0) + 1)
+        axis = found.writers.get(main, 0)
         applied = {name: found.positions.get(name, 0) for name in names}
         layers.append(
             Layer(
                 name=path,
                 type=type(found.modules[path]).__name__,
-                width_before=math.prod(before[main][axis]),
-                width_after=math.prod(after[main][axis]),
+                width_before=before[main][axis] if before[main] else 1,
+                width_after=after[main][axis] if after[main] else 1,
                 params_before=sum(map(math.prod, before.values())),
                 params_after=sum(map(math.prod, after.values())),
                 positions=applied[main] // batch,

@@ -74,9 +74,7 @@ def unknown(call: Call, *args: Any, **kwargs: Any) -> list[Value]:
     """No rule: everything that the operator touches stays."""
     for value in values_in((*args, *kwargs.values())):
         for ids in value.axes:
-            call.keep(
-                ids, "no rule for this operator, what it touches stays whole; add one with register_rule"
-            )
+            call.keep(ids, f"no rule for {call.op}, what it touches stays whole; add one with register_rule")
     return [call.fixed_output(i) for i in range(len(call.shapes))]
 
 

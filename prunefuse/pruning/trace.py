@@ -31,7 +31,7 @@ class Trace:
         positions: Tensor name -> how often the whole weight is applied in one forward.
         sized: Which channels a module attribute counts.
         outputs: Shapes of the tensors that the model returns.
-        notes: What was kept whole, and why; a dict for its order.
+        notes: Why something was kept whole -> what; the inner dict is an ordered set.
     """
 
     modules: dict[str, nn.Module]
@@ -42,7 +42,20 @@ class Trace:
     positions: dict[str, int] = field(default_factory=dict)
     sized: dict[Sized, Ids] = field(default_factory=dict)
     outputs: tuple[tuple[int, ...], ...] = ()
-    notes: dict[str, None] = field(default_factory=dict)
+    notes: dict[str, dict[str, None]] = field(default_factory=dict)
+
+    def note(self, what: str, why: str) -> None:
+        """Remember that ``what`` stays whole."""
+        self.notes.setdefault(why, {})[what] = None
+
+    def note_lines(self) -> tuple[str, ...]:
+        """One line per reason, with the first places where it applies."""
+        shown = 4
+        return tuple(
+            f"{why}: {', '.join(list(places)[:shown])}"
+            + (f" and {len(places) - shown} more" if len(places) > shown else "")
+            for why, places in self.notes.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,11 @@ class Call:
         if ids.any():
             self.trace.couplings.link(ids, fixed(len(ids)))
             if why:
-                self.trace.notes[f"{self.module or 'the model itself'} ({self.op}): {why}"] = None
+                self.note(why)
+
+    def note(self, why: str) -> None:
+        """Name this call in the plan's notes."""
+        self.trace.note(f"{self.module or 'the model itself'} ({self.op})", why)
 
     def fixed_output(self, index: int = 0) -> Value:
         """An output of this call none of whose axes can be pruned."""
@@ -84,8 +101,7 @@ class Call:
     def apply_weight(self, weight: Value, out_axis: int) -> None:
         """Record that ``weight`` computes the output's channels: for their score, and for the FLOPs."""
         if weight.name is None:
-            why = "its weight is computed from other tensors, so its FLOPs are not counted"
-            self.trace.notes[f"{self.module or 'the model itself'} ({self.op}): {why}"] = None
+            self.note("the weight is computed from other tensors, so its FLOPs are not counted")
             return
         self.trace.writers[weight.name] = out_axis
         applied = math.prod(self.shape) // len(weight.axes[out_axis])
