@@ -235,7 +235,14 @@ def run(
     device: Annotated[
         str | None, _field(_RUN, "device", "Where to compute, auto being the GPU if there is one")
     ] = None,
-    threads: Annotated[int | None, _field(_RUN, "threads", "CPU threads.")] = None,
+    threads: Annotated[
+        int | None,
+        _field(
+            _RUN,
+            "threads",
+            "CPU threads. Left out: 1 for images as small as the digits, else as many as there are cores.",
+        ),
+    ] = None,
     workers: Annotated[int | None, _field(_RUN, "workers", "Processes that read images from disk.")] = None,
     out: Annotated[
         str | None,

@@ -76,7 +76,8 @@ class RunConfig:
         workers: Processes that read data sets that are not in memory.
         seeds: Every arm is run once per seed.
         device: ``auto`` (CUDA if there is a GPU), ``cpu`` or ``cuda``.
-        threads: CPU threads; None = torch's choice.
+        threads: CPU threads; None = one for images as small as the digits, which more only slow down, else
+            torch's choice.
         out: Run folder to make; None = a new one under ``runs/``.
 
     Raises:

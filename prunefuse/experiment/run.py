@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ _MAIN_ONLY = (
     *("strategy", "selector", "prune_ratio", "criterion", "rounding", "t_sync"),
     *("fuse", "distill", "kd_lambda", "kd_temperature", "complement"),
 )
+_TINY = 1000  # values of an image up to which a second thread costs more than it brings
 _REDRAW = 60.0  # seconds between drawings of the report while a run goes on
 
 
@@ -68,8 +70,8 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
     """
     config = config or RunConfig()
     progress = RunProgress(quiet=quiet)
-    with _threads(config.threads):
-        experiment = _Experiment(config)
+    experiment = _Experiment(config)
+    with _threads(experiment.threads):
         first = {arm: experiment.learner(arm, config.seeds[0], progress) for arm in config.arms}
         path = _make_folder(config)
         facts = experiment.describe(path, command)
@@ -123,6 +125,8 @@ class _Experiment:
             initial=config.initial,
             rounds=config.rounds,
         )
+        tiny = math.prod(self.data.input_shape) <= _TINY
+        self.threads = config.threads or (1 if tiny else torch.get_num_threads())
         self.dense = self._factory(config.model)
         self.proxy = None if config.selector in SELECTORS else self._factory(config.selector)
 
@@ -221,7 +225,7 @@ def _write(path: Path, trials: tuple[Trial, ...], trial: Trial, learner: ActiveL
     folder.write_picks(path, trial)
     if learner.plan is not None:
         learner.plan.save(place / "plan.json")
-    if learner.selector is not None and learner.selector is not learner.final:
+    if learner.selector is not None:
         files.save_tensors(place / "selector.safetensors", learner.selector.state_dict())
     if learner.final is not None:
         files.save_tensors(place / "final.safetensors", learner.final.state_dict())
@@ -262,9 +266,9 @@ def _now() -> str:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(before if count is None else count)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

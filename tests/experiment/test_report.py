@@ -92,3 +92,187 @@ def make_rounds(arm, seed):
 def accuracy_of(arm, seed, index):
     start = {"prunefuse": 0.62, "dense": 0.58, "random": 0.55}[arm]
     return round(1 - (1 - start) * 0.55**index + 0.004 * (seed - 1) * (5 - index) / 5, 6)
+
+
+class Page(HTMLParser):
+    """Tags, addresses and text of a page; refuses tags that are not closed in order."""
+
+    VOID = ("meta", "img", "br", "hr", "link", "input")
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.addresses, self.text, self.open = [], [], "", []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [
+            value for name, value in attributes if name in ("src", "href", "action", "data", "srcset")
+        ]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+def summary_of(*paths):
+    return summarize([folder.read(path) for path in paths])
+
+
+def test_a_run_folder_reads_back_as_it_was_written(tmp_path):
+    run = folder.read(make_run(tmp_path / "run", seeds=(3,)))
+    assert [(trial.arm, trial.seed) for trial in run.trials] == [
+        ("prunefuse", 3),
+        ("dense", 3),
+        ("random", 3),
+    ]
+    for trial in run.trials:
+        expected = [dataclasses.replace(done, picks=()) for done in make_rounds(trial.arm, 3)]
+        assert list(trial.rounds) == expected
+    assert run.formula == FORMULA
+
+
+def test_the_report_is_one_file_that_needs_nothing_from_outside(tmp_path):
+    path = report([make_run(tmp_path / "run")])
+    assert path == tmp_path / "run" / "report.html"
+    html = path.read_text(encoding="utf-8")
+    page = Page(html)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+    assert page.addresses
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+    for address in page.addresses:  # the figures are whole and need nothing either
+        svg = base64.b64decode(address.partition(",")[2]).decode()
+        ElementTree.fromstring(svg)
+        assert not re.findall(r'href="(?!#)', svg)
+
+
+def test_the_report_says_what_was_found_and_how(tmp_path):
+    text = Page(report([make_run(tmp_path / "run")]).read_text(encoding="utf-8")).text
+    for line in FORMULA.splitlines():
+        assert line in text
+    assert "prunefuse run --seed 0 --seeds 3" in text
+    assert "3 seeds (0, 1, 2)" in text
+    assert "a backward pass is counted as two forward passes" in text
+    assert "two per multiply-add" in text
+    assert "after the last epoch" in text
+    for word in ("train selector", "score pool", "select", "train final", "teacher", "evaluate"):
+        assert word in text
+    for arm in ("prunefuse", "dense", "random"):
+        final = [accuracy_of(arm, seed, 4) for seed in (0, 1, 2)]
+        assert f"{100 * sum(final) / 3:.1f} %" in text
+        assert f"{100 * min(final):.1f}–{100 * max(final):.1f}" in text
+
+
+def test_one_seed_is_not_shown_as_a_spread(tmp_path):
+    text = Page(report([make_run(tmp_path / "run", seeds=(0,))]).read_text(encoding="utf-8")).text
+    assert "One seed: the spread between seeds is unknown" in text
+    assert "1 seed (0)" in text
+
+
+def test_the_cost_of_selection_is_that_of_the_formula(tmp_path):
+    prunefuse, dense, random = summary_of(make_run(tmp_path / "run")).arms
+    for arm, flops in ((prunefuse, F_SMALL), (dense, F_DENSE)):
+        for position, labels in enumerate(SCHEDULE):
+            before = SCHEDULE[:position]
+            expected = sum(3 * 40 * known * flops + (1437 - known) * flops for known in before)
+            spent = arm.selection(labels)
+            assert spent[0].values == pytest.approx([expected] * 3)
+            seconds = [
+                sum(known * 0.02 + 0.3 + 0.01 * seed + 0.002 for known in before) for seed in (0, 1, 2)
+            ]
+            assert spent[1].values == pytest.approx(seconds)
+        assert arm.selection(999) is None
+    assert random.selection(287)[0].values == (0.0, 0.0, 0.0)
+    # All phases of one seed, whether they are part of selecting or not.
+    assert prunefuse.phases()["teacher"] == pytest.approx(
+        (40 * sum(SCHEDULE) * F_SMALL, 0.005 * sum(SCHEDULE))
+    )
+
+
+def test_seeds_of_several_runs_are_pooled(tmp_path):
+    first, second = make_run(tmp_path / "a", seeds=(0, 1)), make_run(tmp_path / "b", seeds=(2,))
+    together, one = summary_of(first, second), summary_of(make_run(tmp_path / "c"))
+    for pooled, alone in zip(together.arms, one.arms, strict=True):
+        assert pooled.seeds == (0, 1, 2)
+        assert pooled.accuracy(143, "final") == alone.accuracy(143, "final")
+        assert pooled.selection(143) == alone.selection(143)
+    out = report([first, second], tmp_path / "both.html")
+    assert "2 runs" in Page(out.read_text(encoding="utf-8")).text
+    with pytest.raises(ValueError, match="out must be given"):
+        report([first, second])
+
+
+def test_a_trial_given_twice_counts_once_and_the_report_says_so(tmp_path):
+    run, again = make_run(tmp_path / "a", seeds=(0, 1)), make_run(tmp_path / "b", seeds=(1,))
+    summary = summary_of(run, again)
+    assert [arm.seeds for arm in summary.arms] == [(0, 1)] * 3
+    assert "dense seed 1 of b" in Page(render(summary)).text
+
+
+def test_arms_with_other_settings_are_not_pooled_but_told_apart(tmp_path):
+    paths = [
+        make_run(tmp_path / str(ratio), seeds=(seed,), prune_ratio=ratio)
+        for seed, ratio in enumerate((0.5, 0.7))
+    ]
+    arms = {arm.label: arm for arm in summary_of(*paths).arms}
+    assert list(arms) == ["prunefuse (prune ratio 0.5)", "prunefuse (prune ratio 0.7)", "dense", "random"]
+    assert arms["dense"].seeds == (0, 1)  # the baselines do not depend on the ratio
+    assert arms["prunefuse (prune ratio 0.7)"].seeds == (1,)
+    report(paths, tmp_path / "both.html")
+
+
+def test_runs_on_different_data_are_refused(tmp_path):
+    paths = [make_run(tmp_path / "a"), make_run(tmp_path / "b", data={"pool": 1000})]
+    with pytest.raises(RunFolderError, match="different data"):
+        report(paths, tmp_path / "both.html")
+
+
+def test_an_unfinished_run_and_samples_that_could_not_be_scored_are_told(tmp_path):
+    path = make_run(tmp_path / "run", seeds=(0,), finished=False)
+    run = folder.read(path)
+    some = Trial("dense", 0, tuple(make_rounds("dense", 0))[:2])
+    some = dataclasses.replace(
+        some,
+        rounds=(*some.rounds[:1], dataclasses.replace(some.rounds[1], unselectable=17, final_accuracy=None)),
+    )
+    folder.write_tables(path, (run.trials[0], some), FORMULA)
+    text = Page(report([path]).read_text(encoding="utf-8")).text
+    assert "is not finished" in text
+    assert "up to 17 pool samples" in text
+    assert "random" not in text_table(summary_of(path))
+
+
+def test_the_table_for_the_terminal_has_accuracy_and_cost(tmp_path):
+    lines = text_table(summary_of(make_run(tmp_path / "run"))).splitlines()
+    assert len(lines) == 1 + 3 * len(SCHEDULE)
+    last = next(line for line in lines if line.startswith("prunefuse") and " 287 " in line)
+    assert last.split() == ["prunefuse", "287", "96.5", "%", "96.4-96.6", "3", "56", "G", "7.5"]
+
+
+def test_what_is_no_run_folder_is_refused_by_name(tmp_path):
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        report([tmp_path])
+    path = make_run(tmp_path / "run")
+    (path / "ledger.json").write_text('{"entries": [{"arm": "x"}]}')
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        report([path])
+    for name in ("metrics.csv", "epochs.csv", "ledger.json"):
+        (path / name).unlink()
+    with pytest.raises(RunFolderError, match="no complete round yet"):
+        report([path])
+
+
+def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    report([make_run(tmp_path / "run", seeds=(0,))])
+    assert dict(matplotlib.rcParams) == before
