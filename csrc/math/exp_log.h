@@ -1,16 +1,19 @@
 // exp and log of float32 as branch-free polynomials, written once for scalars, for SIMD vectors and for CUDA threads.
 //
-// `F` is float or a vector of float; `I` the 32-bit integer of the same lanes; `select(mask, a, b)` picks lanes.
-// exp: Cody-Waite reduction x = n ln2 + r, |r| <= ln2/2, degree-6 Taylor-minimax polynomial: measured 1 ulp on [-87.3,
-// 0]. log: mantissa in [sqrt(1/2), sqrt(2)), the degree-9 polynomial of Cephes' logf: measured 1 ulp.
+// `F` is float or a vector of float, `I` the 32-bit integer of the same lanes; `select(mask, a, b)` picks lanes.
+// exp: t = z log2(e) = n + f with |f| <= 1/2, 2^f by its degree-6 minimax polynomial (relative error 2e-9 before
+// rounding). log: mantissa in [sqrt(1/2), sqrt(2)), the degree-9 polynomial of Cephes' logf, about 1 ulp.
 #pragma once
 
 #include "portable.h"
 
 namespace prunefuse {
 
-// Below this exp(x) leaves float32's normal range; it is taken as zero.
-constexpr float kExpUnderflow = -87.33654f;
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLn2 = 0.693147180559945309f;
+// 2^-126, float32's smallest normal number, and its logarithm: what is below counts as zero.
+constexpr float kSmallestExp2 = 1.17549435e-38f;
+constexpr float kSmallestLog2 = -126.0f;
 
 // Lanes of `yes` where the mask is set, of `no` elsewhere; a scalar's mask is a bool.
 template <class F, class I>
@@ -22,33 +25,30 @@ PRUNEFUSE_HD F select(I mask, F yes, F no) {
   return mask ? yes : no;
 }
 
-// exp(x) for x <= 0; x below kExpUnderflow (also -inf) gives exactly 0. NaN gives an unspecified finite value.
+// 2^t for t in [kSmallestLog2, 0], 0 at the lower end. A NaN gives no number in particular.
 template <class F, class I>
-PRUNEFUSE_HD F exp_nonpositive(F x) {
+PRUNEFUSE_HD F exp2_of(F t) {
   constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
-  const auto underflow = x < kExpUnderflow;
-  const F clamped = select<F>(x > kExpUnderflow, x, F{} + kExpUnderflow);
-  const F shifted = clamped * 1.44269504088896341f + magic;
-  const F n = shifted - magic;
-  const F r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-  F p = F{} + 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  // n is the low bits of `shifted`; adding n to the exponent field multiplies by 2^n (n >= -126, so p stays normal).
-  const I exponent = bits_as<I>(shifted) << 23;
-  const F scaled = bits_as<F>(bits_as<I>(p) + exponent);
-  return select<F>(underflow, F{}, scaled);
+  const F shifted = t + magic;
+  const F f = t - (shifted - magic);
+  F p = F{} + 1.534581243e-4f;
+  p = p * f + 1.339993090e-3f;
+  p = p * f + 9.618489072e-3f;
+  p = p * f + 5.550328642e-2f;
+  p = p * f + 2.402264625e-1f;
+  p = p * f + 6.931471825e-1f;
+  p = p * f + 1.0f;
+  // n is the low bits of `shifted`; adding it to the exponent field multiplies by 2^n (n >= -126, so p stays normal).
+  const F scaled = bits_as<F>(bits_as<I>(p) + (bits_as<I>(shifted) << 23));
+  // Makes the smallest number an exact zero; to any other the difference is far below rounding.
+  return scaled - kSmallestExp2;
 }
 
 // log(x) for x >= 0: 0 gives -inf, +inf gives +inf, a negative x or NaN gives NaN.
 template <class F, class I>
 PRUNEFUSE_HD F log_nonnegative(F x) {
   const F infinity = F{} + std::numeric_limits<float>::infinity();
-  const auto subnormal = x < 1.17549435e-38f;
+  const auto subnormal = x < kSmallestExp2;
   const F normal = select<F>(subnormal, x * 8388608.0f, x);
   I bits = bits_as<I>(normal);
   // Split so that the mantissa falls in [sqrt(1/2), sqrt(2)): the polynomial's interval.
@@ -82,14 +82,23 @@ PRUNEFUSE_HD F log_nonnegative(F x) {
   return select<F>(x >= 0.0f, result, F{} + std::numeric_limits<float>::quiet_NaN());
 }
 
-// The scalar faces of the two, by accumulation type; float64 uses the standard library.
-PRUNEFUSE_HD float exp_of(float x) { return exp_nonpositive<float, int32_t>(x); }
-PRUNEFUSE_HD double exp_of(double x) { return ::exp(x); }
+// log(1 + x) for finite x >= 0, with full relative precision: log(u) of the rounded u = 1 + x, and the first-order term
+// of what rounding left out.
+template <class F, class I>
+PRUNEFUSE_HD F log1p_nonnegative(F x) {
+  const F u = x + 1.0f;
+  return log_nonnegative<F, I>(u) + (x - (u - 1.0f)) / u;
+}
+
+// The same for one value in the accumulation type. float64 uses the standard library.
+PRUNEFUSE_HD float exp_of(float z) {
+  const float t = z * kLog2E;
+  return exp2_of<float, int32_t>(t < kSmallestLog2 ? kSmallestLog2 : t);
+}
+PRUNEFUSE_HD double exp_of(double z) { return ::exp(z); }
 PRUNEFUSE_HD float log_of(float x) { return log_nonnegative<float, int32_t>(x); }
 PRUNEFUSE_HD double log_of(double x) { return x >= 0 ? ::log(x) : std::numeric_limits<double>::quiet_NaN(); }
-
-// Once a row, so the standard library's.
-PRUNEFUSE_HD float log1p_of(float x) { return ::log1pf(x); }
+PRUNEFUSE_HD float log1p_of(float x) { return log1p_nonnegative<float, int32_t>(x); }
 PRUNEFUSE_HD double log1p_of(double x) { return ::log1p(x); }
 
 }  // namespace prunefuse

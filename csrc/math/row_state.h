@@ -103,46 +103,38 @@ PRUNEFUSE_HD void absorb(RowState<Acc>& state, const Acc (&values)[Count], int64
   }
 }
 
-// What a row's state says. Entropy is in nats: ln(sum) - dot / sum with sum = ties + tail.
-template <class Acc>
+// What a row's state says; `V` is one row's number or a vector with a row in every lane. Entropy is in nats:
+// ln(sum) - dot / sum with sum = ties + tail.
+template <class V>
 struct RowSummary {
-  int64_t argmax;
-  Acc logsumexp;  // of the logits divided by the temperature
-  Acc p1, p2;
-  Acc least_confidence, margin, entropy;
+  V logsumexp;  // of the logits divided by the temperature
+  V p1, p2;
+  V least_confidence, margin, entropy;
 };
+
+// From the sums of a row that has a distribution. `rest` is the sum without the maximum's own 1, `log_sum` is
+// log1p(rest), `runner_up` is exp((second - max) / T).
+template <class V>
+PRUNEFUSE_HD RowSummary<V> summary_of(V scaled_max, V rest, V log_sum, V runner_up, V dot) {
+  const V inverse = 1.0f / (rest + 1.0f);
+  return {scaled_max + log_sum,   inverse, runner_up * inverse, rest * inverse, (rest + runner_up) * inverse,
+          log_sum - dot * inverse};
+}
 
 template <class Acc>
 PRUNEFUSE_HD RowSummary<Acc> summarize(const RowState<Acc>& state, Acc inverse_temperature) {
   constexpr Acc nan = std::numeric_limits<Acc>::quiet_NaN();
   constexpr Acc infinity = std::numeric_limits<Acc>::infinity();
-  if (state.has_nan || !(state.max > -infinity)) return {-1, nan, nan, nan, nan, nan, nan};
+  if (state.has_nan || !(state.max > -infinity)) return {nan, nan, nan, nan, nan, nan};
   const Acc rest = (state.ties - 1) + state.tail;
-  const Acc sum = 1 + rest;
   const Acc runner_up = state.ties > 1 ? Acc(1) : exp_of(shifted(state.second, state.max, inverse_temperature));
-  const Acc log_sum = log1p_of(rest);
-  RowSummary<Acc> row;
-  row.argmax = state.argmax;
-  row.logsumexp = state.max * inverse_temperature + log_sum;
-  row.p1 = 1 / sum;
-  row.p2 = runner_up / sum;
-  row.least_confidence = rest / sum;
-  row.margin = (rest + runner_up) / sum;
-  row.entropy = log_sum - state.dot / sum;
-  return row;
+  return summary_of<Acc>(state.max * inverse_temperature, rest, log1p_of(rest), runner_up, state.dot);
 }
 
-template <class Acc>
-PRUNEFUSE_HD Acc utility(const RowSummary<Acc>& row, Utility which) {
-  switch (which) {
-    case Utility::kLeastConfidence:
-      return row.least_confidence;
-    case Utility::kMargin:
-      return row.margin;
-    case Utility::kEntropy:
-      return row.entropy;
-  }
-  return std::numeric_limits<Acc>::quiet_NaN();
+template <class V>
+PRUNEFUSE_HD V utility(const RowSummary<V>& row, Utility which) {
+  if (which == Utility::kLeastConfidence) return row.least_confidence;
+  return which == Utility::kMargin ? row.margin : row.entropy;
 }
 
 // Where a kernel writes a row: `utilities` (count x rows, in the order of `which`) and/or the four statistics.
@@ -165,7 +157,7 @@ PRUNEFUSE_HD void write_row(const RowOutputs<Acc>& out, int64_t row, const RowSt
   const RowSummary<Acc> summary = summarize(state, inverse_temperature);
   for (int k = 0; k < out.count; ++k) out.utilities[k * out.rows + row] = utility(summary, out.which[k]);
   if (out.argmax != nullptr) {
-    out.argmax[row] = summary.argmax;
+    out.argmax[row] = summary.p1 == summary.p1 ? state.argmax : -1;
     out.logsumexp[row] = summary.logsumexp;
     out.p1[row] = summary.p1;
     out.p2[row] = summary.p2;

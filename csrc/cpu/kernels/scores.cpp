@@ -1,5 +1,13 @@
-// The scorer's row loop. A row is taken in blocks that stay in the L1 cache: each block is read from memory once, and
-// walked twice in L1 (its maximum and runner-up, then one exp per value), and its state merged into the row's.
+// The scorer's row loop. Two shapes of work, one row math:
+//
+// - Long rows go one at a time, in blocks that stay in the L1 cache: a block is read from memory once, walked twice in
+// L1 (its
+//   maximum and runner-up, then one exp per value), and its state merged into the row's.
+// - Short rows go kLanes at a time with a row in every lane, so that nothing is added up across lanes and what comes
+// once per row
+//   (logarithm, divisions) comes once per kLanes rows.
+//
+// Instructions per vector of values, both shapes: 3 in the first walk and 19 in the second.
 #include "scores.h"
 
 #include "simd.h"
@@ -9,74 +17,83 @@ namespace {
 
 // 512 float32 are 2 KiB: deep in L1, and long enough to hide the horizontal step at each block's end.
 constexpr int64_t kBlock = 512;
+// Up to here a row per lane: the transposed group (128 x 16 values, 8 KiB) stays in L1.
+constexpr int64_t kShortRow = 128;
 
-// A block of float32 logits -> its state, without the arg-max (found later, and only if it is asked for).
-RowState<float> block_state(const float* x, int64_t count, float inverse_temperature) {
-  constexpr float infinity = std::numeric_limits<float>::infinity();
-  RowState<float> state;
-  floats first = broadcast(-infinity), second = first;
-  ints nan_lanes{};
-  const int64_t whole = count - count % kLanes;
-  for (int64_t j = 0; j < whole; j += kLanes) {
-    const floats v = load(x + j);
-    const floats low = select(v < first, v, first);
-    second = select(low > second, low, second);
-    first = select(v > first, v, first);
-    nan_lanes |= v != v;
-  }
-  for (int lane = 0; lane < kLanes; ++lane) {
-    state.has_nan = state.has_nan || nan_lanes[lane] != 0;
-    const float low = first[lane] < state.max ? first[lane] : state.max;
-    state.second = low > state.second ? low : state.second;
-    state.second = second[lane] > state.second ? second[lane] : state.second;
-    state.max = first[lane] > state.max ? first[lane] : state.max;
-  }
-  for (int64_t j = whole; j < count; ++j) {
-    const float v = x[j];
-    state.has_nan = state.has_nan || v != v;
-    const float low = v < state.max ? v : state.max;
-    state.second = low > state.second ? low : state.second;
-    state.max = v > state.max ? v : state.max;
-  }
+// e_j of the second walk: t = (x - max) log2(e) / T in [-126, 0], and its exp2, zero where x is the maximum itself
+// (`equal`).
+struct Term {
+  floats t, e;
+  ints equal;
+};
 
-  const floats max = broadcast(state.max);
-  const floats floor = broadcast(-100.0f);
-  floats ties{}, tail{}, dot{};
-  for (int64_t j = 0; j < whole; j += kLanes) {
-    const floats v = load(x + j);
-    const auto equal = v == max;
-    const floats scaled = (v - max) * inverse_temperature;
-    const floats z = select(scaled > floor, scaled, floor);
-    const floats e = select(equal, floats{}, exp_nonpositive<floats, ints>(z));
-    ties += select(equal, broadcast(1.0f), floats{});
-    tail += e;
-    dot += e * z;
-  }
-  for (int lane = 0; lane < kLanes; ++lane) {
-    state.ties += ties[lane];
-    state.tail += tail[lane];
-    state.dot += dot[lane];
-  }
-  for (int64_t j = whole; j < count; ++j) {
-    if (x[j] == state.max) {
-      state.ties += 1;
-    } else {
-      const float z = shifted(x[j], state.max, inverse_temperature);
-      const float e = exp_of(z);
-      state.tail += e;
-      state.dot += e * z;
-    }
+inline Term term(floats x, floats max, floats scale) {
+  const ints equal = x == max;
+  const floats raw = (x - max) * scale;
+  // This way round a NaN stays.
+  const floats t = select(raw < kSmallestLog2, broadcast(kSmallestLog2), raw);
+  const floats e = exp2_of<floats, ints>(t);
+  return {t, bits_as<floats>(bits_as<ints>(e) & ~equal), equal};
+}
+
+inline bool is_finite(float x) { return x - x == 0; }
+
+// Values one by one: the way of blocks that hold an infinity or nothing but masked classes, where x - max is no number.
+template <class Acc>
+RowState<Acc> scalar_state(const Acc* x, int64_t count, int64_t stride, Acc inverse_temperature) {
+  RowState<Acc> state;
+  for (int64_t j = 0; j < count; ++j) {
+    const Acc value[1] = {x[j * stride]};
+    absorb(state, value, j, 1, inverse_temperature);
   }
   return state;
 }
 
-RowState<double> block_state(const double* x, int64_t count, double inverse_temperature) {
-  RowState<double> state;
-  for (int64_t j = 0; j < count; ++j) {
-    const double value[1] = {x[j]};
-    absorb(state, value, j, 1, inverse_temperature);
+// A block of float32 logits -> its state, without the arg-max (found later, and only if it is asked for).
+RowState<float> block_state(const float* x, int64_t count, float inverse_temperature) {
+  RowState<float> state;
+  const floats lowest = broadcast(-std::numeric_limits<float>::infinity());
+  const int64_t whole = count - count % kLanes;
+  // What is left of the last vector is filled up with masked classes.
+  floats last = lowest;
+  for (int64_t j = whole; j < count; ++j) last[j - whole] = x[j];
+
+  floats first = lowest, second = lowest;
+  for (int64_t j = 0; j < whole; j += kLanes) {
+    const floats v = load(x + j);
+    second = larger(smaller(v, first), second);
+    first = larger(v, first);
   }
+  second = larger(smaller(last, first), second);
+  first = larger(last, first);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const float lower = first[lane] < state.max ? first[lane] : state.max;
+    state.second = lower > state.second ? lower : state.second;
+    state.second = second[lane] > state.second ? second[lane] : state.second;
+    state.max = first[lane] > state.max ? first[lane] : state.max;
+  }
+  if (!is_finite(state.max)) return scalar_state(x, count, 1, inverse_temperature);
+
+  const floats max = broadcast(state.max), scale = broadcast(inverse_temperature * kLog2E);
+  floats tail{}, dot{};
+  ints ties{};
+  for (int64_t j = 0; j < whole; j += kLanes) {
+    const Term value = term(load(x + j), max, scale);
+    ties -= value.equal;
+    tail += value.e;
+    dot += value.e * value.t;
+  }
+  const Term value = term(last, max, scale);
+  ties -= value.equal;
+  state.tail = sum(tail + value.e);
+  state.dot = sum(dot + value.e * value.t) * kLn2;
+  for (int lane = 0; lane < kLanes; ++lane) state.ties += static_cast<float>(ties[lane]);
+  state.has_nan = state.dot != state.dot;
   return state;
+}
+
+RowState<double> block_state(const double* x, int64_t count, double inverse_temperature) {
+  return scalar_state(x, count, 1, inverse_temperature);
 }
 
 void take_logs(float* x, int64_t count) {
@@ -114,11 +131,9 @@ const accumulate_t<Stored>* logits_of(const Pool& pool, const Stored* row, int64
   return room;
 }
 
-}  // namespace
-
 template <class Stored>
-void score_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, accumulate_t<Stored> inverse_temperature,
-                int64_t begin, int64_t end) {
+void score_long_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out,
+                     accumulate_t<Stored> inverse_temperature, int64_t begin, int64_t end) {
   using Acc = accumulate_t<Stored>;
   alignas(64) Acc room[kBlock];
   for (int64_t row = begin; row < end; ++row) {
@@ -140,6 +155,110 @@ void score_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, a
     }
     write_row(out, row, state, inverse_temperature);
   }
+}
+
+// values[c][lane] = class c of row begin + lane, for `rows` (1 to kLanes) rows; the other lanes repeat the last row.
+template <class Stored>
+void gather_group(const Pool& pool, int64_t begin, int64_t rows, float* values) {
+  const Stored* data = static_cast<const Stored*>(pool.data) + begin * pool.row_stride;
+  const auto row_of = [&](int lane) { return data + (lane < rows ? lane : rows - 1) * pool.row_stride; };
+  // Whole vectors may be read from a row as long as they end inside the pool.
+  const int64_t reach = (pool.classes + kLanes - 1) / kLanes * kLanes;
+  const int64_t ahead = (pool.rows - begin - rows) * pool.row_stride;
+  if (pool.class_stride == 1 && pool.row_stride >= 0 && reach <= pool.classes + ahead) {
+    for (int64_t column = 0; column < pool.classes; column += kLanes) {
+      floats square[kLanes];
+      for (int lane = 0; lane < kLanes; ++lane) square[lane] = load(row_of(lane) + column);
+      transpose(square);
+      for (int i = 0; i < kLanes; ++i) store(values + (column + i) * kLanes, square[i]);
+    }
+  } else {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const Stored* row = row_of(lane);
+      for (int64_t c = 0; c < pool.classes; ++c) values[c * kLanes + lane] = widen(row[c * pool.class_stride]);
+    }
+  }
+  if (pool.probabilities) take_logs(values, pool.classes * kLanes);
+}
+
+// Rows' results to memory: all lanes at once, or the first `rows`.
+template <class Lanes, class Number>
+void write_lanes(Number* to, Lanes from, int64_t rows) {
+  if (rows == kLanes) {
+    memcpy(to, &from, sizeof(from));
+  } else {
+    for (int64_t lane = 0; lane < rows; ++lane) to[lane] = from[lane];
+  }
+}
+
+void score_group(const float* values, int64_t classes, const RowOutputs<float>& out, float inverse_temperature,
+                 int64_t begin, int64_t rows) {
+  const floats lowest = broadcast(-std::numeric_limits<float>::infinity());
+  floats max = lowest, second = lowest;
+  for (int64_t c = 0; c < classes; ++c) {
+    const floats v = load(values + c * kLanes);
+    second = larger(smaller(v, max), second);
+    max = larger(v, max);
+  }
+  if (any((max - max) != floats{})) {
+    for (int lane = 0; lane < rows; ++lane) {
+      write_row(out, begin + lane, scalar_state(values + lane, classes, kLanes, inverse_temperature),
+                inverse_temperature);
+    }
+    return;
+  }
+  const floats scale = broadcast(inverse_temperature * kLog2E);
+  floats tail{}, dot{};
+  ints ties{}, argmax = ints{} - 1;
+  for (int64_t c = 0; c < classes; ++c) {
+    const Term value = term(load(values + c * kLanes), max, scale);
+    argmax = select(value.equal & (ties == 0), ints{} + static_cast<int32_t>(c), argmax);
+    ties -= value.equal;
+    tail += value.e;
+    dot += value.e * value.t;
+  }
+  const floats rest = __builtin_convertvector(ties - 1, floats) + tail;
+  // The runner-up's exp, where it is the maximum's equal, is what term() set to zero.
+  const Term runner_up = term(second, max, scale);
+  const RowSummary<floats> summary =
+      summary_of<floats>(max * inverse_temperature, rest, log1p_nonnegative<floats, ints>(rest),
+                         select(runner_up.equal, broadcast(1.0f), runner_up.e), dot * kLn2);
+  const ints nan = dot != dot;
+  const auto valid = [&](floats result) {
+    return select(nan, broadcast(std::numeric_limits<float>::quiet_NaN()), result);
+  };
+  for (int k = 0; k < out.count; ++k) {
+    write_lanes(out.utilities + k * out.rows + begin, valid(utility(summary, out.which[k])), rows);
+  }
+  if (out.argmax != nullptr) {
+    argmax = select(nan, ints{} - 1, argmax);
+    for (int64_t lane = 0; lane < rows; ++lane) out.argmax[begin + lane] = argmax[lane];
+    write_lanes(out.logsumexp + begin, valid(summary.logsumexp), rows);
+    write_lanes(out.p1 + begin, valid(summary.p1), rows);
+    write_lanes(out.p2 + begin, valid(summary.p2), rows);
+  }
+}
+
+template <class Stored>
+void score_short_rows(const Pool& pool, const RowOutputs<float>& out, float inverse_temperature, int64_t begin,
+                      int64_t end) {
+  alignas(64) float values[kShortRow * kLanes];
+  for (int64_t row = begin; row < end; row += kLanes) {
+    const int64_t rows = end - row < kLanes ? end - row : kLanes;
+    gather_group<Stored>(pool, row, rows, values);
+    score_group(values, pool.classes, out, inverse_temperature, row, rows);
+  }
+}
+
+}  // namespace
+
+template <class Stored>
+void score_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, accumulate_t<Stored> inverse_temperature,
+                int64_t begin, int64_t end) {
+  if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
+    if (pool.classes <= kShortRow) return score_short_rows<Stored>(pool, out, inverse_temperature, begin, end);
+  }
+  score_long_rows<Stored>(pool, out, inverse_temperature, begin, end);
 }
 
 #define PRUNEFUSE_INSTANTIATE(Stored)                                                                          \

@@ -46,5 +46,57 @@ inline floats load(const half_bits* from) {
 
 inline floats broadcast(float value) { return floats{} + value; }
 
+inline floats larger(floats a, floats b) { return select(a > b, a, b); }
+inline floats smaller(floats a, floats b) { return select(a < b, a, b); }
+
+inline bool any(ints mask) {
+  int32_t lanes[kLanes];
+  memcpy(lanes, &mask, sizeof(mask));
+  int32_t found = 0;
+  for (int lane = 0; lane < kLanes; ++lane) found |= lanes[lane];
+  return found != 0;
+}
+
+// All lanes added up, as a tree.
+inline float sum(floats value) {
+  float lanes[kLanes];
+  store(lanes, value);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  }
+  return lanes[0];
+}
+
+template <int... Lane>
+struct lane_numbers {};
+template <int Count, int... Lane>
+struct count_lanes : count_lanes<Count - 1, Count - 1, Lane...> {};
+template <int... Lane>
+struct count_lanes<0, Lane...> {
+  using type = lane_numbers<Lane...>;
+};
+
+// Rows and columns of `a` and `b` whose number has the bit `Step` change places.
+template <int Step, int... Lane>
+inline void exchange(floats& a, floats& b, lane_numbers<Lane...>) {
+  const floats low = __builtin_shufflevector(a, b, ((Lane & Step) == 0 ? Lane : Lane - Step + kLanes)...);
+  const floats high = __builtin_shufflevector(a, b, ((Lane & Step) == 0 ? Lane + Step : Lane + kLanes)...);
+  a = low;
+  b = high;
+}
+
+template <int Step>
+inline void transpose_from(floats (&rows)[kLanes]) {
+  if constexpr (Step < kLanes) {
+    for (int i = 0; i < kLanes; ++i) {
+      if ((i & Step) == 0) exchange<Step>(rows[i], rows[i + Step], typename count_lanes<kLanes>::type{});
+    }
+    transpose_from<2 * Step>(rows);
+  }
+}
+
+// rows[i][j] becomes rows[j][i].
+inline void transpose(floats (&rows)[kLanes]) { transpose_from<1>(rows); }
+
 }  // namespace
 }  // namespace prunefuse::cpu::PRUNEFUSE_ISA
