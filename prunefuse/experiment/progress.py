@@ -105,13 +105,15 @@ class RunProgress:
         if self._quiet or not self._console.is_terminal:
             yield
             return
-        with Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True):
+        with Live(
+            get_renderable=self.renderable, console=self._console, refresh_per_second=4, transient=True
+        ):
             yield
 
     def note(self, text: str) -> None:
         """A line of its own."""
         if not self._quiet:
-            self._console.print(text, markup=False)
+            self._console.print(text, markup=False, highlight=False)
 
     def begin(self, arm: str, seed: int) -> None:
         """The next arm and seed start; events from now on are theirs."""
@@ -184,7 +186,8 @@ class RunProgress:
             return "time left unknown"
         return f"about {duration(left)} left" if left > 0 else "done"
 
-    def _render(self) -> RenderableType:
+    def renderable(self) -> RenderableType:
+        """The live display: where the run is, the phase, and the whole."""
         spent, left = self._forecast.seconds()
         whole = 0.0 if left is None else spent / (spent + left) if spent + left > 0 else 1.0
         elapsed = duration(time.monotonic() - self._started)

@@ -39,7 +39,11 @@ def finished(tmp_path_factory):
 
 
 def test_the_folder_has_every_file_and_no_other(finished):
-    weights = {"prunefuse": ["plan.json", "selector.safetensors"], "dense": ["selector.safetensors"], "random": []}
+    weights = {
+        "prunefuse": ["plan.json", "selector.safetensors"],
+        "dense": ["selector.safetensors"],
+        "random": [],
+    }
     expected = {"config.json", "metrics.csv", "epochs.csv", "ledger.json", "report.html"}
     for arm, more in weights.items():
         for seed in (0, 7):

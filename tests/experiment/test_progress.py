@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from prunefuse.experiment.progress import Forecast, RunProgress
+from prunefuse.experiment.records import Cost, Epoch, Phase, Progress, Round
+
+PLANNED = {
+    "prunefuse": [
+        Cost("train_selector", "selector", 0, 20, 100.0, 0.0),
+        Cost("train_final", "final", 0, 20, 400.0, 0.0),
+    ],
+    "random": [Cost("train_final", "final", 0, 20, 400.0, 0.0)],
+}
+
+
+def epoch(number, seconds, test_accuracy=None):
+    return Epoch(0, "selector", number, 4, 0.1, 1.234, 0.5, test_accuracy, seconds)
+
+
+def ended(costs, **changes):
+    fields = {"index": 0, "labels": 20, "picks": (), "utilities": None, "selector_accuracy": 0.5}
+    fields |= {"final_accuracy": 0.625, "unselectable": 0, "epochs": (), "costs": tuple(costs)}
+    return Round(**(fields | changes))
+
+
+def test_time_left_follows_the_pace_of_each_kind_of_work():
+    forecast = Forecast(PLANNED, seeds=2)
+    assert forecast.seconds() == (0.0, None)
+    # Half of the first selector in 5 seconds: all work left, 1700 of 1800 FLOPs, is taken to go at 0.1 s a FLOP.
+    forecast.work(("prunefuse", "train_selector", "selector"), 50.0, 5.0)
+    assert forecast.seconds() == pytest.approx((5.0, 175.0))
+    # A round's ledger replaces its parts. The final network turns out to be faster per FLOP; unseen work (the
+    # random arm) is taken to go at the pace of everything so far, 18 s for 500 FLOPs.
+    forecast.complete(
+        "prunefuse",
+        [
+            Cost("train_selector", "selector", 0, 20, 100.0, 10.0),
+            Cost("train_final", "final", 0, 20, 400.0, 8.0),
+        ],
+    )
+    assert forecast.seconds() == pytest.approx((18.0, 10.0 + 8.0 + 800 * 18 / 500))
+    forecast.complete("random", [Cost("train_final", "final", 0, 20, 400.0, 8.0)])
+    forecast.complete("random", [Cost("train_final", "final", 0, 20, 400.0, 8.0)])
+    forecast.complete(
+        "prunefuse",
+        [
+            Cost("train_selector", "selector", 0, 20, 100.0, 10.0),
+            Cost("train_final", "final", 0, 20, 400.0, 8.0),
+        ],
+    )
+    assert forecast.seconds() == pytest.approx((52.0, 0.0))
+
+
+def watch(console, **options):
+    progress = RunProgress(console=console, **options)
+    progress(Phase(0, "plan", "selector", 0, 0, 0.0))  # while a loop is made: before anything begins
+    with progress.running(PLANNED, 1, 5):
+        progress.note("run folder [runs/x]")
+        progress.begin("prunefuse", 3)
+        progress(Phase(0, "train_selector", "selector", 20, 4, 100.0))
+        progress(epoch(1, 2.0))
+        progress(epoch(2, 2.0, test_accuracy=0.75))
+        progress(Phase(0, "score_pool", "selector", 20, 0, 10.0))
+        progress(Progress(500, 1000, "scoring the pool"))
+        live = progress
+        shown = io.StringIO()
+        Console(file=shown, width=120).print(live.renderable())
+        progress(ended([Cost("train_selector", "selector", 0, 20, 100.0, 8.0)], unselectable=2))
+    return shown.getvalue()
+
+
+def test_a_log_gets_plain_lines():
+    text = io.StringIO()
+    watch(Console(file=text, force_terminal=False, soft_wrap=True))
+    first, second = text.getvalue().splitlines()
+    assert first == "run folder [runs/x]"
+    assert second.startswith(
+        "prunefuse, seed 3    round 1/5      20 labels  final 62.5 %, selector 50.0 %, 2 samples"
+    )
+    assert "about 64 s left" in second
+    assert "\x1b" not in text.getvalue()
+
+
+def test_a_terminal_gets_a_live_display():
+    text = io.StringIO()
+    shown = watch(Console(file=text, force_terminal=True, width=120))
+    assert "prunefuse, seed 3, round 1/5, 20 labels" in shown
+    assert "score pool" in shown
+    assert "500 of 1,000 samples" in shown
+    assert "whole run" in shown
+    assert "left" in shown
+    assert "final 62.5 %" in text.getvalue()
+
+
+def test_quiet_says_nothing():
+    text = io.StringIO()
+    watch(Console(file=text, force_terminal=True), quiet=True)
+    assert text.getvalue() == ""
+
+
+def test_an_epoch_is_shown_with_loss_and_accuracy():
+    progress = RunProgress(console=Console(file=io.StringIO(), force_terminal=False))
+    with progress.running(PLANNED, 1, 5):
+        progress.begin("prunefuse", 0)
+        progress(Phase(0, "train_selector", "selector", 20, 4, 100.0))
+        progress(epoch(1, 2.0))
+        shown = io.StringIO()
+        Console(file=shown, width=140).print(progress.renderable())
+        assert "epoch 1/4, loss 1.234, accuracy 50.0 % (labeled set)" in shown.getvalue()
+        progress(epoch(2, 2.0, test_accuracy=0.75))
+        shown = io.StringIO()
+        Console(file=shown, width=140).print(progress.renderable())
+        assert "epoch 2/4, loss 1.234, accuracy 75.0 % (test set)" in shown.getvalue()
