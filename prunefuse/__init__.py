@@ -1,7 +1,25 @@
 """prunefuse: prune at initialisation, select with the small network, fuse it back."""
 
+from prunefuse.experiment.loop import ActiveLearning, LoopConfig
+from prunefuse.fusion import fuse_
+from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
 from prunefuse.scoring import score, statistics
 from prunefuse.selection import k_center_greedy, top_b
+from prunefuse.training import Recipe, features
 from prunefuse.version import __version__
 
-__all__ = ["__version__", "k_center_greedy", "score", "statistics", "top_b"]
+__all__ = [
+    "ActiveLearning",
+    "LoopConfig",
+    "PruningPlan",
+    "Recipe",
+    "__version__",
+    "features",
+    "fuse_",
+    "k_center_greedy",
+    "load_pruned",
+    "plan_pruning",
+    "score",
+    "statistics",
+    "top_b",
+]

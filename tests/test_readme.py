@@ -1,0 +1,23 @@
+"""The README's quick starts run as they are written."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BLOCKS = re.findall(
+    r"```python\n(.*?)```", (Path(__file__).parent.parent / "README.md").read_text(), re.DOTALL
+)
+
+
+def test_there_is_one_for_each_kind_of_user():
+    assert len(BLOCKS) == 3
+    assert all(len([line for line in block.splitlines() if line.strip()]) <= 15 for block in BLOCKS)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=["researcher", "engineer", "author"])
+def test_it_runs(block, tmp_path):
+    result = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
