@@ -7,18 +7,22 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal, TypeAlias
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from prunefuse.experiment.format import duration, engineering, percent
 from prunefuse.experiment.records import Epoch, PhaseName
 from prunefuse.experiment.summary import Arm, Spread, Summary
 from prunefuse.pruning.plan import Layer
+
+# The end of a line, in data units, with its name and color.
+_End: TypeAlias = tuple[float, float, str, str]
 
 INK, MUTED, RULE = "#1b1f24", "#5f6b7a", "#d9dee5"
 # Readable by color-blind people and in gray; the first is the main arm's in every figure of a report.
@@ -50,23 +54,36 @@ def colors(arms: Sequence[Arm]) -> dict[str, str]:
 
 def accuracy(summary: Summary) -> str:
     """Test accuracy of the final network against labels: mean, range over seeds, and each seed as a dot."""
-    return _lines(
-        summary,
-        lambda arm, labels: arm.accuracy(labels, "final"),
-        scale=100,
-        ylabel="test accuracy of the final network, %",
-        dots=True,
-    )
+    figure = _figure(10.4, 4.3)
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.055, right=1 - _room(summary.arms), bottom=0.145, top=0.93)
+    ends = _lines(axes, summary, lambda arm, labels: arm.accuracy(labels, "final"), scale=100, dots=True)
+    _finish(axes, summary, "test accuracy of the final network, %", ends)
+    return _svg(figure)
 
 
 def selection(summary: Summary) -> str:
-    """FLOPs spent on selecting against labels, of the arms that spend any; logarithmic where they differ much."""
+    """FLOPs and seconds spent on selecting against labels, of the arms that spend any."""
+    figure = _figure(10.4, 3.6)
+    panels = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.055, right=1 - _room(summary.arms), bottom=0.17, top=0.91, wspace=0.17)
+    for index, (axes, title) in enumerate(zip(panels, ("FLOPs", "seconds"), strict=True)):
 
-    def flops(arm: Arm, labels: int) -> Spread | None:
-        spent = arm.selection(labels)
-        return spent[0] if spent and spent[0].mean > 0 else None
+        def spent(arm: Arm, labels: int, index: int = index) -> Spread | None:
+            found = arm.selection(labels)
+            return found[index] if found and found[0].mean > 0 else None
 
-    return _lines(summary, flops, scale=1, ylabel="selection, FLOPs", dots=False)
+        ends = _lines(axes, summary, spent, scale=1, dots=False)
+        # Far apart, the smaller ones would all look like nothing on a linear axis.
+        if ends and max(y for _, y, _, _ in ends) > 10 * min(y for _, y, _, _ in ends):
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            title += " (log scale)"
+        else:
+            axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda height, _: engineering(height)))
+        _finish(axes, summary, title, ends if index == 1 else ())
+    return _svg(figure)
 
 
 def phases(summary: Summary) -> str:
@@ -74,7 +91,7 @@ def phases(summary: Summary) -> str:
     arms = summary.arms
     figure = _figure(10.4, 1.35 + 0.52 * len(arms))
     panels = figure.subplots(1, 2)
-    figure.subplots_adjust(left=_left(arms), right=0.965, wspace=0.16, bottom=0.2, top=0.74)
+    figure.subplots_adjust(left=_room(arms), right=0.965, wspace=0.16, bottom=0.2, top=0.74)
     shown = [phase for phase in PHASES if any(phase in arm.phases() for arm in arms)]
     for panel, (axes, title) in enumerate(zip(panels, ("FLOPs", "seconds"), strict=True)):
         longest = max((sum(cost[panel] for cost in arm.phases().values()) for arm in arms), default=0) or 1
@@ -118,8 +135,8 @@ def training(summary: Summary, labels: int) -> str:
     shades = colors(summary.arms)
     figure = _figure(10.4, 3.4)
     left, right = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.065, right=1 - _right(summary.arms), wspace=0.2, bottom=0.15, top=0.9)
-    ends: list[tuple[float, float, str, str]] = []
+    figure.subplots_adjust(left=0.065, right=1 - _room(summary.arms), wspace=0.2, bottom=0.15, top=0.9)
+    ends: list[_End] = []
     for arm in summary.arms:
         curves = arm.curves(labels, "final") or arm.curves(labels, "selector")
         if not curves:
@@ -176,28 +193,19 @@ def widths(layers: Sequence[Layer], color: str) -> str:
 
 
 def _lines(
-    summary: Summary,
-    value: Callable[[Arm, int], Spread | None],
-    *,
-    scale: float,
-    ylabel: str,
-    dots: bool,
-) -> str:
-    """One line per arm over labeled-set sizes, a band from the smallest to the largest seed, names at the end."""
+    axes: Axes, summary: Summary, value: Callable[[Arm, int], Spread | None], *, scale: float, dots: bool
+) -> list[_End]:
+    """One line per arm over labeled-set sizes, and a band from the lowest to the highest seed. Returns their ends."""
     shades = colors(summary.arms)
-    figure = _figure(10.4, 4.3)
-    axes = figure.subplots()
-    figure.subplots_adjust(left=0.075, right=1 - _right(summary.arms), bottom=0.145, top=0.93)
-    ends: list[tuple[float, float, str, str]] = []
+    ends: list[_End] = []
     for arm in reversed(summary.arms):  # the main arm on top
         points = [(labels, found) for labels in arm.labels if (found := value(arm, labels)) is not None]
         if not points:
             continue
         xs = [labels for labels, _ in points]
         color = shades[arm.label]
-        low = [scale * found.low for _, found in points]
-        high = [scale * found.high for _, found in points]
         means = [scale * found.mean for _, found in points]
+        low, high = [scale * found.low for _, found in points], [scale * found.high for _, found in points]
         axes.fill_between(xs, low, high, color=color, alpha=0.13, linewidth=0)
         axes.plot(xs, means, color=color, linewidth=2, marker="o", markersize=5, markeredgewidth=0)
         for x, (_, found) in zip(xs, points, strict=True):
@@ -205,39 +213,54 @@ def _lines(
                 marks = [scale * one for one in found.values]
                 axes.plot([x] * len(marks), marks, ".", color=color, alpha=0.45, markersize=4)
         ends.append((xs[-1], means[-1], arm.label, color))
-    if not dots and max(last := [y for _, y, _, _ in ends]) > 10 * min(last):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(numticks=6))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    elif not dots:
-        axes.set_ylim(bottom=0)
-    if not dots:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda height, _: engineering(height)))
-    _label_axis_x(axes, summary)
-    axes.set_title(ylabel, loc="left", fontsize=10, color=INK, fontweight="bold")
+    return ends
+
+
+def _finish(axes: Axes, summary: Summary, title: str, ends: Sequence[_End]) -> None:
+    """Title, axis of sizes, and the names of the lines."""
+    _label_sizes(axes, summary)
+    axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold")
     _clean(axes, grid="y")
     _label_ends(axes, ends)
-    return _svg(figure)
 
 
-def _label_axis_x(axes: Axes, summary: Summary) -> None:
-    """A tick at every size, in samples and per cent; where two would touch, the smaller goes without text."""
+def _label_sizes(axes: Axes, summary: Summary) -> None:
+    """A tick at every size, in samples and per cent; where two would touch, the smaller goes without text.
+
+    The axis is linear or logarithmic, whichever sets the sizes farther apart.
+    """
     sizes = summary.labels
-    margin = 0.03 * (sizes[-1] - sizes[0]) or 1
-    low, high = sizes[0] - margin, sizes[-1] + margin
-    axes.set_xlim(low, high)
-    texts, last = [], math.inf
+    logs = [math.log(size) for size in sizes]
+    scale: Literal["linear", "log"] = "log" if _evenness(logs) > _evenness(sizes) else "linear"
+    axes.set_xscale(scale)
+    if scale == "log":
+        margin = 0.04 * (logs[-1] - logs[0])
+        axes.set_xlim(math.exp(logs[0] - margin), math.exp(logs[-1] + margin))
+    else:
+        margin = 0.04 * (sizes[-1] - sizes[0]) or 1.0
+        axes.set_xlim(sizes[0] - margin, sizes[-1] + margin)
+    texts: list[str] = []
+    last = math.inf
     for size in reversed(sizes):
-        if last - size < 0.062 * (high - low):
+        place = float(axes.transData.transform((size, 1))[0])
+        if last - place < 50:  # points of the page, the width of a text
             texts.append("")
         else:
             texts.append(f"{size:,}\n{percent(size / summary.pool)}")
-            last = size
+            last = place
     axes.set_xticks(sizes, texts[::-1])
-    axes.set_xlabel("labels (samples, part of the pool)", fontsize=9.5, color=MUTED, labelpad=2)
+    axes.xaxis.set_minor_locator(NullLocator())
+    note = ", log scale" if scale == "log" else ""
+    axes.set_xlabel(f"labels (samples and part of the pool{note})", fontsize=9.5, color=MUTED, labelpad=2)
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+def _evenness(places: Sequence[float]) -> float:
+    """The smallest gap as a part of the whole span."""
+    gaps = [after - before for before, after in pairwise(places)]
+    return min(gaps) / sum(gaps) if gaps else 1.0
+
+
+def _label_ends(axes: Axes, ends: Sequence[_End]) -> None:
     """Write each line's name beside its end, pushed apart where they would overlap."""
     if not ends:
         return
@@ -281,11 +304,8 @@ def _swatch(color: str) -> Artist:
     return Rectangle((0, 0), 1, 1, color=color, linewidth=0)
 
 
-def _left(arms: Sequence[Arm]) -> float:
-    return 0.03 + 0.0085 * max(len(arm.label) for arm in arms)
-
-
-def _right(arms: Sequence[Arm]) -> float:
+def _room(arms: Sequence[Arm]) -> float:
+    """Part of the figure's width that the longest name of an arm takes."""
     return 0.03 + 0.0085 * max(len(arm.label) for arm in arms)
 
 

@@ -89,26 +89,28 @@ def _subtitle(summary: Summary) -> list[str]:
     """What was compared on what, and when and where."""
     run = summary.runs[0].config
     config, data = run["config"], run["data"]
-    with_what = {
-        "prunefuse": f"the network pruned by {percent(config['prune_ratio'])} of its channels",
-        "dense": "the dense network",
-    }.get(config["selector"], f"a {config['selector']}")
+    selector = {
+        "prunefuse": f"A network with {percent(config['prune_ratio'])} of its channels pruned",
+        "dense": "The dense network itself",
+    }.get(config["selector"], f"A {config['selector']}")
     others = {
         "dense": "the dense network selecting for itself (classic active learning)",
         "random": "random picks",
     }
     against = " and ".join(others[arm.role] for arm in summary.arms[1:] if arm.role in others)
-    compared = f", against {against}" if against else ""
+    compared = f" Compared with {against}." if against else ""
     shape = "×".join(map(str, data["input_shape"]))
     seeds = sorted({seed for arm in summary.arms for seed in arm.seeds})
     several = f"{len(summary.runs)} runs, the first of " if len(summary.runs) > 1 else ""
+    threads = run["machine"]["threads"]
     where = (
         f"{data['pool']:,} samples in the pool, {data['test']:,} for testing, {data['classes']} classes, {shape} · "
         f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''} ({', '.join(map(str, seeds))}) · "
         f"{several}{datetime.fromisoformat(run['started']):%d %B %Y, %H:%M} · "
-        f"{run['machine']['device_name']}, {run['machine']['threads']} threads"
+        f"{run['machine']['device_name']}, {threads} thread{'s' if threads != 1 else ''}"
     )
-    lead = f"What to label is selected by {config['strategy'].replace('_', ' ')} with {with_what}{compared}."
+    strategy = config["strategy"].replace("_", " ")
+    lead = f"{selector} selects what to label, by {strategy}.{compared}"
     return [f'<p class="lead">{escape(lead)}</p>', f'<p class="sub">{escape(where)}</p>']
 
 
@@ -156,10 +158,17 @@ def _tiles(summary: Summary) -> list[str]:
             tiles.append(
                 markup.tile(
                     what,
-                    f"{ratio:.2g}× less" if ratio >= 1 else f"{1 / ratio:.2g}× more",
+                    _compare(ratio),
                     f"{name(ours[index].mean)} against dense {name(theirs[index].mean)}",
                     colors[main.label],
                 )
             )
     where = f"Test accuracy and cost of selection with {sections.size(labels, summary)} labeled."
     return [f'<div class="tiles">{"".join(tiles)}</div>', f'<p class="note">{escape(where)}</p>']
+
+
+def _compare(ratio: float) -> str:
+    """How much less the first arm takes than the dense one, which takes ``ratio`` times as much."""
+    if 0.95 < ratio < 1.05:
+        return "equal"
+    return f"{ratio:.1f}× less" if ratio > 1 else f"{1 / ratio:.1f}× more"

@@ -77,12 +77,14 @@ def cost(summary: Summary) -> list[str]:
     spending = [arm for arm in summary.arms if any(_flops(arm, labels) for labels in arm.labels)]
     if spending:
         free = [arm.label for arm in summary.arms if arm not in spending]
-        note = f" {' and '.join(free)} needs no network to select and costs nothing here." if free else ""
+        note = f" Without cost, as it selects without a network: {', '.join(free)}." if free else ""
         body.append(
             markup.figure(
                 plots.selection(summary),
-                "FLOPs spent on selection against the number of labels, one line per arm",
-                escape(f"FLOPs spent to choose the labels up to each size, all rounds together.{note}"),
+                "FLOPs and seconds spent on selection against the number of labels, one line per arm",
+                escape(
+                    f"Spent to choose the labels up to each size, all rounds together, training of the selector included.{note}"
+                ),
             )
         )
     body += [
