@@ -1,0 +1,56 @@
+"""What the tests of pruning share: filling a model with values that mean something, and the masking oracle."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from prunefuse.pruning import PruningPlan
+
+
+def scramble_(model: nn.Module, seed: int = 0) -> nn.Module:
+    """In place: every parameter moved, norm statistics as after training; so that no 0 or 1 hides a fault."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if not tensor.is_floating_point():
+                tensor.fill_(7)
+            elif name.endswith("running_var"):
+                tensor.uniform_(0.5, 2, generator=generator)
+            elif tensor.ndim < 2:
+                tensor.uniform_(-0.5, 1, generator=generator)
+            else:
+                tensor.normal_(0, tensor[0].numel() ** -0.5, generator=generator)
+    return model
+
+
+def masked(model: nn.Module, plan: PruningPlan) -> nn.Module:
+    """A copy of the dense model, zero wherever the plan removes something."""
+    model = copy.deepcopy(model)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, axes in plan.kept.items():
+            for axis, kept in axes.items():
+                gone = sorted(set(range(tensors[name].shape[axis])) - set(kept))
+                tensors[name].index_fill_(axis, torch.tensor(gone), 0)
+    return model
+
+
+def assert_same_function(one: nn.Module, other: nn.Module, *inputs: Tensor, tolerance: float = 1e-9) -> None:
+    """Both modules, in evaluation mode, give the same output up to a relative error."""
+    with torch.no_grad():
+        a, b = one.eval()(*inputs), other.eval()(*inputs)
+    assert a.shape == b.shape
+    assert a.isfinite().all()
+    scale = float(b.abs().max())
+    assert scale > 1e-6
+    assert float((a - b).abs().max()) <= tolerance * scale
+
+
+def assert_pruning_is_masking(model: nn.Module, plan: PruningPlan, *inputs: Tensor) -> nn.Module:
+    """Cutting channels out and zeroing them in place give the same function; returns the small model."""
+    small = plan.extract(model)
+    assert_same_function(small, masked(model, plan), *inputs)
+    return small
