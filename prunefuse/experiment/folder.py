@@ -35,6 +35,7 @@ EPOCHS = (
     *("lr", "loss", "train_accuracy", "test_accuracy", "seconds"),
 )
 _TABLES = ("metrics.csv", "epochs.csv", "ledger.json")
+FORMAT = 1  # of the folder, in config.json
 PICKS = ("round", "order", "index", "utility")
 
 
@@ -130,6 +131,10 @@ def read(path: Path) -> RunRecord:
         raise RunFolderError(f"{path} is not a run folder: it has no {', '.join(missing)}")
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        if config["format"] != FORMAT:
+            raise ValueError(
+                f"format {config['format']} in config.json, and this version reads format {FORMAT}"
+            )
         ledger = json.loads((path / "ledger.json").read_text(encoding="utf-8"))
         epochs: dict[tuple[str, int, int], list[Epoch]] = {}
         for row in _read_csv(path / "epochs.csv"):

@@ -31,3 +31,13 @@ def duration(seconds: float) -> str:
 def percent(part: float) -> str:
     """``0.0195`` -> ``1.9 %``, ``0.2`` -> ``20 %``."""
     return f"{100 * part:.1f}".removesuffix(".0") + " %"
+
+
+def setting(value: object) -> str:
+    """A value of a configuration: ``yes`` and ``no``, numbers without a tail of zeros, lists with commas."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        nested = any(isinstance(one, (list, tuple)) for one in value)
+        return ", ".join(f"({setting(one)})" if nested else setting(one) for one in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -150,7 +150,7 @@ class _Experiment:
     def describe(self, path: Path, command: str | None) -> dict[str, Any]:
         """What config.json holds."""
         return {
-            "format": 1,
+            "format": folder.FORMAT,
             "name": path.name,
             "command": command,
             "started": _now(),

@@ -6,7 +6,7 @@ import math
 from html import escape
 
 from prunefuse.experiment import markup, plots
-from prunefuse.experiment.format import engineering, percent
+from prunefuse.experiment.format import engineering, percent, setting
 from prunefuse.experiment.plots import PHASES
 from prunefuse.experiment.summary import Arm, Summary
 from prunefuse.pruning.plan import Layer, PruningPlan
@@ -220,15 +220,15 @@ def settings(summary: Summary) -> list[str]:
     sizes = ", ".join(f"{size:,}" for size in config["schedule"])
     flat = {**chosen, "schedule": f"{sizes} samples", "seeds": chosen["seeds"]}
     shown = [
-        (name.replace("_", " "), _value(value)) for name, value in flat.items() if value not in (None, "")
+        (name.replace("_", " "), setting(value)) for name, value in flat.items() if value not in (None, "")
     ]
     body += ["<h3>Configuration</h3>", markup.facts(shown)]
     body += [
         "<h3>Training recipe</h3>",
-        markup.facts([(name.replace("_", " "), _value(value)) for name, value in recipe.items()]),
+        markup.facts([(name.replace("_", " "), setting(value)) for name, value in recipe.items()]),
         "<h3>Versions and machine</h3>",
         markup.facts(
-            [(name, _value(value)) for name, value in (config["versions"] | config["machine"]).items()]
+            [(name, setting(value)) for name, value in (config["versions"] | config["machine"]).items()]
         ),
     ]
     return body
@@ -283,14 +283,3 @@ def size(labels: int, summary: Summary) -> str:
 def points(value: float) -> str:
     """Per cent with one decimal, without the sign."""
     return f"{100 * value:.1f}"
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        nested = any(isinstance(one, (list, tuple)) for one in value)
-        return ", ".join(f"({_value(one)})" if nested else _value(one) for one in value) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)

@@ -10,6 +10,7 @@ from typing import Any
 
 from prunefuse.experiment.cost import selection_cost
 from prunefuse.experiment.folder import RunFolderError, RunRecord, Trial, trial_folder
+from prunefuse.experiment.format import setting
 from prunefuse.experiment.records import Epoch, Network, PhaseName, Round
 
 
@@ -172,7 +173,7 @@ def _label(one: tuple[str, Mapping[str, Any]], every: list[tuple[str, Mapping[st
     name, settings = one
     namesakes = [other for other_name, other in every if other_name == name]
     telling = [
-        f"{key.replace('_', ' ')} {value}"
+        f"{key.replace('_', ' ')} {setting(value)}"
         for key, value in settings.items()
         if any(other.get(key) != value for other in namesakes)
     ]
