@@ -61,7 +61,7 @@ def _git_commit(folder: Path) -> str | None:
         # An installed copy may lie below somebody else's repository: only a file that git knows counts.
         for command in (
             "ls-files --error-unmatch " + Path(__file__).name,
-            "describe --always --dirty --abbrev=40 --exclude=*",
+            "describe --always --dirty --abbrev=12 --exclude=*",
         ):
             done = subprocess.run(
                 ["git", "-C", str(folder), *command.split()],

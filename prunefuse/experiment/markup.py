@@ -58,7 +58,8 @@ ul { margin: 8px 0; padding-left: 20px; max-width: 84ch; } li { margin: 5px 0; }
   body { font-size: 11pt; } main { max-width: none; padding: 0; }
   figure, .tile, tr, pre, .facts div { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .wide { overflow: visible; } tbody tr:hover { background: none; }
-  th, td { padding: 4px 7px; font-size: 9.5pt; }
+  th, td { padding: 4px 7px; font-size: 9pt; } pre { font-size: 7.5pt; } h2 { margin-top: 30px; }
+  .tiles { grid-template-columns: repeat(5, 1fr); gap: 7px; } .tile { padding: 8px 10px; } .tile b { font-size: 15pt; }
 }
 """
 
