@@ -228,7 +228,10 @@ def settings(summary: Summary) -> list[str]:
         markup.facts([(name.replace("_", " "), setting(value)) for name, value in recipe.items()]),
         "<h3>Versions and machine</h3>",
         markup.facts(
-            [(name, setting(value)) for name, value in (config["versions"] | config["machine"]).items()]
+            [
+                (name.replace("_", " "), setting(value))
+                for name, value in (config["versions"] | config["machine"]).items()
+            ]
         ),
     ]
     return body
