@@ -222,7 +222,8 @@ def settings(summary: Summary) -> list[str]:
     shown = [
         (name.replace("_", " "), setting(value)) for name, value in flat.items() if value not in (None, "")
     ]
-    body += ["<h3>Configuration</h3>", markup.facts(shown)]
+    which = " of the first run; where others differ, their arms say so" if len(summary.runs) > 1 else ""
+    body += [f"<h3>Configuration{which}</h3>", markup.facts(shown)]
     body += [
         "<h3>Training recipe</h3>",
         markup.facts([(name.replace("_", " "), setting(value)) for name, value in recipe.items()]),
