@@ -1,0 +1,374 @@
+"""What each operator does to the channels that pass through it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pruning_oracle import assert_pruning_is_masking, scramble_
+from torch import nn
+
+from prunefuse.models import ChannelPad
+from prunefuse.pruning import modules, plan_pruning, register_padding, register_rule, register_sizes, rules
+
+
+class Between(nn.Module):
+    """A 1x1 convolution to 8 channels, ``function``, a 1x1 convolution of what came out, its spatial mean."""
+
+    def __init__(self, function, channels: int = 8) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 1)
+        self.layer = function if isinstance(function, nn.Module) else nn.Identity()
+        self.function = self.layer if isinstance(function, nn.Module) else function
+        self.last = nn.Conv2d(channels, 2, 1)
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x))).mean((2, 3))
+
+
+def plan_and_check(model, *, size=6, ratio=0.5):
+    model = scramble_(model).double()
+    image = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).double()
+    plan = plan_pruning(model, image, ratio=ratio)
+    small = assert_pruning_is_masking(model, plan, image)
+    return plan, small, {layer.name: layer.width_after for layer in plan.layers}
+
+
+RAMP = torch.arange(8.0, dtype=torch.float64).view(8, 1, 1)
+PASSING = {
+    "relu": F.relu,
+    "relu in place": lambda x: F.relu(x, inplace=True),
+    "sub in place": lambda x: x.sub_(1),
+    "clamp": lambda x: x.clamp(0, 6),
+    "swish": lambda x: x * x.sigmoid(),
+    "scalars": lambda x: 2 * x / 3 + 1,
+    "where": lambda x: torch.where(x > 0, x, -x),
+    "lerp": lambda x: torch.lerp(x, x.relu(), 0.3),
+    "masked fill": lambda x: x.masked_fill(x < 0, 0.5),
+    "double and back": lambda x: x.to(torch.float32).to(torch.float64),
+    "batch norm": nn.BatchNorm2d(8),
+    "batch norm without statistics": nn.BatchNorm2d(8, track_running_stats=False),
+    "batch norm without affine": nn.BatchNorm2d(8, affine=False),
+    "instance norm": nn.InstanceNorm2d(8, affine=True),
+    "instance norm with statistics": nn.InstanceNorm2d(8, affine=True, track_running_stats=True),
+    "prelu": nn.PReLU(8),
+    "one prelu": nn.PReLU(),
+    "dropout": nn.Dropout(0.5),
+    "dropout of channels": nn.Dropout2d(0.5),
+    "max pool": nn.MaxPool2d(2),
+    "average pool": nn.AvgPool2d(3, stride=2, padding=1),
+    "adaptive pools": lambda x: F.adaptive_avg_pool2d(x, 3) + F.adaptive_max_pool2d(x, 3),
+    "pool of lines": lambda x: F.max_pool1d(x.flatten(2), 2).unsqueeze(-1),
+    "resize": lambda x: F.interpolate(x, scale_factor=2, mode="nearest"),
+    "resize bilinear": lambda x: F.interpolate(x, size=(4, 5), mode="bilinear"),
+    "zeros around": lambda x: F.pad(x, (1, 1, 2, 0)),
+    "reflection around": lambda x: F.pad(x, (1, 1, 2, 0), mode="reflect"),
+    "crop": lambda x: F.pad(x, (-1, 0, 0, -1)),
+    "every second pixel": lambda x: x[:, :, ::2, 1::2],
+    "all channels": lambda x: x[:, :],
+    "narrow": lambda x: x.narrow(2, 1, 3),
+    "one row": lambda x: x[:, :, 0].unsqueeze(2),
+    "rows": lambda x: sum(x.unbind(2)).unsqueeze(-2),
+    "halves of rows": lambda x: torch.cat(x.chunk(2, 3), 2),
+    "squeeze": lambda x: x.unsqueeze(0).squeeze(0),
+    "channels last": lambda x: x.permute(0, 2, 3, 1).relu().permute(0, 3, 1, 2),
+    "transposed": lambda x: x.transpose(1, 3).contiguous().transpose(1, -1),
+    "flatten and back": lambda x: x.flatten(2).unflatten(2, (3, 12)),
+    "view": lambda x: x.view(x.size(0), x.size(1), -1).reshape(x.size(0), -1, 6, 6),
+    "through a flat axis": lambda x: x.flatten(1).view(x.size(0), -1, 6, 6),
+    "to tokens": lambda x: x.flatten(2).transpose(1, 2).transpose(1, 2).unsqueeze(2),
+    "stack": lambda x: torch.stack([x, x.relu()]).sum(0),
+    "sums": lambda x: x.sum(-1, keepdim=True) + x.amax(2, keepdim=True),
+    "softmax of pixels": lambda x: x.softmax(3),
+    "log softmax of pixels": lambda x: x.flatten(2).log_softmax(-1).unsqueeze(3),
+    "like": lambda x: x + torch.ones_like(x),
+    "product with pixels": lambda x: torch.matmul(x, x.transpose(2, 3)),
+    "expanded pixels": lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 3, 3),
+    "split sizes": lambda x: torch.cat(x.split([2, 4], 2)[::-1], 2),
+    "no gradient": lambda x: x.detach(),
+    "one group": nn.Conv2d(8, 8, 3, padding="same"),
+}
+
+
+@pytest.mark.parametrize("function", PASSING.values(), ids=PASSING.keys())
+def test_channels_pass(function):
+    plan, _, widths = plan_and_check(Between(function))
+    assert widths["first"] == 4
+    assert plan.notes == ()
+
+
+FREEZING = {
+    "slice": (lambda x: x[:, 2:], 6, "cuts a channel axis"),
+    "chunk": (lambda x: torch.cat(x.chunk(2, 1)[::-1], 1), 8, "cuts a channel axis"),
+    "one channel": (lambda x: x[:, 3].unsqueeze(1), 1, "picks one channel"),
+    "softmax": (lambda x: x.softmax(1), 8, "normalizes over channels"),
+    "mean": (lambda x: x.mean(1, keepdim=True), 1, "reduces over channels"),
+    "mean of all": (lambda x: x + x.mean(), 8, "reduces over channels"),
+    "split axis": (lambda x: x.view(x.size(0), 2, -1, 6, 6).sum(1), 4, "splits a channel axis"),
+    "shuffle": (
+        lambda x: x.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2),
+        8,
+        "splits a channel axis, or merges two",
+    ),
+    "pad in the code": (lambda x: F.pad(x, (0, 0, 0, 0, 1, 2)), 11, "register_padding"),
+    "mirrored channels": (
+        lambda x: F.pad(x.transpose(1, 3), (1, 0, 0, 0), mode="replicate").transpose(1, 3),
+        9,
+        "crops channels",
+    ),
+    "pooled channels": (
+        lambda x: F.max_pool2d(x.transpose(1, 3), (1, 2)).transpose(1, 3),
+        4,
+        "pools or resizes a channel axis",
+    ),
+    "unknown": (lambda x: x.cumsum(1), 8, "no rule for aten::cumsum"),
+    "unknown on pixels": (lambda x: x.flip(2), 8, "no rule for aten::flip"),
+    "layer norm": (lambda x: F.layer_norm(x, x.shape[1:]), 8, "no rule for aten::layer_norm"),
+    "depthwise": (nn.Conv2d(8, 8, 3, groups=8), 8, "grouped convolutions"),
+    "groups": (nn.Conv2d(8, 4, 3, groups=2), 4, "grouped convolutions"),
+}
+
+
+@pytest.mark.parametrize(("function", "channels", "reason"), FREEZING.values(), ids=FREEZING.keys())
+def test_channels_stay_and_the_plan_says_why(function, channels, reason):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.prunable = nn.Conv2d(3, 6, 1)
+            self.then = nn.Conv2d(6, 3, 1)
+            self.block = Between(function, channels)
+
+        def forward(self, x):
+            return self.block(self.then(self.prunable(x)))
+
+    plan, _, widths = plan_and_check(Net())
+    assert widths["block.first"] == 8
+    assert widths["prunable"] == 3  # and no more than that stays
+    (note,) = plan.notes
+    assert reason in note
+    assert "block" in note
+    if "no rule" in reason:
+        assert "add one with register_rule" in note
+    assert note in plan.summary()
+
+
+@pytest.mark.parametrize("function", [lambda x: x * RAMP, lambda x: x + x.new_ones(8, 1, 1)])
+def test_channels_that_meet_constants_in_the_code_stay(function):
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 3, 1), Between(function))
+    plan, _, widths = plan_and_check(model)
+    assert widths == {"0": 3, "1": 1, "2.first": 8, "2.last": 2}
+
+
+def test_sum_with_the_input_stays():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            x = x + self.b(self.a(x).relu())
+            return self.c(x)
+
+    model = scramble_(Net()).double()
+    x = torch.randn(4, 8).double()
+    plan = plan_pruning(model, x)
+    assert_pruning_is_masking(model, plan, x)
+    assert [layer.width_after for layer in plan.layers] == [4, 8, 8]
+
+
+class Functional(nn.Module):
+    """Weights used directly, by matmul, addmm and linear; one of them twice, one of them never."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Parameter(torch.empty(5, 8))
+        self.b = nn.Parameter(torch.empty(8, 6))
+        self.bias = nn.Parameter(torch.empty(6))
+        self.c = nn.Parameter(torch.empty(2, 6))
+        self.square = nn.Parameter(torch.empty(6, 6))
+        self.unused = nn.Parameter(torch.empty(7, 7))
+
+    def forward(self, x):
+        x = (x @ self.a).relu()
+        x = torch.addmm(self.bias, x, self.b)
+        x = F.linear(F.linear(x, self.square).relu(), self.square)
+        return F.linear(x, self.c)
+
+
+def test_weights_used_by_functions():
+    model = scramble_(Functional()).double()
+    x = torch.randn(3, 5).double()
+    plan = plan_pruning(model, x)
+    small = assert_pruning_is_masking(model, plan, x)
+    shapes = {name: tuple(p.shape) for name, p in small.named_parameters()}
+    assert shapes == {"a": (5, 4), "b": (4, 3), "bias": (3,), "c": (2, 3), "square": (3, 3), "unused": (7, 7)}
+    # A weight used twice is tied to itself, and its work counts twice.
+    assert plan.kept["square"][0] == plan.kept["square"][1]
+    assert plan.flops[1] == 2 * (5 * 4 + 4 * 3 + 2 * 9 + 3 * 2)
+    assert "unused" in plan.notes[0]
+
+
+def test_shared_modules_and_tied_weights_stay_shared_and_tied():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
+            self.c.weight = self.b.weight
+            self.again = nn.Sequential(self.b, nn.ReLU())
+            self.d = nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.d(self.c(self.again(self.b(self.a(x)))))
+
+    model = scramble_(Net()).double()
+    x = torch.randn(3, 4).double()
+    plan = plan_pruning(model, x)
+    small = plan.extract(model)
+    assert small.c.weight is small.b.weight
+    assert small.again[0] is small.b
+    assert small.b.weight.shape == (4, 4)
+    assert small.c.in_features == small.c.out_features == small.b.in_features == 4
+    assert_pruning_is_masking(model, plan, x)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_convolutions_of_all_dimensions_with_and_without_a_batch(dims):
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    model = scramble_(
+        nn.Sequential(conv(2, 6, 3), nn.ReLU(), conv(6, 4, 2, stride=2), conv(4, 3, 1))
+    ).double()
+    for shape in ((2, 2, *[7] * dims), (2, *[7] * dims)):
+        x = torch.randn(shape).double()
+        plan = plan_pruning(model, x)
+        small = assert_pruning_is_masking(model, plan, x)
+        assert [len(p) for p in small.parameters() if p.ndim > 1] == [3, 2, 3]
+
+
+class Tail(nn.Module):
+    """Pads its input on the right by an attribute of its own."""
+
+    def __init__(self, more: int) -> None:
+        super().__init__()
+        self.more = more
+        self.none = 0
+
+    def forward(self, x):
+        return F.pad(x, (0, 0, 0, 0, self.none, self.more))
+
+
+def test_padding_modules_are_repaired(monkeypatch):
+    monkeypatch.setattr(modules, "_PADDING", dict(modules._PADDING))
+    register_padding(Tail, ("none", "more"))
+
+    class Net(nn.Module):
+        def __init__(self, pad, channels):
+            super().__init__()
+            self.a, self.pad = nn.Conv2d(3, 6, 1), pad
+            self.b, self.c = nn.Conv2d(3, channels, 1), nn.Conv2d(channels, 2, 1)
+
+        def forward(self, x):
+            return self.c(self.pad(self.a(x)) + self.b(x)).mean((2, 3))
+
+    for pad, channels, amounts in (
+        (ChannelPad(2, 4), 12, lambda m: (m.left, m.right)),
+        (Tail(3), 9, lambda m: (m.none, m.more)),
+        (nn.ConstantPad3d((0, 0, 0, 0, 1, 4), 0.5), 11, lambda m: m.padding[4:]),
+    ):
+        before = amounts(pad)
+        plan, small, widths = plan_and_check(Net(pad, channels))
+        kept = plan.kept["b.weight"][0]
+        assert len(kept) == channels // 2 == widths["b"]
+        assert widths["a"] == 3
+        assert amounts(small.pad) == (
+            sum(i < before[0] for i in kept),
+            sum(i >= channels - before[1] for i in kept),
+        )
+        assert amounts(pad) == before
+        assert plan.notes == ()
+
+
+def test_a_padding_module_called_twice_keeps_one_amount():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pad = ChannelPad(1, 2)
+            self.layers = nn.ModuleList(
+                nn.Conv2d(i, o, 1) for i, o in ((3, 4), (3, 7), (3, 4), (3, 7), (7, 2))
+            )
+
+        def forward(self, x):
+            a, b, c, d, e = self.layers
+            return e((self.pad(a(x)) + b(x)).relu() * (self.pad(c(x)) + d(x))).mean((2, 3))
+
+    plan, small, widths = plan_and_check(Net())
+    assert widths["layers.1"] == widths["layers.3"] == small.pad.left + small.pad.right + 2
+    assert plan.notes == ()
+
+
+class Scaled(nn.Module):
+    """A layer that keeps its width under a name of its own and uses it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.empty(outputs, inputs))
+        self.width = outputs
+
+    def forward(self, x):
+        return F.linear(x, self.matrix).view(-1, self.width)
+
+
+def test_a_module_of_ones_own_says_where_its_sizes_are(monkeypatch):
+    model = scramble_(nn.Sequential(Scaled(4, 8), nn.ReLU(), nn.Linear(8, 2))).double()
+    x = torch.randn(3, 4).double()
+    plan = plan_pruning(model, x)
+    with pytest.raises(ValueError, match=r"module '2' \(Linear\).*written in its code|module '0' \(Scaled\)"):
+        plan.extract(model)
+    monkeypatch.setattr(modules, "_SIZES", dict(modules._SIZES))
+    register_sizes(Scaled, {("matrix", 0): "width"})
+    plan = plan_pruning(model, x)
+    assert assert_pruning_is_masking(model, plan, x)[0].width == 4
+
+
+def test_an_operator_of_ones_own_gets_a_rule_in_five_lines(monkeypatch):
+    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    model = Between(lambda x: x.flip(2))
+    with pytest.raises(ValueError, match=r"nothing was pruned .*no rule for aten::flip"):
+        plan_pruning(model, torch.zeros(1, 3, 6, 6))
+
+    @register_rule("aten::flip")
+    def flip(call, x, dims):
+        for d in dims:
+            call.keep(x.axes[d], "flips channels")
+        return x
+
+    plan, _, widths = plan_and_check(model)
+    assert widths["first"] == 4
+    assert plan.notes == ()
+    with pytest.raises(ValueError, match="flips channels"):
+        plan_pruning(Between(lambda x: x.flip(1)), torch.zeros(1, 3, 6, 6))
+
+
+def test_a_faulty_rule_is_named(monkeypatch):
+    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    register_rule("aten::flip")(lambda call, x, dims: call.fixed_output().with_axis(0, x.axes[1]))
+    with pytest.raises(RuntimeError, match=r"the rule for aten::flip failed in module ''.*\(8, 8, 6, 6\)"):
+        plan_pruning(Between(lambda x: x.flip(2)), torch.zeros(1, 3, 6, 6))
+    with pytest.raises(ValueError, match=r"expected names like .*got 'flip'"):
+        register_rule("flip")
+
+
+def test_ops_under_no_grad_inside_the_model_are_kept_whole():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            x = self.a(x)
+            with torch.no_grad():
+                x = x * 2
+            return self.c(self.b(x))
+
+    plan = plan_pruning(Net(), torch.zeros(1, 4))
+    assert [layer.width_after for layer in plan.layers] == [8, 3, 2]
+    assert "wrap_with_set_grad_enabled" in plan.notes[0]
