@@ -1,4 +1,4 @@
-"""prunefuse: prune at initialisation, select with the small network, fuse it back."""
+"""prunefuse: prune at initialization, select with the small network, fuse it back."""
 
 from prunefuse.experiment.loop import ActiveLearning, LoopConfig
 from prunefuse.fusion import fuse_
