@@ -139,6 +139,16 @@ def test_events_come_in_order() -> None:
         assert events.index(start) < events.index(e)
 
 
+def test_seconds_of_training_are_split_between_student_and_teacher() -> None:
+    for r in learner(replace(CONFIG, test_every_epoch=True)):
+        seconds = {(c.phase, c.network): c.seconds for c in r.costs}
+        trained = {n: sum(e.seconds for e in r.epochs if e.network == n) for n in ("selector", "final")}
+        assert seconds["train_selector", "selector"] == pytest.approx(trained["selector"])
+        teacher = seconds["teacher", "selector"]
+        assert 0 < teacher < trained["final"]
+        assert seconds["train_final", "final"] + teacher == pytest.approx(trained["final"])
+
+
 def test_rounds_hold_their_own_costs() -> None:
     for r in learner(replace(CONFIG, t_sync=1)):
         assert {c.round for c in r.costs} == {r.index}

@@ -90,6 +90,9 @@ def test_prunefuse_trains_a_pruned_selector_and_a_fused_network(trainings: Train
         assert distillation.teacher is selector["model"]
         assert (distillation.weight, distillation.temperature) == (CONFIG.kd_lambda, CONFIG.kd_temperature)
         assert selector["distillation"] is None
+        # One order of the data per round, the same for both networks.
+        assert selector["seed"] == final["seed"]
+    assert len({c["seed"] for c in finals}) == 3
     assert loop.selector is selectors[-1]["model"]
     assert loop.final is finals[-1]["model"]
 
