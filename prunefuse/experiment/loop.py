@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -17,10 +16,10 @@ from prunefuse.data.labels import OwnLabels
 from prunefuse.experiment import cost
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.oracle import Oracle, ask
+from prunefuse.experiment.recorder import Recorder
 from prunefuse.experiment.records import (
     Cost,
     Epoch,
-    Event,
     Listener,
     Network,
     Phase,
@@ -114,7 +113,7 @@ class ActiveLearning:
         self._pool, self._train_data, self._test = pool, train, test
         self._oracle = OwnLabels(pool) if oracle is None else oracle
         self._device = torch.device(device)
-        self._listener = listener
+        self._recorder = Recorder(listener, self._device)
         self._costs: list[Cost] = []
         self._epochs: list[Epoch] = []
         [(self._example, _)] = read(pool, [Batch(torch.tensor([0]))], labels=False, device=self._device)
@@ -135,7 +134,7 @@ class ActiveLearning:
         for index in range(len(self.state.rounds), len(self.config.schedule)):
             done = self._round(index)
             self.state.rounds.append(done)
-            self._tell(done)
+            self._recorder.tell(done)
             yield done
 
     def _round(self, index: int) -> Round:
@@ -201,16 +200,18 @@ class ActiveLearning:
             run, rows = features, torch.cat((pool.labeled, pool.unlabeled))
         selector = self._initial_selector()
         selector.load_state_dict(self.state.selector)
-        with self._phase("score_pool", "selector", index, known, scoring, costs):
+        with self._recorder.phase("score_pool", "selector", index, known, scoring, costs):
             outputs = run(
                 selector,
                 self._pool,
                 indices=rows,
                 recipe=config.training_of_selector,
                 workers=config.workers,
-                on_progress=lambda done, total: self._tell(Progress(done, total, "scoring the pool")),
+                on_progress=lambda done, total: self._recorder.tell(
+                    Progress(done, total, "scoring the pool")
+                ),
             )
-        with self._phase("select", "selector", index, known, choosing, costs):
+        with self._recorder.phase("select", "selector", index, known, choosing, costs):
             return chooser.pick(replace(pool, outputs=outputs), count)
 
     def _train_final(self, index: int) -> float:
@@ -219,7 +220,7 @@ class ActiveLearning:
         if config.selector == "prunefuse" and config.fuse:
             assert self.selector is not None
             assert self.plan is not None
-            with self._phase("fuse", "final", index, config.schedule[index], 0.0, self._costs):
+            with self._recorder.phase("fuse", "final", index, config.schedule[index], 0.0, self._costs):
                 complement: str | nn.Module = config.complement
                 if complement == "reinit":
                     # Another model of the factory, so that the draw follows the architecture's own rule.
@@ -249,13 +250,13 @@ class ActiveLearning:
         taught = 0.0
         if distillation is not None:
             taught = cost.teacher_flops(recipe, labels, self._sizes.selector)
-        self._tell(Phase(index, phase, network, labels, recipe.epochs_for(labels), flops + taught))
+        self._recorder.tell(Phase(index, phase, network, labels, recipe.epochs_for(labels), flops + taught))
 
         def on_epoch(e: EpochResult) -> None:
             rates = (e.lr, e.loss, e.train_accuracy, e.test_accuracy)
             epoch = Epoch(index, network, e.epoch, e.epochs, *rates, e.seconds)
             self._epochs.append(epoch)
-            self._tell(epoch)
+            self._recorder.tell(epoch)
 
         start = time.perf_counter()
         history = train(
@@ -284,7 +285,7 @@ class ActiveLearning:
         if accuracy is not None:
             self._costs.append(Cost("evaluate", network, index, labels, tested, elapsed - training))
             return accuracy
-        with self._phase("evaluate", network, index, labels, tested, self._costs):
+        with self._recorder.phase("evaluate", network, index, labels, tested, self._costs):
             return evaluate(model, self._test, recipe=recipe, workers=config.workers)
 
     def _make_plan(self, index: int) -> None:
@@ -292,13 +293,14 @@ class ActiveLearning:
         config = self.config
         self.plan: PruningPlan | None = None
         if config.selector == "prunefuse":
-            with self._phase("plan", "selector", index, 0, 0.0, self._costs):
+            with self._recorder.phase("plan", "selector", index, 0, 0.0, self._costs):
                 self.plan = plan_pruning(
                     self._dense,
                     (self._example,),
                     ratio=config.prune_ratio,
                     criterion=config.criterion,
                     rounding=config.rounding,
+                    seed=config.seed,
                 )
         selector = self._initial_selector()
         by_features = strategy(config.strategy).needs == "features"
@@ -325,26 +327,6 @@ class ActiveLearning:
         bought = self.state.acquisitions
         indices = torch.tensor([i for a in bought for i in a.picks], dtype=torch.int64)
         return indices, torch.tensor([y for a in bought for y in a.labels], dtype=torch.int64)
-
-    @contextmanager
-    def _phase(
-        self, phase: PhaseName, network: Network, index: int, labels: int, flops: float, costs: list[Cost]
-    ) -> Iterator[None]:
-        """Announce a phase without epochs, time the block, and write it to ``costs``."""
-        self._tell(Phase(index, phase, network, labels, 0, flops))
-        self._synchronize()
-        start = time.perf_counter()
-        yield
-        self._synchronize()
-        costs.append(Cost(phase, network, index, labels, flops, time.perf_counter() - start))
-
-    def _synchronize(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-    def _tell(self, event: Event) -> None:
-        if self._listener is not None:
-            self._listener(event)
 
 
 def _weights(model: nn.Module | None) -> dict[str, Tensor]:
