@@ -59,13 +59,13 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     try:
         model = copy.deepcopy(model).eval()
     except Exception as error:
-        raise RuntimeError(f"model: {type(model).__name__} cannot be copied: {_first_line(error)}") from error
+        raise RuntimeError(f"model: {type(model).__name__} cannot be copied: {first_line(error)}") from error
     with running_modules(model) as running:
         try:
             return torch.export.export(model, inputs, strict=False)
         except Exception as error:
             where = describe(model, running)
-            reason = _first_line(error)
+            reason = first_line(error)
             raise RuntimeError(f"model: torch.export cannot capture it, in {where}: {reason}") from error
 
 
@@ -140,5 +140,6 @@ def _fixed_value(node: fx.Node) -> Value | None:
     return Value(tuple(map(fixed, shapes[0]))) if shapes else None
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def first_line(error: Exception) -> str:
+    """The gist of an error, whose message may go on for pages."""
+    return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__

@@ -148,6 +148,8 @@ def _matching_modules(model: nn.Module, ignore: Iterable[str] | str) -> set[str]
     paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
     found: set[str] = set()
     for pattern in [ignore] if isinstance(ignore, str) else ignore:
+        if not isinstance(pattern, str):
+            raise TypeError(f"ignore: expected names of modules, got {type(pattern).__name__}")
         matches = [path for path in paths if fnmatchcase(path, pattern)]
         if not matches:
             raise ValueError(f"ignore: {pattern!r} matches no module of the model")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from prunefuse.pruning.graph import describe, running_modules
+from prunefuse.pruning.graph import describe, first_line, running_modules
 from prunefuse.pruning.identity import named_tensors
 from prunefuse.pruning.plan import PruningPlan
 
@@ -53,13 +53,18 @@ def load_pruned(
 
     Raises:
         TypeError: ``factory`` does not return a module.
-        ValueError: The plan is for another model, or the weights do not fit the small model.
+        OSError: The file cannot be read.
+        ValueError: The plan is for another model, or the weights are no safetensors or do not fit.
     """
     small = plan.extract(factory())
     if not isinstance(weights, Mapping):
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        weights = load_file(weights)
+        try:
+            weights = load_file(weights)
+        except SafetensorError as error:
+            raise ValueError(f"{weights}: not a safetensors file: {error}") from None
     try:
         small.load_state_dict(weights)
     except RuntimeError as error:
@@ -91,11 +96,10 @@ def _check_runs(small: nn.Module, plan: PruningPlan) -> None:
         try:
             outputs = small(*(spec.empty(device) for spec in plan.inputs))
         except Exception as error:
-            where = describe(small, running)
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(
-                f"the pruned model cannot run: {where} has a channel count written in its code ({reason}). Read it "
-                "from the input there (-1 or x.shape), or keep the layers in front of it whole with ignore="
+                f"the pruned model cannot run: {first_line(error)} (in {describe(small, running)}). "
+                f"{_suspect(small, running)} has a channel count written in its code: read it from the input there "
+                "(-1 or x.shape), list it with register_sizes, or keep the layers in front whole with ignore="
             ) from error
         finally:
             for module, mode in training.items():
@@ -104,5 +108,11 @@ def _check_runs(small: nn.Module, plan: PruningPlan) -> None:
     if shapes != plan.outputs:
         raise ValueError(
             f"the pruned model returns shapes {shapes} instead of {plan.outputs}: one of its modules has a channel "
-            "count written in its code. Read it from the input (-1 or x.shape)"
+            "count written in its code: read it from the input there (-1 or x.shape)"
         )
+
+
+def _suspect(small: nn.Module, running: list[str]) -> str:
+    """Who has a hard-coded size: the innermost running module that torch did not write."""
+    own = [path for path in running if not type(small.get_submodule(path)).__module__.startswith("torch.nn.")]
+    return describe(small, own) if own else "A module that runs before it"

@@ -155,7 +155,7 @@ def test_channels_stay_and_the_plan_says_why(function, channels, reason):
 @pytest.mark.parametrize("function", [lambda x: x * RAMP, lambda x: x + x.new_ones(8, 1, 1)])
 def test_channels_that_meet_constants_in_the_code_stay(function):
     model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 3, 1), Between(function))
-    plan, _, widths = plan_and_check(model)
+    _, _, widths = plan_and_check(model)
     assert widths == {"0": 3, "1": 1, "2.first": 8, "2.last": 2}
 
 
@@ -189,9 +189,9 @@ class Functional(nn.Module):
         self.unused = nn.Parameter(torch.empty(7, 7))
 
     def forward(self, x):
-        x = (x @ self.a).relu()
+        x = (x @ self.a).tanh()
         x = torch.addmm(self.bias, x, self.b)
-        x = F.linear(F.linear(x, self.square).relu(), self.square)
+        x = F.linear(F.linear(x, self.square).tanh(), self.square)
         return F.linear(x, self.c)
 
 
@@ -321,7 +321,7 @@ def test_a_module_of_ones_own_says_where_its_sizes_are(monkeypatch):
     model = scramble_(nn.Sequential(Scaled(4, 8), nn.ReLU(), nn.Linear(8, 2))).double()
     x = torch.randn(3, 4).double()
     plan = plan_pruning(model, x)
-    with pytest.raises(ValueError, match=r"module '2' \(Linear\).*written in its code|module '0' \(Scaled\)"):
+    with pytest.raises(ValueError, match=r"module '0' \(Scaled\) has a channel count"):
         plan.extract(model)
     monkeypatch.setattr(modules, "_SIZES", dict(modules._SIZES))
     register_sizes(Scaled, {("matrix", 0): "width"})

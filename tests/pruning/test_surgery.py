@@ -1,0 +1,181 @@
+"""Cutting the small model out, and building it again from files."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from pruning_oracle import assert_same_function, scramble_
+from torch import nn
+
+from prunefuse import files, models
+from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
+
+IMAGE = torch.zeros(2, 3, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def plan() -> PruningPlan:
+    return plan_pruning(models.resnet8(), IMAGE)
+
+
+def test_the_dense_model_is_not_touched_and_shares_nothing(plan):
+    dense = scramble_(models.resnet8())
+    before = {name: (id(t), t._version, t.clone()) for name, t in dense.state_dict(keep_vars=True).items()}
+    small = plan.extract(dense)
+    with torch.no_grad():
+        for tensor in [*small.parameters(), *small.buffers()]:
+            tensor.zero_()
+    after = dense.state_dict(keep_vars=True)
+    assert {n: (i, v) for n, (i, v, _) in before.items()} == {
+        n: (id(t), t._version) for n, t in after.items()
+    }
+    assert all(torch.equal(after[name], values) for name, (_, _, values) in before.items())
+    assert (dense.conv1.out_channels, dense.stage2[0].shortcut.pad.left) == (16, 8)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in [*dense.modules(), *small.modules()])
+
+
+def test_modes_gradients_and_dtypes_stay(plan):
+    dense = models.resnet8().to(torch.bfloat16).train()
+    dense.stage1.eval()
+    dense.conv1.weight.requires_grad_(False)
+    small = plan.extract(dense)
+    assert type(small) is type(dense)
+    assert [m.training for m in small.modules()] == [m.training for m in dense.modules()]
+    assert not small.conv1.weight.requires_grad
+    assert small.stage2[0].conv1.weight.requires_grad
+    assert all(isinstance(p, nn.Parameter) and p.is_leaf for p in small.parameters())
+    assert {t.dtype for t in small.state_dict().values()} == {torch.bfloat16, torch.int64}
+
+
+def test_kept_values_are_the_ones_that_were_planned(plan):
+    dense = scramble_(models.resnet8())
+    small = plan.extract(dense)
+    outputs, inputs = (list(plan.kept["stage2.0.conv1.weight"][axis]) for axis in (0, 1))
+    expected = dense.stage2[0].conv1.weight[outputs][:, inputs]
+    assert torch.equal(small.stage2[0].conv1.weight, expected)
+    assert torch.equal(small.bn1.running_var, dense.bn1.running_var[list(plan.kept["bn1.running_var"][0])])
+    assert small.bn1.num_batches_tracked == 7
+
+
+def test_extracting_does_not_move_statistics_or_generators(plan):
+    dense = scramble_(models.resnet8()).train()
+    state = torch.get_rng_state()
+    small = plan.extract(dense)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert small.bn1.num_batches_tracked == 7
+
+
+class HardCodedView(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+        self.head = nn.Linear(8 * 16, 5)
+
+    def forward(self, x):
+        return self.head(self.conv(x).view(-1, 8 * 16))
+
+
+class HardCodedReshape(nn.Module):
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x):
+        return self.conv(x).reshape(x.shape[0], 8, 4, 4).relu()
+
+
+class HardCodedMean(nn.Module):
+    """Runs when pruned, but returns another shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 8)
+
+    def forward(self, x):
+        return self.fc(x).reshape(-1, 8).mean(1)
+
+
+def test_a_size_in_the_code_is_found_and_the_module_named():
+    image = torch.zeros(2, 3, 4, 4)
+    model = HardCodedView()
+    plan = plan_pruning(model, image)
+    with pytest.raises(
+        ValueError, match=r"'head' \(Linear\)\)\. the model itself \(HardCodedView\) has a channel count"
+    ):
+        plan.extract(model)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), HardCodedReshape(nn.Conv2d(4, 8, 1)), nn.Conv2d(8, 2, 1))
+    with pytest.raises(ValueError, match=r"module '1' \(HardCodedReshape\) has a channel count"):
+        plan_pruning(model, image).extract(model)
+    # What the message advises helps.
+    plan = plan_pruning(model, image, ignore="1.conv")
+    assert [len(p) for p in plan.extract(model).parameters() if p.ndim == 4] == [2, 8, 2]
+
+
+def test_a_model_that_returns_another_shape_is_refused():
+    model = HardCodedMean()
+    with pytest.raises(ValueError, match="nothing was pruned"):
+        plan_pruning(model, torch.zeros(6, 4))
+
+
+def test_load_pruned_rebuilds_the_small_model_from_files(tmp_path):
+    dense = scramble_(models.resnet14(shortcut="B"))
+    plan = plan_pruning(dense, IMAGE, ratio=0.7)
+    small = scramble_(plan.extract(dense), seed=3)
+    plan.save(tmp_path / "plan.json")
+    files.save_tensors(tmp_path / "small.safetensors", small.state_dict())
+
+    def factory() -> nn.Module:
+        return models.resnet14(shortcut="B").eval()
+
+    loaded = PruningPlan.load(tmp_path / "plan.json")
+    for weights in (tmp_path / "small.safetensors", str(tmp_path / "small.safetensors"), small.state_dict()):
+        again = load_pruned(factory, loaded, weights)
+        assert not again.training
+        assert_same_function(again, copy.deepcopy(small), torch.randn(2, 3, 16, 16), tolerance=0)
+        assert all(torch.equal(t, small.state_dict()[name]) for name, t in again.state_dict().items())
+
+
+def test_weights_that_do_not_fit_are_named(plan, tmp_path):
+    small = plan.extract(models.resnet8()).state_dict()
+    with pytest.raises(
+        ValueError, match=r"weights: they do not fit .*(?s:.)*size mismatch for conv1\.weight"
+    ):
+        load_pruned(models.resnet8, plan, models.resnet8().state_dict())
+    with pytest.raises(ValueError, match=r'Missing key\(s\) in state_dict: "fc.bias"'):
+        load_pruned(models.resnet8, plan, {name: t for name, t in small.items() if name != "fc.bias"})
+    with pytest.raises(ValueError, match="plan is for another model"):
+        load_pruned(models.resnet14, plan, small)
+    with pytest.raises(TypeError, match=r"expected an nn\.Module, got int"):
+        load_pruned(lambda: 3, plan, small)
+    (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match=r"bad\.safetensors: not a safetensors file"):
+        load_pruned(models.resnet8, plan, tmp_path / "bad.safetensors")
+
+
+def test_several_inputs_and_outputs_on_the_meta_device():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(3, 8)
+            self.heads = nn.ModuleDict({"x": nn.Linear(8, 2), "y": nn.Linear(8, 5)})
+
+        def forward(self, x, y):
+            hidden = self.a(x) + self.b(y)
+            return {name: head(hidden) for name, head in self.heads.items()}, x, None
+
+    with torch.device("meta"):
+        model = Net()
+        plan = plan_pruning(model, (torch.zeros(2, 4), torch.zeros(2, 3)), criterion="random")
+    assert plan.outputs == ((2, 2), (2, 5), (2, 4))
+    assert plan.extract(model).heads["y"].weight.shape == (5, 4)
+    assert {str(p.device) for p in plan.extract(Net()).parameters()} == {"cpu"}
+
+
+@pytest.mark.cuda
+def test_on_cuda():
+    dense = scramble_(models.resnet8()).cuda()
+    plan = plan_pruning(dense, IMAGE.cuda())
+    assert plan == plan_pruning(copy.deepcopy(dense).cpu(), IMAGE)
+    assert {p.device.type for p in plan.extract(dense).parameters()} == {"cuda"}
