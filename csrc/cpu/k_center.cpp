@@ -1,5 +1,11 @@
-// Greedy k-center on the CPU: O(N) extra memory (a norm and a distance per row), one parallel pass over the rows per
-// pick.
+// Greedy k-center on the CPU, lazily: a row's distance to its nearest center only ever falls, so the distance known
+// from the centers applied so far is an upper bound. The row with the largest bound is brought up to date; if it still
+// leads, it is the pick. Most rows soon lie below the radius for good and are never read again, yet the picks are those
+// of the full computation, bit for bit: every distance is computed the same way whenever it is computed.
+//
+// Where many rows must be brought up to date at once (the first picks, many labeled rows, data on which the bounds are
+// loose), that is one parallel pass over the rows above the best up-to-date one, as the full computation would do for
+// every pick. Extra memory is O(N): a norm, a bound and a count per row.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -17,64 +23,122 @@ using torch::stable::Tensor;
 
 constexpr int64_t kGrainValues = 65536;
 
+// Rows in blocks that each know their largest bound: finding the leader takes one look at every block and at one
+// block's rows.
+template <class T>
+class LazyPool {
+ public:
+  LazyPool(const T* features, int64_t rows, int64_t width)
+      : rows_(rows), norms_(size_t(rows)), nearest_(size_t(rows)), applied_(size_t(rows), 0) {
+    all_ = {features, width, norms_.data(), nullptr, 0};
+    while (block_ * block_ < rows) block_ *= 2;
+    const int64_t blocks = (rows + block_ - 1) / block_;
+    leader_.resize(size_t(blocks));
+    bound_.resize(size_t(blocks));
+    for_blocks(width, [&](int64_t block, int64_t begin, int64_t end) {
+      norms_of_(features, width, norms_.data(), begin, end);
+      for (int64_t i = begin; i < end; ++i) {
+        nearest_[size_t(i)] = usable(i) ? std::numeric_limits<T>::infinity() : T(-1);
+      }
+      refresh(block);
+    });
+  }
+
+  // A row that is not finite has no distances: as a center it changes nothing.
+  bool usable(int64_t row) const { return norms_[size_t(row)] <= std::numeric_limits<T>::max(); }
+
+  // Takes a row out of the pool and, if it is usable, makes it a center. Nothing is computed yet.
+  void add_center(int64_t row) {
+    nearest_[size_t(row)] = -1;
+    refresh(row / block_);
+    if (!usable(row)) return;
+    centers_.push_back(row);
+    all_.centers = centers_.data();
+    all_.count = static_cast<int64_t>(centers_.size());
+  }
+
+  // The row farthest from all centers, the lower one on ties; -1 if no row is left.
+  int64_t farthest() {
+    T best = -1;  // the largest distance that is up to date
+    for (int64_t updates = 0;; ++updates) {
+      const int64_t block = largest_(bound_.data(), static_cast<int64_t>(bound_.size()));
+      const int64_t row = leader_[size_t(block)];
+      if (bound_[size_t(block)] < 0) return -1;
+      if (applied_[size_t(row)] == all_.count) return row;
+      if (updates < block_) {
+        apply_(all_, &row, 1, nearest_.data(), applied_.data());
+        best = nearest_[size_t(row)] > best ? nearest_[size_t(row)] : best;
+        refresh(block);
+      } else {
+        update_from(best);
+      }
+    }
+  }
+
+ private:
+  template <class Body>
+  void for_blocks(int64_t work_per_row, const Body& body) {
+    const int64_t grain = kGrainValues / (work_per_row * block_ + 1) + 1;
+    torch::stable::parallel_for(0, static_cast<int64_t>(bound_.size()), grain, [&](int64_t first, int64_t last) {
+      for (int64_t block = first; block < last; ++block) {
+        const int64_t end = (block + 1) * block_;
+        body(block, block * block_, end < rows_ ? end : rows_);
+      }
+    });
+  }
+
+  // Brings every row up to date whose bound is not below `lowest`.
+  void update_from(T lowest) {
+    for_blocks(all_.width, [&](int64_t block, int64_t begin, int64_t end) {
+      if (bound_[size_t(block)] < lowest) return;
+      int64_t stale[kRun];
+      int64_t count = 0;
+      const auto flush = [&] {
+        if (count > 0) apply_(all_, stale, count, nearest_.data(), applied_.data());
+        count = 0;
+      };
+      for (int64_t i = begin; i < end; ++i) {
+        if (nearest_[size_t(i)] < 0 || nearest_[size_t(i)] < lowest || applied_[size_t(i)] == all_.count) continue;
+        stale[count++] = i;
+        if (count == kRun) flush();
+      }
+      flush();
+      refresh(block);
+    });
+  }
+
+  void refresh(int64_t block) {
+    const int64_t begin = block * block_;
+    const int64_t end = begin + block_ < rows_ ? begin + block_ : rows_;
+    const int64_t row = begin + largest_(nearest_.data() + begin, end - begin);
+    leader_[size_t(block)] = row;
+    bound_[size_t(block)] = nearest_[size_t(row)];
+  }
+
+  static constexpr int64_t kRun = 64;
+
+  int64_t rows_;
+  int64_t block_ = 64;
+  Centers<T> all_;
+  std::vector<T> norms_;
+  std::vector<T> nearest_;  // the bound; -1: not to be picked
+  std::vector<int32_t> applied_;
+  std::vector<int64_t> centers_;
+  std::vector<int64_t> leader_;
+  std::vector<T> bound_;
+  decltype(PRUNEFUSE_CHOOSE(squared_norms<T>)) norms_of_ = PRUNEFUSE_CHOOSE(squared_norms<T>);
+  decltype(PRUNEFUSE_CHOOSE(apply_centers<T>)) apply_ = PRUNEFUSE_CHOOSE(apply_centers<T>);
+  decltype(PRUNEFUSE_CHOOSE(largest<T>)) largest_ = PRUNEFUSE_CHOOSE(largest<T>);
+};
+
 template <class T>
 void pick(const T* features, int64_t rows, int64_t width, const int64_t* labeled, int64_t labeled_count, int64_t start,
           int64_t* picks, int64_t b) {
-  const auto norms_of = PRUNEFUSE_CHOOSE(squared_norms<T>);
-  const auto update = PRUNEFUSE_CHOOSE(update_nearest<T>);
-  // One chunk per thread at most, and none below the grain: the chunks fix which task owns which slot of `farthest`.
-  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
-  const int64_t by_work = rows * width / kGrainValues + 1;
-  const int64_t chunks = threads < by_work ? threads : by_work;
-  const int64_t chunk = (rows + chunks - 1) / chunks;
-  const auto for_chunks = [&](const auto& body) {
-    torch::stable::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
-      for (int64_t c = first; c < last; ++c) {
-        const int64_t end = (c + 1) * chunk < rows ? (c + 1) * chunk : rows;
-        if (c * chunk < end) body(c, c * chunk, end);
-      }
-    });
-  };
-
-  std::vector<T> norms(static_cast<size_t>(rows)), nearest(static_cast<size_t>(rows));
-  for_chunks([&](int64_t, int64_t begin, int64_t end) {
-    norms_of(features, width, norms.data(), begin, end);
-    for (int64_t i = begin; i < end; ++i) {
-      const bool finite = norms[static_cast<size_t>(i)] <= std::numeric_limits<T>::max();
-      nearest[static_cast<size_t>(i)] = finite ? std::numeric_limits<T>::infinity() : T(-1);
-    }
-  });
-
-  std::vector<Farthest<T>> farthest(static_cast<size_t>(chunks));
-  // Takes `center` out of the pool and returns the row farthest from all centers so far.
-  const auto add_center = [&](int64_t center) {
-    // A row that is not finite has no distances: it changes nothing but its own availability.
-    const bool usable = norms[static_cast<size_t>(center)] <= std::numeric_limits<T>::max();
-    nearest[static_cast<size_t>(center)] = -1;
-    Farthest<T> best;
-    if (!usable) return best;
-    for_chunks([&](int64_t c, int64_t begin, int64_t end) {
-      farthest[static_cast<size_t>(c)] = update(features, width, norms.data(), center, nearest.data(), begin, end);
-    });
-    for (const Farthest<T>& candidate : farthest) {
-      if (candidate.distance > best.distance) best = candidate;
-    }
-    return best;
-  };
-
-  Farthest<T> next;
-  for (int64_t i = 0; i < labeled_count; ++i) {
-    // Labeled rows leave the pool before the first distance, so that none is ever picked.
-    nearest[static_cast<size_t>(labeled[i])] = -1;
-  }
-  for (int64_t i = 0; i < labeled_count; ++i) {
-    const Farthest<T> found = add_center(labeled[i]);
-    if (norms[static_cast<size_t>(labeled[i])] <= std::numeric_limits<T>::max()) next = found;
-  }
-  if (start >= 0) next.index = start;
+  LazyPool<T> pool(features, rows, width);
+  for (int64_t i = 0; i < labeled_count; ++i) pool.add_center(labeled[i]);
   for (int64_t i = 0; i < b; ++i) {
-    picks[i] = next.index;
-    if (next.index >= 0 && i + 1 < b) next = add_center(next.index);
+    picks[i] = i == 0 && start >= 0 ? start : pool.farthest();
+    if (picks[i] >= 0) pool.add_center(picks[i]);
   }
 }
 
@@ -85,6 +149,7 @@ Tensor k_center_greedy(const Tensor& features, const Tensor& labeled, int64_t b,
   check_dtype(op, "labeled", labeled, ScalarType::Long);
   check_same_device(op, "labeled", labeled, "features", features);
   const int64_t rows = features.size(0);
+  check(labeled.numel() + b <= std::numeric_limits<int32_t>::max(), op, "labeled and b must be fewer than 2^31 rows");
   check(b >= 0 && b <= rows, op, "b must lie in [0, ", rows, "], got ", b);
   check(start >= -1 && start < rows, op, "start must be a row of features or -1, got ", start);
   check(start >= 0 || labeled.numel() > 0 || b == 0, op, "start must be given where nothing is labeled");

@@ -1,5 +1,6 @@
-// One step of greedy k-center: |x - c|^2 = |x|^2 + |c|^2 - 2 x.c with cached norms, so that a step reads each row once
-// and does one multiply-add per value.
+// The inner loops of greedy k-center. All distances come from one primitive, kLanes dot products at a time: of one row
+// with several centers, or of one center with several rows. A dot product is added up in the same order in both, so
+// that a distance does not depend on when, or with what else, it is computed.
 #include "k_center.h"
 
 #include "simd.h"
@@ -7,22 +8,43 @@
 namespace prunefuse::cpu::PRUNEFUSE_ISA {
 namespace {
 
-// Four accumulators: enough independent multiply-adds in flight to hide their latency.
-float dot(const float* a, const float* b, int64_t width) {
-  floats sums[4] = {};
-  int64_t j = 0;
-  for (; j + 4 * kLanes <= width; j += 4 * kLanes) {
-    for (int k = 0; k < 4; ++k) sums[k] += load(a + j + k * kLanes) * load(b + j + k * kLanes);
-  }
-  for (; j + kLanes <= width; j += kLanes) sums[0] += load(a + j) * load(b + j);
-  const floats lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  float total = 0;
-  for (int lane = 0; lane < kLanes; ++lane) total += lanes[lane];
-  for (; j < width; ++j) total += a[j] * b[j];
-  return total;
+// Centers are taken in runs that stay in the L1 cache while the rows of a block pass by.
+constexpr int64_t kCenterRun = 64;
+
+inline floats load_part(const float* from, int64_t count) {
+  floats value{};
+  for (int64_t lane = 0; lane < count; ++lane) value[lane] = from[lane];
+  return value;
 }
 
-double dot(const double* a, const double* b, int64_t width) {
+// out[lane] = fixed . others[lane]
+inline void dots(const float* fixed, const float* const (&others)[kLanes], int64_t width, float (&out)[kLanes]) {
+  floats sums[kLanes] = {};
+  int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) {
+    const floats x = load(fixed + j);
+    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += x * load(others[lane] + j);
+  }
+  if (j < width) {
+    const floats x = load_part(fixed + j, width - j);
+    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += x * load_part(others[lane] + j, width - j);
+  }
+  transpose(sums);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+  }
+  store(out, sums[0]);
+}
+
+inline float dot(const float* a, const float* b, int64_t width) {
+  floats total{};
+  int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) total += load(a + j) * load(b + j);
+  if (j < width) total += load_part(a + j, width - j) * load_part(b + j, width - j);
+  return sum(total);
+}
+
+inline double dot(const double* a, const double* b, int64_t width) {
   double sums[4] = {};
   int64_t j = 0;
   for (; j + 4 <= width; j += 4) {
@@ -30,6 +52,51 @@ double dot(const double* a, const double* b, int64_t width) {
   }
   for (; j < width; ++j) sums[0] += a[j] * b[j];
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+inline void dots(const double* fixed, const double* const (&others)[kLanes], int64_t width, double (&out)[kLanes]) {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    // Unused lanes repeat the one before them.
+    out[lane] = lane > 0 && others[lane] == others[lane - 1] ? out[lane - 1] : dot(fixed, others[lane], width);
+  }
+}
+
+template <class T>
+void shorten(T& nearest, T row_norm, T center_norm, T product) {
+  const T distance = row_norm + center_norm - 2 * product;
+  const T positive = distance > 0 ? distance : 0;
+  if (positive < nearest) nearest = positive;
+}
+
+// One row, centers begin..end.
+template <class T>
+void apply_to_row(const Centers<T>& all, int64_t row, int64_t begin, int64_t end, T* nearest) {
+  const T* x = all.features + row * all.width;
+  for (int64_t first = begin; first < end; first += kLanes) {
+    const int64_t count = end - first < kLanes ? end - first : kLanes;
+    const T* others[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      others[lane] = all.features + all.centers[first + (lane < count ? lane : count - 1)] * all.width;
+    }
+    T products[kLanes];
+    dots(x, others, all.width, products);
+    for (int64_t lane = 0; lane < count; ++lane) {
+      shorten(nearest[row], all.norms[row], all.norms[all.centers[first + lane]], products[lane]);
+    }
+  }
+}
+
+// One center, up to kLanes rows.
+template <class T>
+void apply_to_rows(const Centers<T>& all, int64_t center, const int64_t* rows, int64_t count, T* nearest) {
+  const T* others[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane)
+    others[lane] = all.features + rows[lane < count ? lane : count - 1] * all.width;
+  T products[kLanes];
+  dots(all.features + center * all.width, others, all.width, products);
+  for (int64_t lane = 0; lane < count; ++lane) {
+    shorten(nearest[rows[lane]], all.norms[rows[lane]], all.norms[center], products[lane]);
+  }
 }
 
 }  // namespace
@@ -43,23 +110,57 @@ void squared_norms(const T* features, int64_t width, T* out, int64_t begin, int6
 }
 
 template <class T>
-Farthest<T> update_nearest(const T* features, int64_t width, const T* norms, int64_t center, T* nearest, int64_t begin,
-                           int64_t end) {
-  Farthest<T> best;
-  const T* c = features + center * width;
-  for (int64_t i = begin; i < end; ++i) {
-    if (nearest[i] < 0) continue;
-    T distance = norms[i] + norms[center] - 2 * dot(features + i * width, c, width);
-    distance = distance > 0 ? distance : 0;
-    if (distance < nearest[i]) nearest[i] = distance;
-    if (nearest[i] > best.distance) best = {nearest[i], i};
+void apply_centers(const Centers<T>& all, const int64_t* rows, int64_t row_count, T* nearest, int32_t* applied) {
+  int64_t oldest = all.count;
+  for (int64_t i = 0; i < row_count; ++i) oldest = applied[rows[i]] < oldest ? applied[rows[i]] : oldest;
+  for (int64_t run = oldest; run < all.count; run += kCenterRun) {
+    const int64_t run_end = all.count - run < kCenterRun ? all.count : run + kCenterRun;
+    // Lanes go to centers or to rows, whichever there are more of.
+    if (run_end - run < kLanes && run_end - run < row_count) {
+      for (int64_t number = run; number < run_end; ++number) {
+        int64_t group[kLanes];
+        int64_t count = 0;
+        for (int64_t i = 0; i < row_count; ++i) {
+          if (applied[rows[i]] > number) continue;
+          group[count++] = rows[i];
+          if (count == kLanes) {
+            apply_to_rows(all, all.centers[number], group, count, nearest);
+            count = 0;
+          }
+        }
+        if (count > 0) apply_to_rows(all, all.centers[number], group, count, nearest);
+      }
+    } else {
+      for (int64_t i = 0; i < row_count; ++i) {
+        const int64_t begin = applied[rows[i]] > run ? applied[rows[i]] : run;
+        apply_to_row(all, rows[i], begin, run_end, nearest);
+      }
+    }
   }
-  return best;
+  for (int64_t i = 0; i < row_count; ++i) applied[rows[i]] = static_cast<int32_t>(all.count);
 }
 
-#define PRUNEFUSE_INSTANTIATE(T)                                           \
-  template void squared_norms<T>(const T*, int64_t, T*, int64_t, int64_t); \
-  template Farthest<T> update_nearest<T>(const T*, int64_t, const T*, int64_t, T*, int64_t, int64_t);
+template <class T>
+int64_t largest(const T* values, int64_t count) {
+  T best = values[0];
+  int64_t i = 0;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (count >= kLanes) {
+      floats lanes = load(values);
+      for (i = kLanes; i + kLanes <= count; i += kLanes) lanes = larger(load(values + i), lanes);
+      for (int lane = 0; lane < kLanes; ++lane) best = lanes[lane] > best ? lanes[lane] : best;
+    }
+  }
+  for (; i < count; ++i) best = values[i] > best ? values[i] : best;
+  int64_t position = 0;
+  while (values[position] != best) ++position;
+  return position;
+}
+
+#define PRUNEFUSE_INSTANTIATE(T)                                                            \
+  template void squared_norms<T>(const T*, int64_t, T*, int64_t, int64_t);                  \
+  template void apply_centers<T>(const Centers<T>&, const int64_t*, int64_t, T*, int32_t*); \
+  template int64_t largest<T>(const T*, int64_t);
 PRUNEFUSE_INSTANTIATE(float)
 PRUNEFUSE_INSTANTIATE(double)
 #undef PRUNEFUSE_INSTANTIATE

@@ -1,27 +1,32 @@
-// One step of greedy k-center, one instance per instruction-set level.
+// The inner loops of greedy k-center, one instance per instruction-set level.
 #pragma once
 
 #include "../../math/portable.h"
 
 namespace prunefuse::cpu {
 
-// The row farthest from every center so far; index -1 if no row is left.
+// The pool and the centers chosen so far; squared distances are |x|^2 + |c|^2 - 2 x.c, cut off at 0.
 template <class T>
-struct Farthest {
-  T distance = -1;
-  int64_t index = -1;
+struct Centers {
+  const T* features;  // rows x width, contiguous
+  int64_t width;
+  const T* norms;          // squared, by squared_norms: a row's distance to its own copy is exactly 0
+  const int64_t* centers;  // row numbers, in the order chosen
+  int64_t count;
 };
 
-#define PRUNEFUSE_DECLARE(isa)                                                                             \
-  namespace isa {                                                                                          \
-  /* out[i] = the squared norm of row i, for rows begin..end of `features` (rows x width, contiguous). */  \
-  template <class T>                                                                                       \
-  void squared_norms(const T* features, int64_t width, T* out, int64_t begin, int64_t end);                \
-  /* nearest[i] = min(nearest[i], |x_i - x_center|^2) for rows begin..end, those already out (nearest      \
-     below 0) excepted; returns the farthest of them, the lower index on ties. */                          \
-  template <class T>                                                                                       \
-  Farthest<T> update_nearest(const T* features, int64_t width, const T* norms, int64_t center, T* nearest, \
-                             int64_t begin, int64_t end);                                                  \
+#define PRUNEFUSE_DECLARE(isa)                                                                                         \
+  namespace isa {                                                                                                      \
+  /* out[i] = the squared norm of row i, for rows begin..end. */                                                       \
+  template <class T>                                                                                                   \
+  void squared_norms(const T* features, int64_t width, T* out, int64_t begin, int64_t end);                            \
+  /* For each of the rows listed: nearest = min(nearest, distance to every center from number applied on),             \
+     applied = all centers. */                                                                                         \
+  template <class T>                                                                                                   \
+  void apply_centers(const Centers<T>& centers, const int64_t* rows, int64_t row_count, T* nearest, int32_t* applied); \
+  /* The position of the largest of count >= 1 values, the lowest of equals. */                                        \
+  template <class T>                                                                                                   \
+  int64_t largest(const T* values, int64_t count);                                                                     \
   }
 PRUNEFUSE_DECLARE(baseline)
 PRUNEFUSE_DECLARE(avx2)
