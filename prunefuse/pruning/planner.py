@@ -86,21 +86,15 @@ def plan_pruning(
         scores,
         lambda width: kept_count(width, fraction, rounding),
     )
-    kept = {
-        name: pruned
-        for name, axes in channels.items()
-        if (
-            pruned := {
-                i: tuple(np.flatnonzero(keep[a]).tolist()) for i, a in enumerate(axes) if not keep[a].all()
-            }
-        )
-    }
+    kept: dict[str, dict[int, tuple[int, ...]]] = {}
+    for name, axes in channels.items():
+        for axis, labels in enumerate(axes):
+            if not keep[labels].all():
+                kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(keep[labels]).tolist())
+    notes = found.note_lines()
     if fraction and not kept:
-        reasons = (
-            "; ".join(found.note_lines())
-            or "every channel is an input, an output, ignored, or the only one of its axis"
-        )
-        raise ValueError(f"nothing was pruned at ratio {float(fraction):g}: {reasons}")
+        why = notes or ("every channel is an input, an output, ignored, or the only one of its axis",)
+        raise ValueError(f"nothing was pruned at ratio {float(fraction):g}: {'; '.join(why)}")
     return PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(fraction),
@@ -113,7 +107,7 @@ def plan_pruning(
         kept=kept,
         attributes=_attributes(found, keep[component]),
         layers=_layers(found, tensors, kept, inputs[0].shape[0] if inputs[0].ndim else 1),
-        notes=found.note_lines(),
+        notes=notes,
     )
 
 

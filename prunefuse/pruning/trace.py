@@ -13,7 +13,7 @@ from torch import nn
 from prunefuse.pruning.coupling import Couplings, Ids, Value, fixed
 from prunefuse.pruning.modules import padding_of
 
-Sized: TypeAlias = tuple[str, str, int | None]
+Size: TypeAlias = tuple[str, str, int | None]
 """A size that a module holds: module path, attribute, position in the attribute if it is a tuple."""
 
 
@@ -40,7 +40,7 @@ class Trace:
     couplings: Couplings = field(default_factory=Couplings)
     writers: dict[str, int] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
-    sized: dict[Sized, Ids] = field(default_factory=dict)
+    sized: dict[Size, Ids] = field(default_factory=dict)
     outputs: tuple[tuple[int, ...], ...] = ()
     notes: dict[str, dict[str, None]] = field(default_factory=dict)
 
@@ -111,7 +111,8 @@ class Call:
 
     def pad(self, ids: Ids, axis: int, before: int, after: int) -> Ids:
         """The ids of an axis after adding constant channels, whose number the calling module must hold."""
-        held = padding_of(self.trace.modules[self.module]) if self.module in self.trace.modules else None
+        module = self.trace.modules.get(self.module)
+        held = None if module is None else padding_of(module)
         if held is None:
             why = "pads channels by amounts written in the code; use a module listed with register_padding"
             self.keep(ids, why)
@@ -120,7 +121,7 @@ class Call:
         parts = []
         for side, size in enumerate((before, after)):
             slot = (held, position + side) if isinstance(held, str) else (held[side], None)
-            key: Sized = (self.module, *slot)
+            key: Size = (self.module, *slot)
             added = self.trace.couplings.fresh(size) if size else fixed(0)
             if key in self.trace.sized:  # the module is called again, with the same amounts
                 self.link(self.trace.sized[key], added)

@@ -291,17 +291,23 @@ def test_a_padding_module_called_twice_keeps_one_amount():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.pad = ChannelPad(1, 2)
-            self.layers = nn.ModuleList(
-                nn.Conv2d(i, o, 1) for i, o in ((3, 4), (3, 7), (3, 4), (3, 7), (7, 2))
-            )
+            self.pad = ChannelPad(2, 2)
+            self.layers = nn.ModuleList(nn.Conv2d(3, n, 1) for n in (4, 8, 4, 8))
+            self.heads = nn.ModuleList(nn.Conv2d(8, 2, 1) for _ in range(2))
 
         def forward(self, x):
-            a, b, c, d, e = self.layers
-            return e((self.pad(a(x)) + b(x)).relu() * (self.pad(c(x)) + d(x))).mean((2, 3))
+            a, b, c, d = (layer(x) for layer in self.layers)
+            return (self.heads[0](self.pad(a) + b) + self.heads[1](self.pad(c) + d)).mean((2, 3))
 
-    plan, small, widths = plan_and_check(Net())
-    assert widths["layers.1"] == widths["layers.3"] == small.pad.left + small.pad.right + 2
+    model = scramble_(Net()).double()
+    with torch.no_grad():
+        model.layers[1].weight[:2] = 100  # on its own the one call would keep the channels on the left,
+        model.layers[3].weight[6:] = 90  # and the other those on the right
+    image = torch.randn(2, 3, 4, 4).double()
+    plan = plan_pruning(model, image)
+    small = assert_pruning_is_masking(model, plan, image)
+    assert (small.pad.left, small.pad.right) == (2, 0)
+    assert [layer.width_after for layer in plan.layers] == [2, 4, 2, 4, 2, 2]
     assert plan.notes == ()
 
 
