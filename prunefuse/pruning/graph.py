@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+import prunefuse.pruning.aten  # noqa: F401  (registers the rules)
 from prunefuse.pruning.coupling import Value, fixed
 from prunefuse.pruning.identity import all_names
 from prunefuse.pruning.rules import find_rule, values_in

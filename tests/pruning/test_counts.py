@@ -175,3 +175,24 @@ def test_criteria():
     ]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) > 1
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_named_model_is_pruned_to_about_a_quarter(name):
+    with torch.device("meta"):
+        dense = models.build(name, 10, 3)
+        plan = plan_pruning(dense, IMAGE.to("meta"), criterion="random")
+    assert plan.notes == ()
+    # All but the first layer, which reads the image, and the last, which gives the classes, keep a quarter.
+    assert 0.24 < plan.params[1] / plan.params[0] < (0.5 if name == "mlp" else 0.26)
+    assert sum(p.numel() for p in plan.extract(dense).parameters()) == plan.params[1]
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+@pytest.mark.parametrize("depth", [8, 14, 20, 32, 44, 56, 110])
+def test_counts_of_every_depth(depth, shortcut):
+    with torch.device("meta"):
+        dense = getattr(models, f"resnet{depth}")(shortcut=shortcut)
+        plan = plan_pruning(dense, IMAGE.to("meta"), ratio=0.8, criterion="random", rounding="ceil")
+    assert (plan.params[0], plan.flops[0] // 2) == basic_counts(depth, (16, 32, 64), shortcut)
+    assert (plan.params[1], plan.flops[1] // 2) == basic_counts(depth, (4, 7, 13), shortcut)
