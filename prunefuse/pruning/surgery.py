@@ -86,7 +86,7 @@ def _check_runs(small: nn.Module, plan: PruningPlan) -> None:
     """Run shapes, not values, through the small model."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    device = next((tensor.device for tensor in named_tensors(small).values()), torch.device("cpu"))
+    first = next((p for p in small.parameters() if p.is_floating_point()), torch.empty(0))
     training = {module: module.training for module in small.modules()}
     with (
         running_modules(small.eval()) as running,
@@ -94,7 +94,9 @@ def _check_runs(small: nn.Module, plan: PruningPlan) -> None:
         torch.no_grad(),
     ):
         try:
-            outputs = small(*(spec.empty(device) for spec in plan.inputs))
+            inputs = [spec.empty(first.device) for spec in plan.inputs]
+            # The model may have another precision by now than when it was planned.
+            outputs = small(*(x.to(first.dtype) if x.is_floating_point() else x for x in inputs))
         except Exception as error:
             raise ValueError(
                 f"the pruned model cannot run: {first_line(error)} (in {describe(small, running)}). "

@@ -181,8 +181,11 @@ def test_a_pruned_model_is_another_model(plan):
         plan.extract(models.ResNet)
 
 
-def test_values_and_dtypes_do_not_count(plan):
-    assert plan.extract(models.resnet8().to(torch.bfloat16)).conv1.weight.dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_values_and_dtypes_do_not_count(plan, dtype):
+    assert plan.extract(models.resnet8().to(dtype)).conv1.weight.dtype == dtype
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    assert plan_pruning(model, torch.zeros(1, 4)).extract(model.to(dtype))[0].weight.dtype == dtype
 
 
 MODEL = models.resnet8()
