@@ -80,7 +80,7 @@ def test_a_run_ends_with_a_table_and_the_place_of_the_report(finished):
             line.startswith(arm) and " 30 " in line and " %" in line for line in result.output.splitlines()
         )
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    assert config["command"].startswith("prunefuse ")
+    assert config["command"].split()[0] == "prunefuse"
 
 
 def test_quiet_prints_the_run_folder_alone(tmp_path):
