@@ -55,7 +55,8 @@ class ActiveLearning:
     fused into it.
 
     A sample's own label is never looked at, only what the oracle answers; pool items may be images alone. The
-    pool is scored in evaluation mode. Global random generators are left as found.
+    pool is scored in evaluation mode. Images are read as float32 (uint8 scaled to [0, 1]), whatever the pool holds
+    and the model computes in. Global random generators are left as found.
 
     Args:
         factory: Makes the dense network, freshly initialized from the global generators, which are seeded.
@@ -212,7 +213,8 @@ class ActiveLearning:
                 ),
             )
         with self._recorder.phase("select", "selector", index, known, choosing, costs):
-            return chooser.pick(replace(pool, outputs=outputs), count)
+            # A NumPy pool is answered in NumPy.
+            return chooser.pick(replace(pool, outputs=torch.as_tensor(outputs)), count)
 
     def _train_final(self, index: int) -> float:
         config = self.config

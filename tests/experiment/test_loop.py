@@ -143,6 +143,13 @@ def test_images_alone_are_enough_and_the_oracle_s_answer_is_believed() -> None:
     assert only.final_accuracy == pytest.approx(sevens)
 
 
+@pytest.mark.parametrize("token", STRATEGIES)
+def test_a_numpy_pool_is_the_same_pool(token: str) -> None:
+    config = replace(CONFIG, strategy=token)
+    loop = learner(config, pool=POOL.images.numpy(), oracle=OwnLabels(POOL))
+    assert facts(list(loop)) == facts(list(learner(config)))
+
+
 def test_the_initial_pool_depends_on_the_seed_alone() -> None:
     first = {
         next(iter(learner(replace(CONFIG, selector=s, strategy=t)))).picks  # type: ignore[arg-type]
