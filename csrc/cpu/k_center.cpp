@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <memory>
 #include <vector>
 
 #include "../dispatch.h"
@@ -29,29 +30,27 @@ template <class T>
 class LazyPool {
  public:
   LazyPool(const T* features, int64_t rows, int64_t width)
-      : rows_(rows), norms_(size_t(rows)), nearest_(size_t(rows)), applied_(size_t(rows), 0) {
-    all_ = {features, width, norms_.data(), nullptr, 0};
+      : rows_(rows), finite_(new bool[size_t(rows)]), nearest_(size_t(rows)), applied_(size_t(rows), 0) {
+    all_ = {features, width, nullptr, 0};
     while (block_ * block_ < rows) block_ *= 2;
     const int64_t blocks = (rows + block_ - 1) / block_;
     leader_.resize(size_t(blocks));
     bound_.resize(size_t(blocks));
     for_blocks(width, [&](int64_t block, int64_t begin, int64_t end) {
-      norms_of_(features, width, norms_.data(), begin, end);
+      find_finite_(features, width, finite_.get(), begin, end);
       for (int64_t i = begin; i < end; ++i) {
-        nearest_[size_t(i)] = usable(i) ? std::numeric_limits<T>::infinity() : T(-1);
+        nearest_[size_t(i)] = finite_[size_t(i)] ? std::numeric_limits<T>::infinity() : T(-1);
       }
       refresh(block);
     });
   }
 
-  // A row that is not finite has no distances: as a center it changes nothing.
-  bool usable(int64_t row) const { return norms_[size_t(row)] <= std::numeric_limits<T>::max(); }
-
-  // Takes a row out of the pool and, if it is usable, makes it a center. Nothing is computed yet.
+  // Takes a row out of the pool and makes it a center, unless it is not finite and so has no distances. Nothing is
+  // computed yet.
   void add_center(int64_t row) {
     nearest_[size_t(row)] = -1;
     refresh(row / block_);
-    if (!usable(row)) return;
+    if (!finite_[size_t(row)]) return;
     centers_.push_back(row);
     all_.centers = centers_.data();
     all_.count = static_cast<int64_t>(centers_.size());
@@ -120,13 +119,13 @@ class LazyPool {
   int64_t rows_;
   int64_t block_ = 64;
   Centers<T> all_;
-  std::vector<T> norms_;
-  std::vector<T> nearest_;  // the bound; -1: not to be picked
+  std::unique_ptr<bool[]> finite_;  // not vector<bool>: threads write neighboring elements
+  std::vector<T> nearest_;          // the bound; -1: not to be picked
   std::vector<int32_t> applied_;
   std::vector<int64_t> centers_;
   std::vector<int64_t> leader_;
   std::vector<T> bound_;
-  decltype(PRUNEFUSE_CHOOSE(squared_norms<T>)) norms_of_ = PRUNEFUSE_CHOOSE(squared_norms<T>);
+  decltype(PRUNEFUSE_CHOOSE(find_finite<T>)) find_finite_ = PRUNEFUSE_CHOOSE(find_finite<T>);
   decltype(PRUNEFUSE_CHOOSE(apply_centers<T>)) apply_ = PRUNEFUSE_CHOOSE(apply_centers<T>);
   decltype(PRUNEFUSE_CHOOSE(largest<T>)) largest_ = PRUNEFUSE_CHOOSE(largest<T>);
 };

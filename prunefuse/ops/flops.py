@@ -31,8 +31,11 @@ def _k_center_flops(
 
 
 def k_center_flops(rows: int, width: int, centers: int) -> int:
-    """One multiply-add per feature, row and center (cached norms), and the norms once."""
-    return 2 * rows * width * (centers + 1)
+    """A multiply-add per feature, row and center, as the full matrix of distances takes by a matrix product.
+
+    The operator itself leaves out the distances that cannot matter; how many depends on the data.
+    """
+    return 2 * rows * width * centers
 
 
 @register_flop_formula([_ops.top_b, _ops.scatter_])

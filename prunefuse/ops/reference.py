@@ -60,16 +60,14 @@ def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
 
 def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
     """See `prunefuse::k_center_greedy`; no host synchronization, so that it also serves CUDA tensors."""
-    norms = features.square().sum(1)
-    usable = norms.isfinite()
-    nearest = torch.where(usable, torch.inf, -1.0).to(norms.dtype)
+    usable = features.square().sum(1).isfinite()
+    nearest = torch.where(usable, torch.inf, -1.0).to(features.dtype)
     nearest[labeled] = -1
 
     def add(center: Tensor) -> None:
         """Takes one center (a (1,) index) out of the pool and shortens the distances to it."""
         nearest[center] = -1
-        c = features[center]
-        distances = (norms + norms[center] - 2 * (features @ c.mT).squeeze(1)).clamp_min(0)
+        distances = (features - features[center]).square().sum(1)
         reachable = (nearest >= 0) & usable[center]
         nearest.copy_(torch.where(reachable, torch.minimum(nearest, distances), nearest))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any, NamedTuple, overload
 
 from torch import Tensor
@@ -102,7 +103,7 @@ def statistics(logits: Any, *, probabilities: bool = False, temperature: float =
 def _checked(logits: Any, temperature: float) -> Tensor:
     x = as_tensor("logits", logits)
     require_floating("logits", x)
-    if not isinstance(temperature, (int, float)) or isinstance(temperature, bool):
+    if not isinstance(temperature, numbers.Real) or isinstance(temperature, bool):
         raise TypeError(f"temperature must be a number, got {type(temperature).__name__}")
     # Below 1e-30 its reciprocal times a float32 logit is no longer a number that means anything.
     if not (1e-30 <= temperature < math.inf):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ def k_center_greedy(features: Any, b: int, labeled: Any = None, start: int | Non
 
     Raises:
         TypeError: features is not a floating array, or labeled not of integers.
-        ValueError: fewer than b rows can be picked (the message says how many), or an index is out of range.
-        RuntimeError: features is not of rank 2.
+        ValueError: features is not of rank 2, fewer than b rows can be picked (the message says how many), or an index is
+            out of range.
     """
     x = as_tensor("features", features)
     require_floating("features", x)
@@ -49,18 +50,24 @@ def k_center_greedy(features: Any, b: int, labeled: Any = None, start: int | Non
             raise ValueError(f"start is labeled already: {start}")
     if b > len(x):
         raise ValueError(f"b must be at most the number of rows, {len(x)}, got {b}")
-    norms = torch.linalg.vector_norm(x, dim=1)
-    finite = norms.square().isfinite()
+    # Per row, so that extra memory stays O(N); NaN and infinities show in one or the other.
+    largest, smallest = (x.amax(1), x.amin(1)) if x.numel() else (x.new_zeros(len(x)), x.new_zeros(len(x)))
+    finite = largest.isfinite() & smallest.isfinite()
     if start is not None and not bool(finite[start]):
         raise ValueError(f"start must be a row of finite features, got row {start}")
-    centers = known[finite[known]]
+    x = _within_range(x, torch.maximum(largest, -smallest)[finite])
     first = -1 if start is None else start
-    if first < 0 and len(centers) == 0 and b > 0 and bool(finite.any()):
+    if first < 0 and b > 0 and not bool(finite[known].any()):
         # Labeled rows that are not finite are no centers, but must still not be picked.
-        available = finite.clone()
-        available[known] = False
-        first = _nearest_to_mean(x, norms, available)
-    picks = ops.k_center_greedy(x, known, b, max(first, -1)) if b > 0 else known[:0]
+        finite[known] = False
+        first = _nearest_to_mean(x, finite)
+    nothing = first < 0 and len(known) == 0
+    if b == 0:
+        picks = known[:0]
+    elif nothing:  # no row is finite
+        picks = torch.full((b,), -1, device=x.device)
+    else:
+        picks = ops.k_center_greedy(x, known, b, first)
     if b > 0 and int(picks[-1]) < 0:
         raise ValueError(
             f"b is {b}, but only {int((picks >= 0).sum())} of {len(x)} rows can be picked "
@@ -69,12 +76,22 @@ def k_center_greedy(features: Any, b: int, labeled: Any = None, start: int | Non
     return like(features, picks)
 
 
-def _nearest_to_mean(x: Tensor, norms: Tensor, available: Tensor) -> int:
+def _within_range(x: Tensor, magnitudes: Tensor) -> Tensor:
+    """x, or a copy of it scaled by a power of two where squared distances would leave the dtype's range."""
+    largest = float(magnitudes.max()) if magnitudes.numel() else 0.0
+    room = 2.0**30 if x.dtype == torch.float32 else 2.0**300
+    if largest == 0 or 1 / room < largest < room:
+        return x
+    return torch.ldexp(x, torch.tensor(-math.frexp(largest)[1], device=x.device))
+
+
+def _nearest_to_mean(x: Tensor, available: Tensor) -> int:
     """The available row nearest to their mean; -1 if there is none. O(N) memory where all rows are available."""
     if not bool(available.any()):
         return -1
     mean = x.mean(0) if bool(available.all()) else x[available].mean(0)
-    distances = norms.square() - 2 * (x @ mean)
+    # Without the matrix product, whose cached-norm form cancels for features far from the origin.
+    distances = torch.cdist(x, mean[None], compute_mode="donot_use_mm_for_euclid_dist").squeeze(1)
     return int(torch.where(available, distances, torch.inf).argmin())
 
 

@@ -80,6 +80,13 @@ def test_wrong_temperatures(temperature):
         prunefuse.score(torch.zeros(2, 2), temperature="hot")
 
 
+def test_temperature_may_be_a_numpy_number():
+    logits = torch.randn(2, 3)
+    expected = prunefuse.score(logits, temperature=2.0)
+    for number in (np.float32(2), np.float64(2), np.int64(2)):
+        assert torch.equal(prunefuse.score(logits, temperature=number), expected)
+
+
 def in_new_process(code, **environment):
     import os
 

@@ -37,6 +37,26 @@ def test_same_picks_as_the_definition(isa, dtype, rows, width):
     assert prunefuse.k_center_greedy(features, 9, labeled, start=0).tolist() == truth(features, 9, labeled, 0)
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1e4])
+def test_an_offset_does_not_blur_the_distances(isa, offset):
+    """Cached norms would cancel: features far from the origin, and near-duplicates."""
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(600, 20, generator=generator) + offset
+    assert prunefuse.k_center_greedy(features, 60, start=5).tolist() == truth(features, 60, start=5)
+    clusters = 50 * torch.randn(5, 20, generator=generator)
+    close = clusters[torch.randint(0, 5, (400,), generator=generator)] + offset
+    close += 1e-3 * torch.randn(400, 20, generator=generator)
+    assert prunefuse.k_center_greedy(close, 40, start=0).tolist() == truth(close, 40, start=0)
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-25, 1e-12, 1e15, 1e30])
+def test_features_of_any_magnitude(scale):
+    features = torch.tensor([[0.0, 0], [1, 0], [3, 0], [10, 0], [4, 1]]) * scale
+    assert prunefuse.k_center_greedy(features, 4, start=0).tolist() == [0, 3, 4, 2]
+    assert prunefuse.k_center_greedy(features, 2, labeled=[0, 4]).tolist() == [3, 2]
+    assert prunefuse.k_center_greedy(features, 2).tolist() == [2, 3]  # the mean is (3.6, 0.2) * scale
+
+
 def test_same_picks_on_every_device(device):
     features = torch.randn(500, 12, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     picks = prunefuse.k_center_greedy(features.to(device), 30, labeled=[1, 2])

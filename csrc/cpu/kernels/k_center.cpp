@@ -17,17 +17,24 @@ inline floats load_part(const float* from, int64_t count) {
   return value;
 }
 
-// out[lane] = fixed . others[lane]
-inline void dots(const float* fixed, const float* const (&others)[kLanes], int64_t width, float (&out)[kLanes]) {
+// out[lane] = |fixed - others[lane]|^2
+inline void squared_distances(const float* fixed, const float* const (&others)[kLanes], int64_t width,
+                              float (&out)[kLanes]) {
   floats sums[kLanes] = {};
   int64_t j = 0;
   for (; j + kLanes <= width; j += kLanes) {
     const floats x = load(fixed + j);
-    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += x * load(others[lane] + j);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const floats difference = x - load(others[lane] + j);
+      sums[lane] += difference * difference;
+    }
   }
   if (j < width) {
     const floats x = load_part(fixed + j, width - j);
-    for (int lane = 0; lane < kLanes; ++lane) sums[lane] += x * load_part(others[lane] + j, width - j);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const floats difference = x - load_part(others[lane] + j, width - j);
+      sums[lane] += difference * difference;
+    }
   }
   transpose(sums);
   for (int half = kLanes / 2; half > 0; half /= 2) {
@@ -36,36 +43,21 @@ inline void dots(const float* fixed, const float* const (&others)[kLanes], int64
   store(out, sums[0]);
 }
 
-inline float dot(const float* a, const float* b, int64_t width) {
-  floats total{};
-  int64_t j = 0;
-  for (; j + kLanes <= width; j += kLanes) total += load(a + j) * load(b + j);
-  if (j < width) total += load_part(a + j, width - j) * load_part(b + j, width - j);
-  return sum(total);
-}
-
-inline double dot(const double* a, const double* b, int64_t width) {
-  double sums[4] = {};
-  int64_t j = 0;
-  for (; j + 4 <= width; j += 4) {
-    for (int k = 0; k < 4; ++k) sums[k] += a[j + k] * b[j + k];
-  }
-  for (; j < width; ++j) sums[0] += a[j] * b[j];
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
-
-inline void dots(const double* fixed, const double* const (&others)[kLanes], int64_t width, double (&out)[kLanes]) {
+inline void squared_distances(const double* fixed, const double* const (&others)[kLanes], int64_t width,
+                              double (&out)[kLanes]) {
   for (int lane = 0; lane < kLanes; ++lane) {
     // Unused lanes repeat the one before them.
-    out[lane] = lane > 0 && others[lane] == others[lane - 1] ? out[lane - 1] : dot(fixed, others[lane], width);
+    if (lane > 0 && others[lane] == others[lane - 1]) {
+      out[lane] = out[lane - 1];
+      continue;
+    }
+    double sums[4] = {};
+    for (int64_t j = 0; j < width; ++j) {
+      const double difference = fixed[j] - others[lane][j];
+      sums[j % 4] += difference * difference;
+    }
+    out[lane] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
-}
-
-template <class T>
-void shorten(T& nearest, T row_norm, T center_norm, T product) {
-  const T distance = row_norm + center_norm - 2 * product;
-  const T positive = distance > 0 ? distance : 0;
-  if (positive < nearest) nearest = positive;
 }
 
 // One row, centers begin..end.
@@ -78,10 +70,10 @@ void apply_to_row(const Centers<T>& all, int64_t row, int64_t begin, int64_t end
     for (int lane = 0; lane < kLanes; ++lane) {
       others[lane] = all.features + all.centers[first + (lane < count ? lane : count - 1)] * all.width;
     }
-    T products[kLanes];
-    dots(x, others, all.width, products);
+    T distances[kLanes];
+    squared_distances(x, others, all.width, distances);
     for (int64_t lane = 0; lane < count; ++lane) {
-      shorten(nearest[row], all.norms[row], all.norms[all.centers[first + lane]], products[lane]);
+      if (distances[lane] < nearest[row]) nearest[row] = distances[lane];
     }
   }
 }
@@ -92,20 +84,21 @@ void apply_to_rows(const Centers<T>& all, int64_t center, const int64_t* rows, i
   const T* others[kLanes];
   for (int lane = 0; lane < kLanes; ++lane)
     others[lane] = all.features + rows[lane < count ? lane : count - 1] * all.width;
-  T products[kLanes];
-  dots(all.features + center * all.width, others, all.width, products);
+  T distances[kLanes];
+  squared_distances(all.features + center * all.width, others, all.width, distances);
   for (int64_t lane = 0; lane < count; ++lane) {
-    shorten(nearest[rows[lane]], all.norms[rows[lane]], all.norms[center], products[lane]);
+    if (distances[lane] < nearest[rows[lane]]) nearest[rows[lane]] = distances[lane];
   }
 }
 
 }  // namespace
 
 template <class T>
-void squared_norms(const T* features, int64_t width, T* out, int64_t begin, int64_t end) {
+void find_finite(const T* features, int64_t width, bool* finite, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
-    const T* row = features + i * width;
-    out[i] = dot(row, row, width);
+    T norm = 0;
+    for (int64_t j = 0; j < width; ++j) norm += features[i * width + j] * features[i * width + j];
+    finite[i] = norm <= std::numeric_limits<T>::max();
   }
 }
 
@@ -158,7 +151,7 @@ int64_t largest(const T* values, int64_t count) {
 }
 
 #define PRUNEFUSE_INSTANTIATE(T)                                                            \
-  template void squared_norms<T>(const T*, int64_t, T*, int64_t, int64_t);                  \
+  template void find_finite<T>(const T*, int64_t, bool*, int64_t, int64_t);                 \
   template void apply_centers<T>(const Centers<T>&, const int64_t*, int64_t, T*, int32_t*); \
   template int64_t largest<T>(const T*, int64_t);
 PRUNEFUSE_INSTANTIATE(float)

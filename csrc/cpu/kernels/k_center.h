@@ -5,21 +5,21 @@
 
 namespace prunefuse::cpu {
 
-// The pool and the centers chosen so far; squared distances are |x|^2 + |c|^2 - 2 x.c, cut off at 0.
+// The pool and the centers chosen so far. Squared distances are sums of squared differences: the cached-norm form
+// |x|^2 + |c|^2 - 2 x.c saves a subtraction per value, but loses the distance where features lie far from the origin.
 template <class T>
 struct Centers {
   const T* features;  // rows x width, contiguous
   int64_t width;
-  const T* norms;          // squared, by squared_norms: a row's distance to its own copy is exactly 0
   const int64_t* centers;  // row numbers, in the order chosen
   int64_t count;
 };
 
 #define PRUNEFUSE_DECLARE(isa)                                                                                         \
   namespace isa {                                                                                                      \
-  /* out[i] = the squared norm of row i, for rows begin..end. */                                                       \
+  /* Whether each of the rows begin..end is finite, and so is its squared norm. */                                     \
   template <class T>                                                                                                   \
-  void squared_norms(const T* features, int64_t width, T* out, int64_t begin, int64_t end);                            \
+  void find_finite(const T* features, int64_t width, bool* finite, int64_t begin, int64_t end);                        \
   /* For each of the rows listed: nearest = min(nearest, distance to every center from number applied on),             \
      applied = all centers. */                                                                                         \
   template <class T>                                                                                                   \
