@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from typing import Any
 
@@ -48,6 +49,13 @@ def require_floating(argument: str, tensor: Tensor) -> None:
     """Raises TypeError, naming `argument`, unless the dtype is a supported floating one."""
     if tensor.dtype not in FLOATING:
         raise TypeError(f"{argument} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+
+
+def require_number(argument: str, value: Any) -> float:
+    """`value` as a float; TypeError, naming `argument`, unless it is a real number of Python or NumPy."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{argument} must be a number, got {type(value).__name__}")
+    return float(value)
 
 
 def require_count(argument: str, value: Any, lowest: int = 0) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any, NamedTuple, overload
 
 from torch import Tensor
 
 from prunefuse import ops
-from prunefuse.ops.arrays import as_tensor, like, require_floating
+from prunefuse.ops.arrays import as_tensor, like, require_floating, require_number
 
 # The strategies that need logits alone; the numbers are the native operator's.
 LOGIT_STRATEGIES = {"least_confidence": 0, "margin": 1, "entropy": 2}
@@ -103,8 +102,7 @@ def statistics(logits: Any, *, probabilities: bool = False, temperature: float =
 def _checked(logits: Any, temperature: float) -> Tensor:
     x = as_tensor("logits", logits)
     require_floating("logits", x)
-    if not isinstance(temperature, numbers.Real) or isinstance(temperature, bool):
-        raise TypeError(f"temperature must be a number, got {type(temperature).__name__}")
+    temperature = require_number("temperature", temperature)
     # Below 1e-30 its reciprocal times a float32 logit is no longer a number that means anything.
     if not (1e-30 <= temperature < math.inf):
         raise ValueError(f"temperature must be positive (at least 1e-30) and finite, got {temperature}")
