@@ -17,6 +17,18 @@ STABLE_TORCH_LIBRARY(prunefuse, m) {
       "statistics(Tensor logits, bool probabilities, float temperature)"
       " -> (Tensor argmax, Tensor logsumexp, Tensor p1, Tensor p2)");
 
+  // Utilities of each row from S passes, logits (S, N, C) -> (K, N) for K strategies, in their order, with p the mean
+  // of the passes' probabilities: 0 BALD H(p) - mean H(p_s), at least 0, 1 predictive entropy H(p), 2 variation ratio 1
+  // - (votes of the modal class) / S, 3 mean entropy mean H(p_s); in nats. Result dtype, probabilities and temperature
+  // as in score. A row that is NaN by score's rule in any pass: NaN.
+  m.def("score_ensemble(Tensor logits, int[] strategies, bool probabilities, float temperature) -> Tensor");
+
+  // Adds one pass, logits (N, C), to the sums of probabilities (N, C), the votes (N, C) int32 and the sums of entropies
+  // (N,), all contiguous, in place; sums and entropies are of score's result dtype. A row without a distribution: NaN.
+  m.def(
+      "ensemble_add_(Tensor(a!) sums, Tensor(b!) votes, Tensor(c!) entropies, Tensor logits, bool probabilities,"
+      " float temperature) -> ()");
+
   // The b largest of utilities (N,), sorted downwards, equals by lower index, NaN left out
   // -> indices (b,) int64, utilities (b,). Where fewer than b can be selected: index -1 and NaN at the end.
   m.def("top_b(Tensor utilities, int b) -> (Tensor indices, Tensor utilities)");

@@ -3,13 +3,14 @@
 from prunefuse.experiment.loop import ActiveLearning, LoopConfig
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
-from prunefuse.scoring import score, statistics
+from prunefuse.scoring import EnsembleScores, score, score_ensemble, statistics
 from prunefuse.selection import k_center_greedy, top_b
 from prunefuse.training import Recipe, features
 from prunefuse.version import __version__
 
 __all__ = [
     "ActiveLearning",
+    "EnsembleScores",
     "LoopConfig",
     "PruningPlan",
     "Recipe",
@@ -20,6 +21,7 @@ __all__ = [
     "load_pruned",
     "plan_pruning",
     "score",
+    "score_ensemble",
     "statistics",
     "top_b",
 ]

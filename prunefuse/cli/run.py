@@ -93,6 +93,15 @@ def run(
             metavar="A|B",
         ),
     ] = None,
+    dropout: Annotated[
+        float | None,
+        _field(
+            _WHAT,
+            "dropout",
+            "Rate of dropout before the last layer, which the strategy bald needs.",
+            metavar="X",
+        ),
+    ] = None,
     baselines: Annotated[
         str | None,
         _field(
@@ -147,7 +156,30 @@ def run(
             metavar="X",
         ),
     ] = None,
-    strategy: Annotated[str | None, _field(_SELECT, "strategy", "What to label first", "-s")] = None,
+    strategy: Annotated[
+        str | None,
+        _field(
+            _SELECT,
+            "strategy",
+            "What to label first, FILE.py:FUNCTION or MODULE:FUNCTION being your own utility of the logits",
+            "-s",
+        ),
+    ] = None,
+    passes: Annotated[
+        int | None, _field(_SELECT, "passes", "Forward passes with dropout, for the strategy bald.")
+    ] = None,
+    stochastic: Annotated[
+        str | None,
+        _field(_SELECT, "stochastic", "Random batches that prefer a high utility, instead of the highest"),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        _field(_SELECT, "beta", "How near random batches stay to the best one.", metavar="X"),
+    ] = None,
+    class_balanced: Annotated[
+        bool | None,
+        _field(_SELECT, "class_balanced", "As many of every predicted class as there are, the best of each."),
+    ] = None,
     t_sync: Annotated[
         int | None,
         _field(

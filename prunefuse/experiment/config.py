@@ -13,16 +13,19 @@ from typing import Any
 
 from prunefuse import models
 from prunefuse.experiment.budgets import ConfigError, parse_size
-from prunefuse.selection.strategies import STRATEGIES
+from prunefuse.selection.batches import STOCHASTIC
+from prunefuse.selection.strategies import STRATEGIES, strategy
 from prunefuse.training import RECIPES, Recipe
 
 DATA = ("digits", "cifar10", "cifar100", "folder:PATH")
 SELECTORS = ("prunefuse", "dense")
+STRATEGY_OPTIONS = ("passes", "stochastic", "beta", "class_balanced")
 BASELINES = ("dense", "random")
 CHOICES: dict[str, tuple[str, ...]] = {
     "criterion": ("l2",),
     "rounding": ("floor", "nearest", "ceil"),
-    "strategy": tuple(STRATEGIES),
+    "strategy": STRATEGIES,
+    "stochastic": STOCHASTIC,
     "complement": ("keep", "reinit", "zero"),
     "finals": ("all", "last"),
     "device": ("auto", "cpu", "cuda"),
@@ -51,6 +54,7 @@ class RunConfig:
         root: Folder of the data sets that are not bundled.
         download: Fetch the data set into ``root`` if it is missing.
         model: Dense network, by its name in `prunefuse.models`.
+        dropout: Rate of dropout before the last layer of every network; ours, for dropout passes.
         shortcut: ``A`` (padding) or ``B`` (1x1 convolution), for the CIFAR ResNets; None = the model's default.
         selector: ``prunefuse`` (the dense network pruned), ``dense`` (classic active learning), or the name of
             any model (selection via proxy).
@@ -58,7 +62,12 @@ class RunConfig:
         criterion: Channel score of the pruning.
         rounding: Of the number of channels kept: ``floor``, ``nearest`` or ``ceil``.
         t_sync: Every this many rounds the selector is pruned anew from the trained fused network; 0 = never.
-        strategy: How the selector's outputs become picks.
+        strategy: How the selector's outputs become picks: a token, or where a utility function of the logits stands,
+            as ``package.module:name`` or ``path/to/file.py:name``.
+        passes: Forward passes with dropout, for ``bald``.
+        stochastic: Random batches by utility: ``none``, ``power``, ``softmax`` or ``softrank``.
+        beta: How near those stay to the best batch.
+        class_balanced: As many of every predicted class as there are, the best of each.
         schedule: Sizes of the labeled set, increasing, in samples (``"1000"``) or per cent of the pool (``"2%"``);
             the first set is drawn at random.
         budget: Last size. It cuts the schedule there, or is added to it.
@@ -89,12 +98,17 @@ class RunConfig:
     download: bool = False
     model: str = "resnet20"
     shortcut: str | None = None
+    dropout: float = 0.0
     selector: str = "prunefuse"
     prune_ratio: float = 0.5
     criterion: str = "l2"
     rounding: str = "floor"
     t_sync: int = 0
     strategy: str = "entropy"
+    passes: int = 10
+    stochastic: str = "none"
+    beta: float = 1.0
+    class_balanced: bool = False
     schedule: tuple[str, ...] = ("2%", "4%", "6%", "10%", "20%")
     budget: str | None = None
     initial: str | None = None
@@ -116,9 +130,14 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
-            _require(
-                getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(self, name)
-            )
+            got = getattr(self, name)
+            own = name == "strategy" and ":" in got
+            _require(own or got in allowed, name, f"one of {', '.join(allowed)}", got)
+        try:
+            strategy(self.strategy, **{name: getattr(self, name) for name in STRATEGY_OPTIONS})
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        _require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
         known = self.data in DATA[:-1] or self.data.removeprefix("folder:") not in ("", self.data)
         _require(known, "data", f"one of {', '.join(DATA)}", self.data)
         _require(_is_model(self.model), "model", _known_models(), self.model)

@@ -1,8 +1,8 @@
 """The cost ledger: how FLOPs are counted, what selection costs, and the work a run will do.
 
 FLOPs are 2 per multiply-add. Counted are the contractions (convolutions, linear layers, matrix products) of
-forward passes, backward as twice the forward, and the distances of k-center; element-wise work (norms,
-activations, scores, sorting) is not.
+forward passes, backward as twice the forward, and the distances of k-center and BADGE; element-wise work (norms,
+activations, scores, sorting) is not. A user's own utility function is not counted either.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.records import Cost
-from prunefuse.selection.strategies import strategy
+from prunefuse.selection.strategies import Strategy
 from prunefuse.training.modes import evaluating
 from prunefuse.training.recipe import Recipe
 
@@ -25,8 +25,10 @@ C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(
   F    FLOPs of one forward pass per image = 2 * multiply-adds of convolutions, linear layers and matrix products
        (counted by fvcore, which reports multiply-adds); a backward pass counts as two forward passes
   E    epochs (more for a small |L_r| if the recipe has a least number of steps); |L_r| labels in round r
-  S_r  samples scored: the unlabeled pool |U_r|; with k_center the whole pool, as it needs the labeled features too
-  K_r  with k_center, distance work 2*d*(|L_r| + picks)*pool for d features; else 0
+  S_r  samples scored: the unlabeled pool |U_r|; with k_center the whole pool, as it needs the labeled features too;
+       with bald |U_r| for each of its passes with dropout
+  K_r  with k_center, distance work 2*d*(|L_r| + picks)*pool for d features; with badge 2*(d + C)*picks*|U_r| for C
+       classes; else 0
   With T_sync the training of the fused network a selector is cut from (and its teacher's passes) is added.
 Final network: 3*E*b*F(final) + E*b*F(teacher) with distillation. Evaluation on the test set is in no sum."""
 
@@ -38,7 +40,8 @@ _CONTRACTIONS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
 class Sizes:
     """What the work of a run depends on besides its configuration.
 
-    ``selector`` and ``final`` are FLOPs per input, ``features`` is the width of the selector's features.
+    ``selector`` and ``final`` are FLOPs per input, ``features`` is what a distance
+    reads of a sample: the selector's features, with BADGE its logits too, without distances 0.
     """
 
     selector: float
@@ -80,12 +83,14 @@ def test_flops(config: LoopConfig, recipe: Recipe, labels: int, flops: float, si
     return flops * sizes.test * (recipe.epochs_for(labels) if config.test_every_epoch else 1)
 
 
-def picking_flops(token: str, sizes: Sizes, labeled: int, picks: int) -> tuple[float, float]:
-    """Forward passes over the pool, and distances, to pick with strategy ``token``."""
-    if strategy(token).needs == "features":
+def picking_flops(chooser: Strategy, sizes: Sizes, labeled: int, picks: int) -> tuple[float, float]:
+    """Forward passes over the pool, and distances, to pick with ``chooser``."""
+    if "all_features" in chooser.needs:
         distances = 2.0 * sizes.features * (labeled + picks) * sizes.pool
         return sizes.pool * sizes.selector, distances
-    return (sizes.pool - labeled) * sizes.selector, 0.0
+    unlabeled = sizes.pool - labeled
+    distances = 2.0 * sizes.features * picks * unlabeled if "features" in chooser.needs else 0.0
+    return chooser.passes * unlabeled * sizes.selector, distances
 
 
 @dataclass(frozen=True)
@@ -110,9 +115,9 @@ def planned_costs(config: LoopConfig, sizes: Sizes) -> Iterator[Cost]:
     With T_sync the widths of later selectors may differ, by a little, from the first one's.
     """
     for index, labels in enumerate(config.schedule):
-        if index and strategy(config.strategy).needs != "nothing":
+        if index and config.chooser.needs:
             known = config.schedule[index - 1]
-            picking = picking_flops(config.strategy, sizes, known, labels - known)
+            picking = picking_flops(config.chooser, sizes, known, labels - known)
             yield Cost("score_pool", "selector", index, known, picking[0], 0.0)
             yield Cost("select", "selector", index, known, picking[1], 0.0)
         if config.trains_selector(index):

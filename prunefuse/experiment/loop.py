@@ -32,7 +32,18 @@ from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, plan_pruning
 from prunefuse.seeds import derive, generator, isolated
 from prunefuse.selection.strategies import Picks, Pool, strategy
-from prunefuse.training import Distillation, EpochResult, Recipe, evaluate, features, predict, train
+from prunefuse.training import (
+    Distillation,
+    EpochResult,
+    Recipe,
+    dropout_layers,
+    evaluate,
+    features,
+    predict,
+    predict_dropout,
+    predict_with_features,
+    train,
+)
 
 __all__ = ["ActiveLearning", "LoopConfig", "LoopState"]
 
@@ -55,8 +66,9 @@ class ActiveLearning:
     fused into it.
 
     A sample's own label is never looked at, only what the oracle answers; pool items may be images alone. The
-    pool is scored in evaluation mode. Images are read as float32 (uint8 scaled to [0, 1]), whatever the pool holds
-    and the model computes in. Global random generators are left as found.
+    pool is scored in evaluation mode, but for the dropout that a strategy asks for. Images are read as float32
+    (uint8 scaled to [0, 1]), whatever the pool holds and the model computes in. Global random generators are left
+    as found.
 
     Args:
         factory: Makes the dense network, freshly initialized from the global generators, which are seeded.
@@ -181,7 +193,7 @@ class ActiveLearning:
         labeled, _ = self._labeled()
         mask = torch.ones(len(self._pool), dtype=torch.bool)
         mask[labeled] = False
-        pool = Pool(mask.nonzero()[:, 0], labeled, None, generator(self.config.seed, "picks", index))
+        pool = Pool(mask.nonzero()[:, 0], labeled, generator(self.config.seed, "picks", index))
         picks = self._choose(pool, index, costs)
         indices = picks.indices.tolist()
         answers = ask(self._oracle, indices, self.num_classes)
@@ -191,30 +203,40 @@ class ActiveLearning:
     def _choose(self, pool: Pool, index: int, costs: list[Cost]) -> Picks:
         config, known = self.config, len(pool.labeled)
         count = config.schedule[index] - known
-        chooser = strategy("random" if index == 0 else config.strategy)
-        if chooser.needs == "nothing":
+        chooser = strategy("random") if index == 0 else config.chooser
+        if not chooser.needs:
             return chooser.pick(pool, count)
-        scoring, choosing = cost.picking_flops(chooser.token, self._sizes, known, count)
-        if chooser.needs == "logits":
-            run, rows = predict, pool.unlabeled
-        else:
-            run, rows = features, torch.cat((pool.labeled, pool.unlabeled))
+        scoring, choosing = cost.picking_flops(chooser, self._sizes, known, count)
         selector = self._initial_selector()
         selector.load_state_dict(self.state.selector)
         with self._recorder.phase("score_pool", "selector", index, known, scoring, costs):
-            outputs = run(
-                selector,
-                self._pool,
-                indices=rows,
-                recipe=config.training_of_selector,
-                workers=config.workers,
-                on_progress=lambda done, total: self._recorder.tell(
-                    Progress(done, total, "scoring the pool")
-                ),
-            )
+            pool = self._ask(selector, pool, index)
         with self._recorder.phase("select", "selector", index, known, choosing, costs):
-            # A NumPy pool is answered in NumPy.
-            return chooser.pick(replace(pool, outputs=torch.as_tensor(outputs)), count)
+            return chooser.pick(pool, count)
+
+    def _ask(self, selector: nn.Module, pool: Pool, index: int) -> Pool:
+        """``pool`` with what the strategy needs to know from the selector, as tensors also for a NumPy pool."""
+        config, needs = self.config, self.config.chooser.needs
+        options: dict[str, Any] = {
+            "indices": torch.cat((pool.labeled, pool.unlabeled))
+            if "all_features" in needs
+            else pool.unlabeled,
+            "recipe": config.training_of_selector,
+            "workers": config.workers,
+            "on_progress": lambda done, total: self._recorder.tell(Progress(done, total, "scoring the pool")),
+        }
+        if "ensemble" in needs:
+            seed = derive(config.seed, "dropout", index)
+            ensemble = predict_dropout(
+                selector, self._pool, passes=config.chooser.passes, seed=seed, **options
+            )
+            return replace(pool, ensemble=torch.as_tensor(ensemble))
+        if "all_features" in needs:
+            return replace(pool, features=torch.as_tensor(features(selector, self._pool, **options)))
+        if "features" in needs:
+            logits, seen = predict_with_features(selector, self._pool, **options)
+            return replace(pool, logits=torch.as_tensor(logits), features=torch.as_tensor(seen))
+        return replace(pool, logits=torch.as_tensor(predict(selector, self._pool, **options)))
 
     def _train_final(self, index: int) -> float:
         config = self.config
@@ -305,11 +327,19 @@ class ActiveLearning:
                     seed=config.seed,
                 )
         selector = self._initial_selector()
-        by_features = strategy(config.strategy).needs == "features"
+        needs = config.chooser.needs
+        if "ensemble" in needs and not dropout_layers(selector):
+            raise ValueError(
+                "strategy: expected a selector with dropout layers for dropout passes, it has none"
+            )
+        compared = 0
+        if needs & {"features", "all_features"}:
+            logits, seen = predict_with_features(selector, self._example)
+            compared = seen.shape[1] + ("logits" in needs) * logits.shape[1]
         self._sizes = cost.Sizes(
             cost.flops_per_input(selector, self._example),
             cost.flops_per_input(self._dense, self._example),
-            features(selector, self._example).shape[1] if by_features else 0,
+            compared,
             len(self._pool),
             len(self._test),
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
-from prunefuse.selection.strategies import strategy
+from prunefuse.selection.batches import Stochastic
+from prunefuse.selection.strategies import Strategy, UtilityFunction, strategy
 from prunefuse.training.recipe import RECIPES, Recipe
 
 
@@ -16,7 +18,12 @@ class LoopConfig:
 
     Attributes:
         schedule: Labeled-set sizes, increasing; the first is the random initial pool, the last is the budget b.
-        strategy: Token of the acquisition strategy.
+        strategy: The acquisition strategy, as `prunefuse.selection.strategies.strategy` takes it: a token, a utility
+            function, or where one stands.
+        passes: Forward passes with dropout, for ``bald``.
+        stochastic: Random batches by utility: ``none``, ``power``, ``softmax`` or ``softrank``.
+        beta: How near those stay to the best batch.
+        class_balanced: As many of every predicted class as there are, the best of each.
         selector: ``prunefuse``: the dense network pruned at initialization. ``dense``: the dense network itself
             (classic active learning; it is the final network too). ``model``: another network (selection via
             proxy); the final network is then trained on its own, without fusion or distillation.
@@ -43,7 +50,11 @@ class LoopConfig:
     """
 
     schedule: tuple[int, ...]
-    strategy: str = "entropy"
+    strategy: str | UtilityFunction = "entropy"
+    passes: int = 10
+    stochastic: Stochastic = "none"
+    beta: float = 1.0
+    class_balanced: bool = False
     selector: Literal["prunefuse", "dense", "model"] = "prunefuse"
     prune_ratio: float = 0.5
     criterion: str = "l2"
@@ -62,7 +73,7 @@ class LoopConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        strategy(self.strategy)
+        _ = self.chooser  # checks what it is made of
         increasing = all(a < b for a, b in pairwise(self.schedule))
         checks = (
             ("schedule", bool(self.schedule) and self.schedule[0] > 0 and increasing, "increasing sizes > 0"),
@@ -80,6 +91,17 @@ class LoopConfig:
             if not valid:
                 raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
 
+    @cached_property
+    def chooser(self) -> Strategy:
+        """The strategy with its options."""
+        return strategy(
+            self.strategy,
+            passes=self.passes,
+            stochastic=self.stochastic,
+            beta=self.beta,
+            class_balanced=self.class_balanced,
+        )
+
     @property
     def budget(self) -> int:
         """b, the last size of the schedule."""
@@ -96,7 +118,7 @@ class LoopConfig:
 
     def scores_after(self, index: int) -> bool:
         """Whether the selector of round ``index`` scores the pool for the next."""
-        return not self.is_last(index) and strategy(self.strategy).needs != "nothing"
+        return not self.is_last(index) and bool(self.chooser.needs)
 
     def syncs(self, index: int) -> bool:
         """Whether the next selector is cut from the fused network trained in round ``index``."""

@@ -19,7 +19,7 @@ from prunefuse import data as datasets
 from prunefuse import files, models
 from prunefuse.experiment import folder, machine
 from prunefuse.experiment.budgets import ConfigError, resolve_schedule
-from prunefuse.experiment.config import SELECTORS, RunConfig
+from prunefuse.experiment.config import SELECTORS, STRATEGY_OPTIONS, RunConfig
 from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.folder import Trial
 from prunefuse.experiment.loop import ActiveLearning
@@ -30,7 +30,7 @@ from prunefuse.training import TrainingDivergedError
 
 # Settings of the main arm that the baselines do not have.
 _MAIN_ONLY = (
-    *("strategy", "selector", "prune_ratio", "criterion", "rounding", "t_sync"),
+    *("selector", "prune_ratio", "criterion", "rounding", "t_sync"),
     *("fuse", "distill", "kd_lambda", "kd_temperature", "complement"),
 )
 _TINY = 1000  # values of an image up to which a second thread costs more than it brings
@@ -180,14 +180,14 @@ class _Experiment:
             "workers": config.workers,
             "seed": seed,
         }
-        if arm != config.arms[0]:
-            return LoopConfig(
-                **shared, selector="dense", strategy="random" if arm == "random" else config.strategy
-            )
-        if config.selector == "dense":
-            return LoopConfig(**shared, selector="dense", strategy=config.strategy)
+        if arm == "random" and arm != config.arms[0]:
+            return LoopConfig(**shared, selector="dense", strategy="random")
+        for name in ("strategy", *STRATEGY_OPTIONS):
+            shared[name] = getattr(config, name)
+        if arm != config.arms[0] or config.selector == "dense":
+            return LoopConfig(**shared, selector="dense")
         if config.selector != "prunefuse":
-            return LoopConfig(**shared, selector="model", strategy=config.strategy)
+            return LoopConfig(**shared, selector="model")
         return LoopConfig(**shared, **{name: getattr(config, name) for name in _MAIN_ONLY})
 
     def _settings(self, arm: str) -> dict[str, Any]:
@@ -196,7 +196,11 @@ class _Experiment:
         for name in ("seed", "workers", "selector_recipe"):
             del loop[name]
         recipe = loop.pop("recipe")
-        network = {"model": self.config.model, "shortcut": self.config.shortcut}
+        network = {
+            "model": self.config.model,
+            "shortcut": self.config.shortcut,
+            "dropout": self.config.dropout,
+        }
         return network | loop | {f"recipe {name}": value for name, value in recipe.items()}
 
     def _factory(self, name: str) -> Callable[[], nn.Module]:
@@ -207,6 +211,8 @@ class _Experiment:
         """
         channels, *size = self.data.input_shape
         options: dict[str, Any] = {"image_size": tuple(size)}
+        if self.config.dropout:
+            options["dropout"] = self.config.dropout
         if self.config.shortcut is not None and name.startswith("resnet"):
             options["shortcut"] = self.config.shortcut
         factory = partial(models.build, name, self.data.num_classes, channels, **options)

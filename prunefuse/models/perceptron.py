@@ -18,11 +18,12 @@ class MLP(nn.Module):
             layers += [nn.Linear(in_features, width), nn.ReLU()]
             in_features = width
         self.layers = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(0.0)  # `build` sets the rate
         self.fc = nn.Linear(in_features, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, ...) -> logits (N, num_classes)."""
-        return self.fc(self.layers(x.flatten(1)))  # type: ignore[no-any-return]
+        return self.fc(self.dropout(self.layers(x.flatten(1))))  # type: ignore[no-any-return]
 
 
 def mlp(

@@ -47,6 +47,7 @@ def build(
     in_channels: int = 3,
     *,
     image_size: tuple[int, int] = (32, 32),
+    dropout: float = 0.0,
     **options: Any,
 ) -> nn.Module:
     """A freshly initialized model by name.
@@ -56,19 +57,29 @@ def build(
         num_classes: Width of the output.
         in_channels: Channels of the images; torchvision's models take 3.
         image_size: Height and width of the images; only the MLP's shape depends on it.
+        dropout: Rate of the dropout before the last linear layer, in [0, 1). It is ours, so that every network here can
+            be asked for dropout passes; torchvision's models take it where they have dropout.
         options: Handed to the model's function, such as ``shortcut="B"`` or ``hidden=(64, 64)``.
 
     Raises:
-        ValueError: An unknown name, or ``in_channels`` other than 3 for a torchvision model.
+        ValueError: An unknown name, a rate outside its range, or ``in_channels`` other than 3 for a torchvision model.
         TypeError: An option that the model does not take.
     """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: expected a rate in [0, 1), got {dropout}")
     if name.startswith(_TORCHVISION):
+        if dropout:
+            options["dropout"] = dropout
         return _torchvision(name.removeprefix(_TORCHVISION), num_classes, in_channels, options)
     if name not in _FACTORIES:
         raise ValueError(f"model: expected one of {', '.join(names())} or torchvision:<name>, got {name!r}")
     if name == "mlp":
         options["image_size"] = image_size
-    return _FACTORIES[name](num_classes, in_channels=in_channels, **options)
+    model = _FACTORIES[name](num_classes, in_channels=in_channels, **options)
+    layer = model.get_submodule("dropout")
+    assert isinstance(layer, nn.Dropout)
+    layer.p = dropout
+    return model
 
 
 def _torchvision(name: str, num_classes: int, in_channels: int, options: dict[str, Any]) -> nn.Module:

@@ -111,6 +111,7 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential(*layers))
         self.stage1, self.stage2, self.stage3 = stages
         self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.0)  # `build` sets the rate
         self.fc = nn.Linear(channels, num_classes)
         init_convolutions_(self)
 
@@ -118,7 +119,7 @@ class ResNet(nn.Module):
         """(N, in_channels, H, W) -> logits (N, num_classes)."""
         x = self.bn1(self.conv1(x)).relu()
         x = self.stage3(self.stage2(self.stage1(x)))
-        return self.fc(self.pool(x).flatten(1))  # type: ignore[no-any-return]
+        return self.fc(self.dropout(self.pool(x).flatten(1)))  # type: ignore[no-any-return]
 
 
 def resnet8(num_classes: int = 10, *, in_channels: int = 3, shortcut: Shortcut = "A") -> ResNet:

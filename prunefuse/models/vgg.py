@@ -32,12 +32,13 @@ class VGG(nn.Module):
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.0)  # `build` sets the rate
         self.fc = nn.Linear(channels, num_classes)
         init_convolutions_(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> logits (N, num_classes)."""
-        return self.fc(self.pool(self.features(x)).flatten(1))  # type: ignore[no-any-return]
+        return self.fc(self.dropout(self.pool(self.features(x)).flatten(1)))  # type: ignore[no-any-return]
 
 
 def vgg11(num_classes: int = 10, *, in_channels: int = 3) -> VGG:

@@ -49,17 +49,18 @@ class WideResNet(nn.Module):
         self.stage1, self.stage2, self.stage3 = stages
         self.bn = nn.BatchNorm2d(channels)
         self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.0)  # `build` sets the rate
         self.fc = nn.Linear(channels, num_classes)
         init_convolutions_(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> logits (N, num_classes)."""
         x = self.stage3(self.stage2(self.stage1(self.conv1(x))))
-        return self.fc(self.pool(self.bn(x).relu()).flatten(1))  # type: ignore[no-any-return]
+        return self.fc(self.dropout(self.pool(self.bn(x).relu()).flatten(1)))  # type: ignore[no-any-return]
 
 
 def wide_resnet(depth: int, width: int, num_classes: int = 10, *, in_channels: int = 3) -> WideResNet:
-    """WRN-``depth``-``width``; the depth is 6n + 4. No dropout."""
+    """WRN-``depth``-``width``; the depth is 6n + 4. No dropout inside the blocks."""
     return WideResNet(depth, width, num_classes, in_channels=in_channels)
 
 

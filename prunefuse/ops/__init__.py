@@ -13,7 +13,15 @@ from prunefuse.ops import loader, reference
 # Registers itself with the operators that the loader has just made known.
 from prunefuse.ops import fakes as fakes  # isort: skip
 
-__all__ = ["k_center_greedy", "scatter_", "score", "statistics", "top_b"]
+__all__ = [
+    "ensemble_add_",
+    "k_center_greedy",
+    "scatter_",
+    "score",
+    "score_ensemble",
+    "statistics",
+    "top_b",
+]
 
 # Until the operator has a CUDA kernel of its own, CUDA tensors run the plain-torch form on their device.
 torch.library.impl("prunefuse::k_center_greedy", "CUDA")(reference.k_center_greedy)
@@ -45,6 +53,28 @@ def statistics(
         logits, probabilities, temperature
     )
     return result
+
+
+def score_ensemble(
+    logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float
+) -> Tensor:
+    """Utilities (K, N) of S passes' logits (S, N, C) for K strategies by number, from one read."""
+    _make_flops_countable()
+    if logits.is_cuda:
+        loader.require_cuda("score_ensemble")
+    result: Tensor = torch.ops.prunefuse.score_ensemble(logits, list(strategies), probabilities, temperature)
+    return result
+
+
+def ensemble_add_(
+    sums: Tensor, votes: Tensor, entropies: Tensor, logits: Tensor, probabilities: bool, temperature: float
+) -> None:
+    """Adds one pass, logits (N, C), to sums and int32 votes (N, C) and entropies (N,), in place."""
+    _make_flops_countable()
+    if logits.is_cuda:
+        loader.require_cuda("ensemble_add_")
+    torch.ops.prunefuse.ensemble_add_(sums, votes, entropies, logits, probabilities, temperature)
+    torch.autograd.graph.increment_version((sums, votes, entropies))
 
 
 def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,18 @@ def _(logits: Tensor, probabilities: bool, temperature: float) -> tuple[Tensor, 
     return logits.new_empty((rows,), dtype=torch.int64), values[0], values[1], values[2]
 
 
+@torch.library.register_fake("prunefuse::score_ensemble")
+def _(logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float) -> Tensor:
+    return logits.new_empty((len(strategies), logits.shape[1]), dtype=_result_dtype(logits))
+
+
+@torch.library.register_fake("prunefuse::ensemble_add_")
+def _(
+    sums: Tensor, votes: Tensor, entropies: Tensor, logits: Tensor, probabilities: bool, temperature: float
+) -> None:
+    return None
+
+
 @torch.library.register_fake("prunefuse::top_b")
 def _(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
     return utilities.new_empty((b,), dtype=torch.int64), utilities.new_empty((b,))

@@ -12,6 +12,10 @@ from torch.utils.flop_counter import register_flop_formula
 
 # Per logit: subtract the maximum, scale, exponentiate, add to the sum, multiply and add to the weighted sum.
 FLOPS_PER_LOGIT = 6
+# The same for every pass, and a multiply-add to the sum of probabilities.
+FLOPS_PER_ENSEMBLE_LOGIT = FLOPS_PER_LOGIT + 2
+# Per class of the mean: scale, logarithm, add to the sum, multiply and add to the weighted sum.
+FLOPS_PER_MEAN = 5
 
 _ops = torch.ops.prunefuse
 
@@ -20,6 +24,18 @@ _ops = torch.ops.prunefuse
 def _score_flops(logits_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
     rows, classes = logits_shape
     return FLOPS_PER_LOGIT * rows * classes
+
+
+@register_flop_formula(_ops.score_ensemble)
+def _ensemble_flops(logits_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
+    passes, rows, classes = logits_shape
+    return rows * classes * (passes * FLOPS_PER_ENSEMBLE_LOGIT + FLOPS_PER_MEAN)
+
+
+@register_flop_formula(_ops.ensemble_add_)
+def _ensemble_add_flops(sums_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
+    rows, classes = sums_shape
+    return rows * classes * FLOPS_PER_ENSEMBLE_LOGIT
 
 
 @register_flop_formula(_ops.k_center_greedy)

@@ -47,6 +47,36 @@ def statistics(
     return argmax, logsumexp, p1, torch.where(invalid, torch.nan, p2)
 
 
+def score_ensemble(
+    logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float
+) -> Tensor:
+    """See `prunefuse::score_ensemble`: (K, N)."""
+    log_p = torch.stack([log_probabilities(one, probabilities, temperature) for one in logits])
+    p = log_p.exp()
+    mean = p.mean(0)
+    mean_entropy = -torch.where(log_p == -torch.inf, 0.0, p * log_p).sum(2).mean(0)
+    predictive = -torch.where(mean == 0, 0.0, mean * mean.log()).sum(1)
+    best = p.max(2, keepdim=True).values
+    votes = torch.zeros_like(mean, dtype=torch.int64)
+    for one, top in zip(p, best, strict=True):
+        votes.scatter_add_(1, (one == top).int().argmax(1, keepdim=True), torch.ones_like(votes[:, :1]))
+    variation = torch.where(predictive.isnan(), torch.nan, 1 - votes.amax(1) / len(logits))
+    table = ((predictive - mean_entropy).clamp_min(0), predictive, variation, mean_entropy)
+    return torch.stack([table[k].to(log_p.dtype) for k in strategies])
+
+
+def ensemble_add_(
+    sums: Tensor, votes: Tensor, entropies: Tensor, logits: Tensor, probabilities: bool, temperature: float
+) -> None:
+    """See `prunefuse::ensemble_add_`."""
+    p = log_probabilities(logits, probabilities, temperature).exp().to(sums.dtype)
+    valid = ~p.isnan().any(1)
+    rows = valid.nonzero()[:, 0]
+    sums += p
+    votes[rows, (p[rows] == p[rows].max(1, keepdim=True).values).int().argmax(1)] += 1
+    entropies += score(logits, [2], probabilities, temperature)[0].to(entropies.dtype)
+
+
 def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
     """See `prunefuse::top_b`."""
     order = torch.where(utilities.isnan(), -torch.inf, utilities).sort(descending=True, stable=True).indices

@@ -1,5 +1,14 @@
 """Scores of a pool from its logits."""
 
+from prunefuse.scoring.ensembles import ENSEMBLE_STRATEGIES, EnsembleScores, score_ensemble
 from prunefuse.scoring.scores import LOGIT_STRATEGIES, Statistics, score, statistics
 
-__all__ = ["LOGIT_STRATEGIES", "Statistics", "score", "statistics"]
+__all__ = [
+    "ENSEMBLE_STRATEGIES",
+    "LOGIT_STRATEGIES",
+    "EnsembleScores",
+    "Statistics",
+    "score",
+    "score_ensemble",
+    "statistics",
+]

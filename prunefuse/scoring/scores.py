@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple, overload
 
 from torch import Tensor
@@ -67,15 +68,8 @@ def score(
         ValueError: an unknown strategy, an empty tuple, or a temperature that is not positive and finite.
         RuntimeError: logits is not of rank 2 or has no class.
     """
-    names = (strategy,) if isinstance(strategy, str) else strategy
-    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"strategy must be a name or a tuple of names, got {strategy!r}")
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"strategy must name one or more different strategies, got {strategy!r}")
-    for name in names:
-        if name not in LOGIT_STRATEGIES:
-            raise ValueError(f"strategy must be one of {', '.join(LOGIT_STRATEGIES)}, got {name!r}")
-    x = _checked(logits, temperature)
+    names = checked_names("strategy", strategy, LOGIT_STRATEGIES)
+    x = checked_logits(logits, temperature)
     utilities = ops.score(
         x, [LOGIT_STRATEGIES[name] for name in names], bool(probabilities), float(temperature)
     )
@@ -94,12 +88,26 @@ def statistics(logits: Any, *, probabilities: bool = False, temperature: float =
         logsumexp: (N,), ln Σ exp(logit / temperature), in nats.
         p1, p2: (N,), the two largest probabilities (p2 is 0 where there is one class).
     """
-    x = _checked(logits, temperature)
+    x = checked_logits(logits, temperature)
     results = ops.statistics(x, bool(probabilities), float(temperature))
     return Statistics(*(like(logits, result) for result in results))
 
 
-def _checked(logits: Any, temperature: float) -> Tensor:
+def checked_names(argument: str, names: str | tuple[str, ...], known: Collection[str]) -> tuple[str, ...]:
+    """One name or several different ones as a tuple; TypeError or ValueError, naming `argument`, otherwise."""
+    wanted = (names,) if isinstance(names, str) else names
+    if not isinstance(wanted, tuple) or not all(isinstance(name, str) for name in wanted):
+        raise TypeError(f"{argument} must be a name or a tuple of names, got {names!r}")
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ValueError(f"{argument} must name one or more different strategies, got {names!r}")
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"{argument} must be one of {', '.join(known)}, got {name!r}")
+    return wanted
+
+
+def checked_logits(logits: Any, temperature: float) -> Tensor:
+    """`logits` as a floating tensor; TypeError or ValueError where it or the temperature is none."""
     x = as_tensor("logits", logits)
     require_floating("logits", x)
     temperature = require_number("temperature", temperature)

@@ -8,31 +8,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from prunefuse.scoring import score
+from prunefuse.ops.arrays import as_tensor, require_floating
+from prunefuse.scoring import EnsembleScores, score, statistics
+from prunefuse.selection.badge import badge
+from prunefuse.selection.batches import STOCHASTIC, Stochastic, best_of_each, perturbed
+from prunefuse.selection.custom import load_function
 from prunefuse.selection.k_center import k_center_greedy
 from prunefuse.selection.top_b import top_b
 
-Needs = Literal["nothing", "logits", "features"]
+# logits, features: of the unlabeled samples. all_features: of the labeled ones too. ensemble: dropout passes.
+Need = Literal["logits", "features", "all_features", "ensemble"]
+UtilityFunction = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)
 class Pool:
     """What a strategy chooses from. Indices are int64 CPU tensors of indices into the data set.
 
-    ``outputs`` has float rows: for a strategy that needs ``logits`` one (C,) row for each of ``unlabeled``;
-    for one that needs ``features`` one (d,) row for each of ``labeled``, then one for each of ``unlabeled``;
-    None for one that needs nothing. ``generator`` is the strategy's only source of randomness.
+    What a strategy does not need may be None. ``logits`` (C,), ``features`` (d,) and what ``ensemble`` was updated
+    with have one row for each of ``unlabeled``; for a strategy that needs ``all_features``, ``features`` has one row
+    for each of ``labeled``, then one for each of ``unlabeled``. ``generator`` is the strategy's only source of
+    randomness.
     """
 
     unlabeled: Tensor
     labeled: Tensor
-    outputs: Tensor | None
     generator: torch.Generator
+    logits: Tensor | None = None
+    features: Tensor | None = None
+    ensemble: EnsembleScores | None = None
 
 
 @dataclass(frozen=True)
@@ -50,52 +59,150 @@ class Picks:
 
 @dataclass(frozen=True)
 class Strategy:
-    """``pick(pool, b)`` chooses ``b`` unlabeled samples; ValueError if fewer can be chosen."""
+    """``pick(pool, b)`` chooses ``b`` unlabeled samples; ValueError if fewer can be chosen.
 
-    token: str
-    needs: Needs
+    ``needs`` says what the network has to be asked, ``passes`` how many forward passes over the pool that takes.
+    """
+
+    needs: frozenset[Need]
     pick: Callable[[Pool, int], Picks]
+    passes: int = 1
 
 
 def _random(pool: Pool, b: int) -> Picks:
-    if b > len(pool.unlabeled):
-        raise ValueError(f"b: expected at most the {len(pool.unlabeled)} unlabeled samples, got {b}")
+    _require_enough(pool, b)
     return Picks(pool.unlabeled[torch.randperm(len(pool.unlabeled), generator=pool.generator)[:b]])
-
-
-def _highest(token: str, pool: Pool, b: int) -> Picks:
-    """The ``b`` most useful samples by a score of their logits, most useful first."""
-    assert pool.outputs is not None
-    utilities = score(pool.outputs, token)
-    rows, best = top_b(utilities, b)
-    return Picks(pool.unlabeled[rows.cpu()], best.cpu(), int(utilities.isnan().sum()))
 
 
 def _k_center(pool: Pool, b: int) -> Picks:
     """Greedy k-center on the features: each pick is the sample farthest from all labeled and picked ones."""
-    assert pool.outputs is not None
-    if b > len(pool.unlabeled):
-        raise ValueError(f"b: expected at most the {len(pool.unlabeled)} unlabeled samples, got {b}")
+    assert pool.features is not None
+    _require_enough(pool, b)
     known = len(pool.labeled)
-    rows = k_center_greedy(pool.outputs, b, labeled=torch.arange(known))
-    unselectable = int((~pool.outputs[known:].isfinite().all(1)).sum())
+    rows = k_center_greedy(pool.features, b, labeled=torch.arange(known))
+    unselectable = int((~pool.features[known:].isfinite().all(1)).sum())
     return Picks(pool.unlabeled[rows.cpu() - known], None, unselectable)
 
 
-STRATEGIES: dict[str, Strategy] = {
-    s.token: s
-    for s in (
-        Strategy("random", "nothing", _random),
-        Strategy("least_confidence", "logits", partial(_highest, "least_confidence")),
-        Strategy("margin", "logits", partial(_highest, "margin")),
-        Strategy("entropy", "logits", partial(_highest, "entropy")),
-        Strategy("k_center", "features", _k_center),
-    )
+def _badge(pool: Pool, b: int) -> Picks:
+    """k-means++ over gradient embeddings."""
+    assert pool.logits is not None
+    assert pool.features is not None
+    rows, unselectable = badge(pool.logits, pool.features, b, pool.generator)
+    return Picks(pool.unlabeled[rows], None, unselectable)
+
+
+def _require_enough(pool: Pool, b: int) -> None:
+    if b > len(pool.unlabeled):
+        raise ValueError(f"b: expected at most the {len(pool.unlabeled)} unlabeled samples, got {b}")
+
+
+def _of_logits(function: UtilityFunction, pool: Pool) -> Tensor:
+    """Utilities by a function of the logits, which may be a user's: checked."""
+    assert pool.logits is not None
+    utilities = as_tensor("the utility function's result", function(pool.logits))
+    require_floating("the utility function's result", utilities)
+    if utilities.shape != pool.logits.shape[:1]:
+        raise ValueError(
+            f"the utility function must return shape ({len(pool.logits)},), one utility for every row of the logits, "
+            f"got {tuple(utilities.shape)}"
+        )
+    return utilities.to(pool.logits.device)
+
+
+def _bald(pool: Pool) -> Tensor:
+    assert pool.ensemble is not None
+    utilities: Tensor = pool.ensemble.result("bald")
+    return utilities
+
+
+def _predicted(pool: Pool) -> Tensor:
+    if pool.ensemble is not None:
+        classes: Tensor = pool.ensemble.probabilities().argmax(1)
+    else:
+        classes = statistics(pool.logits).argmax
+    return classes
+
+
+def _by_utility(
+    utility: Callable[[Pool], Tensor],
+    stochastic: Stochastic,
+    beta: float,
+    class_balanced: bool,
+    pool: Pool,
+    b: int,
+) -> Picks:
+    """The ``b`` samples of highest utility, perturbed or balanced if that was asked for. Utilities told are true ones."""
+    utilities = utility(pool)
+    ranking = perturbed(utilities, stochastic, beta, pool.generator)
+    rows = best_of_each(ranking, _predicted(pool), b) if class_balanced else top_b(ranking, b)[0]
+    return Picks(pool.unlabeled[rows.cpu()], utilities[rows].cpu(), int(utilities.isnan().sum()))
+
+
+_SEQUENTIAL = {
+    "random": Strategy(frozenset(), _random),
+    "k_center": Strategy(frozenset({"all_features"}), _k_center),
+    "badge": Strategy(frozenset({"logits", "features"}), _badge),
 }
+_UTILITIES: dict[str, tuple[Need, Callable[[Pool], Tensor]]] = {
+    **{
+        token: ("logits", partial(_of_logits, partial(score, strategy=token)))
+        for token in ("least_confidence", "margin", "entropy")
+    },
+    "bald": ("ensemble", _bald),
+}
+STRATEGIES: tuple[str, ...] = ("random", *_UTILITIES, "k_center", "badge")
 
 
-def strategy(token: str) -> Strategy:
-    """The strategy called ``token``; ValueError for an unknown one."""
-    if token not in STRATEGIES:
+def strategy(
+    token: str | UtilityFunction,
+    *,
+    passes: int = 10,
+    stochastic: Stochastic = "none",
+    beta: float = 1.0,
+    class_balanced: bool = False,
+) -> Strategy:
+    """A strategy by name, or made of a utility function.
+
+    Args:
+        token: one of `STRATEGIES`; or a function that takes the logits (N, C) of the unlabeled samples and returns their
+            utilities (N,), higher = label first, NaN = never; or where such a function stands, as
+            ``package.module:name`` or ``path/to/file.py:name``.
+        passes: of ``bald``: forward passes with dropout.
+        stochastic: a random batch instead of the best one; see `prunefuse.selection.batches.perturbed`.
+        beta: how near that stays to the best one.
+        class_balanced: as many of every predicted class as there are, the best of each; see
+            `prunefuse.selection.batches.best_of_each`.
+
+    Raises:
+        TypeError: token is neither a string nor a function.
+        ValueError: an unknown token, an option out of range, or one for a strategy that has no utilities.
+    """
+    checks = (
+        ("passes", passes >= 2, "at least 2", passes),
+        ("stochastic", stochastic in STOCHASTIC, f"one of {', '.join(STOCHASTIC)}", stochastic),
+        ("beta", 0 < beta < float("inf"), "a positive number", beta),
+    )
+    for name, valid, expected, got in checks:
+        if not valid:
+            raise ValueError(f"{name}: expected {expected}, got {got!r}")
+    need: Need = "logits"
+    if isinstance(token, str) and token in _SEQUENTIAL:
+        for name, given in (("stochastic", stochastic != "none"), ("class_balanced", class_balanced)):
+            if given:
+                raise ValueError(
+                    f"{name}: expected a strategy by utility for it, but {token} has no utilities"
+                )
+        return _SEQUENTIAL[token]
+    if isinstance(token, str) and token in _UTILITIES:
+        need, utility = _UTILITIES[token]
+    elif isinstance(token, str) and ":" in token:
+        utility = partial(_of_logits, load_function(token))
+    elif isinstance(token, str):
         raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {token!r}")
-    return STRATEGIES[token]
+    elif callable(token):
+        utility = partial(_of_logits, token)
+    else:
+        raise TypeError(f"strategy: expected a name or a function, got {type(token).__name__}")
+    pick = partial(_by_utility, utility, stochastic, beta, class_balanced)
+    return Strategy(frozenset({need}), pick, passes if need == "ensemble" else 1)

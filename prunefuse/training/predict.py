@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from prunefuse.data.batches import in_order, read
+from prunefuse.scoring import EnsembleScores
+from prunefuse.seeds import derive, isolated
 from prunefuse.training.modes import evaluating
 from prunefuse.training.recipe import Recipe
 
@@ -19,10 +22,13 @@ _PLAIN = Recipe()
 
 def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Tensor:
     """Logits (N, C) in float32, under the recipe's autocast and memory format."""
-    logits = _run(model, images, recipe)
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"model: expected it to return a tensor of logits, got {type(logits).__name__}")
-    return logits.float()
+    return _logits(_run(model, images, recipe))
+
+
+def _logits(output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(f"model: expected it to return a tensor of logits, got {type(output).__name__}")
+    return output.float()
 
 
 def _run(model: nn.Module, images: Tensor, recipe: Recipe) -> Any:
@@ -94,6 +100,87 @@ def features(
         ValueError: there is no submodule ``module``, the model did not run it, or it ran no ``nn.Linear``.
         TypeError: the output of ``module`` is not a tensor.
     """
+    parts = [
+        feature
+        for _, feature in _with_features(
+            model, data, module, indices, batch_size, recipe, workers, on_progress
+        )
+    ]
+    return _join(parts, data)
+
+
+def predict_with_features(
+    model: nn.Module,
+    data: Any,
+    *,
+    indices: Sequence[int] | Tensor | None = None,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+    on_progress: OnProgress | None = None,
+) -> tuple[Any, Any]:
+    """Logits (N, C) and penultimate features (N, d) from one forward pass; arguments and errors as `features`."""
+    pairs = list(_with_features(model, data, None, indices, batch_size, recipe, workers, on_progress))
+    return _join([_logits(output) for output, _ in pairs], data), _join([f for _, f in pairs], data)
+
+
+def dropout_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that make a forward pass in training mode random: dropout of any kind, with a rate above 0."""
+    return [m for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+
+
+def predict_dropout(
+    model: nn.Module,
+    data: Any,
+    *,
+    passes: int,
+    seed: int,
+    indices: Sequence[int] | Tensor | None = None,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+    on_progress: OnProgress | None = None,
+) -> EnsembleScores:
+    """What ``passes`` forward passes with dropout say (Gal and Ghahramani 2016); everything else in evaluation mode.
+
+    Arguments as `predict`; ``on_progress`` counts the samples of all passes. The masks depend on ``seed`` alone; global
+    random generators are left as found.
+
+    Raises:
+        ValueError: the model has no dropout layers, so that all passes would be the same.
+    """
+    layers = dropout_layers(model)
+    if not layers:
+        raise ValueError(
+            f"model: expected dropout layers for passes that differ, {type(model).__name__} has none"
+        )
+    scores = EnsembleScores()
+    for number in range(passes):
+
+        def tell(done: int, total: int, before: int = number) -> None:
+            if on_progress is not None:
+                on_progress(before * total + done, passes * total)
+
+        device = next(model.parameters()).device
+        with evaluating(model), torch.no_grad(), isolated(derive(seed, "pass", number), device):
+            for layer in layers:
+                layer.train()
+            batches = _batches(model, data, indices, batch_size, workers, tell)
+            scores.update(_join([forward(model, images, recipe) for images, _ in batches], data))
+    return scores
+
+
+def _with_features(
+    model: nn.Module,
+    data: Any,
+    module: str | None,
+    indices: Sequence[int] | Tensor | None,
+    batch_size: int,
+    recipe: Recipe,
+    workers: int,
+    on_progress: OnProgress | None,
+) -> Iterator[tuple[Any, Tensor]]:
+    """For every batch the model's output, and the features, in evaluation mode."""
     seen: list[Any] = []
     if module is None:
         hooks = [
@@ -108,17 +195,15 @@ def features(
                 f"module: the model has no submodule {module!r}; it has {', '.join(filter(None, named))}"
             )
         hooks = [named[module].register_forward_hook(lambda *args: seen.append(args[2]))]
-    parts = []
     try:
         with evaluating(model), torch.no_grad():
             for images, _ in _batches(model, data, indices, batch_size, workers, on_progress):
                 seen.clear()
-                _run(model, images, recipe)
-                parts.append(_feature(seen, module).flatten(1).float())
+                output = _run(model, images, recipe)
+                yield output, _feature(seen, module).flatten(1).float()
     finally:
         for hook in hooks:
             hook.remove()
-    return _join(parts, data)
 
 
 def _feature(seen: list[Any], module: str | None) -> Tensor:

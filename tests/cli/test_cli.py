@@ -88,6 +88,25 @@ def test_quiet_prints_the_run_folder_alone(tmp_path):
     assert (result.exit_code, result.output.replace("\n", "")) == (0, str(tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--strategy bald --dropout 0.2 --passes 2 --baselines dense,random",
+        "--strategy badge --baselines none",
+        "--strategy margin --stochastic power --beta 2 --class-balanced --baselines none",
+        "--strategy {own}:largest --baselines none",
+    ],
+)
+def test_strategies_from_the_command_line(options, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("def largest(logits):\n    return logits.amax(1)\n")
+    result = call(f"{TINY} {options.format(own=own)} --quiet", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    picks = next((tmp_path / "run").glob("prunefuse/*/picks.csv")).read_text(encoding="utf-8").splitlines()
+    assert len(picks) == 1 + 30
+    assert (tmp_path / "run/report.html").is_file()
+
+
 def test_report_draws_one_run_again_and_pools_several(finished, tmp_path, monkeypatch):
     _, out = finished
     (out / "report.html").unlink()
@@ -145,8 +164,16 @@ def test_every_field_of_the_configuration_has_an_option():
     ("arguments", "message"),
     [
         (
-            ["--strategy", "bald"],
-            "strategy must be one of random, least_confidence, margin, entropy, k_center; got 'bald'",
+            ["--strategy", "bald", "--model", "mlp"],
+            "strategy: expected a selector with dropout layers for dropout passes, it has none",
+        ),
+        (
+            ["--strategy", "k_center", "--stochastic", "power"],
+            "stochastic: expected a strategy by utility for it, but k_center has no utilities",
+        ),
+        (
+            ["--strategy", "maxent"],
+            "strategy must be one of random, least_confidence, margin, entropy, bald, k_center, badge; got 'maxent'",
         ),
         (["--model", "resnet21"], "model must be one of resnet8"),
         (["--data", "mnist"], "data must be one of digits, cifar10, cifar100, folder:PATH"),

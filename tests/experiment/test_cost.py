@@ -19,6 +19,7 @@ from prunefuse.experiment.cost import (
 )
 from prunefuse.experiment.records import Cost
 from prunefuse.pruning import plan_pruning
+from prunefuse.selection.strategies import strategy
 from prunefuse.training import Recipe
 
 IMAGE = torch.zeros(1, 3, 32, 32)
@@ -85,8 +86,10 @@ def test_formulas_by_hand() -> None:
     # 10 samples make 2 batches of 8 or fewer, so 30 steps take 15 epochs.
     assert training_flops(Recipe(epochs=5, batch_size=8, min_steps=30), 10, 7.0) == 3 * 15 * 10 * 7
     sizes = Sizes(selector=7.0, final=70.0, features=6, pool=100, test=20)
-    assert picking_flops("entropy", sizes, 30, 5) == (70 * 7.0, 0.0)
-    assert picking_flops("k_center", sizes, 30, 5) == (100 * 7.0, 2 * 6 * 35 * 100)
+    assert picking_flops(strategy("entropy"), sizes, 30, 5) == (70 * 7.0, 0.0)
+    assert picking_flops(strategy("k_center"), sizes, 30, 5) == (100 * 7.0, 2 * 6 * 35 * 100)
+    assert picking_flops(strategy("badge"), sizes, 30, 5) == (70 * 7.0, 2 * 6 * 5 * 70)
+    assert picking_flops(strategy("bald", passes=4), sizes, 30, 5) == (4 * 70 * 7.0, 0.0)
 
 
 def test_cost_of_selection_counts_what_was_spent_before_the_budget() -> None:

@@ -24,8 +24,8 @@ POOL = TensorImages(DIGITS.pool.images[:80], DIGITS.pool.labels[:80])
 TEST = TensorImages(DIGITS.test.images[:50], DIGITS.test.labels[:50])
 
 
-def mlp(hidden: int = 16) -> nn.Module:
-    return models.mlp(10, in_channels=1, image_size=(8, 8), hidden=(hidden, hidden))
+def mlp(hidden: int = 16, dropout: float = 0.0) -> nn.Module:
+    return models.build("mlp", 10, 1, image_size=(8, 8), hidden=(hidden, hidden), dropout=dropout)
 
 
 def resnet8() -> nn.Module:
@@ -33,9 +33,11 @@ def resnet8() -> nn.Module:
 
 
 def learner(config: LoopConfig = CONFIG, **options: Any) -> ActiveLearning:
+    dropout = 0.2 if config.strategy == "bald" else 0.0
     if config.selector == "model":
-        options.setdefault("selector_factory", lambda: mlp(4))
-    return ActiveLearning(options.pop("factory", mlp), options.pop("pool", POOL), TEST, config, **options)
+        options.setdefault("selector_factory", lambda: mlp(4, dropout))
+    factory = options.pop("factory", lambda: mlp(dropout=dropout))
+    return ActiveLearning(factory, options.pop("pool", POOL), TEST, config, **options)
 
 
 def facts(rounds: Sequence[Round]) -> list[Any]:
@@ -68,7 +70,7 @@ def test_rounds_follow_the_schedule(selector: Any, token: str) -> None:
     assert len(set(everything)) == 24
     assert set(everything) <= set(range(80))
     for r in rounds[1:]:
-        scored = token in ("least_confidence", "margin", "entropy")
+        scored = token in ("least_confidence", "margin", "entropy", "bald")
         assert (r.utilities is not None) == scored
         if r.utilities is not None:
             assert list(r.utilities) == sorted(r.utilities, reverse=True)

@@ -1,45 +1,111 @@
 """Every strategy: picks are unlabeled, distinct, the asked number, repeatable, and the right ones."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from prunefuse.scoring import EnsembleScores
 from prunefuse.seeds import generator
-from prunefuse.selection.strategies import STRATEGIES, Picks, Pool, strategy
+from prunefuse.selection.batches import STOCHASTIC
+from prunefuse.selection.strategies import STRATEGIES, Pool, Strategy, strategy
 
 N, LABELED = 40, torch.tensor([3, 17, 0])
 UNLABELED = torch.tensor([i for i in range(N) if i not in (3, 17, 0)])
 
 
-def pool(token: str, seed: int = 0) -> Pool:
-    needs = strategy(token).needs
-    rows = {"nothing": 0, "logits": len(UNLABELED), "features": N}[needs]
-    outputs = torch.randn(rows, 5, generator=generator(1)) if rows else None
-    return Pool(UNLABELED, LABELED, outputs, generator(seed))
+NAN = UNLABELED[[4, 20]]  # samples whose outputs are NaN, where that is asked for
 
 
-@pytest.mark.parametrize("token", STRATEGIES)
-def test_template(token: str) -> None:
-    first = strategy(token).pick(pool(token), 7)
+def utility(logits: Tensor) -> Tensor:
+    """A user's own: the largest logit."""
+    return logits.amax(1)
+
+
+CASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    **{token: (token, {}) for token in STRATEGIES},
+    "function": (utility, {}),
+    "place": (f"{__name__}:utility", {}),
+    **{
+        f"{token}-{kind}": (token, {"stochastic": kind})
+        for token in ("entropy", "bald")
+        for kind in STOCHASTIC[1:]
+    },
+    **{f"{token}-balanced": (token, {"class_balanced": True}) for token in ("margin", "bald")},
+    "function-softmax-balanced": (utility, {"stochastic": "softmax", "class_balanced": True}),
+}
+
+
+def pool(chooser: Strategy, seed: int = 0, broken: bool = False) -> Pool:
+    """A pool with all that the strategy needs, and nothing else."""
+    rows = generator(1)
+
+    def draw(width: int) -> Tensor:
+        outputs = torch.randn(N, width, generator=rows)
+        if broken:
+            outputs[NAN] = float("nan")
+        return outputs
+
+    given: dict[str, Any] = {}
+    if "logits" in chooser.needs:
+        given["logits"] = draw(5)[UNLABELED]
+    if "features" in chooser.needs:
+        given["features"] = draw(3)[UNLABELED]
+    if "all_features" in chooser.needs:
+        given["features"] = draw(3)[torch.cat((LABELED, UNLABELED))]
+    if "ensemble" in chooser.needs:
+        given["ensemble"] = EnsembleScores()
+        for _ in range(chooser.passes):
+            given["ensemble"].update(draw(5)[UNLABELED])
+    return Pool(UNLABELED, LABELED, generator(seed), **given)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_template(case: str) -> None:
+    token, options = CASES[case]
+    chooser = strategy(token, **options)
+    given = pool(chooser)
+    before = [None if t is None else t.clone() for t in (given.logits, given.features, given.unlabeled)]
+    first = chooser.pick(given, 7)
     assert first.indices.dtype == torch.int64
-    assert len(set(first.indices.tolist())) == 7
+    assert len(set(first.indices.tolist())) == len(first.indices) == 7
     assert set(first.indices.tolist()) <= set(UNLABELED.tolist())
     assert first.unselectable == 0
-    again = strategy(token).pick(pool(token), 7)
+    for old, now in zip(before, (given.logits, given.features, given.unlabeled), strict=True):
+        assert (old is None and now is None) or torch.equal(old, now)
+    again = chooser.pick(pool(chooser), 7)
     assert torch.equal(first.indices, again.indices)
     if first.utilities is not None:
         assert first.utilities.shape == (7,)
-        assert first.utilities.tolist() == sorted(first.utilities.tolist(), reverse=True)
-    everything = strategy(token).pick(pool(token), len(UNLABELED))
+        if not options:
+            assert first.utilities.tolist() == sorted(first.utilities.tolist(), reverse=True)
+    everything = chooser.pick(pool(chooser), len(UNLABELED))
     assert sorted(everything.indices.tolist()) == UNLABELED.tolist()
+    assert len(chooser.pick(pool(chooser), 0).indices) == 0
     with pytest.raises(ValueError, match=str(len(UNLABELED))):
-        strategy(token).pick(pool(token), len(UNLABELED) + 1)
+        chooser.pick(pool(chooser), len(UNLABELED) + 1)
+    if chooser.needs:
+        count = len(UNLABELED) - len(NAN)
+        rest = chooser.pick(pool(chooser, broken=True), count)
+        assert sorted(rest.indices.tolist()) == sorted(set(UNLABELED.tolist()) - set(NAN.tolist()))
+        assert rest.unselectable == len(NAN)
+        with pytest.raises(ValueError, match=str(count)):
+            chooser.pick(pool(chooser, broken=True), count + 1)
 
 
-def test_random_depends_on_the_generator_alone() -> None:
-    picks = [strategy("random").pick(pool("random", seed), 10).indices.tolist() for seed in (0, 1)]
-    assert picks[0] != picks[1]
+RANDOM = ("random", "badge", *(case for case in CASES if any(kind in case for kind in STOCHASTIC[1:])))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_generator_decides_for_random_ones_and_for_no_other(case: str) -> None:
+    token, options = CASES[case]
+    chooser = strategy(token, **options)
+    picks = [chooser.pick(pool(chooser, seed), 10).indices.tolist() for seed in (0, 1)]
+    assert (picks[0] != picks[1]) == (case in RANDOM)
 
 
 @pytest.mark.parametrize(
@@ -61,37 +127,157 @@ def test_uncertainty_orders_by_hand(token: str, order: list[int], best: float) -
         ]
     )
     where = torch.tensor([10, 20, 30, 40])
-    picks = strategy(token).pick(Pool(where, torch.tensor([5]), probabilities.log(), generator(0)), 4)
+    picks = strategy(token).pick(Pool(where, torch.tensor([5]), generator(0), logits=probabilities.log()), 4)
     assert picks.indices.tolist() == [10 * (i + 1) for i in order]
     assert picks.utilities is not None
     assert picks.utilities[0].item() == pytest.approx(best, abs=1e-5)
 
 
-def test_nan_rows_are_counted_and_not_picked() -> None:
-    logits = torch.randn(6, 3)
-    logits[[1, 4]] = float("nan")
-    where = torch.arange(100, 106)
-    picks: Picks = strategy("entropy").pick(Pool(where, torch.tensor([0]), logits, generator(0)), 4)
-    assert sorted(picks.indices.tolist()) == [100, 102, 103, 105]
-    assert picks.unselectable == 2
-    with pytest.raises(ValueError, match="4"):
-        strategy("entropy").pick(Pool(where, torch.tensor([0]), logits, generator(0)), 5)
-
-
 def test_k_center_takes_the_farthest_from_all_labeled() -> None:
     # Labeled sample 9 sits at 0; unlabeled 4, 5, 6, 7 at 1, 10, 6 and 11.
     features = torch.tensor([[0.0], [1.0], [10.0], [6.0], [11.0]])
-    chosen = Pool(torch.tensor([4, 5, 6, 7]), torch.tensor([9]), features, generator(0))
+    chosen = Pool(torch.tensor([4, 5, 6, 7]), torch.tensor([9]), generator(0), features=features)
     picks = strategy("k_center").pick(chosen, 3)
     assert picks.indices.tolist() == [7, 6, 4]
     assert picks.utilities is None
     broken = features.clone()
     broken[4] = float("nan")
-    picks = strategy("k_center").pick(Pool(chosen.unlabeled, chosen.labeled, broken, generator(0)), 2)
+    picks = strategy("k_center").pick(replace(chosen, features=broken), 2)
     assert picks.indices.tolist() == [5, 6]
     assert picks.unselectable == 1
 
 
 def test_unknown_token_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"random, least_confidence, margin, entropy, k_center.*'maxent'"):
+    with pytest.raises(ValueError, match=r"random, least_confidence, .*k_center, badge.*'maxent'"):
         strategy("maxent")
+
+
+@pytest.mark.parametrize(
+    ("token", "options", "message"),
+    [
+        ("entropy", {"stochastic": "gumbel"}, "stochastic: expected one of none, power"),
+        ("entropy", {"beta": 0.0}, "beta: expected a positive"),
+        ("bald", {"passes": 1}, "passes: expected at least 2"),
+        ("badge", {"stochastic": "power"}, "stochastic: .* badge has no utilities"),
+        ("random", {"class_balanced": True}, "class_balanced: .* random has no utilities"),
+        ("no.such.module:f", {}, r"strategy: no\.such\.module cannot be loaded"),
+        ("nowhere.py:f", {}, r"strategy: nowhere\.py cannot be loaded"),
+        ("math:nothing", {}, "strategy: math has no function 'nothing'"),
+    ],
+)
+def test_wrong_options(token: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        strategy(token, **options)
+
+
+def test_a_function_must_answer_for_every_row() -> None:
+    for wrong, error in ((lambda x: x, ValueError), (lambda x: x.argmax(1), TypeError)):
+        chooser = strategy(wrong)
+        with pytest.raises(error, match="utility function"):
+            chooser.pick(pool(chooser), 3)
+    with pytest.raises(TypeError, match="a name or a function"):
+        strategy(3)  # type: ignore[arg-type]
+
+
+def test_a_function_may_answer_in_numpy_and_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def smallest(logits):\n    return -logits.numpy().min(1)\n")
+    chooser = strategy(f"{tmp_path / 'own.py'}:smallest")
+    given = pool(chooser)
+    assert given.logits is not None
+    expected = UNLABELED[given.logits.amin(1).argsort()[:4]]
+    assert torch.equal(chooser.pick(given, 4).indices, expected)
+
+
+def test_bald_prefers_what_the_passes_disagree_about() -> None:
+    ensemble = EnsembleScores()
+    # Sample 0: sure and of one mind. 1: unsure and of one mind. 2: sure and of two minds.
+    ensemble.update(torch.tensor([[9.0, 0.0], [0.0, 0.0], [9.0, 0.0]]))
+    ensemble.update(torch.tensor([[9.0, 0.0], [0.0, 0.0], [0.0, 9.0]]))
+    three = Pool(torch.arange(3), torch.tensor([5]), generator(0), ensemble=ensemble)
+    picks = strategy("bald").pick(three, 1)
+    assert picks.indices.tolist() == [2]
+    assert picks.utilities is not None
+    assert picks.utilities.item() == pytest.approx(math.log(2), abs=2e-3)
+
+
+def embeddings(given: Pool) -> Tensor:
+    """BADGE's gradient embeddings, formed."""
+    assert given.logits is not None
+    assert given.features is not None
+    p = given.logits.double().softmax(1)
+    residual = p - torch.nn.functional.one_hot(p.argmax(1), p.shape[1])
+    return (residual[:, :, None] * given.features.double()[:, None, :]).flatten(1)
+
+
+def test_badge_starts_with_the_largest_gradient_and_never_repeats_one() -> None:
+    chooser = strategy("badge")
+    given = pool(chooser)
+    assert given.logits is not None
+    assert given.features is not None
+    given.logits[5:] = given.logits[:1]
+    given.features[5:] = given.features[:1]
+    picks = [UNLABELED.tolist().index(i) for i in chooser.pick(given, 5).indices]
+    assert picks[0] == int(embeddings(given).norm(dim=1).argmax()) or picks[0] in (
+        0,
+        *range(5, len(UNLABELED)),
+    )
+    # Six different embeddings, one of them many times over: five picks show five of them, whatever is drawn.
+    assert len({0 if i >= 5 else i for i in picks}) == 5
+
+
+def test_badge_draws_by_squared_distance() -> None:
+    generator_ = torch.Generator().manual_seed(0)
+    logits, seen = torch.randn(6, 3, generator=generator_), torch.randn(6, 2, generator=generator_)
+    given = Pool(torch.arange(6), torch.tensor([9]), generator_, logits=logits, features=seen)
+    g = embeddings(given)
+    first = int(g.norm(dim=1).argmax())
+    expected = (g - g[first]).square().sum(1)
+    counts = torch.zeros(6)
+    for _ in range(4000):
+        picks = strategy("badge").pick(given, 2).indices.tolist()
+        assert picks[0] == first
+        counts[picks[1]] += 1
+    torch.testing.assert_close(counts / 4000, (expected / expected.sum()).float(), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC[1:])
+def test_stochastic_batches_follow_their_distribution(kind: Any) -> None:
+    """The largest of values with Gumbel noise is a draw from their softmax."""
+    utilities = torch.tensor([[0.5], [2.0], [1.0], [0.1]])
+    chooser = strategy(lambda x: x[:, 0], stochastic=kind, beta=1.5)
+    weights = {
+        "power": utilities[:, 0] ** 1.5,
+        "softmax": (1.5 * utilities[:, 0]).exp(),
+        "softrank": torch.tensor([3.0, 1.0, 2.0, 4.0]) ** -1.5,
+    }[kind]
+    given = Pool(torch.arange(4), torch.tensor([9]), generator(0), logits=utilities)
+    counts = torch.zeros(4)
+    for _ in range(4000):
+        picks = chooser.pick(given, 1)
+        assert picks.utilities is not None
+        assert picks.utilities.item() == utilities[picks.indices[0], 0]
+        counts[picks.indices[0]] += 1
+    torch.testing.assert_close(counts / 4000, weights / weights.sum(), atol=0.03, rtol=0)
+
+
+def test_a_large_beta_gives_the_best_batch() -> None:
+    plain, sharp = strategy("entropy"), strategy("entropy", stochastic="softmax", beta=1e9)
+    assert torch.equal(plain.pick(pool(plain), 9).indices, sharp.pick(pool(sharp), 9).indices)
+
+
+def test_power_takes_no_negative_utility() -> None:
+    chooser = strategy(lambda x: -x[:, 0].abs(), stochastic="power")
+    with pytest.raises(ValueError, match="power needs utilities of at least 0"):
+        chooser.pick(pool(chooser), 3)
+
+
+def test_class_balanced_takes_the_best_of_every_class_in_turn() -> None:
+    # Predicted classes 0, 0, 0, 1, 1, 2; utilities are how large the last column is.
+    logits = torch.tensor(
+        [[9, 0, 0, 6], [9, 0, 0, 5], [9, 0, 0, 4], [0, 9, 0, 3], [0, 9, 0, 2], [0, 0, 9, 1]]
+    ).float()
+    given = Pool(torch.arange(10, 16), torch.tensor([0]), generator(0), logits=logits)
+    picks = strategy(lambda x: x[:, 3], class_balanced=True).pick(given, 5)
+    assert picks.indices.tolist() == [10, 13, 15, 11, 14]
+    assert picks.utilities is not None
+    assert picks.utilities.tolist() == [6, 3, 1, 5, 2]

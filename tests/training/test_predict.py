@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from prunefuse import models
 from prunefuse.data import TensorImages
-from prunefuse.training import Recipe, evaluate, features, predict
+from prunefuse.training import (
+    Recipe,
+    evaluate,
+    features,
+    predict,
+    predict_dropout,
+    predict_with_features,
+)
 
 
 @pytest.fixture
@@ -80,6 +87,47 @@ def test_features_enter_the_classifier(model: nn.Module) -> None:
     assert found.shape == (10, 64)
     torch.testing.assert_close(model.get_submodule("fc")(found), predict(model, IMAGES))
     torch.testing.assert_close(features(model, IMAGES, indices=[3]), found[[3]])
+
+
+def test_logits_and_features_of_one_pass_are_those_of_two(model: nn.Module) -> None:
+    logits, found = predict_with_features(model, IMAGES, batch_size=4, indices=[3, 1, 8, 0, 7])
+    torch.testing.assert_close(logits, predict(model, IMAGES, indices=[3, 1, 8, 0, 7]))
+    torch.testing.assert_close(found, features(model, IMAGES, indices=[3, 1, 8, 0, 7]))
+
+
+def test_dropout_passes_are_random_by_their_seed_alone() -> None:
+    torch.manual_seed(0)
+    net = models.build("resnet8", 10, 1, dropout=0.5).train()
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    before = torch.get_rng_state()
+    counted: list[tuple[int, int]] = []
+    utilities = [
+        predict_dropout(
+            net, IMAGES, passes=3, seed=seed, batch_size=4, on_progress=lambda *p: counted.append(p)
+        ).result("bald")
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(utilities[0], utilities[1])
+    assert not torch.equal(utilities[0], utilities[2])
+    assert (utilities[0] > 0).all()
+    assert counted[:9] == [(pass_ * 10 + n, 30) for pass_ in range(3) for n in (4, 8, 10)]
+    # Left as found: modes, running statistics, global generators.
+    assert all(m.training for m in net.modules())
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_dropout_passes_are_an_average_over_masks_in_evaluation_mode() -> None:
+    """With dropout before the last layer, the mean of many passes' logits is the plain logit; probabilities are near."""
+    torch.manual_seed(0)
+    net = models.build("resnet8", 10, 1, dropout=0.1)
+    mean = predict_dropout(net, IMAGES, passes=300, seed=0).probabilities()
+    torch.testing.assert_close(mean, predict(net, IMAGES).softmax(1), atol=0.02, rtol=0)
+
+
+def test_dropout_passes_need_dropout(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"model: expected dropout layers .* ResNet has none"):
+        predict_dropout(model, IMAGES, passes=2, seed=0)
 
 
 def test_features_come_from_the_last_linear_layer_that_runs() -> None:

@@ -10,16 +10,13 @@
 // Instructions per vector of values, both shapes: 3 in the first walk and 19 in the second.
 #include "scores.h"
 
-#include "simd.h"
+#include "rows.h"
 
 namespace prunefuse::cpu::PRUNEFUSE_ISA {
 namespace {
 
 // 512 float32 are 2 KiB: deep in L1, and long enough to hide the horizontal step at each block's end.
 constexpr int64_t kBlock = 512;
-// Up to here a row per lane: the transposed group (128 x 16 values, 8 KiB) stays in L1.
-constexpr int64_t kShortRow = 128;
-
 // e_j of the second walk: t = (x - max) log2(e) / T in [-126, 0], and its exp2, zero where x is the maximum itself
 // (`equal`).
 struct Term {
@@ -35,8 +32,6 @@ inline Term term(floats x, floats max, floats scale) {
   const floats e = exp2_of<floats, ints>(t);
   return {t, bits_as<floats>(bits_as<ints>(e) & ~equal), equal};
 }
-
-inline bool is_finite(float x) { return x - x == 0; }
 
 // Values one by one: the way of blocks that hold an infinity or nothing but masked classes, where x - max is no number.
 template <class Acc>
@@ -96,41 +91,6 @@ RowState<double> block_state(const double* x, int64_t count, double inverse_temp
   return scalar_state(x, count, 1, inverse_temperature);
 }
 
-void take_logs(float* x, int64_t count) {
-  const int64_t whole = count - count % kLanes;
-  for (int64_t j = 0; j < whole; j += kLanes) store(x + j, log_nonnegative<floats, ints>(load(x + j)));
-  for (int64_t j = whole; j < count; ++j) x[j] = log_of(x[j]);
-}
-
-void take_logs(double* x, int64_t count) {
-  for (int64_t j = 0; j < count; ++j) x[j] = log_of(x[j]);
-}
-
-template <class Stored>
-void widen_block(const Stored* from, accumulate_t<Stored>* to, int64_t count, int64_t stride) {
-  int64_t j = 0;
-  if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
-    if (stride == 1) {
-      for (; j + kLanes <= count; j += kLanes) store(to + j, load(from + j));
-    }
-  }
-  for (; j < count; ++j) to[j] = widen(from[j * stride]);
-}
-
-// Columns begin.. of one row as logits in the accumulation type: the caller's memory if it is that already, else
-// `room`.
-template <class Stored>
-const accumulate_t<Stored>* logits_of(const Pool& pool, const Stored* row, int64_t begin, int64_t count,
-                                      accumulate_t<Stored>* room) {
-  const Stored* from = row + begin * pool.class_stride;
-  if constexpr (sizeof(Stored) == sizeof(accumulate_t<Stored>)) {
-    if (pool.class_stride == 1 && !pool.probabilities) return from;
-  }
-  widen_block(from, room, count, pool.class_stride);
-  if (pool.probabilities) take_logs(room, count);
-  return room;
-}
-
 template <class Stored>
 void score_long_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out,
                      accumulate_t<Stored> inverse_temperature, int64_t begin, int64_t end) {
@@ -154,40 +114,6 @@ void score_long_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& o
       state.argmax = leading_block + j;
     }
     write_row(out, row, state, inverse_temperature);
-  }
-}
-
-// values[c][lane] = class c of row begin + lane, for `rows` (1 to kLanes) rows; the other lanes repeat the last row.
-template <class Stored>
-void gather_group(const Pool& pool, int64_t begin, int64_t rows, float* values) {
-  const Stored* data = static_cast<const Stored*>(pool.data) + begin * pool.row_stride;
-  const auto row_of = [&](int lane) { return data + (lane < rows ? lane : rows - 1) * pool.row_stride; };
-  // Whole vectors may be read from a row as long as they end inside the pool.
-  const int64_t reach = (pool.classes + kLanes - 1) / kLanes * kLanes;
-  const int64_t ahead = (pool.rows - begin - rows) * pool.row_stride;
-  if (pool.class_stride == 1 && pool.row_stride >= 0 && reach <= pool.classes + ahead) {
-    for (int64_t column = 0; column < pool.classes; column += kLanes) {
-      floats square[kLanes];
-      for (int lane = 0; lane < kLanes; ++lane) square[lane] = load(row_of(lane) + column);
-      transpose(square);
-      for (int i = 0; i < kLanes; ++i) store(values + (column + i) * kLanes, square[i]);
-    }
-  } else {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const Stored* row = row_of(lane);
-      for (int64_t c = 0; c < pool.classes; ++c) values[c * kLanes + lane] = widen(row[c * pool.class_stride]);
-    }
-  }
-  if (pool.probabilities) take_logs(values, pool.classes * kLanes);
-}
-
-// Rows' results to memory: all lanes at once, or the first `rows`.
-template <class Lanes, class Number>
-void write_lanes(Number* to, Lanes from, int64_t rows) {
-  if (rows == kLanes) {
-    memcpy(to, &from, sizeof(from));
-  } else {
-    for (int64_t lane = 0; lane < rows; ++lane) to[lane] = from[lane];
   }
 }
 

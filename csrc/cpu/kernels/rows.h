@@ -1,0 +1,85 @@
+// Reading rows of a pool: widening, taking logarithms of probabilities, and turning rows into lanes.
+#pragma once
+
+#include "../../math/row_state.h"
+#include "simd.h"
+
+namespace prunefuse::cpu::PRUNEFUSE_ISA {
+namespace {
+
+// Up to here a row per lane: the transposed group (128 x 16 values, 8 KiB) stays in L1.
+constexpr int64_t kShortRow = 128;
+
+inline bool is_finite(float x) { return x - x == 0; }
+
+inline void take_logs(float* x, int64_t count) {
+  const int64_t whole = count - count % kLanes;
+  for (int64_t j = 0; j < whole; j += kLanes) store(x + j, log_nonnegative<floats, ints>(load(x + j)));
+  for (int64_t j = whole; j < count; ++j) x[j] = log_of(x[j]);
+}
+
+inline void take_logs(double* x, int64_t count) {
+  for (int64_t j = 0; j < count; ++j) x[j] = log_of(x[j]);
+}
+
+template <class Stored>
+void widen_block(const Stored* from, accumulate_t<Stored>* to, int64_t count, int64_t stride) {
+  int64_t j = 0;
+  if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
+    if (stride == 1) {
+      for (; j + kLanes <= count; j += kLanes) store(to + j, load(from + j));
+    }
+  }
+  for (; j < count; ++j) to[j] = widen(from[j * stride]);
+}
+
+// Columns begin.. of one row as logits in the accumulation type: the caller's memory if it is that already, else
+// `room`.
+template <class Stored>
+const accumulate_t<Stored>* logits_of(const Pool& pool, const Stored* row, int64_t begin, int64_t count,
+                                      accumulate_t<Stored>* room) {
+  const Stored* from = row + begin * pool.class_stride;
+  if constexpr (sizeof(Stored) == sizeof(accumulate_t<Stored>)) {
+    if (pool.class_stride == 1 && !pool.probabilities) return from;
+  }
+  widen_block(from, room, count, pool.class_stride);
+  if (pool.probabilities) take_logs(room, count);
+  return room;
+}
+
+// values[c][lane] = class c of row begin + lane, for `rows` (1 to kLanes) rows; the other lanes repeat the last row.
+template <class Stored>
+void gather_group(const Pool& pool, int64_t begin, int64_t rows, float* values) {
+  const Stored* data = static_cast<const Stored*>(pool.data) + begin * pool.row_stride;
+  const auto row_of = [&](int lane) { return data + (lane < rows ? lane : rows - 1) * pool.row_stride; };
+  // Whole vectors may be read from a row as long as they end inside the pool.
+  const int64_t reach = (pool.classes + kLanes - 1) / kLanes * kLanes;
+  const int64_t ahead = (pool.rows - begin - rows) * pool.row_stride;
+  if (pool.class_stride == 1 && pool.row_stride >= 0 && reach <= pool.classes + ahead) {
+    for (int64_t column = 0; column < pool.classes; column += kLanes) {
+      floats square[kLanes];
+      for (int lane = 0; lane < kLanes; ++lane) square[lane] = load(row_of(lane) + column);
+      transpose(square);
+      for (int i = 0; i < kLanes; ++i) store(values + (column + i) * kLanes, square[i]);
+    }
+  } else {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const Stored* row = row_of(lane);
+      for (int64_t c = 0; c < pool.classes; ++c) values[c * kLanes + lane] = widen(row[c * pool.class_stride]);
+    }
+  }
+  if (pool.probabilities) take_logs(values, pool.classes * kLanes);
+}
+
+// Rows' results to memory: all lanes at once, or the first `rows`.
+template <class Lanes, class Number>
+void write_lanes(Number* to, Lanes from, int64_t rows) {
+  if (rows == kLanes) {
+    memcpy(to, &from, sizeof(from));
+  } else {
+    for (int64_t lane = 0; lane < rows; ++lane) to[lane] = from[lane];
+  }
+}
+
+}  // namespace
+}  // namespace prunefuse::cpu::PRUNEFUSE_ISA

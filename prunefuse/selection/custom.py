@@ -1,0 +1,33 @@
+"""A user's own utility function, by where it stands: for the command line and for run folders."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def load_function(place: str) -> Callable[..., Any]:
+    """The function at ``package.module:name`` or ``path/to/file.py:name``. Its module is run.
+
+    Raises:
+        ValueError: there is no such module, file or function; the message says which.
+    """
+    where, _, name = place.rpartition(":")
+    try:
+        if where.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(where)
+    except (ImportError, OSError) as error:
+        raise ValueError(f"strategy: {where} cannot be loaded: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"strategy: {where} has no function {name!r}")
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,84 @@
+"""Every strategy in the loop: what is picked, that it is repeatable, and that the planned work is the work done."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+from prunefuse import models
+from prunefuse.data import TensorImages, load
+from prunefuse.experiment.loop import ActiveLearning, LoopConfig
+from prunefuse.experiment.records import Progress
+from prunefuse.selection.strategies import STRATEGIES
+from prunefuse.training import Recipe
+
+CONFIG = LoopConfig(
+    schedule=(10, 16, 24), recipe=Recipe(epochs=1, batch_size=8, lr=0.05, schedule="one-cycle"), passes=3
+)
+DIGITS = load("digits")
+POOL = TensorImages(DIGITS.pool.images[:60], DIGITS.pool.labels[:60])
+TEST = TensorImages(DIGITS.test.images[:30], DIGITS.test.labels[:30])
+
+
+def network(dropout: float = 0.3) -> nn.Module:
+    return models.build("mlp", 10, 1, image_size=(8, 8), hidden=(16, 12), dropout=dropout)
+
+
+def largest(logits: Tensor) -> Tensor:
+    return logits.amax(1)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    **{token: {"strategy": token} for token in STRATEGIES},
+    "function": {"strategy": largest},
+    "stochastic": {"strategy": "entropy", "stochastic": "power", "beta": 2.0},
+    "balanced": {"strategy": "bald", "class_balanced": True},
+    "dense": {"strategy": "bald", "selector": "dense", "stochastic": "softrank"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_strategy_in_the_loop(case: str) -> None:
+    config = replace(CONFIG, **CASES[case])
+    events: list[Any] = []
+    loop = ActiveLearning(network, POOL, TEST, config, listener=events.append)
+    rounds = list(loop)
+    assert [len(r.picks) for r in rounds] == [10, 6, 8]
+    picks = [i for r in rounds for i in r.picks]
+    assert len(set(picks)) == 24
+    assert set(picks) <= set(range(60))
+    again = ActiveLearning(network, POOL, TEST, config)
+    assert [(r.picks, r.utilities) for r in again] == [(r.picks, r.utilities) for r in rounds]
+    done = [c for r in rounds for c in r.costs if c.phase not in ("plan", "fuse")]
+    assert [replace(c, seconds=0.0, detail="") for c in done] == list(loop.planned)
+    passes = config.chooser.passes
+    scored = [c for c in done if c.phase == "score_pool" and c.round == 1]
+    counted = [e for e in events if isinstance(e, Progress)]
+    if config.chooser.needs:
+        assert loop.selector is not None
+        seen = 60 if config.strategy == "k_center" else 50
+        assert max(e.total for e in counted) == passes * seen
+        widths = [layer.weight.shape for layer in loop.selector.modules() if isinstance(layer, nn.Linear)]
+        assert scored[0].flops == passes * seen * sum(2 * a * b for a, b in widths)
+    else:
+        assert not scored
+        assert not counted
+
+
+def test_distances_of_badge_by_hand() -> None:
+    loop = ActiveLearning(network, POOL, TEST, replace(CONFIG, strategy="badge", selector="dense"))
+    chosen = [c.flops for r in loop for c in r.costs if c.phase == "select"]
+    assert chosen == [2 * (12 + 10) * 6 * 50, 2 * (12 + 10) * 8 * 44]
+
+
+def test_bald_without_dropout_is_an_error_before_any_work() -> None:
+    with pytest.raises(ValueError, match="strategy: expected a selector with dropout layers"):
+        ActiveLearning(lambda: network(0.0), POOL, TEST, replace(CONFIG, strategy="bald"))
+
+
+def test_options_are_checked_with_the_configuration() -> None:
+    with pytest.raises(ValueError, match="passes"):
+        replace(CONFIG, passes=0)
+    with pytest.raises(ValueError, match=r"class_balanced.*badge"):
+        replace(CONFIG, strategy="badge", class_balanced=True)
