@@ -11,6 +11,11 @@ STABLE_TORCH_LIBRARY(prunefuse, m) {
   // probabilities: the values are probabilities (rescaled to sum 1), not logits. temperature divides the logits.
   m.def("score(Tensor logits, int[] strategies, bool probabilities, float temperature) -> Tensor");
 
+  // For rows whose logits come in pieces: merges logits (N, C') into the states (6, N) of the rows so far, in place. A
+  // state is the largest logit, the runner-up, how many equal the largest, and sums over the others
+  // (csrc/math/row_state.h); that of no logits at all is -inf, -inf, 0, 0, 0, 0. dtype: that of score's results.
+  m.def("absorb_(Tensor(a!) state, Tensor logits, float temperature) -> ()");
+
   // Arg-max (int64, the lowest of equals, -1 for a NaN row), log-sum-exp of logits / temperature, and the two largest
   // probabilities of each row of logits (N, C) -> four tensors (N,).
   m.def(

@@ -78,4 +78,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> statistics(const Tensor& logits, bool
   return {argmax, logsumexp, p1, p2};
 }
 
+template <class Run>
+void absorb_(const Tensor& state, const Tensor& logits, double temperature, const Run& run) {
+  const Pool pool = pool_of("absorb_", logits, /*probabilities=*/false, temperature);
+  check(state.dim() == 2 && state.size(0) == kStateValues && state.size(1) == pool.rows && state.is_contiguous(),
+        "absorb_", "state must be contiguous, of shape (", kStateValues, ", ", pool.rows, ")");
+  check_dtype("absorb_", "state", state, result_dtype(logits));
+  check_same_device("absorb_", "state", state, "logits", logits);
+  dispatch_floating("absorb_", "logits", logits.scalar_type(), [&](auto stored) {
+    using Acc = accumulate_t<decltype(stored)>;
+    RowOutputs<Acc> out;
+    out.state = static_cast<Acc*>(state.data_ptr());
+    out.rows = pool.rows;
+    if (pool.rows > 0) run(pool, out, static_cast<Acc>(1 / temperature), stored);
+  });
+}
+
 }  // namespace prunefuse

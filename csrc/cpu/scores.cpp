@@ -31,10 +31,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> statistics(const Tensor& logits, bool
   return prunefuse::statistics(logits, probabilities, temperature, ScoreRows{});
 }
 
+void absorb_(Tensor state, const Tensor& logits, double temperature) {
+  prunefuse::absorb_(state, logits, temperature, ScoreRows{});
+}
+
 }  // namespace
 }  // namespace prunefuse::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(prunefuse, CPU, m) {
   m.impl("score", TORCH_BOX(&prunefuse::cpu::score));
+  m.impl("absorb_", TORCH_BOX(&prunefuse::cpu::absorb_));
   m.impl("statistics", TORCH_BOX(&prunefuse::cpu::statistics));
 }

@@ -139,10 +139,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> statistics(const Tensor& logits, bool
   return prunefuse::statistics(logits, probabilities, temperature, ScoreRows{logits.get_device_index()});
 }
 
+void absorb_(Tensor state, const Tensor& logits, double temperature) {
+  prunefuse::absorb_(state, logits, temperature, ScoreRows{logits.get_device_index()});
+}
+
 }  // namespace
 }  // namespace prunefuse::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(prunefuse, CUDA, m) {
   m.impl("score", TORCH_BOX(&prunefuse::cuda::score));
+  m.impl("absorb_", TORCH_BOX(&prunefuse::cuda::absorb_));
   m.impl("statistics", TORCH_BOX(&prunefuse::cuda::statistics));
 }

@@ -149,11 +149,38 @@ struct RowOutputs {
   Acc* logsumexp = nullptr;
   Acc* p1 = nullptr;
   Acc* p2 = nullptr;
+  // kStateValues x rows: where rows that come in pieces keep their states. If it is set, a row is merged into it and
+  // nothing else is written.
+  Acc* state = nullptr;
 };
+
+constexpr int64_t kStateValues = 6;
+
+// Merges a piece of row `row` into its stored state.
+template <class Acc>
+PRUNEFUSE_HD void merge_into_stored(const RowOutputs<Acc>& out, int64_t row, const RowState<Acc>& piece,
+                                    Acc inverse_temperature) {
+  const auto at = [&](int value) -> Acc& { return out.state[value * out.rows + row]; };
+  RowState<Acc> stored;
+  stored.max = at(0);
+  stored.second = at(1);
+  stored.ties = at(2);
+  stored.tail = at(3);
+  stored.dot = at(4);
+  stored.has_nan = at(5) != 0;
+  stored = merge(stored, piece, inverse_temperature);
+  at(0) = stored.max;
+  at(1) = stored.second;
+  at(2) = stored.ties;
+  at(3) = stored.tail;
+  at(4) = stored.dot;
+  at(5) = stored.has_nan ? Acc(1) : Acc(0);
+}
 
 template <class Acc>
 PRUNEFUSE_HD void write_row(const RowOutputs<Acc>& out, int64_t row, const RowState<Acc>& state,
                             Acc inverse_temperature) {
+  if (out.state != nullptr) return merge_into_stored(out, row, state, inverse_temperature);
   const RowSummary<Acc> summary = summarize(state, inverse_temperature);
   for (int k = 0; k < out.count; ++k) out.utilities[k * out.rows + row] = utility(summary, out.which[k]);
   if (out.argmax != nullptr) {

@@ -14,6 +14,7 @@ from prunefuse.ops import loader, reference
 from prunefuse.ops import fakes as fakes  # isort: skip
 
 __all__ = [
+    "absorb_",
     "ensemble_add_",
     "k_center_greedy",
     "scatter_",
@@ -53,6 +54,15 @@ def statistics(
         logits, probabilities, temperature
     )
     return result
+
+
+def absorb_(state: Tensor, logits: Tensor, temperature: float) -> None:
+    """Merges logits (N, C') into the states (6, N) of rows whose logits come in pieces, in place (`csrc/library.cpp`)."""
+    _make_flops_countable()
+    if logits.is_cuda:
+        loader.require_cuda("absorb_")
+    torch.ops.prunefuse.absorb_(state, logits, temperature)
+    torch.autograd.graph.increment_version(state)
 
 
 def score_ensemble(

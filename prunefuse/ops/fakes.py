@@ -17,6 +17,11 @@ def _(logits: Tensor, strategies: Sequence[int], probabilities: bool, temperatur
     return logits.new_empty((len(strategies), logits.shape[0]), dtype=_result_dtype(logits))
 
 
+@torch.library.register_fake("prunefuse::absorb_")
+def _(state: Tensor, logits: Tensor, temperature: float) -> None:
+    return None
+
+
 @torch.library.register_fake("prunefuse::statistics")
 def _(logits: Tensor, probabilities: bool, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, dtype = logits.shape[0], _result_dtype(logits)

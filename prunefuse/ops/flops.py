@@ -26,6 +26,11 @@ def _score_flops(logits_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
     return FLOPS_PER_LOGIT * rows * classes
 
 
+@register_flop_formula(_ops.absorb_)
+def _absorb_flops(state_shape: tuple[int, ...], logits_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
+    return _score_flops(logits_shape)
+
+
 @register_flop_formula(_ops.score_ensemble)
 def _ensemble_flops(logits_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
     passes, rows, classes = logits_shape

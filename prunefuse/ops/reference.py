@@ -33,6 +33,26 @@ def score(logits: Tensor, strategies: Sequence[int], probabilities: bool, temper
     return torch.stack([table[k] for k in strategies])
 
 
+def absorb_(state: Tensor, logits: Tensor, temperature: float) -> None:
+    """See `prunefuse::absorb_`, for logits without +inf."""
+    top, second, ties, tail, dot, nan = state.unbind()
+    both = torch.cat([torch.stack([top, second], 1), logits.to(state.dtype)], 1)
+    both = torch.where(both.isnan(), -torch.inf, both)
+    highest = torch.maximum(top, both[:, 2:].amax(1))
+    seen = torch.where(top == -torch.inf, 0.0, torch.exp((top - highest) / temperature))
+    z = torch.where(both[:, 2:] == -torch.inf, 0.0, (both[:, 2:] - highest[:, None]) / temperature)
+    e = torch.where(both[:, 2:] == -torch.inf, 0.0, z.exp())
+    equal = both[:, 2:] == highest[:, None]
+    mass = ties + tail
+    shift = torch.where(seen == 0, 0.0, (top - highest) / temperature)
+    leads = top == highest
+    state[0], state[1] = highest, both.topk(2, 1).values[:, 1]
+    state[2] = torch.where(leads, ties, 0.0) + equal.sum(1)
+    state[3] = torch.where(leads, tail, seen * mass) + torch.where(equal, 0.0, e).sum(1)
+    state[4] = seen * (dot + mass * shift) + (e * z).sum(1)
+    state[5] = torch.maximum(nan, logits.isnan().any(1).to(state.dtype))
+
+
 def statistics(
     logits: Tensor, probabilities: bool, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

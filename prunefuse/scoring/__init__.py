@@ -1,6 +1,7 @@
 """Scores of a pool from its logits."""
 
 from prunefuse.scoring.ensembles import ENSEMBLE_STRATEGIES, EnsembleScores, score_ensemble
+from prunefuse.scoring.linear import score_linear
 from prunefuse.scoring.scores import LOGIT_STRATEGIES, Statistics, score, statistics
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     "Statistics",
     "score",
     "score_ensemble",
+    "score_linear",
     "statistics",
 ]

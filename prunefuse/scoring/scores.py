@@ -106,10 +106,12 @@ def checked_names(argument: str, names: str | tuple[str, ...], known: Collection
     return wanted
 
 
-def checked_logits(logits: Any, temperature: float) -> Tensor:
+def checked_logits(logits: Any, temperature: float, argument: str = "logits") -> Tensor:
     """`logits` as a floating tensor; TypeError or ValueError where it or the temperature is none."""
-    x = as_tensor("logits", logits)
-    require_floating("logits", x)
+def checked_logits(logits: Any, temperature: float, argument: str = "logits") -> Tensor:
+    """`logits` as a floating tensor; TypeError or ValueError where it or the temperature is none."""
+    x = as_tensor(argument, logits)
+    require_floating(argument, x)
     temperature = require_number("temperature", temperature)
     # Below 1e-30 its reciprocal times a float32 logit is no longer a number that means anything.
     if not (1e-30 <= temperature < math.inf):

@@ -182,7 +182,8 @@ template <class Stored>
 void score_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, accumulate_t<Stored> inverse_temperature,
                 int64_t begin, int64_t end) {
   if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
-    if (pool.classes <= kShortRow) return score_short_rows<Stored>(pool, out, inverse_temperature, begin, end);
+    if (pool.classes <= kShortRow && out.state == nullptr)
+      return score_short_rows<Stored>(pool, out, inverse_temperature, begin, end);
   }
   score_long_rows<Stored>(pool, out, inverse_temperature, begin, end);
 }
