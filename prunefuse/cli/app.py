@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from prunefuse.cli.bench import bench
 from prunefuse.cli.errors import reported
 from prunefuse.cli.run import run
 from prunefuse.version import __version__
@@ -24,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(bench)
 
 
 def _version(wanted: bool) -> None:

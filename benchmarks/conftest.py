@@ -1,0 +1,81 @@
+"""`pytest benchmarks/`: results are gathered, printed at the end, and written to a file if asked for."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunefuse.bench import record, table
+
+HERE = Path(__file__).parent
+RESULTS, COSTS = pytest.StashKey(), pytest.StashKey()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--save-results",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="write the results as JSON to a new file (default: benchmarks/results/<machine>.json)",
+    )
+
+
+def pytest_configure(config):
+    # Its table compares the tests with each other; ours, at the end, compares contenders.
+    config.option.benchmark_quiet = True
+    config.option.showcapture = "no"  # the compiler's log of itself
+    config.stash[RESULTS], config.stash[COSTS] = [], []
+    try:
+        if (path := _target(config)) is not None:
+            record.require_new(path)
+    except FileExistsError as error:
+        raise pytest.UsageError(f"--save-results: {error}") from None
+
+
+@pytest.fixture
+def results(request):
+    return request.config.stash[RESULTS]
+
+
+@pytest.fixture
+def costs(request):
+    return request.config.stash[COSTS]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    results, costs = config.stash[RESULTS], config.stash[COSTS]
+    if results:
+        terminalreporter.section("speed: beside peers and limits (ratios of times; below 1 is faster)")
+        terminalreporter.write_line("\n\n".join(map(table.block, results)))
+        terminalreporter.write_line("\n" + table.summary(results))
+    if costs:
+        import selection_cost
+
+        terminalreporter.section("cost of selection")
+        plot = selection_cost.plot(costs, _plot(config))
+        terminalreporter.write_line(selection_cost.report(costs) + f"\n\nPlot: {plot}")
+    if (results or costs) and (path := _target(config)) is not None:
+        more = {"selection_cost": selection_cost.as_json(costs)} if costs else {}
+        record.save(path, results, shlex.join(["pytest", *sys.argv[1:]]), _device(), more)
+        terminalreporter.write_line(f"Results: {path}")
+
+
+def _device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _target(config):
+    given = config.getoption("--save-results")
+    if given is None:
+        return None
+    return Path(given) if given else HERE / "results" / record.default_name(_device())
+
+
+def _plot(config):
+    path = _target(config)
+    return path.with_suffix(".svg") if path else HERE.parent / ".benchmarks" / "selection_cost.svg"

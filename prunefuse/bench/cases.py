@@ -1,0 +1,268 @@
+"""The table of cases: what is measured, at which sizes, beside whom."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import prunefuse
+from prunefuse import models, ops
+from prunefuse.bench import peers, plain
+from prunefuse.bench.race import Case, Contender, Run, Task, largest
+from prunefuse.ops import reference
+from prunefuse.pruning.identity import named_tensors
+from prunefuse.seeds import generator
+
+_STRATEGIES = ("least_confidence", "margin", "entropy")
+_CHUNK = 1 << 22  # logits at a time in float64
+_EPSILON = torch.finfo(torch.float32).eps
+
+# Rows and classes. A GPU is given at least 256 MB, below which launching a kernel is what one would measure.
+_POOLS = {
+    "cpu": ((200_000, 10), (100_000, 100), (50_000, 1000), (2_000, 128_000)),
+    "cuda": ((6_400_000, 10), (640_000, 100), (64_000, 1000), (2_000, 128_000)),
+}
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def cases(device: str) -> tuple[Case, ...]:
+    """The table for ``"cpu"`` or ``"cuda"``."""
+    pools = _POOLS[device]
+    scores = [
+        Case(f"score {n:,} x {c:,} {_short(dtype)}", partial(_scores, n, c, dtype))
+        for dtype in _DTYPES
+        for n, c in pools
+    ]
+    statistics = [
+        Case(f"statistics {n:,} x {c:,} float32", partial(_statistics, n, c)) for n, c in pools[1:3]
+    ]
+    return (
+        *scores,
+        *statistics,
+        Case("top 10,000 of 1,000,000", partial(_top_b, 1_000_000, 10_000)),
+        Case("k-center 1,000 of 50,000 x 64", partial(_k_center, 50_000, 64, 1_000)),
+        Case("fuse scatter ResNet-164", partial(_scatter, "resnet164", 32)),
+        Case("fuse scatter ResNet-50", partial(_scatter, "torchvision:resnet50", 64)),
+    )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _scores(n: int, c: int, dtype: torch.dtype, device: torch.device) -> Task:
+    x = _normal(n, c, device=device, dtype=dtype).mul_(2)
+    truth = _by_chunks(lambda rows: reference.score(rows, (0, 1, 2), False, 1.0), x)
+    contenders = [
+        Contender("prunefuse", "ours", lambda: lambda: prunefuse.score(x, _STRATEGIES), _stacked),
+        Contender("torch.compile: log-sum-exp, two max", "peer", _compiled(plain.scores_fusible, x)),
+        Contender("torch: log_softmax, two max", "peer", lambda: lambda: plain.scores_eager(x)),
+        Contender("torch: softmax, topk", "peer", lambda: lambda: plain.scores_topk(x)),
+    ]
+    if device.type == "cpu" and dtype == torch.float32:  # what NumPy can hold
+        few = x[: n // 100]
+        contenders += [
+            Contender("modAL", "peer", lambda: peers.modal_scores(x), peers.from_margins),
+            Contender(
+                "scikit-activeml", "peer", lambda: peers.scikit_activeml_scores(x), peers.from_utilities
+            ),
+            Contender("baal", "peer", lambda: peers.baal_scores(x), peers.from_confidence),
+            Contender("small-text", "peer", lambda: peers.small_text_scores(few), peers.from_small_text, 100),
+        ]
+
+    def error(scores: Tensor) -> float:
+        return largest(scores.double().cpu() - truth[:, : scores.shape[1]])
+
+    return Task(
+        (*contenders, *_limits(x)),
+        error,
+        4 * _EPSILON * max(1.0, math.log(c)),
+        x.nbytes + 3 * 4 * n,
+        "GB/s",
+        yardstick="torch: log_softmax, two max",
+    )
+
+
+def _stacked(scores: dict[str, Tensor]) -> Tensor:
+    return torch.stack([scores[name] for name in _STRATEGIES])
+
+
+def _statistics(n: int, c: int, device: torch.device) -> Task:
+    x = _normal(n, c, device=device).mul_(2)
+    truth = _by_chunks(lambda rows: torch.stack(reference.statistics(rows, False, 1.0)), x)
+
+    def error(found: Sequence[Tensor]) -> float:
+        # A probability is at most 1, the log-sum-exp is about ln C: its error counts in proportion.
+        deviations = torch.stack([one.double().cpu() for one in found]) - truth
+        deviations[1] /= truth[1].abs().clamp_min(1)
+        return largest(deviations)
+
+    contenders = (
+        Contender("prunefuse", "ours", lambda: lambda: prunefuse.statistics(x)),
+        Contender("torch.compile: log-sum-exp, two max", "peer", _compiled(plain.statistics_fusible, x)),
+        Contender("torch: log-sum-exp, two max", "peer", lambda: lambda: plain.statistics_fusible(x)),
+    )
+    return Task(
+        (*contenders, *_limits(x)),
+        error,
+        4 * _EPSILON * max(1.0, math.log(c)),
+        x.nbytes + (8 + 3 * 4) * n,
+        "GB/s",
+        yardstick="torch: log-sum-exp, two max",
+    )
+
+
+def _top_b(n: int, b: int, device: torch.device) -> Task:
+    utilities = _normal(n, device=device)
+    truth = utilities.cpu().double().sort(descending=True, stable=True).indices[:b]
+
+    def in_order(picks: Tensor) -> Tensor:
+        """Equals by lower index, which no peer promises (modAL's are in no order at all)."""
+        picks = picks.cpu().sort().values
+        return picks[utilities.cpu()[picks].sort(descending=True, stable=True).indices]
+
+    contenders = [
+        Contender("prunefuse", "ours", lambda: lambda: prunefuse.top_b(utilities, b)[0]),
+        Contender("torch.topk", "peer", lambda: lambda: utilities.topk(b).indices, in_order),
+        Contender("torch.argsort", "peer", lambda: lambda: utilities.argsort(descending=True)[:b], in_order),
+    ]
+    if device.type == "cpu":
+        contenders += [
+            Contender("modAL (unsorted)", "peer", lambda: peers.modal_top(utilities, b), in_order),
+            Contender(
+                "scikit-activeml",
+                "peer",
+                _never,
+                skip=f"not run: its batch rule holds b x N float64, {8 * b * n / 1e9:.0f} GB",
+            ),
+        ]
+    limit = _limits(utilities)[-1:]
+    return Task((*contenders, *limit), partial(_misplaced, truth), 0.0, utilities.nbytes + 12 * b, "GB/s")
+
+
+def _k_center(n: int, d: int, k: int, device: torch.device) -> Task:
+    # A seed for which no two candidates for a pick are so near to each other that float32 cannot tell them apart.
+    x = _normal(n, d, device=device, seed=2)
+    labeled = torch.zeros(1, dtype=torch.int64, device=device)
+    truth = reference.k_center_greedy(x.double(), labeled, k, -1).cpu()
+
+    def torch_form(step: Callable[..., Any]) -> Tensor:
+        norms = x.square().sum(1)
+        nearest = torch.full_like(norms, torch.inf)
+        picks = torch.empty(k, dtype=torch.int64, device=device)
+        center = labeled
+        for i in range(k):
+            nearest, center = step(x, norms, nearest, center)
+            picks[i] = center[0]
+        return picks
+
+    def compiled() -> Run:
+        torch.compiler.reset()
+        step = torch.compile(plain.k_center_step, dynamic=False)
+        norms = x.square().sum(1)
+        step(x, norms, norms, labeled)
+        return lambda: torch_form(step)
+
+    contenders = [
+        Contender("prunefuse", "ours", lambda: lambda: prunefuse.k_center_greedy(x, k, labeled)),
+        Contender("torch: cached norms", "peer", lambda: lambda: torch_form(plain.k_center_step)),
+        Contender("torch.compile: cached norms", "peer", compiled),
+    ]
+    if device.type == "cpu":
+        contenders += [
+            Contender("scikit-activeml", "peer", lambda: peers.scikit_activeml_k_center(x, k)),
+            Contender("small-text", "peer", _never, skip="not run: about half an hour"),
+        ]
+    many = x[:k].T.contiguous()
+    limits = (
+        Contender("k reads", "limit", lambda: lambda: [torch.sum(x) for _ in range(k)]),
+        Contender("product", "limit", lambda: lambda: x @ many),
+    )
+    error = partial(_misplaced, truth)
+    return Task((*contenders, *limits), error, 0.0, 2.0 * n * d * k, "GFLOP/s", cold=False)
+
+
+def _scatter(name: str, size: int, device: torch.device) -> Task:
+    model = models.build(name)
+    plan = prunefuse.plan_pruning(model, (torch.zeros(2, 3, size, size),), ratio=0.5)
+    dense = [t.detach().to(device) for t in named_tensors(model).values()]
+    small = [t.detach().to(device) + 1 for t in named_tensors(plan.extract(model)).values()]
+    kept = [
+        [axis if axis is None else axis.to(device) for axis in axes]
+        for axes in plan.kept_indices(model).values()
+    ]
+    before = [tensor.clone() for tensor in dense]
+    places = plain.index_tensors(dense, kept)
+    truth = [tensor.clone() for tensor in dense]
+    plain.index_put_loop(truth, small, places)
+
+    def error(_: Any) -> float:
+        return max(largest((a - b).double()) for a, b in zip(dense, truth, strict=True))
+
+    def reset() -> None:
+        for to, source in zip(dense, before, strict=True):
+            to.copy_(source)
+
+    def from_kept() -> None:
+        plain.index_put_loop(dense, small, plain.index_tensors(dense, kept))
+
+    elements = torch.cat([t.flatten().float() for t in small])
+    target = torch.empty_like(elements)
+    contenders = (
+        Contender("prunefuse", "ours", lambda: lambda: ops.scatter_(dense, small, kept)),
+        Contender("torch: index_put_ loop", "peer", lambda: from_kept),
+        Contender(
+            "torch: the same, with index tensors at hand",
+            "peer",
+            lambda: lambda: plain.index_put_loop(dense, small, places),
+        ),
+        Contender("copy", "limit", lambda: lambda: target.copy_(elements)),
+    )
+    return Task(contenders, error, 0.0, 2 * sum(t.nbytes for t in small), "GB/s", reset=reset)
+
+
+def _misplaced(truth: Tensor, picks: Tensor) -> float:
+    """How many of the picks are not the truth's at their place."""
+    return float((picks.cpu() != truth).sum()) if len(picks) == len(truth) else math.inf
+
+
+def _never() -> Run:
+    raise AssertionError("a contender that is skipped is not built")
+
+
+def _compiled(function: Callable[[Tensor], Any], x: Tensor) -> Callable[[], Run]:
+    def build() -> Run:
+        torch.compiler.reset()  # every case is compiled for its own shape
+        compiled = torch.compile(function, dynamic=False)
+        compiled(x)
+        return lambda: compiled(x)
+
+    return build
+
+
+def _limits(x: Tensor) -> tuple[Contender, ...]:
+    """What nobody who reads all of ``x`` can be faster than; on a GPU a copy moves as many bytes, half of them written."""
+    half = len(x) // 2
+    if x.is_cuda:
+        target = torch.empty_like(x[:half])
+        return (Contender("copy", "limit", lambda: lambda: target.copy_(x[:half])),)
+    y = torch.empty_like(x)
+    return (
+        Contender("one exp", "limit", lambda: lambda: torch.exp(x, out=y)),
+        Contender("read once", "limit", lambda: lambda: torch.sum(x)),
+    )
+
+
+def _normal(*shape: int, device: torch.device, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=generator(seed, "bench")).to(device, dtype)
+
+
+def _by_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function`` (rows in float64 -> (K, rows)) of all rows, some at a time."""
+    chunks = x.split(max(1, _CHUNK // x.shape[1]))
+    return torch.cat([function(chunk.double()).cpu() for chunk in chunks], 1)

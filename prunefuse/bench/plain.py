@@ -1,0 +1,88 @@
+"""The work of the operators in plain torch, as an expert would write it: the fastest forms known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def scores_eager(logits: Tensor) -> Tensor:
+    """The three scores (3, N): one log-softmax, two maxima."""
+    log_p = torch.log_softmax(logits, 1, dtype=torch.float32)
+    p = log_p.exp()
+    entropy = -log_p.mul_(p).sum(1)
+    p1, first = p.max(1)
+    p2 = p.scatter_(1, first.unsqueeze(1), -1).amax(1)
+    return torch.stack((1 - p1, 1 - p1 + p2, entropy))
+
+
+def scores_topk(logits: Tensor) -> Tensor:
+    """The three scores (3, N), as most code finds the margin: with topk."""
+    p = torch.softmax(logits, 1, dtype=torch.float32)
+    two = p.topk(2, 1).values
+    entropy = torch.special.entr(p).sum(1)
+    return torch.stack((1 - two[:, 0], 1 - two[:, 0] + two[:, 1], entropy))
+
+
+def scores_fusible(logits: Tensor) -> Tensor:
+    """The three scores (3, N) as reductions that a compiler can fuse: one log-sum-exp, two masked maxima."""
+    x = logits.float()
+    largest, second = _two_largest(x)
+    shifted = x - largest.unsqueeze(1)
+    e = shifted.exp()
+    total = e.sum(1)
+    p1 = total.reciprocal()
+    p2 = (second - largest).exp() * p1
+    entropy = total.log() - (e * shifted).sum(1) * p1
+    return torch.stack((1 - p1, 1 - p1 + p2, entropy))
+
+
+def statistics_fusible(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Arg-max, log-sum-exp and the two largest probabilities of each row (N, C), float32."""
+    largest, second = _two_largest(logits)
+    logsumexp = logits.logsumexp(1)
+    return logits.argmax(1), logsumexp, (largest - logsumexp).exp(), (second - logsumexp).exp()
+
+
+def _two_largest(x: Tensor) -> tuple[Tensor, Tensor]:
+    largest, where = x.max(1, keepdim=True)
+    others = torch.arange(x.shape[1], device=x.device) != where
+    return largest.squeeze(1), torch.where(others, x, -torch.inf).amax(1)
+
+
+def k_center_step(features: Tensor, norms: Tensor, nearest: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+    """Shortens the squared distances to the nearest center by one more center; returns them and the farthest row."""
+    c = features.index_select(0, center).squeeze(0)
+    distances = norms + norms[center] - 2 * torch.mv(features, c)
+    nearest = torch.minimum(nearest, distances)
+    return nearest, nearest.argmax().unsqueeze(0)
+
+
+def index_tensors(
+    dense: Sequence[Tensor], kept: Sequence[Sequence[Tensor | None]]
+) -> list[tuple[Tensor, ...]]:
+    """Of every tensor the kept positions, as index tensors that broadcast; none where all of it is kept."""
+    places: list[tuple[Tensor, ...]] = []
+    for tensor, axes in zip(dense, kept, strict=True):
+        if all(axis is None for axis in axes):
+            places.append(())
+            continue
+        rows = [
+            torch.arange(n, device=tensor.device) if axis is None else axis
+            for n, axis in zip(tensor.shape, axes, strict=True)
+        ]
+        places.append(tuple(row.view(-1, *[1] * (len(rows) - i - 1)) for i, row in enumerate(rows)))
+    return places
+
+
+def index_put_loop(
+    dense: Sequence[Tensor], small: Sequence[Tensor], places: Sequence[tuple[Tensor, ...]]
+) -> None:
+    """Writes every small tensor into its dense one, parameter by parameter; see `index_tensors`."""
+    for to, source, at in zip(dense, small, places, strict=True):
+        if at:
+            to.index_put_(at, source)
+        else:
+            to.copy_(source)

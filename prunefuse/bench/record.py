@@ -1,0 +1,72 @@
+"""Results for machines: one JSON file with what was measured, where, when and how."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunefuse import files
+from prunefuse.bench.race import Result
+from prunefuse.experiment.machine import describe_machine, describe_versions
+
+_PEERS = ("scipy", "scikit-learn", "modAL-python", "scikit-activeml", "baal", "small-text", "triton")
+
+
+def default_name(device: torch.device) -> str:
+    """A file name for this machine, such as ``amd-epyc-2-cores.json``."""
+    facts = describe_machine(device)
+    cores = f" {facts['cores']} cores" if device.type == "cpu" else ""
+    return re.sub(r"[^a-z0-9]+", "-", f"{facts['device_name']}{cores}".lower()).strip("-") + ".json"
+
+
+def require_new(path: Path) -> Path:
+    """``path``, which must not be there yet; FileExistsError otherwise: results are never replaced."""
+    if path.exists():
+        raise FileExistsError(f"{path} is there already: name another file, or remove it")
+    return path
+
+
+def save(
+    path: Path, results: Sequence[Result], command: str, device: torch.device, more: Mapping[str, Any] = {}
+) -> None:
+    """Writes the results as JSON.
+
+    Args:
+        path: A file that does not exist.
+        results: Of the cases.
+        command: What was called.
+        device: What it ran on.
+        more: Further JSON, by name.
+
+    Raises:
+        FileExistsError: there is such a file.
+        OSError: it cannot be written.
+    """
+    content = {
+        "format": "prunefuse benchmark",
+        "version": 1,
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": command,
+        "machine": describe_machine(device),
+        "versions": {**describe_versions(), **_versions_of_peers()},
+        "results": [dataclasses.asdict(result) for result in results],
+        **more,
+    }
+    files.write_json(require_new(path), content)
+
+
+def _versions_of_peers() -> dict[str, str]:
+    found = {}
+    for name in _PEERS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
