@@ -108,8 +108,6 @@ def checked_names(argument: str, names: str | tuple[str, ...], known: Collection
 
 def checked_logits(logits: Any, temperature: float, argument: str = "logits") -> Tensor:
     """`logits` as a floating tensor; TypeError or ValueError where it or the temperature is none."""
-def checked_logits(logits: Any, temperature: float, argument: str = "logits") -> Tensor:
-    """`logits` as a floating tensor; TypeError or ValueError where it or the temperature is none."""
     x = as_tensor(argument, logits)
     require_floating(argument, x)
     temperature = require_number("temperature", temperature)
