@@ -230,7 +230,7 @@ class ActiveLearning:
             ensemble = predict_dropout(
                 selector, self._pool, passes=config.chooser.passes, seed=seed, **options
             )
-            return replace(pool, ensemble=torch.as_tensor(ensemble))
+            return replace(pool, ensemble=ensemble)
         if "all_features" in needs:
             return replace(pool, features=torch.as_tensor(features(selector, self._pool, **options)))
         if "features" in needs:
