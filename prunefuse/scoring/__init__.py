@@ -2,6 +2,7 @@
 
 from prunefuse.scoring.ensembles import ENSEMBLE_STRATEGIES, EnsembleScores, score_ensemble
 from prunefuse.scoring.scores import LOGIT_STRATEGIES, Statistics, score, statistics
+from prunefuse.scoring.tokens import score_tokens
 
 __all__ = [
     "ENSEMBLE_STRATEGIES",
@@ -10,5 +11,6 @@ __all__ = [
     "Statistics",
     "score",
     "score_ensemble",
+    "score_tokens",
     "statistics",
 ]
