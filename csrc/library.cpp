@@ -6,7 +6,8 @@
 
 STABLE_TORCH_LIBRARY(prunefuse, m) {
   // Utilities of each row of logits (N, C), higher = label first -> (K, N) for K strategies, in their order:
-  // 0 least confidence 1 - p1, 1 margin 1 - (p1 - p2), 2 entropy in nats.
+  // 0 least confidence 1 - p1, 1 margin 1 - (p1 - p2), 2 entropy in nats, 3 energy -T logsumexp(x / T), 4 margin of
+  // logits x2 - x1.
   // float64 gives float64, every other floating type float32. A row with NaN, or without a value above -inf: NaN.
   // probabilities: the values are probabilities (rescaled to sum 1), not logits. temperature divides the logits.
   m.def("score(Tensor logits, int[] strategies, bool probabilities, float temperature) -> Tensor");

@@ -3,7 +3,7 @@
 from prunefuse.experiment.loop import ActiveLearning, LoopConfig
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
-from prunefuse.scoring import EnsembleScores, score, score_ensemble, score_linear, statistics
+from prunefuse.scoring import EnsembleScores, score, score_ensemble, score_linear, score_tokens, statistics
 from prunefuse.selection import k_center_greedy, top_b
 from prunefuse.training import Recipe, features
 from prunefuse.version import __version__
@@ -23,6 +23,7 @@ __all__ = [
     "score",
     "score_ensemble",
     "score_linear",
+    "score_tokens",
     "statistics",
     "top_b",
 ]

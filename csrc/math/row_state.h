@@ -15,8 +15,8 @@
 
 namespace prunefuse {
 
-enum class Utility : int64_t { kLeastConfidence = 0, kMargin = 1, kEntropy = 2 };
-constexpr int64_t kUtilityCount = 3;
+enum class Utility : int64_t { kLeastConfidence = 0, kMargin = 1, kEntropy = 2, kEnergy = 3, kLogitMargin = 4 };
+constexpr int64_t kUtilityCount = 5;
 
 template <class Acc>
 struct RowState {
@@ -110,31 +110,44 @@ struct RowSummary {
   V logsumexp;  // of the logits divided by the temperature
   V p1, p2;
   V least_confidence, margin, entropy;
+  V energy;        // -T logsumexp(x / T)
+  V logit_margin;  // runner-up's logit minus the maximum's
 };
 
 // From the sums of a row that has a distribution. `rest` is the sum without the maximum's own 1, `log_sum` is
 // log1p(rest), `runner_up` is exp((second - max) / T).
 template <class V>
-PRUNEFUSE_HD RowSummary<V> summary_of(V scaled_max, V rest, V log_sum, V runner_up, V dot) {
+PRUNEFUSE_HD RowSummary<V> summary_of(V max, V rest, V log_sum, V runner_up, V dot, V logit_margin,
+                                      V inverse_temperature) {
   const V inverse = 1.0f / (rest + 1.0f);
-  return {scaled_max + log_sum,   inverse, runner_up * inverse, rest * inverse, (rest + runner_up) * inverse,
-          log_sum - dot * inverse};
+  return {max * inverse_temperature + log_sum,
+          inverse,
+          runner_up * inverse,
+          rest * inverse,
+          (rest + runner_up) * inverse,
+          log_sum - dot * inverse,
+          -(max + log_sum / inverse_temperature),
+          logit_margin};
 }
 
 template <class Acc>
 PRUNEFUSE_HD RowSummary<Acc> summarize(const RowState<Acc>& state, Acc inverse_temperature) {
   constexpr Acc nan = std::numeric_limits<Acc>::quiet_NaN();
   constexpr Acc infinity = std::numeric_limits<Acc>::infinity();
-  if (state.has_nan || !(state.max > -infinity)) return {nan, nan, nan, nan, nan, nan};
+  if (state.has_nan || !(state.max > -infinity)) return {nan, nan, nan, nan, nan, nan, nan, nan};
   const Acc rest = (state.ties - 1) + state.tail;
   const Acc runner_up = state.ties > 1 ? Acc(1) : exp_of(shifted(state.second, state.max, inverse_temperature));
-  return summary_of<Acc>(state.max * inverse_temperature, rest, log1p_of(rest), runner_up, state.dot);
+  // Equal maxima may be infinite.
+  const Acc logit_margin = state.ties > 1 ? Acc(0) : state.second - state.max;
+  return summary_of<Acc>(state.max, rest, log1p_of(rest), runner_up, state.dot, logit_margin, inverse_temperature);
 }
 
 template <class V>
 PRUNEFUSE_HD V utility(const RowSummary<V>& row, Utility which) {
   if (which == Utility::kLeastConfidence) return row.least_confidence;
-  return which == Utility::kMargin ? row.margin : row.entropy;
+  if (which == Utility::kMargin) return row.margin;
+  if (which == Utility::kEntropy) return row.entropy;
+  return which == Utility::kEnergy ? row.energy : row.logit_margin;
 }
 
 // Where a kernel writes a row: `utilities` (count x rows, in the order of `which`) and/or the four statistics.

@@ -29,7 +29,19 @@ def score(logits: Tensor, strategies: Sequence[int], probabilities: bool, temper
     p1, p2 = two[:, 0], two[:, 1] if p.shape[1] > 1 else torch.zeros_like(two[:, 0])
     # 0 * -inf is NaN where the limit is 0: masked classes contribute nothing.
     entropy = -torch.where(log_p == -torch.inf, 0.0, p * log_p).sum(1)
-    table = (1 - p1, 1 - (p1 - p2), entropy)
+    invalid = p1.isnan()
+    x = logits.log() if probabilities else logits
+    energy = -temperature * torch.logsumexp(x / temperature, 1)
+    most = x.topk(min(2, x.shape[1]), dim=1).values
+    gap = most[:, 1] - most[:, 0] if x.shape[1] > 1 else torch.full_like(most[:, 0], -torch.inf)
+    gap = torch.where(most[:, 0] == most[:, -1], 0.0, gap) if x.shape[1] > 1 else gap
+    table = (
+        1 - p1,
+        1 - (p1 - p2),
+        entropy,
+        torch.where(invalid, torch.nan, energy),
+        torch.where(invalid, torch.nan, gap),
+    )
     return torch.stack([table[k] for k in strategies])
 
 

@@ -3,6 +3,7 @@
 from prunefuse.scoring.ensembles import ENSEMBLE_STRATEGIES, EnsembleScores, score_ensemble
 from prunefuse.scoring.linear import score_linear
 from prunefuse.scoring.scores import LOGIT_STRATEGIES, Statistics, score, statistics
+from prunefuse.scoring.tokens import score_tokens
 
 __all__ = [
     "ENSEMBLE_STRATEGIES",
@@ -12,5 +13,6 @@ __all__ = [
     "score",
     "score_ensemble",
     "score_linear",
+    "score_tokens",
     "statistics",
 ]

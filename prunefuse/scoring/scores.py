@@ -12,7 +12,7 @@ from prunefuse import ops
 from prunefuse.ops.arrays import as_tensor, like, require_floating, require_number
 
 # The strategies that need logits alone; the numbers are the native operator's.
-LOGIT_STRATEGIES = {"least_confidence": 0, "margin": 1, "entropy": 2}
+LOGIT_STRATEGIES = {"least_confidence": 0, "margin": 1, "entropy": 2, "energy": 3, "logit_margin": 4}
 
 
 class Statistics(NamedTuple):
@@ -50,6 +50,10 @@ def score(
     - ``"least_confidence"``: 1 − p₁
     - ``"margin"``: 1 − (p₁ − p₂)
     - ``"entropy"``: −Σ p ln p, in nats
+    - ``"energy"``: −T ln Σ exp(x / T) of logits x and temperature T, high for rows unlike the training data (Liu et al.
+      2020, *Energy-based Out-of-distribution Detection*)
+    - ``"logit_margin"``: x₂ − x₁ of the two largest logits, at most 0; unlike ``"margin"`` it tells sure rows apart without
+      limit. The temperature plays no part. −inf where only one class is left.
 
     Args:
         logits: (N, C), float16, bfloat16, float32 or float64, with any strides, as a torch tensor (CPU or CUDA), a NumPy

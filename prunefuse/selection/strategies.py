@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prunefuse.ops.arrays import as_tensor, require_floating
-from prunefuse.scoring import EnsembleScores, score, statistics
+from prunefuse.scoring import LOGIT_STRATEGIES, EnsembleScores, score, statistics
 from prunefuse.selection.badge import badge
 from prunefuse.selection.batches import STOCHASTIC, Stochastic, best_of_each, perturbed
 from prunefuse.selection.custom import load_function
@@ -145,10 +145,7 @@ _SEQUENTIAL = {
     "badge": Strategy(frozenset({"logits", "features"}), _badge),
 }
 _UTILITIES: dict[str, tuple[Need, Callable[[Pool], Tensor]]] = {
-    **{
-        token: ("logits", partial(_of_logits, partial(score, strategy=token)))
-        for token in ("least_confidence", "margin", "entropy")
-    },
+    **{token: ("logits", partial(_of_logits, partial(score, strategy=token))) for token in LOGIT_STRATEGIES},
     "bald": ("ensemble", _bald),
 }
 STRATEGIES: tuple[str, ...] = ("random", *_UTILITIES, "k_center", "badge")

@@ -173,7 +173,8 @@ def test_every_field_of_the_configuration_has_an_option():
         ),
         (
             ["--strategy", "maxent"],
-            "strategy must be one of random, least_confidence, margin, entropy, bald, k_center, badge; got 'maxent'",
+            "strategy must be one of random, least_confidence, margin, entropy, energy, logit_margin, bald, k_center, "
+            "badge; got 'maxent'",
         ),
         (["--model", "resnet21"], "model must be one of resnet8"),
         (["--data", "mnist"], "data must be one of digits, cifar10, cifar100, folder:PATH"),

@@ -102,7 +102,11 @@ def test_what_is_no_size_is_refused_when_the_configuration_is_made(size):
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("strategy", "maxent", "random, least_confidence, margin, entropy, bald, k_center, badge"),
+        (
+            "strategy",
+            "maxent",
+            "random, least_confidence, margin, entropy, energy, logit_margin, bald, k_center, badge",
+        ),
         ("strategy", "least-confidence", "least_confidence"),
         ("model", "resnet21", ", ".join(models.names())),
         ("selector", "resnet21", "prunefuse, dense, or a model"),

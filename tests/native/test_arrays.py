@@ -60,7 +60,7 @@ def test_gradients_do_not_flow():
         (
             (torch.zeros(2, 2), "Entropy"),
             ValueError,
-            "must be one of least_confidence, margin, entropy, got 'Entropy'",
+            "must be one of least_confidence, margin, entropy, energy, logit_margin, got 'Entropy'",
         ),
         ((torch.zeros(2, 2), ()), ValueError, "strategy must name one or more"),
         ((torch.zeros(2, 2), ("margin", "margin")), ValueError, "different strategies"),

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 import prunefuse
 
 NAMES = ("least_confidence", "margin", "entropy")
+RAW = ("energy", "logit_margin")  # in units of logits: their error is relative to the logits' size
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def truth(logits, temperature=1.0):
     """Utilities and statistics of rows in float64; precise for saturated rows too (1 - p1 is summed, not subtracted)."""
     x = logits.double().cpu().numpy()
-    rows = {name: np.full(len(x), np.nan) for name in (*NAMES, "logsumexp", "p1", "p2")}
+    rows = {name: np.full(len(x), np.nan) for name in (*NAMES, *RAW, "logsumexp", "p1", "p2")}
     rows["argmax"] = np.full(len(x), -1)
     for i, row in enumerate(x):
         if np.isnan(row).any() or not (row > -np.inf).any():
@@ -38,6 +39,9 @@ def truth(logits, temperature=1.0):
         finite = z > -np.inf
         rows["entropy"][i] = math.log1p(rest) - math.fsum(np.exp(z[finite]) * z[finite]) / total
         rows["logsumexp"][i] = top / temperature + math.log1p(rest)
+        rows["energy"][i] = -(top + temperature * math.log1p(rest))
+        second = np.sort(row)[-2] if len(row) > 1 else -math.inf
+        rows["logit_margin"][i] = 0.0 if second == top else second - top
         rows["p1"][i] = 1 / total
         rows["p2"][i] = runner_up / total
     return rows
@@ -55,6 +59,15 @@ def assert_close(logits, temperature=1.0, device="cpu", probabilities=False, exp
         utilities = got[name].double().cpu().numpy()
         np.testing.assert_array_equal(np.isnan(utilities), np.isnan(expected[name]), err_msg=name)
         np.testing.assert_allclose(utilities, expected[name], rtol=0, atol=tolerance, err_msg=name)
+    raw = prunefuse.score(logits.to(device), RAW, temperature=temperature, probabilities=probabilities)
+    for name in RAW:
+        np.testing.assert_allclose(
+            raw[name].double().cpu().numpy(),
+            expected[name],
+            rtol=4 * eps(logits.dtype),
+            atol=tolerance * max(1.0, temperature),
+            err_msg=name,
+        )
     stats = prunefuse.statistics(logits.to(device), temperature=temperature, probabilities=probabilities)
     np.testing.assert_array_equal(stats.argmax.cpu(), expected["argmax"])
     for name in ("logsumexp", "p1", "p2"):
@@ -298,8 +311,8 @@ def test_the_plain_torch_reference_agrees():
 
     logits = torch.tensor(list(ADVERSARIAL.values()), dtype=torch.float64)
     expected = truth(logits)
-    for i, row in enumerate(reference.score(logits, [0, 1, 2], False, 1.0)):
-        np.testing.assert_allclose(row, expected[NAMES[i]], atol=1e-12)
+    for i, row in enumerate(reference.score(logits, [0, 1, 2, 3, 4], False, 1.0)):
+        np.testing.assert_allclose(row, expected[(*NAMES, *RAW)[i]], atol=1e-12)
     argmax, logsumexp, p1, p2 = reference.statistics(logits, False, 1.0)
     np.testing.assert_array_equal(argmax, expected["argmax"])
     for got, name in ((logsumexp, "logsumexp"), (p1, "p1"), (p2, "p2")):

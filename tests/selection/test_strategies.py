@@ -115,6 +115,7 @@ def test_the_generator_decides_for_random_ones_and_for_no_other(case: str) -> No
         ("least_confidence", [3, 2, 1, 0], 0.75),
         ("margin", [1, 3, 2, 0], 1.0),
         ("entropy", [3, 2, 1, 0], math.log(4)),
+        ("logit_margin", [1, 3, 2, 0], 0.0),
     ],
 )
 def test_uncertainty_orders_by_hand(token: str, order: list[int], best: float) -> None:

@@ -146,9 +146,9 @@ void score_group(const float* values, int64_t classes, const RowOutputs<float>& 
   const floats rest = __builtin_convertvector(ties - 1, floats) + tail;
   // The runner-up's exp, where it is the maximum's equal, is what term() set to zero.
   const Term runner_up = term(second, max, scale);
-  const RowSummary<floats> summary =
-      summary_of<floats>(max * inverse_temperature, rest, log1p_nonnegative<floats, ints>(rest),
-                         select(runner_up.equal, broadcast(1.0f), runner_up.e), dot * kLn2);
+  const RowSummary<floats> summary = summary_of<floats>(max, rest, log1p_nonnegative<floats, ints>(rest),
+                                                        select(runner_up.equal, broadcast(1.0f), runner_up.e),
+                                                        dot * kLn2, second - max, broadcast(inverse_temperature));
   const ints nan = dot != dot;
   const auto valid = [&](floats result) {
     return select(nan, broadcast(std::numeric_limits<float>::quiet_NaN()), result);
