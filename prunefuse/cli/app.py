@@ -12,6 +12,7 @@ import typer
 
 from prunefuse.cli.errors import reported
 from prunefuse.cli.run import run
+from prunefuse.cli.score import score
 from prunefuse.version import __version__
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(score)
 
 
 def _version(wanted: bool) -> None:
