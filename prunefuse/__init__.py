@@ -4,7 +4,7 @@ from prunefuse.experiment.loop import ActiveLearning, LoopConfig
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
 from prunefuse.scoring import EnsembleScores, score, score_ensemble, score_linear, score_tokens, statistics
-from prunefuse.selection import k_center_greedy, top_b
+from prunefuse.selection import StreamingTopB, k_center_greedy, top_b
 from prunefuse.training import Recipe, features
 from prunefuse.version import __version__
 
@@ -14,6 +14,7 @@ __all__ = [
     "LoopConfig",
     "PruningPlan",
     "Recipe",
+    "StreamingTopB",
     "__version__",
     "features",
     "fuse_",

@@ -13,6 +13,7 @@ import typer
 from prunefuse.cli.bench import bench
 from prunefuse.cli.errors import reported
 from prunefuse.cli.run import run
+from prunefuse.cli.score import score
 from prunefuse.version import __version__
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(bench)
+app.command()(score)
 
 
 def _version(wanted: bool) -> None:

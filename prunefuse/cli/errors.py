@@ -15,12 +15,13 @@ def reported() -> Iterator[None]:
     from prunefuse.experiment.budgets import ConfigError
     from prunefuse.experiment.folder import RunFolderError
     from prunefuse.experiment.run import RunError, RunInterrupted
+    from prunefuse.scoring.files import LogitsFileError
 
     try:
         yield
     except (ConfigError, RunFolderError) as error:
         _end(f"Error: {error}", 2)
-    except (RunError, OSError) as error:
+    except (RunError, LogitsFileError, OSError) as error:
         _end(f"Error: {error}", 1)
     except RunInterrupted as interruption:
         _end(
@@ -29,7 +30,7 @@ def reported() -> Iterator[None]:
             130,
         )
     except KeyboardInterrupt:
-        _end("Stopped before the run began: nothing was written.", 130)
+        _end("Stopped: nothing was written.", 130)
 
 
 def _end(message: str, code: int) -> NoReturn:
