@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +9,8 @@ from torch import Tensor
 
 from prunefuse.ops import loader, reference
 
-# Registers itself with the operators that the loader has just made known.
+# These register themselves with the operators that the loader has just made known.
+from prunefuse.ops import countable as countable  # isort: skip
 from prunefuse.ops import fakes as fakes  # isort: skip
 
 __all__ = [
@@ -28,15 +28,8 @@ __all__ = [
 torch.library.impl("prunefuse::k_center_greedy", "CUDA")(reference.k_center_greedy)
 
 
-def _make_flops_countable() -> None:
-    """Registers the FLOP formulas once torch's counter is there: importing it ourselves would import Triton for everyone."""
-    if not torch.compiler.is_compiling() and "torch.utils.flop_counter" in sys.modules:
-        import prunefuse.ops.flops  # noqa: F401
-
-
 def score(logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float) -> Tensor:
     """Utilities (K, N) of logits (N, C) for K strategies by number (`csrc/library.cpp`), from one read."""
-    _make_flops_countable()
     if logits.is_cuda:
         loader.require_cuda("score")
     result: Tensor = torch.ops.prunefuse.score(logits, list(strategies), probabilities, temperature)
@@ -47,7 +40,6 @@ def statistics(
     logits: Tensor, probabilities: bool, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Arg-max, log-sum-exp and the two largest probabilities of each row of logits (N, C)."""
-    _make_flops_countable()
     if logits.is_cuda:
         loader.require_cuda("statistics")
     result: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.prunefuse.statistics(
@@ -58,7 +50,6 @@ def statistics(
 
 def absorb_(state: Tensor, logits: Tensor, temperature: float) -> None:
     """Merges logits (N, C') into the states (6, N) of rows whose logits come in pieces, in place (`csrc/library.cpp`)."""
-    _make_flops_countable()
     if logits.is_cuda:
         loader.require_cuda("absorb_")
     torch.ops.prunefuse.absorb_(state, logits, temperature)
@@ -69,7 +60,6 @@ def score_ensemble(
     logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float
 ) -> Tensor:
     """Utilities (K, N) of S passes' logits (S, N, C) for K strategies by number, from one read."""
-    _make_flops_countable()
     if logits.is_cuda:
         loader.require_cuda("score_ensemble")
     result: Tensor = torch.ops.prunefuse.score_ensemble(logits, list(strategies), probabilities, temperature)
@@ -80,7 +70,6 @@ def ensemble_add_(
     sums: Tensor, votes: Tensor, entropies: Tensor, logits: Tensor, probabilities: bool, temperature: float
 ) -> None:
     """Adds one pass, logits (N, C), to sums and int32 votes (N, C) and entropies (N,), in place."""
-    _make_flops_countable()
     if logits.is_cuda:
         loader.require_cuda("ensemble_add_")
     torch.ops.prunefuse.ensemble_add_(sums, votes, entropies, logits, probabilities, temperature)
@@ -89,7 +78,6 @@ def ensemble_add_(
 
 def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
     """Indices and values of the b largest utilities, padded with -1 and NaN where fewer can be selected."""
-    _make_flops_countable()
     if utilities.is_cuda:
         loader.require_cuda("top_b")
     result: tuple[Tensor, Tensor] = torch.ops.prunefuse.top_b(utilities, b)
@@ -98,7 +86,6 @@ def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
 
 def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
     """Row indices (b,) in pick order, padded with -1; start -1 where something is labeled."""
-    _make_flops_countable()
     result: Tensor = torch.ops.prunefuse.k_center_greedy(features, labeled, b, start)
     return result
 
@@ -135,7 +122,6 @@ def scatter_(
             kept_of_axis.append(numbers[id(axis)])
     if dense[0].is_cuda:
         loader.require_cuda("scatter_")
-    _make_flops_countable()
     with torch.no_grad():
         torch.ops.prunefuse.scatter_(list(dense), list(small), indices, kept_of_axis)
     # An operator on the stable ABI does not do this itself, and autograd relies on it.

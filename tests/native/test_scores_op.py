@@ -327,9 +327,19 @@ def test_the_input_is_never_written():
     torch.testing.assert_close(logits, before, rtol=0, atol=0, equal_nan=True)
 
 
-def test_flops_are_counted():
-    from torch.utils.flop_counter import FlopCounterMode
+@pytest.mark.parametrize("first", ["prunefuse", "torch.utils.flop_counter"])
+def test_flops_are_counted(first):
+    """In a process of its own: whichever is imported first, and from the first call on."""
+    import subprocess
+    import sys
 
-    with FlopCounterMode(display=False) as counter:
-        prunefuse.score(torch.randn(7, 11))
-    assert counter.get_total_flops() == 6 * 7 * 11
+    code = f"""
+import torch, {first}
+import prunefuse
+from torch.utils.flop_counter import FlopCounterMode
+with FlopCounterMode(display=False) as counter:
+    prunefuse.score(torch.randn(7, 11))
+print(counter.get_total_flops())
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == str(6 * 7 * 11), result.stderr
