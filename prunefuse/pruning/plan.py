@@ -232,6 +232,12 @@ class PruningPlan:
         return "\n".join([title, *lines, *(f"note: {note}" for note in self.notes)])
 
 
+def check_plan(plan: object) -> None:
+    """Raise ``TypeError`` unless the argument ``plan`` is one."""
+    if not isinstance(plan, PruningPlan):
+        raise TypeError(f"plan: expected a PruningPlan, got {type(plan).__name__}")
+
+
 def _change(before: int, after: int) -> str:
     return f"{before:,}" if before == after else f"{before:,} -> {after:,}"
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunefuse.pruning.graph import describe, first_line, running_modules
-from prunefuse.pruning.identity import named_tensors
-from prunefuse.pruning.plan import PruningPlan
+from prunefuse.pruning.identity import all_names, named_tensors
+from prunefuse.pruning.plan import PruningPlan, check_plan
 
 
 def extract(model: nn.Module, plan: PruningPlan) -> nn.Module:
@@ -46,16 +46,25 @@ def load_pruned(
     Args:
         factory: Builds the dense model; its values do not matter.
         plan: The plan the small model was extracted with.
-        weights: A safetensors file of the small model's ``state_dict()``, or the state dict itself.
+        weights: A safetensors file of the small model's ``state_dict()``, or the state dict itself. Of tied
+            tensors one name is enough, as ``safetensors.torch.save_model(small, path)`` writes it
+            (``save_file`` refuses tensors that share memory).
 
     Returns:
         The small model in the mode that ``factory`` left it, holding ``weights``.
 
     Raises:
-        TypeError: ``factory`` does not return a module.
+        TypeError: An argument has the wrong type, or ``factory`` does not return a module.
         OSError: The file cannot be read.
         ValueError: The plan is for another model, or the weights are no safetensors or do not fit.
     """
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise TypeError(
+            f"factory: expected a function or class that builds the dense model, got {type(factory).__name__}"
+        )
+    check_plan(plan)
+    if not isinstance(weights, str | os.PathLike | Mapping):
+        raise TypeError(f"weights: expected a safetensors file or a state dict, got {type(weights).__name__}")
     small = plan.extract(factory())
     if not isinstance(weights, Mapping):
         from safetensors import SafetensorError
@@ -66,10 +75,21 @@ def load_pruned(
         except SafetensorError as error:
             raise ValueError(f"{weights}: not a safetensors file: {error}") from None
     try:
-        small.load_state_dict(weights)
+        small.load_state_dict(_with_tied_names(small, weights))
     except RuntimeError as error:
         raise ValueError(f"weights: they do not fit the small model of this plan: {error}") from None
     return small
+
+
+def _with_tied_names(small: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under every name of each tied tensor, where they have any of them."""
+    result = dict(weights)
+    names = all_names(small)
+    given = {first: result[name] for name, (first, _) in names.items() if name in result}
+    for name in small.state_dict().keys() & names.keys():  # not the buffers that are never saved
+        if name not in result and (first := names[name][0]) in given:
+            result[name] = given[first]
+    return result
 
 
 def _set_attributes(small: nn.Module, plan: PruningPlan) -> None:

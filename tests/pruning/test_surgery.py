@@ -120,6 +120,54 @@ def test_load_pruned_rebuilds_the_small_model_from_files(tmp_path):
         assert all(torch.equal(t, small.state_dict()[name]) for name, t in again.state_dict().items())
 
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.c.weight = self.b.weight
+        self.again = self.a
+        self.register_buffer("unsaved", torch.ones(8), persistent=False)
+        self.register_buffer("saved", self.unsaved)
+
+    def forward(self, x):
+        return self.d(self.c(self.b(self.again(x)).relu())) * self.saved.sum()
+
+
+def test_tied_weights_are_saved_under_one_name_and_loaded_under_all(tmp_path):
+    from safetensors.torch import load_file, save_model
+
+    dense = Tied()
+    plan = plan_pruning(dense, torch.zeros(1, 4))
+    small = scramble_(plan.extract(dense), seed=3)
+    save_model(small, tmp_path / "small.safetensors")
+    saved = load_file(tmp_path / "small.safetensors")
+    assert len(saved.keys() & {"b.weight", "c.weight"}) == 1
+    files.save_tensors(tmp_path / "all.safetensors", small.state_dict())
+    later = {name: t for name, t in small.state_dict().items() if not name.startswith(("a.", "b.weight"))}
+    x = torch.randn(3, 4)
+    for weights in (tmp_path / "small.safetensors", tmp_path / "all.safetensors", later):
+        again = load_pruned(Tied, plan, weights)
+        assert again.c.weight is again.b.weight
+        assert torch.equal(again(x), small(x))
+    with pytest.raises(ValueError, match=r'Missing key\(s\) in state_dict: "b\.weight", "c\.weight"\.'):
+        load_pruned(Tied, plan, {n: t for n, t in saved.items() if n not in ("b.weight", "c.weight")})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"factory": models.resnet8()}, "factory: expected a function or class that builds .* got ResNet"),
+        ({"factory": "resnet8"}, "factory: expected .* got str"),
+        ({"plan": "plan.json"}, "plan: expected a PruningPlan, got str"),
+        ({"weights": models.resnet8()}, "weights: expected a safetensors file or a state dict, got ResNet"),
+    ],
+)
+def test_load_pruned_names_arguments_of_a_wrong_type(plan, change, message):
+    arguments = {"factory": models.resnet8, "plan": plan, "weights": {}, **change}
+    with pytest.raises(TypeError, match=message):
+        load_pruned(**arguments)
+
+
 def test_weights_that_do_not_fit_are_named(plan, tmp_path):
     small = plan.extract(models.resnet8()).state_dict()
     with pytest.raises(
