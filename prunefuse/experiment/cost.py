@@ -109,9 +109,9 @@ def planned_costs(config: LoopConfig, sizes: Sizes) -> Iterator[Cost]:
 
     With T_sync the widths of later selectors may differ, by a little, from the first one's.
     """
-    for index, labels in enumerate(config.schedule):
+    for index, labels in enumerate(config.sizes):
         if index and strategy(config.strategy).needs != "nothing":
-            known = config.schedule[index - 1]
+            known = config.sizes[index - 1]
             picking = picking_flops(config.strategy, sizes, known, labels - known)
             yield Cost("score_pool", "selector", index, known, picking[0], 0.0)
             yield Cost("select", "selector", index, known, picking[1], 0.0)

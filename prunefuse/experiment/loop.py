@@ -98,10 +98,7 @@ class ActiveLearning:
         state: LoopState | None = None,
     ) -> None:
         train = pool if train is None else train
-        if config.budget > len(pool):
-            raise ValueError(
-                f"schedule: expected at most {len(pool)} labels, the size of the pool, got {config.budget}"
-            )
+        config = config.for_pool(len(pool))
         if len(train) != len(pool):
             raise ValueError(f"train: expected the {len(pool)} samples of the pool, got {len(train)}")
         if (selector_factory is None) == (config.selector == "model"):
@@ -165,7 +162,7 @@ class ActiveLearning:
         state.selector = _weights(self.selector) if config.scores_after(index) else {}
         return Round(
             index,
-            config.schedule[index],
+            config.sizes[index],
             bought.picks,
             bought.utilities,
             selector_accuracy,
@@ -190,7 +187,7 @@ class ActiveLearning:
 
     def _choose(self, pool: Pool, index: int, costs: list[Cost]) -> Picks:
         config, known = self.config, len(pool.labeled)
-        count = config.schedule[index] - known
+        count = config.sizes[index] - known
         chooser = strategy("random" if index == 0 else config.strategy)
         if chooser.needs == "nothing":
             return chooser.pick(pool, count)
@@ -222,7 +219,7 @@ class ActiveLearning:
         if config.selector == "prunefuse" and config.fuse:
             assert self.selector is not None
             assert self.plan is not None
-            with self._recorder.phase("fuse", "final", index, config.schedule[index], 0.0, self._costs):
+            with self._recorder.phase("fuse", "final", index, config.sizes[index], 0.0, self._costs):
                 complement: str | nn.Module = config.complement
                 if complement == "reinit":
                     # Another model of the factory, so that the draw follows the architecture's own rule.
@@ -246,7 +243,7 @@ class ActiveLearning:
         distillation: Distillation | None = None,
     ) -> float:
         """Train ``model`` on all labels so far, write the ledger, and return its accuracy on the test set."""
-        config, labels = self.config, self.config.schedule[index]
+        config, labels = self.config, self.config.sizes[index]
         per_input = self._sizes.selector if network == "selector" else self._sizes.final
         flops = cost.training_flops(recipe, labels, per_input)
         taught = 0.0
