@@ -156,6 +156,10 @@ class LoopConfig:
         """Whether the selector of round ``index`` scores the pool for the next."""
         return not self.is_last(index) and strategy(self.strategy).needs != "nothing"
 
+    def keeps_selector(self, index: int) -> bool:
+        """Whether the selector of round ``index`` is kept to score the pool next, should there be a next round."""
+        return self.trains_selector(index) and strategy(self.strategy).needs != "nothing"
+
     def syncs(self, index: int) -> bool:
         """Whether the next selector is cut from the fused network trained in round ``index``."""
         return self.t_sync > 0 and not self.is_last(index) and (index + 1) % self.t_sync == 0
