@@ -123,7 +123,7 @@ class PruningPlan:
 
         Returns:
             A copy of ``model`` with the kept channels only: same class, training mode, ``requires_grad``,
-            dtypes and devices, no shared memory.
+            dtypes, memory formats and devices, no shared memory.
 
         Raises:
             TypeError: ``model`` is no module.
