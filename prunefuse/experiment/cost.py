@@ -27,6 +27,7 @@ C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(
   E    epochs (more for a small |L_r| if the recipe has a least number of steps); |L_r| labels in round r
   S_r  samples scored: the unlabeled pool |U_r|; with k_center the whole pool, as it needs the labeled features too
   K_r  with k_center, distance work 2*d*(|L_r| + picks)*pool for d features; else 0
+  Planning the pruning has no FLOPs by this count; its seconds are in the seconds of selection.
   With T_sync the training of the fused network a selector is cut from (and its teacher's passes) is added.
 Final network: 3*E*b*F(final) + E*b*F(teacher) with distillation. Evaluation on the test set is in no sum."""
 
@@ -98,9 +99,8 @@ class Spent:
 
 def selection_cost(costs: Iterable[Cost], budget: int) -> Spent:
     """What was spent to choose the first ``budget`` labels: `FORMULA`, in FLOPs and in seconds."""
-    counted = [
-        c for c in costs if c.labels < budget and c.phase in ("train_selector", "score_pool", "select")
-    ]
+    phases = ("plan", "train_selector", "score_pool", "select")
+    counted = [c for c in costs if c.labels < budget and c.phase in phases]
     return Spent(sum(c.flops for c in counted), sum(c.seconds for c in counted))
 
 

@@ -328,7 +328,7 @@ class ActiveLearning:
         config = self.config
         self.plan: PruningPlan | None = None
         if config.selector == "prunefuse":
-            with self._recorder.phase("plan", "selector", index, 0, 0.0, self._costs):
+            with self._recorder.phase("plan", "selector", index, config.sizes[index], 0.0, self._costs):
                 self.plan = plan_pruning(
                     self._dense,
                     (self._example,),
