@@ -38,8 +38,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         # rename(2) within one folder is atomic; the name is only as durable as the folder that holds it.
         temporary.replace(target)
         _sync_folder(target.parent)
+    except OSError as error:
+        if error.filename is None or Path(error.filename) != temporary:
+            raise
+        # The caller knows the target, and nothing of the temporary name.
+        raise type(error)(error.errno, error.strerror, str(target)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the name cannot be, as for one that is too long, nothing was made
+            temporary.unlink()
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -36,6 +36,16 @@ def test_an_error_keeps_the_old_file_and_leaves_no_other(tmp_path):
     assert os.listdir(tmp_path) == ["metrics.csv"]
 
 
+@pytest.mark.parametrize("name", ["folder", "x" * 300])
+def test_an_error_names_the_target_alone(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=name) as caught:
+        write_text(tmp_path / name, "text")
+    assert ".tmp" not in str(caught.value)
+    assert caught.value.filename == str(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_the_target_is_untouched_until_the_block_ends(tmp_path):
     target = tmp_path / "metrics.csv"
     write_text(target, "old")

@@ -24,6 +24,11 @@ def reported() -> Iterator[None]:
     except (RunError, LogitsFileError, OSError) as error:
         _end(f"Error: {error}", 1)
     except RunInterrupted as interruption:
+        if not interruption.rounds:
+            _end(
+                f"Stopped before a round was complete; {interruption.folder} has the configuration alone.",
+                130,
+            )
         _end(
             f"Stopped. The complete rounds are in {interruption.folder}; "
             f"`prunefuse report {interruption.folder}` draws them.",

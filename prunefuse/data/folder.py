@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from prunefuse.data.registry import Data
 
@@ -17,11 +19,10 @@ def folder(path: str) -> Data:
     eighth of the size, and a horizontal flip; values are normalized by ImageNet's statistics (all ours).
 
     Raises:
-        FileNotFoundError: ``path``, its ``train/`` or its test part is missing.
+        FileNotFoundError: ``path``, its ``train/`` or its test part is missing, or a class has no images.
         ValueError: training and test part have different classes.
     """
     from torchvision import transforms
-    from torchvision.datasets import ImageFolder
 
     base = Path(path)
     train_part = base / "train"
@@ -32,7 +33,7 @@ def folder(path: str) -> Data:
                 f"folder: expected {train_part.absolute()}/<class>/<image> and "
                 f"{base.absolute()}/test/<class>/<image> (or val/); there is no folder {part.absolute()}"
             )
-    plain = ImageFolder(str(train_part))
+    plain = _images(path, train_part, None)
     side = min(*plain[0][0].size, MAX_SIDE)
     resize = [transforms.Resize(side), transforms.CenterCrop(side)]
     to_tensor = [
@@ -41,12 +42,30 @@ def folder(path: str) -> Data:
     ]
     augment = [transforms.RandomCrop(side, padding=max(1, side // 8)), transforms.RandomHorizontalFlip()]
     evaluation = transforms.Compose(resize + to_tensor)
-    train = ImageFolder(str(train_part), transforms.Compose(resize + augment + to_tensor))
-    pool = ImageFolder(str(train_part), evaluation)
-    test = ImageFolder(str(test_part), evaluation)
+    train = _images(path, train_part, transforms.Compose(resize + augment + to_tensor))
+    pool = _images(path, train_part, evaluation)
+    test = _images(path, test_part, evaluation)
     if train.classes != test.classes:
         differing = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(
             f"folder: {train_part} and {test_part} have different classes: {', '.join(differing)} in one only"
         )
     return Data(train, pool, test, len(train.classes), (3, side, side), f"folder:{path}")
+
+
+def _images(path: str, part: Path, transform: Callable[[Any], Any] | None) -> Any:
+    """The images under ``part``, by class.
+
+    Raises:
+        FileNotFoundError: there are no classes, or one has no images; names the data set and the folders.
+    """
+    from torchvision.datasets import ImageFolder
+
+    try:
+        return ImageFolder(str(part), transform)
+    except FileNotFoundError as error:
+        classes = sorted(folder for folder in part.iterdir() if folder.is_dir())
+        if not classes:
+            raise FileNotFoundError(f"data folder:{path}: no class folders in {part}") from error
+        # torchvision's message names the classes without images, and not where they are.
+        raise FileNotFoundError(f"data folder:{path}: in {part}: {error}") from error

@@ -20,6 +20,19 @@ class OwnLabels:
     def __init__(self, data: Any) -> None:
         self.data = data
 
+    def check(self) -> None:
+        """Raise ``TypeError`` if the data set has no labels; its first item may be read to see, no label is."""
+        memory = in_memory(self.data)
+        if memory is not None:
+            found = memory.labels is not None
+        elif getattr(self.data, "targets", None) is not None:
+            found = True
+        else:
+            item = self.data[0]
+            found = isinstance(item, tuple | list) and len(item) >= 2
+        if not found:
+            raise TypeError("pool: it has no labels of its own; give an oracle")
+
     def __call__(self, indices: Sequence[int]) -> list[int]:
         """The labels of the samples ``indices``.
 

@@ -80,6 +80,11 @@ def resolve_schedule(
         sizes = [size for size in sizes if size < last] + [last]
     if initial is not None or rounds is not None:
         first = sizes[0] if initial is None else to_samples(initial, pool, "initial")
+        if first >= sizes[-1]:
+            raise ConfigError(
+                f"{'schedule' if budget is None else f'budget {budget}'} ({sizes[-1]} samples) is not more than "
+                f"initial {initial or schedule[0]} ({first} samples): raise the budget, or lower initial"
+            )
         steps = max(len(sizes) - 1, 1) if rounds is None else rounds
         if first + steps > sizes[-1]:
             raise ConfigError(

@@ -13,6 +13,8 @@ from typing import Any
 
 from prunefuse import models
 from prunefuse.experiment.budgets import ConfigError, parse_size
+from prunefuse.pruning.criteria import CRITERIA
+from prunefuse.pruning.groups import ROUNDINGS
 from prunefuse.selection.batches import STOCHASTIC
 from prunefuse.selection.strategies import STRATEGIES, strategy
 from prunefuse.training import RECIPES, Recipe
@@ -22,8 +24,8 @@ SELECTORS = ("prunefuse", "dense")
 STRATEGY_OPTIONS = ("passes", "stochastic", "beta", "class_balanced")
 BASELINES = ("dense", "random")
 CHOICES: dict[str, tuple[str, ...]] = {
-    "criterion": ("l2",),
-    "rounding": ("floor", "nearest", "ceil"),
+    "criterion": CRITERIA,
+    "rounding": tuple(ROUNDINGS),
     "strategy": STRATEGIES,
     "stochastic": STOCHASTIC,
     "complement": ("keep", "reinit", "zero"),
@@ -59,7 +61,7 @@ class RunConfig:
         selector: ``prunefuse`` (the dense network pruned), ``dense`` (classic active learning), or the name of
             any model (selection via proxy).
         prune_ratio: Part of the channels removed from the selector, in [0, 1).
-        criterion: Channel score of the pruning.
+        criterion: Channel score of the pruning: ``l2``, ``l1`` or ``random``.
         rounding: Of the number of channels kept: ``floor``, ``nearest`` or ``ceil``.
         t_sync: Every this many rounds the selector is pruned anew from the trained fused network; 0 = never.
         strategy: How the selector's outputs become picks: a token, or where a utility function of the logits stands,

@@ -29,6 +29,7 @@ C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(
        with bald |U_r| for each of its passes with dropout
   K_r  with k_center, distance work 2*d*(|L_r| + picks)*pool for d features; with badge 2*(d + C)*picks*|U_r| for C
        classes; else 0
+  Planning the pruning has no FLOPs by this count; its seconds are in the seconds of selection.
   With T_sync the training of the fused network a selector is cut from (and its teacher's passes) is added.
 Final network: 3*E*b*F(final) + E*b*F(teacher) with distillation. Evaluation on the test set is in no sum."""
 
@@ -103,9 +104,8 @@ class Spent:
 
 def selection_cost(costs: Iterable[Cost], budget: int) -> Spent:
     """What was spent to choose the first ``budget`` labels: `FORMULA`, in FLOPs and in seconds."""
-    counted = [
-        c for c in costs if c.labels < budget and c.phase in ("train_selector", "score_pool", "select")
-    ]
+    phases = ("plan", "train_selector", "score_pool", "select")
+    counted = [c for c in costs if c.labels < budget and c.phase in phases]
     return Spent(sum(c.flops for c in counted), sum(c.seconds for c in counted))
 
 
@@ -114,9 +114,9 @@ def planned_costs(config: LoopConfig, sizes: Sizes) -> Iterator[Cost]:
 
     With T_sync the widths of later selectors may differ, by a little, from the first one's.
     """
-    for index, labels in enumerate(config.schedule):
+    for index, labels in enumerate(config.sizes):
         if index and config.chooser.needs:
-            known = config.schedule[index - 1]
+            known = config.sizes[index - 1]
             picking = picking_flops(config.chooser, sizes, known, labels - known)
             yield Cost("score_pool", "selector", index, known, picking[0], 0.0)
             yield Cost("select", "selector", index, known, picking[1], 0.0)

@@ -161,6 +161,10 @@ def read(path: Path) -> RunRecord:
             trials.setdefault(key[:2], []).append(done)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if not trials:
+        raise RunFolderError(
+            f"{path} has no complete round: metrics.csv has no rows, there is nothing to report"
+        )
     found = tuple(Trial(arm, seed, tuple(rounds)) for (arm, seed), rounds in trials.items())
     return RunRecord(path, config, found, ledger["formula"])
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prunefuse.data.batches import Batch, Labeled, read
 from prunefuse.data.labels import OwnLabels
 from prunefuse.experiment import cost
+from prunefuse.experiment.checks import check_data, check_state, check_test_labels, check_weights, make
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.oracle import Oracle, ask
 from prunefuse.experiment.recorder import Recorder
@@ -30,6 +31,7 @@ from prunefuse.experiment.records import (
 from prunefuse.experiment.state import Acquisition, LoopState
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, plan_pruning
+from prunefuse.pruning.identity import fingerprint
 from prunefuse.seeds import derive, generator, isolated
 from prunefuse.selection.strategies import Picks, Pool, strategy
 from prunefuse.training import (
@@ -81,7 +83,7 @@ class ActiveLearning:
         selector_factory: Makes the selector for ``selector="model"``, likewise.
         device: Where to compute.
         listener: Called with every `prunefuse.experiment.records.Event`.
-        state: Of an earlier loop with the same arguments, to go on from.
+        state: Of an earlier loop with the same arguments, to go on from; the schedule may have become longer.
 
     Attributes:
         state: All that has to be saved to go on later; see `LoopState`.
@@ -92,6 +94,7 @@ class ActiveLearning:
         planned: Ledger lines, with FLOPs and without seconds, of the whole run.
 
     Raises:
+        TypeError: an argument of another kind; the message names it.
         ValueError: arguments that do not fit together; the message names them.
     """
 
@@ -110,10 +113,9 @@ class ActiveLearning:
         state: LoopState | None = None,
     ) -> None:
         train = pool if train is None else train
-        if config.budget > len(pool):
-            raise ValueError(
-                f"schedule: expected at most {len(pool)} labels, the size of the pool, got {config.budget}"
-            )
+        for name, data in (("pool", pool), ("train", train), ("test", test)):
+            check_data(name, data)
+        config = config.for_pool(len(pool))
         if len(train) != len(pool):
             raise ValueError(f"train: expected the {len(pool)} samples of the pool, got {len(train)}")
         if (selector_factory is None) == (config.selector == "model"):
@@ -124,21 +126,46 @@ class ActiveLearning:
         self.final: nn.Module | None = None
         self._factory = factory
         self._pool, self._train_data, self._test = pool, train, test
-        self._oracle = OwnLabels(pool) if oracle is None else oracle
+        if oracle is None:
+            oracle = OwnLabels(pool)
+            oracle.check()
+        self._oracle = oracle
         self._device = torch.device(device)
         self._recorder = Recorder(listener, self._device)
         self._costs: list[Cost] = []
         self._epochs: list[Epoch] = []
         [(self._example, _)] = read(pool, [Batch(torch.tensor([0]))], labels=False, device=self._device)
         self._dense = self._build(factory, "dense")
-        self._proxy = None if selector_factory is None else self._build(selector_factory, "proxy")
-        if self.state.dense:
-            self._dense.load_state_dict(self.state.dense)
+        if self._build(factory, "dense") is self._dense:
+            raise ValueError("factory: expected a new model from every call, got the same one twice")
         outputs = predict(self._dense, self._example)
         if outputs.ndim != 2:
             raise ValueError(f"factory: expected a model with (N, C) logits, got {tuple(outputs.shape)}")
         self.num_classes = outputs.shape[1]
+        check_test_labels(test, self.num_classes)
+        self._proxy: nn.Module | None = None
+        if selector_factory is not None:
+            self._proxy = self._build(selector_factory, "proxy", name="selector_factory")
+            shape = tuple(predict(self._proxy, self._example).shape)
+            if shape != (1, self.num_classes):
+                raise ValueError(
+                    f"selector_factory: expected a model with {self.num_classes} outputs, as that of factory, "
+                    f"got outputs of shape {shape} for one image"
+                )
+        origin = {
+            "pool": len(pool),
+            "seed": config.seed,
+            "selector": config.selector,
+            "model": fingerprint(self._dense),
+        }
+        check_state(self.state, origin, config)
+        self.state.origin = dict(origin)
+        if self.state.dense:
+            check_weights("dense", self.state.dense, self._dense)
+            self._dense.load_state_dict(self.state.dense)
         self._make_plan(0)
+        if self.state.selector:
+            check_weights("selector", self.state.selector, self._initial_selector())
         self._planning = tuple(self._costs)
         self.planned = tuple(cost.planned_costs(config, self._sizes))
 
@@ -174,10 +201,10 @@ class ActiveLearning:
         if state.fused:
             state.dense = state.fused
         state.fused = _weights(self.final) if config.syncs(index) else {}
-        state.selector = _weights(self.selector) if config.scores_after(index) else {}
+        state.selector = _weights(self.selector) if config.keeps_selector(index) else {}
         return Round(
             index,
-            config.schedule[index],
+            config.sizes[index],
             bought.picks,
             bought.utilities,
             selector_accuracy,
@@ -202,13 +229,19 @@ class ActiveLearning:
 
     def _choose(self, pool: Pool, index: int, costs: list[Cost]) -> Picks:
         config, known = self.config, len(pool.labeled)
-        count = config.schedule[index] - known
+        count = config.sizes[index] - known
         chooser = strategy("random") if index == 0 else config.chooser
         if not chooser.needs:
             return chooser.pick(pool, count)
         scoring, choosing = cost.picking_flops(chooser, self._sizes, known, count)
         selector = self._initial_selector()
-        selector.load_state_dict(self.state.selector)
+        if self.state.selector:
+            selector.load_state_dict(self.state.selector)
+        else:  # The schedule has become longer, and what was its last round trained no selector.
+            recipe = config.training_of_selector
+            self._fit(selector, "train_selector", "selector", index - 1, recipe)
+            costs += self._costs
+            self._costs = []
         with self._recorder.phase("score_pool", "selector", index, known, scoring, costs):
             pool = self._ask(selector, pool, index)
         with self._recorder.phase("select", "selector", index, known, choosing, costs):
@@ -244,7 +277,7 @@ class ActiveLearning:
         if config.selector == "prunefuse" and config.fuse:
             assert self.selector is not None
             assert self.plan is not None
-            with self._recorder.phase("fuse", "final", index, config.schedule[index], 0.0, self._costs):
+            with self._recorder.phase("fuse", "final", index, config.sizes[index], 0.0, self._costs):
                 complement: str | nn.Module = config.complement
                 if complement == "reinit":
                     # Another model of the factory, so that the draw follows the architecture's own rule.
@@ -268,7 +301,7 @@ class ActiveLearning:
         distillation: Distillation | None = None,
     ) -> float:
         """Train ``model`` on all labels so far, write the ledger, and return its accuracy on the test set."""
-        config, labels = self.config, self.config.schedule[index]
+        config, labels = self.config, self.config.sizes[index]
         per_input = self._sizes.selector if network == "selector" else self._sizes.final
         flops = cost.training_flops(recipe, labels, per_input)
         taught = 0.0
@@ -317,7 +350,7 @@ class ActiveLearning:
         config = self.config
         self.plan: PruningPlan | None = None
         if config.selector == "prunefuse":
-            with self._recorder.phase("plan", "selector", index, 0, 0.0, self._costs):
+            with self._recorder.phase("plan", "selector", index, config.sizes[index], 0.0, self._costs):
                 self.plan = plan_pruning(
                     self._dense,
                     (self._example,),
@@ -349,10 +382,11 @@ class ActiveLearning:
             return self.plan.extract(self._dense)
         return deepcopy(self._dense if self._proxy is None else self._proxy)
 
-    def _build(self, factory: Callable[[], nn.Module], *purpose: str | int) -> nn.Module:
+    def _build(
+        self, factory: Callable[[], nn.Module], *purpose: str | int, name: str = "factory"
+    ) -> nn.Module:
         with isolated(derive(self.config.seed, *purpose), self._device):
-            model: nn.Module = factory().to(self._device)
-            return model
+            return make(name, factory).to(self._device)
 
     def _labeled(self) -> tuple[Tensor, Tensor]:
         """Indices and labels of all labeled samples, in the order they were bought."""

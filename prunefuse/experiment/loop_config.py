@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from numbers import Integral
+from typing import Literal, cast
 
+from prunefuse.experiment.budgets import parse_size, to_samples
+from prunefuse.pruning.criteria import CRITERIA
+from prunefuse.pruning.groups import ROUNDINGS
 from prunefuse.selection.batches import Stochastic
 from prunefuse.selection.strategies import Strategy, UtilityFunction, strategy
+from prunefuse.training.fields import check_types
 from prunefuse.training.recipe import RECIPES, Recipe
 
 
@@ -18,6 +23,8 @@ class LoopConfig:
 
     Attributes:
         schedule: Labeled-set sizes, increasing; the first is the random initial pool, the last is the budget b.
+            A size is a number of samples, or per cent of the pool as a string (``"10%"``), which `ActiveLearning`
+            resolves exactly, rounding down.
         strategy: The acquisition strategy, as `prunefuse.selection.strategies.strategy` takes it: a token, a utility
             function, or where one stands.
         passes: Forward passes with dropout, for ``bald``.
@@ -28,8 +35,8 @@ class LoopConfig:
             (classic active learning; it is the final network too). ``model``: another network (selection via
             proxy); the final network is then trained on its own, without fusion or distillation.
         prune_ratio: Fraction of the channels removed, in [0, 1).
-        criterion: Channel score of `plan_pruning`.
-        rounding: Of the kept widths, as in `plan_pruning`.
+        criterion: Channel score of `plan_pruning`: ``l2``, ``l1`` or ``random``.
+        rounding: Of the kept widths, as in `plan_pruning`: ``floor``, ``nearest`` or ``ceil``.
         t_sync: After every ``t_sync`` rounds the next selector is pruned from the trained fused network; 0 =
             never. The idea is the paper's, details are ours: see `ActiveLearning`.
         fuse: Fuse the selector into the dense network; without, the final network starts from its own weights.
@@ -46,10 +53,11 @@ class LoopConfig:
         seed: Fixes initialization, order, augmentation and selection.
 
     Raises:
+        TypeError: a value of another type than its field; names the field.
         ValueError: a value outside its range; names the field.
     """
 
-    schedule: tuple[int, ...]
+    schedule: tuple[int | str, ...]
     strategy: str | UtilityFunction = "entropy"
     passes: int = 10
     stochastic: Stochastic = "none"
@@ -73,12 +81,18 @@ class LoopConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
+        self._check_schedule()
+        for name in ("recipe", "selector_recipe"):
+            value = getattr(self, name)
+            if not isinstance(value, Recipe) and (name == "recipe" or value is not None):
+                raise TypeError(f"{name}: expected a Recipe, got {value!r} ({type(value).__name__})")
         _ = self.chooser  # checks what it is made of
-        increasing = all(a < b for a, b in pairwise(self.schedule))
         checks = (
-            ("schedule", bool(self.schedule) and self.schedule[0] > 0 and increasing, "increasing sizes > 0"),
             ("selector", self.selector in ("prunefuse", "dense", "model"), '"prunefuse", "dense" or "model"'),
             ("prune_ratio", 0 <= self.prune_ratio < 1, "a number in [0, 1)"),
+            ("criterion", self.criterion in CRITERIA, f"one of {', '.join(CRITERIA)}"),
+            ("rounding", self.rounding in ROUNDINGS, f"one of {', '.join(ROUNDINGS)}"),
             ("t_sync", self.t_sync >= 0, "at least 0"),
             ("t_sync", not self.t_sync or (self.selector == "prunefuse" and self.fuse), "0 without fusion"),
             ("kd_lambda", 0 <= self.kd_lambda <= 1, "a number in [0, 1]"),
@@ -86,6 +100,7 @@ class LoopConfig:
             ("complement", self.complement in ("keep", "reinit", "zero"), '"keep", "reinit" or "zero"'),
             ("finals", self.finals in ("all", "last"), '"all" or "last"'),
             ("workers", self.workers >= 0, "at least 0"),
+            ("seed", self.seed >= 0, "at least 0"),
         )
         for name, valid, expected in checks:
             if not valid:
@@ -102,10 +117,53 @@ class LoopConfig:
             class_balanced=self.class_balanced,
         )
 
+    def _check_schedule(self) -> None:
+        sizes: object = self.schedule
+        if not isinstance(sizes, tuple):
+            kind = type(sizes).__name__
+            raise TypeError(f"schedule: expected a tuple of sizes such as (100, 200), got {sizes!r} ({kind})")
+        for size in sizes:
+            if isinstance(size, bool) or not isinstance(size, Integral | str):
+                kind = type(size).__name__
+                raise TypeError(f'schedule: expected sizes such as 100 or "10%", got {size!r} ({kind})')
+            if isinstance(size, str):
+                parse_size(size, "schedule")
+        samples = [size for size in sizes if not isinstance(size, str)]
+        increasing = all(a < b for a, b in pairwise(samples))
+        if not sizes or not increasing or min(samples, default=1) < 1:
+            raise ValueError(f"schedule: expected increasing sizes > 0, got {sizes!r}")
+
+    def for_pool(self, pool: int) -> LoopConfig:
+        """The same with a schedule in samples of a pool of ``pool``.
+
+        Raises:
+            ValueError: a size that the pool does not have, or sizes that do not increase; names ``schedule``.
+        """
+        sizes = tuple(
+            to_samples(size, pool, "schedule") if isinstance(size, str) else int(size)
+            for size in self.schedule
+        )
+        if sizes and sizes[-1] > pool:
+            raise ValueError(
+                f"schedule: expected at most {pool} labels, the size of the pool, got {sizes[-1]}"
+            )
+        return replace(self, schedule=sizes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The schedule in samples.
+
+        Raises:
+            ValueError: it has per cents; see `for_pool`.
+        """
+        if any(isinstance(size, str) for size in self.schedule):
+            raise ValueError(f"schedule: expected sizes in samples, got {self.schedule!r}")
+        return cast("tuple[int, ...]", self.schedule)
+
     @property
     def budget(self) -> int:
         """b, the last size of the schedule."""
-        return self.schedule[-1]
+        return self.sizes[-1]
 
     @property
     def training_of_selector(self) -> Recipe:
@@ -119,6 +177,10 @@ class LoopConfig:
     def scores_after(self, index: int) -> bool:
         """Whether the selector of round ``index`` scores the pool for the next."""
         return not self.is_last(index) and bool(self.chooser.needs)
+
+    def keeps_selector(self, index: int) -> bool:
+        """Whether the selector of round ``index`` is kept to score the pool next, should there be a next round."""
+        return self.trains_selector(index) and bool(self.chooser.needs)
 
     def syncs(self, index: int) -> bool:
         """Whether the next selector is cut from the fused network trained in round ``index``."""

@@ -17,9 +17,14 @@ def ask(oracle: Oracle, indices: Sequence[int], num_classes: int) -> tuple[int, 
 
     Raises:
         TypeError: the answers are no sequence, or one of them is not an integer.
-        ValueError: not one answer per index, or a label outside [0, num_classes).
+        ValueError: not one answer per index, an array of another shape than (N,), or a label outside [0, num_classes).
     """
     answers = oracle(list(indices))
+    shape = getattr(answers, "shape", None)
+    if shape is not None and len(shape) != 1:
+        raise ValueError(
+            f"oracle: expected {len(indices)} labels in one dimension, shape ({len(indices)},), got shape {tuple(shape)}"
+        )
     if isinstance(answers, torch.Tensor):
         answers = answers.tolist()
     try:

@@ -34,7 +34,8 @@ class Forecast:
     """Time left, from the work planned and the pace of the work done.
 
     Work of one kind (arm, phase, network) takes time in proportion to its FLOPs. Different kinds do not: small
-    networks are bound by overhead. So each kind has its pace, and one not seen yet that of all together.
+    networks are bound by overhead. So each kind has its pace, and one not seen yet that of all together. Phases
+    without FLOPs (planning, once per trial) have no pace, and are left out of it.
     """
 
     def __init__(self, planned: Mapping[str, Sequence[Cost]], seeds: int) -> None:
@@ -71,10 +72,11 @@ class Forecast:
         spent = sum(seconds for _, seconds in known.values())
         if flops == 0:
             return spent, None
+        average = sum(seconds for own, seconds in known.values() if own > 0) / flops
         left = 0.0
         for kind, planned in self._left.items():
             own_flops, own_seconds = known.get(kind, (0.0, 0.0))
-            pace = own_seconds / own_flops if own_flops > 0 else spent / flops
+            pace = own_seconds / own_flops if own_flops > 0 else average
             left += max(planned - self._partial.get(kind, (0.0, 0.0))[0], 0.0) * pace
         return spent, left
 

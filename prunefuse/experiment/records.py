@@ -29,7 +29,8 @@ class Cost:
     """One line of the ledger: what one phase of one round took.
 
     ``labels`` is |L_r|, the number of labeled samples the phase worked with: in the phases that pick the next
-    batch it is the number known before the picks. ``detail`` is empty or says what is special about the line.
+    batch it is the number known before the picks, and in ``plan`` that of the round whose selector it makes.
+    ``detail`` is empty or says what is special about the line.
     """
 
     phase: PhaseName

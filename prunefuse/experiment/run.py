@@ -42,11 +42,12 @@ class RunError(Exception):
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a run. ``folder`` has its complete rounds."""
+    """Ctrl-C during a run. ``folder`` has its complete rounds, of which there are ``rounds``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rounds: int) -> None:
         super().__init__(str(folder))
         self.folder = folder
+        self.rounds = rounds
 
 
 def run(config: RunConfig | None = None, *, command: str | None = None, quiet: bool = False) -> Path:
@@ -99,11 +100,12 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
         except KeyboardInterrupt:
             if trials:
                 _draw_early(path, progress)
-            raise RunInterrupted(path) from None
+            raise RunInterrupted(path, sum(len(trial.rounds) for trial in trials.values())) from None
         except (TrainingDivergedError, OSError, torch.OutOfMemoryError) as error:
             if trials:
                 _draw_early(path, progress)
-            raise RunError(f"{error}. The complete rounds are in {path}") from error
+            kept = f"The complete rounds are in {path}" if trials else f"No round was complete; see {path}"
+            raise RunError(f"{error}. {kept}") from error
     return path
 
 

@@ -250,7 +250,8 @@ def reading(summary: Summary) -> list[str]:
         "by fvcore; a backward pass is counted as two forward passes.",
         "Seconds are wall-clock time on the machine named above, loading of data included. Small networks on small "
         "images are bound by overhead, so seconds save less than FLOPs there.",
-        "Planning, fusing, distilling and evaluating are no part of the cost of selection; they are listed beside it.",
+        "The seconds of selection include planning the pruning, once per trial (again with T_sync), which has no FLOPs "
+        "by this count. Fusing, distilling and evaluating are no part of the cost of selection; they are listed beside it.",
         "Set by us, because the published method leaves them open: the distillation weight and temperature, the "
         "rounding of widths, and the details of re-pruning.",
     ]

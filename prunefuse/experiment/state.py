@@ -26,11 +26,16 @@ class Acquisition:
 class LoopState:
     """The state of `ActiveLearning` between rounds; with the same configuration a new loop goes on from it exactly.
 
+    So does one whose schedule is longer: a finished loop can be extended (not with T_sync, where the last size is
+    one after which the selector is pruned anew: the network to prune was not kept).
+
     ``acquisitions`` has one entry per round whose labels were bought; it is one longer than ``rounds`` if the
     loop was interrupted after the oracle answered and before the round was complete, so that no label is asked
-    for twice. ``selector`` holds the weights that score the pool next, if any. With T_sync, ``dense`` holds the
-    weights that the current selector was pruned from, once they are not the initial ones, and ``fused`` those
-    that replace them after the next labels are bought. All are CPU tensors by parameter name.
+    for twice. ``selector`` holds the weights that score the pool next, if the last round trained such a network.
+    With T_sync, ``dense`` holds the weights that the current selector was pruned from, once they are not the
+    initial ones, and ``fused`` those that replace them after the next labels are bought. All are CPU tensors by
+    parameter name. ``origin`` says what the state belongs to: size of the pool, seed, kind of selector, and the
+    dense model's fingerprint.
     """
 
     acquisitions: list[Acquisition] = field(default_factory=list)
@@ -38,12 +43,14 @@ class LoopState:
     selector: dict[str, Tensor] = field(default_factory=dict)
     dense: dict[str, Tensor] = field(default_factory=dict)
     fused: dict[str, Tensor] = field(default_factory=dict)
+    origin: dict[str, int | str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors, for ``json.dumps``."""
         return {
             "acquisitions": [asdict(a) for a in self.acquisitions],
             "rounds": [asdict(r) for r in self.rounds],
+            "origin": dict(self.origin),
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -66,6 +73,7 @@ class LoopState:
                 for a in data["acquisitions"]
             ],
             [round_from_dict(r) for r in data["rounds"]],
+            origin=dict(data["origin"]),
         )
         for name, value in tensors.items():
             part, _, key = name.partition(".")

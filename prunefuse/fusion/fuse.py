@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from prunefuse import ops
 from prunefuse.pruning.identity import named_tensors
-from prunefuse.pruning.plan import PruningPlan
+from prunefuse.pruning.plan import PruningPlan, check_plan
 from prunefuse.seeds import isolated
 
 _COMPLEMENTS = ("keep", "reinit", "zero")
@@ -50,12 +50,18 @@ def fuse_(
         ValueError: the plan is for another model, ``small`` does not fit, or a module with pruned parameters
             has no ``reset_parameters``. Nothing is written then.
     """
+    for name, module in (("dense", dense), ("small", small)):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"{name}: expected an nn.Module, got {type(module).__name__}")
+    check_plan(plan)
     if not isinstance(complement, str | nn.Module):
         raise TypeError(f"complement: expected a string or a module, got {type(complement).__name__}")
     if isinstance(complement, str) and complement not in _COMPLEMENTS:
         raise ValueError(
             f"complement: expected one of {', '.join(_COMPLEMENTS)} or a module, got {complement!r}"
         )
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
     kept = plan.kept_indices(dense, "dense")
     target, source = named_tensors(dense), _fitting(small, named_tensors(dense), kept)
     pruned = {name for name, axes in kept.items() if any(axis is not None for axis in axes)}
@@ -75,8 +81,6 @@ def _fitting(
     small: nn.Module, dense: dict[str, Tensor], kept: dict[str, list[Tensor | None]]
 ) -> dict[str, Tensor]:
     """The tensors of ``small``, checked to fit the kept positions of ``dense``."""
-    if not isinstance(small, nn.Module):
-        raise TypeError(f"small: expected an nn.Module, got {type(small).__name__}")
     tensors = named_tensors(small)
     if odd := sorted(dense.keys() ^ tensors.keys()):
         raise ValueError(f"small: it does not fit the dense model: only one of them has {', '.join(odd[:5])}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
+import logging
 import operator
+import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
@@ -42,6 +45,34 @@ def running_modules(model: nn.Module) -> Iterator[list[str]]:
             handle.remove()
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While it lasts torch logs no warnings and errors; on an exception nothing reaches ``sys.stderr`` either.
+
+    An exporter that fails prints the graph so far, and meta kernels log their tracebacks; the exception says it
+    all. What the model itself writes to ``sys.stderr`` is passed on at the end of a block that does not fail.
+    """
+    import torch._subclasses.fake_tensor
+    import torch.export._trace  # noqa: F401  (their loggers are among those below)
+
+    def below_warning(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.WARNING
+
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "torch"]
+    loggers = [logging.getLogger(name) for name in names]
+    written = io.StringIO()
+    for logger in loggers:
+        logger.addFilter(below_warning)
+    try:
+        with redirect_stderr(written):
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(below_warning)
+    if text := written.getvalue():
+        print(text, end="", file=sys.stderr)
+
+
 def describe(model: nn.Module, running: list[str]) -> str:
     """Name the innermost running module: ``'stage1.0.conv1' (Conv2d)``."""
     path = running[-1] if running else ""
@@ -63,7 +94,8 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
         raise RuntimeError(f"model: {type(model).__name__} cannot be copied: {first_line(error)}") from error
     with running_modules(model) as running:
         try:
-            return torch.export.export(model, inputs, strict=False)
+            with quiet():
+                return torch.export.export(model, inputs, strict=False)
         except Exception as error:
             where = describe(model, running)
             reason = first_line(error)
@@ -88,10 +120,15 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...], ignored: Collection[str]
             found.tensors[first] = Value(tuple(map(found.couplings.fresh, tensor.shape)), first)
         found.tensors[name] = found.tensors[first]
     names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    lifted: dict[str, Value] = {}
 
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
-        if node.op == "placeholder":
+        if node.name in constants:
+            axes = (found.couplings.fresh(size) for size in _shapes(node.meta["val"])[0])
+            values[node] = lifted[constants[node.name]] = Value(tuple(axes))
+        elif node.op == "placeholder":
             values[node] = found.tensors.get(names[node.name] or "") or _fixed_value(node)
         elif node.op == "call_function":
             values[node] = _call(found, node, values)
@@ -103,7 +140,30 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...], ignored: Collection[str]
                 found.couplings.link(ids, fixed(len(ids)))
             users = [value for name, value in returned if name in program.graph_signature.user_outputs]
             found.outputs = tuple(value.shape for value in values_in(users))
+    _keep_lifted(found, lifted)
     return found
+
+
+def _keep_lifted(found: Trace, lifted: dict[str, Value]) -> None:
+    """Keep whole what meets a tensor that is neither parameter nor buffer, which no plan can cut."""
+    axes = [ids for value in lifted.values() for ids in value.axes]
+    if not axes:
+        return
+    component = found.couplings.components()
+    live = {int(c) for value in found.tensors.values() for ids in value.axes for c in component[ids]} - {0}
+    for name, value in lifted.items():
+        if any(live.intersection(component[ids].tolist()) for ids in value.axes):
+            path, _, attribute = name.rpartition(".")
+            where = describe(found.modules[""], [path])
+            is_attribute = isinstance(getattr(found.modules[path], attribute, None), Tensor)
+            what = f"{attribute!r} of {where}" if is_attribute else f"a tensor that {where} holds"
+            found.note(
+                what,
+                "a tensor that is neither parameter nor buffer cannot be cut, so the channels it meets stay "
+                "whole; make it one with register_buffer",
+            )
+    for ids in axes:
+        found.couplings.link(ids, fixed(len(ids)))
 
 
 def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:

@@ -123,7 +123,7 @@ class PruningPlan:
 
         Returns:
             A copy of ``model`` with the kept channels only: same class, training mode, ``requires_grad``,
-            dtypes and devices, no shared memory.
+            dtypes, memory formats and devices, no shared memory.
 
         Raises:
             TypeError: ``model`` is no module.
@@ -230,6 +230,12 @@ class PruningPlan:
         lines.insert(1, "-" * max(map(len, lines)))
         lines.insert(-1, lines[1])
         return "\n".join([title, *lines, *(f"note: {note}" for note in self.notes)])
+
+
+def check_plan(plan: object) -> None:
+    """Raise ``TypeError`` unless the argument ``plan`` is one."""
+    if not isinstance(plan, PruningPlan):
+        raise TypeError(f"plan: expected a PruningPlan, got {type(plan).__name__}")
 
 
 def _change(before: int, after: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prunefuse.data.batches import batch_count
+from prunefuse.training.fields import check_types
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Recipe:
         channels_last: Images and weights in channels-last memory format.
 
     Raises:
+        TypeError: a value of another type than its field; names the field.
         ValueError: a value outside its range; names the field.
     """
 
@@ -47,6 +49,9 @@ class Recipe:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
+        if not isinstance(self.steps, tuple) or not all(map(_is_piece, self.steps)):
+            raise TypeError(f"steps: expected a tuple of pairs (epochs, factor of lr), got {self.steps!r}")
         checks = (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("min_steps", self.min_steps >= 0, "at least 0"),
@@ -81,6 +86,12 @@ class Recipe:
         if done < self.warmup:
             return self.lr * (1 / 25 + (1 - 1 / 25) * done / self.warmup)
         return self.lr * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
+
+
+def _is_piece(piece: object) -> bool:
+    return (
+        isinstance(piece, tuple | list) and len(piece) == 2 and all(isinstance(n, int | float) for n in piece)
+    )
 
 
 RECIPES = {

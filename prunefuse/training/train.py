@@ -71,7 +71,7 @@ def train(
 
     Raises:
         TrainingDivergedError: the loss is not finite.
-        ValueError: ``data`` is empty.
+        ValueError: ``data`` is empty, or a single sample (of one batch) and the model's batch norm needs more.
     """
     if len(data) == 0:
         raise ValueError("data: expected at least one sample to train on, got none")
@@ -136,7 +136,16 @@ def _step(
     teaching: Clock,
 ) -> Tensor:
     """One optimizer step; returns (summed loss, number correct) without waiting for the device."""
-    logits = forward(model, images, recipe)
+    try:
+        logits = forward(model, images, recipe)
+    except ValueError as error:
+        # What torch says when there is one value for each channel of a batch norm.
+        if len(images) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "data: the model has batch norm, which cannot be trained on one sample at a time: expected two or more "
+            f"samples and a batch_size of two or more, got batches of one (batch_size {recipe.batch_size})"
+        ) from error
     if distillation is None:
         loss = functional.cross_entropy(logits, labels)
     else:

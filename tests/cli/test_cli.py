@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -11,7 +12,9 @@ from typer.testing import CliRunner
 import prunefuse
 from prunefuse.cli.app import app
 from prunefuse.experiment.config import PRESETS, RunConfig
+from prunefuse.experiment.run import RunInterrupted
 from prunefuse.ops.loader import facts
+from prunefuse.pruning.criteria import CRITERIA
 from prunefuse.training import RECIPES
 
 TINY = "run --model mlp --schedule 20,30 --epochs 1 --min-steps 0 --seeds 1 --device cpu --threads 1"
@@ -146,6 +149,13 @@ def test_options_override_their_preset_and_nothing_else(asked):
     )
 
 
+def test_every_criterion_of_the_library_can_be_chosen(asked):
+    for name in CRITERIA:
+        call("run --criterion", name)
+    assert [config.criterion for config in asked] == list(CRITERIA)
+    assert ", ".join(CRITERIA) in call("run --criterion l3").output
+
+
 def test_every_field_of_the_configuration_has_an_option():
     from dataclasses import fields
     from inspect import signature
@@ -224,3 +234,19 @@ def test_the_module_is_the_command():
         [sys.executable, "-m", "prunefuse.cli", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"prunefuse {prunefuse.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("rounds", "message"),
+    [
+        (0, "Stopped before a round was complete; runs/x has the configuration alone."),
+        (2, "Stopped. The complete rounds are in runs/x; `prunefuse report runs/x` draws them."),
+    ],
+)
+def test_an_interrupted_run_says_what_there_is(rounds, message, monkeypatch):
+    def interrupted(*_, **__):
+        raise RunInterrupted(Path("runs/x"), rounds)
+
+    monkeypatch.setattr("prunefuse.experiment.run.run", interrupted)
+    result = call("run")
+    assert (result.exit_code, result.output) == (130, f"{message}\n")

@@ -140,6 +140,18 @@ def test_folder_errors(tmp_path: Path) -> None:
         data.load(f"folder:{tmp_path}")
 
 
+def test_a_class_without_images_is_named_with_its_folder(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_images(tmp_path / part / "cat", (4, 4), 0)
+        (tmp_path / part / "dog").mkdir()
+    with pytest.raises(FileNotFoundError, match=f"data folder:{tmp_path}: in {tmp_path / 'train'}: .*dog"):
+        data.load(f"folder:{tmp_path}")
+    write_images(tmp_path / "bare" / "test" / "cat", (4, 4), 0)
+    (tmp_path / "bare" / "train").mkdir()
+    with pytest.raises(FileNotFoundError, match=f"data folder:{tmp_path}/bare: no class folders in .*train"):
+        data.load(f"folder:{tmp_path}/bare")
+
+
 def test_unknown_name() -> None:
     with pytest.raises(ValueError, match=r"digits.*folder:PATH.*'mnist'"):
         data.load("mnist")

@@ -82,7 +82,12 @@ def test_initial_and_rounds_make_even_steps():
     [
         ({"budget": "1001"}, "budget 1001 is more than the pool has"),
         ({"budget": "2%"}, "not more than the initial pool"),
-        ({"initial": "30%"}, "less than one sample a round"),
+        ({"initial": "30%"}, r"schedule \(200 samples\) is not more than initial 30% \(300 samples\)"),
+        (
+            {"initial": "50", "budget": "20"},
+            r"budget 20 \(20 samples\) is not more than initial 50 \(50 samples\): raise the budget, or lower initial",
+        ),
+        ({"budget": "20", "rounds": 3}, "is not more than the initial pool"),
         ({"initial": "195", "rounds": 6}, "less than one sample a round"),
         ({"pool": 40}, "less than one sample"),
         ({"pool": 60}, "must be two or more increasing sizes"),

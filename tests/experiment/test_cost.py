@@ -94,7 +94,7 @@ def test_formulas_by_hand() -> None:
 
 def test_cost_of_selection_counts_what_was_spent_before_the_budget() -> None:
     lines = [
-        Cost("plan", "selector", 0, 0, 1e0, 1e0),
+        Cost("plan", "selector", 0, 10, 0.0, 1e0),
         Cost("train_selector", "selector", 0, 10, 1e1, 1e1),
         Cost("score_pool", "selector", 1, 10, 1e2, 1e2),
         Cost("select", "selector", 1, 10, 1e3, 1e3),
@@ -108,7 +108,9 @@ def test_cost_of_selection_counts_what_was_spent_before_the_budget() -> None:
     assert selection_cost(lines, 10).flops == 0
     assert selection_cost(lines, 20).flops == 1_110
     assert selection_cost(lines, 30).flops == 111_110
-    assert selection_cost(lines, 30).seconds == 111_110
+    # Planning takes time and, by the formula, no FLOPs.
+    assert selection_cost(lines, 30).seconds == 111_111
+    assert selection_cost(lines, 10).seconds == 0
     assert selection_cost([], 30).flops == 0
 
 

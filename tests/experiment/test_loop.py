@@ -324,6 +324,59 @@ def test_a_wrong_configuration_is_named(change: dict[str, Any], message: str) ->
         replace(CONFIG, **change)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"criterion": "l3"}, "criterion: expected one of l2, l1, random"),
+        ({"rounding": "up"}, "rounding: expected one of floor, nearest, ceil"),
+        ({"seed": -1}, "seed: expected at least 0"),
+        ({"schedule": ("ten",)}, "schedule must be a number of samples"),
+        ({"schedule": (10, "200%")}, "schedule must be more than 0% and at most 100%"),
+    ],
+)
+def test_a_wrong_choice_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("schedule", 20),
+        ("schedule", "10%"),
+        ("schedule", [10, 20]),
+        ("schedule", (20.0,)),
+        ("schedule", (True, 20)),
+        ("prune_ratio", "0.5"),
+        ("prune_ratio", None),
+        ("t_sync", 1.5),
+        ("workers", "2"),
+        ("seed", 0.5),
+        ("seed", True),
+        ("fuse", 1),
+        ("kd_lambda", "half"),
+        ("strategy", 3),
+        ("criterion", ["l2"]),
+        ("recipe", {"epochs": 3}),
+        ("recipe", None),
+        ("selector_recipe", "digits"),
+    ],
+)
+def test_a_wrong_type_is_named(field: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{field}: expected"):
+        replace(CONFIG, **{field: value})
+
+
+def test_sizes_may_be_per_cents_of_the_pool() -> None:
+    loop = learner(replace(CONFIG, schedule=("12.5%", 16, "30%")))
+    assert loop.config.schedule == (10, 16, 24)
+    assert facts(list(loop)) == facts(list(learner()))
+    with pytest.raises(ValueError, match=r"schedule: expected increasing sizes > 0, got \(16, 10\)"):
+        learner(replace(CONFIG, schedule=("20%", 10)))
+    with pytest.raises(ValueError, match=r"schedule 1% of 80 samples is less than one sample"):
+        learner(replace(CONFIG, schedule=("1%", 10)))
+
+
 def test_arguments_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match=r"schedule.*80.*got 81"):
         learner(replace(CONFIG, schedule=(10, 81)))

@@ -116,7 +116,7 @@ def test_events_come_in_order() -> None:
         ]
 
     assert phases == [
-        (0, "plan", "selector", 0, 0),
+        (0, "plan", "selector", 10, 0),
         *round_of(0, 10),
         (1, "score_pool", "selector", 10, 0),
         (1, "select", "selector", 10, 0),

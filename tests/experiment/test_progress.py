@@ -55,6 +55,14 @@ def test_time_left_follows_the_pace_of_each_kind_of_work():
     assert forecast.seconds() == pytest.approx((52.0, 0.0))
 
 
+def test_planning_is_not_taken_for_the_pace_of_the_work():
+    forecast = Forecast(PLANNED, seeds=1)
+    forecast.work(("prunefuse", "plan", "selector"), 0.0, 60.0)
+    assert forecast.seconds() == (60.0, None)
+    forecast.work(("prunefuse", "train_selector", "selector"), 50.0, 5.0)
+    assert forecast.seconds() == pytest.approx((65.0, 85.0))
+
+
 def watch(console, **options):
     progress = RunProgress(console=console, **options)
     progress(Phase(0, "plan", "selector", 0, 0, 0.0))  # while a loop is made: before anything begins

@@ -264,6 +264,11 @@ def test_what_is_no_run_folder_is_refused_by_name(tmp_path):
     (path / "ledger.json").write_text('{"entries": [{"arm": "x"}]}')
     with pytest.raises(RunFolderError, match="cannot be read"):
         report([path])
+    for content in ("", ",".join(folder.METRICS) + "\n"):
+        empty = make_run(tmp_path / f"empty{len(content)}")
+        (empty / "metrics.csv").write_text(content)
+        with pytest.raises(RunFolderError, match=r"no complete round: metrics\.csv has no rows"):
+            report([empty])
     for name in ("metrics.csv", "epochs.csv", "ledger.json"):
         (path / name).unlink()
     with pytest.raises(RunFolderError, match="no complete round yet"):

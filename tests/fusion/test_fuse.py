@@ -186,6 +186,13 @@ def missing_layer() -> nn.Module:
         ({"dense": 3}, TypeError, r"dense: expected an nn\.Module, got int"),
         ({"small": 3}, TypeError, r"small: expected an nn\.Module, got int"),
         (
+            {"small": PLAN, "plan": small_model()},
+            TypeError,
+            r"small: expected an nn\.Module, got PruningPlan",
+        ),
+        ({"plan": "plan.json"}, TypeError, "plan: expected a PruningPlan, got str"),
+        ({"generator": 3}, TypeError, r"generator: expected a torch\.Generator or None, got int"),
+        (
             {"small": models.resnet8()},
             ValueError,
             r"small: conv1\.weight does not fit the plan: expected \[6, 3, 3, 3\]",
@@ -210,9 +217,9 @@ def missing_layer() -> nn.Module:
 )
 def test_what_does_not_fit_is_named_before_anything_is_written(arguments, error, message):
     dense = fill_(models.resnet8(), 2)
-    arguments = {"dense": dense, "small": small_model(), "complement": "zero", **arguments}
+    arguments = {"dense": dense, "small": small_model(), "plan": PLAN, "complement": "zero", **arguments}
     with pytest.raises(error, match=message):
-        fuse_(plan=PLAN, **arguments)
+        fuse_(**arguments)
     assert all((tensor == 2).all() for tensor in dense.state_dict().values())
 
 

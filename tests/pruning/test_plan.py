@@ -225,17 +225,6 @@ def test_wrong_arguments_are_named(arguments, error, message):
         plan_pruning(**arguments)
 
 
-class Branches(nn.Module):
-    def forward(self, x):
-        return x if x.sum() > 0 else -x
-
-
-def test_a_model_that_cannot_be_exported_is_named_with_the_reason():
-    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), Branches()))
-    with pytest.raises(RuntimeError, match=r"module '1\.1' \(Branches\): Could not guard on data-dependent"):
-        plan_pruning(model, torch.zeros(1, 4))
-
-
 def test_values_that_cannot_be_ranked():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     with torch.no_grad():

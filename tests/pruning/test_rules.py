@@ -327,7 +327,7 @@ def test_a_module_of_ones_own_says_where_its_sizes_are(monkeypatch):
     model = scramble_(nn.Sequential(Scaled(4, 8), nn.ReLU(), nn.Linear(8, 2))).double()
     x = torch.randn(3, 4).double()
     plan = plan_pruning(model, x)
-    with pytest.raises(ValueError, match=r"module '0' \(Scaled\) has a channel count"):
+    with pytest.raises(ValueError, match=r"\(in module '0' \(Scaled\)\)\. It has a channel count"):
         plan.extract(model)
     monkeypatch.setattr(modules, "_SIZES", dict(modules._SIZES))
     register_sizes(Scaled, {("matrix", 0): "width"})

@@ -10,6 +10,7 @@ from pruning_oracle import assert_same_function, scramble_
 from torch import nn
 
 from prunefuse import files, models
+from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
 
 IMAGE = torch.zeros(2, 3, 16, 16)
@@ -91,15 +92,68 @@ def test_a_size_in_the_code_is_found_and_the_module_named():
     model = HardCodedView()
     plan = plan_pruning(model, image)
     with pytest.raises(
-        ValueError, match=r"'head' \(Linear\)\)\. the model itself \(HardCodedView\) has a channel count"
+        ValueError,
+        match=r"although the dense one does: .*'head' \(Linear\)\)\. The model itself \(HardCodedView\) has a channel count",
     ):
         plan.extract(model)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), HardCodedReshape(nn.Conv2d(4, 8, 1)), nn.Conv2d(8, 2, 1))
-    with pytest.raises(ValueError, match=r"module '1' \(HardCodedReshape\) has a channel count"):
+    with pytest.raises(ValueError, match=r"\(in module '1' \(HardCodedReshape\)\)\. It has a channel count"):
         plan_pruning(model, image).extract(model)
     # What the message advises helps.
     plan = plan_pruning(model, image, ignore="1.conv")
     assert [len(p) for p in plan.extract(model).parameters() if p.ndim == 4] == [2, 8, 2]
+
+
+def strided(stride: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=stride), nn.Flatten(), nn.Linear(8 * 36, 2))
+
+
+def test_a_model_of_equal_tensors_that_runs_otherwise_is_another_model():
+    plan = plan_pruning(strided(1), torch.zeros(2, 3, 8, 8))
+    with pytest.raises(
+        ValueError, match=r"model: the plan is for another model .*\(2, 3, 8, 8\) it cannot run"
+    ):
+        plan.extract(strided(2))
+    plan = plan_pruning(strided(1)[0:1].append(nn.Conv2d(8, 2, 1)), torch.zeros(2, 3, 8, 8))
+    model = strided(2)[0:1].append(nn.Conv2d(8, 2, 1))
+    with pytest.raises(
+        ValueError, match=r"returns shapes \(\(2, 2, 3, 3\),\) instead of \(\(2, 2, 6, 6\),\)"
+    ):
+        plan.extract(model)
+    assert not any(isinstance(p, torch._subclasses.FakeTensor) for p in model.parameters())
+
+
+def test_a_counter_of_forwards_is_not_touched_by_the_check():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+            self.register_buffer("calls", torch.zeros(2))
+
+        def forward(self, x):
+            self.calls = self.calls + 1
+            return self.b(self.a(x))
+
+    small = plan_pruning(Counting(), torch.zeros(1, 4)).extract(Counting())
+    assert small.calls.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_memory_format_stays(kernel):
+    dense = nn.Sequential(nn.Conv2d(3, 8, kernel), nn.ReLU(), nn.Conv2d(8, 6, kernel), nn.Conv2d(6, 2, 1))
+    dense.to(memory_format=torch.channels_last)
+    plan = plan_pruning(dense, torch.zeros(1, 3, 8, 8))
+    small = plan.extract(dense)
+    for layer in (small[0], small[2], small[3]):
+        weight = layer.weight
+        assert weight.stride() == weight.detach().clone(memory_format=torch.channels_last).stride()
+    plain = plan.extract(copy.deepcopy(dense).to(memory_format=torch.contiguous_format))
+    assert all(p.is_contiguous() for p in plain.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(small.parameters(), plain.parameters(), strict=True))
+    before = {name: t.stride() for name, t in dense.named_parameters()}
+    back = plan.extract(fuse_(dense, scramble_(small), plan))
+    assert all(torch.equal(a, b) for a, b in zip(small.parameters(), back.parameters(), strict=True))
+    assert before == {name: t.stride() for name, t in dense.named_parameters()}
 
 
 def test_load_pruned_rebuilds_the_small_model_from_files(tmp_path):
@@ -118,6 +172,54 @@ def test_load_pruned_rebuilds_the_small_model_from_files(tmp_path):
         assert not again.training
         assert_same_function(again, copy.deepcopy(small), torch.randn(2, 3, 16, 16), tolerance=0)
         assert all(torch.equal(t, small.state_dict()[name]) for name, t in again.state_dict().items())
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.c.weight = self.b.weight
+        self.again = self.a
+        self.register_buffer("unsaved", torch.ones(8), persistent=False)
+        self.register_buffer("saved", self.unsaved)
+
+    def forward(self, x):
+        return self.d(self.c(self.b(self.again(x)).relu())) * self.saved.sum()
+
+
+def test_tied_weights_are_saved_under_one_name_and_loaded_under_all(tmp_path):
+    from safetensors.torch import load_file, save_model
+
+    dense = Tied()
+    plan = plan_pruning(dense, torch.zeros(1, 4))
+    small = scramble_(plan.extract(dense), seed=3)
+    save_model(small, tmp_path / "small.safetensors")
+    saved = load_file(tmp_path / "small.safetensors")
+    assert len(saved.keys() & {"b.weight", "c.weight"}) == 1
+    files.save_tensors(tmp_path / "all.safetensors", small.state_dict())
+    later = {name: t for name, t in small.state_dict().items() if not name.startswith(("a.", "b.weight"))}
+    x = torch.randn(3, 4)
+    for weights in (tmp_path / "small.safetensors", tmp_path / "all.safetensors", later):
+        again = load_pruned(Tied, plan, weights)
+        assert again.c.weight is again.b.weight
+        assert torch.equal(again(x), small(x))
+    with pytest.raises(ValueError, match=r'Missing key\(s\) in state_dict: "b\.weight", "c\.weight"\.'):
+        load_pruned(Tied, plan, {n: t for n, t in saved.items() if n not in ("b.weight", "c.weight")})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"factory": models.resnet8()}, "factory: expected a function or class that builds .* got ResNet"),
+        ({"factory": "resnet8"}, "factory: expected .* got str"),
+        ({"plan": "plan.json"}, "plan: expected a PruningPlan, got str"),
+        ({"weights": models.resnet8()}, "weights: expected a safetensors file or a state dict, got ResNet"),
+    ],
+)
+def test_load_pruned_names_arguments_of_a_wrong_type(plan, change, message):
+    arguments = {"factory": models.resnet8, "plan": plan, "weights": {}, **change}
+    with pytest.raises(TypeError, match=message):
+        load_pruned(**arguments)
 
 
 def test_weights_that_do_not_fit_are_named(plan, tmp_path):

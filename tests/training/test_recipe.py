@@ -65,3 +65,22 @@ def test_wrong_values_are_named(field: str, value: Any) -> None:
 def test_nesterov_needs_momentum() -> None:
     with pytest.raises(ValueError, match="nesterov"):
         Recipe(nesterov=True, momentum=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 1.5),
+        ("epochs", True),
+        ("batch_size", "16"),
+        ("lr", "0.1"),
+        ("lr", None),
+        ("nesterov", 1),
+        ("steps", 5),
+        ("steps", (1, 2)),
+        ("steps", (("1", 0.1),)),
+    ],
+)
+def test_wrong_types_are_named(field: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{field}: expected .*got"):
+        Recipe(**{field: value})

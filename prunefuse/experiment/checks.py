@@ -1,0 +1,102 @@
+"""What `ActiveLearning` is given, checked before any label is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import accumulate
+from typing import Any
+
+from torch import Tensor, nn
+
+from prunefuse.data.batches import label_of
+from prunefuse.data.tensors import in_memory
+from prunefuse.experiment.loop_config import LoopConfig
+from prunefuse.experiment.state import LoopState
+
+
+def check_data(name: str, data: object) -> None:
+    """Raise ``TypeError`` unless ``data`` is map-style, and ``ValueError`` if it is empty."""
+    try:
+        count = len(data)  # type: ignore[arg-type]
+    except TypeError:
+        count = -1
+    if count < 0 or not hasattr(data, "__getitem__"):
+        kind = type(data).__name__
+        raise TypeError(f"{name}: expected a map-style data set, with len() and data[index], got {kind}")
+    if count == 0:
+        raise ValueError(f"{name}: expected at least one sample, got none")
+
+
+def check_test_labels(test: Any, num_classes: int) -> None:
+    """Raise unless ``test`` has labels in [0, num_classes), as far as can be told without reading images.
+
+    Raises:
+        TypeError: there are none.
+        ValueError: one is outside.
+    """
+    memory = in_memory(test)
+    if memory is not None:
+        if memory.labels is None:
+            raise TypeError("test: expected items (image, label), got images alone")
+        labels = memory.labels.tolist()
+    elif getattr(test, "targets", None) is not None and getattr(test, "target_transform", None) is None:
+        labels = [int(label) for label in test.targets]
+    else:
+        try:
+            labels = [label_of(test[0])]
+        except TypeError as error:
+            raise TypeError(f"test: {error}") from None
+    for index, label in enumerate(labels):
+        if not 0 <= label < num_classes:
+            raise ValueError(
+                f"test: expected labels in [0, {num_classes}), as the model of factory has {num_classes} outputs, "
+                f"got {label} for sample {index}"
+            )
+
+
+def make(name: str, factory: Callable[[], nn.Module]) -> nn.Module:
+    """What ``factory`` makes.
+
+    Raises:
+        TypeError: it is a model itself, cannot be called, or makes something else than a model.
+    """
+    if isinstance(factory, nn.Module) or not callable(factory):
+        kind = type(factory).__name__
+        raise TypeError(f"{name}: expected a function without arguments that makes a model, got {kind}")
+    model = factory()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name}: expected it to return an nn.Module, got {type(model).__name__}")
+    return model
+
+
+def check_state(state: LoopState, origin: Mapping[str, int | str], config: LoopConfig) -> None:
+    """Raise ``ValueError`` unless a loop of ``origin`` and ``config`` can go on from ``state``."""
+    for name, mine in origin.items():
+        theirs = state.origin.get(name, mine)
+        if theirs != mine:
+            raise ValueError(f"state: it is of a loop with {name} {theirs}, and this one has {name} {mine}")
+    rounds, sizes = len(state.rounds), tuple(accumulate(len(a.picks) for a in state.acquisitions))
+    if sizes != config.sizes[: len(sizes)]:
+        raise ValueError(
+            f"state: it has labeled sets of {', '.join(map(str, sizes))} samples; "
+            f"the schedule {config.sizes} does not go on from there"
+        )
+    if not rounds <= len(sizes) <= rounds + 1:
+        raise ValueError(f"state: expected labels for {rounds} rounds, or one more, got {len(sizes)}")
+    if rounds and config.syncs(rounds - 1) and not state.fused:
+        raise ValueError(
+            f"state: it ends at {config.sizes[rounds - 1]} labels, its last size, without the fused network that "
+            f"the next selector is to be cut from with t_sync={config.t_sync}; a longer schedule cannot go on from it"
+        )
+
+
+def check_weights(part: str, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Raise ``ValueError`` unless ``weights``, of the state, are those of a model like ``model``."""
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            raise ValueError(
+                f"state: the weights of its {part} network are those of another model: {name} has shape "
+                f"{found.get(name, 'none')}, expected {expected.get(name, 'none')}"
+            )
