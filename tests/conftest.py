@@ -14,6 +14,12 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason=f"CUDA: {reason}"))
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Models and data that a test draws without a generator are the same in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request):
     return request.param

@@ -12,28 +12,26 @@ import typer
 @contextmanager
 def reported() -> Iterator[None]:
     """Turn the errors that commands are known to end with into a message and an exit code."""
-    from prunefuse.experiment.budgets import ConfigError
-    from prunefuse.experiment.folder import RunFolderError
-    from prunefuse.experiment.run import RunError, RunInterrupted
-    from prunefuse.scoring.files import LogitsFileError
-
     try:
-        yield
-    except (ConfigError, RunFolderError) as error:
-        _end(f"Error: {error}", 2)
-    except (RunError, LogitsFileError, OSError) as error:
-        _end(f"Error: {error}", 1)
-    except RunInterrupted as interruption:
-        if not interruption.rounds:
+        # Inside, as these imports take a while, in which Ctrl-C is to end with the same message.
+        from prunefuse.experiment.budgets import ConfigError
+        from prunefuse.experiment.folder import RunFolderError
+        from prunefuse.experiment.run import RunError, RunInterrupted
+        from prunefuse.scoring.files import LogitsFileError
+
+        try:
+            yield
+        except (ConfigError, RunFolderError) as error:
+            _end(f"Error: {error}", 2)
+        except (RunError, LogitsFileError, OSError) as error:
+            _end(f"Error: {error}", 1)
+        except RunInterrupted as interruption:
+            folder = interruption.folder
+            if not interruption.rounds:
+                _end(f"Stopped before a round was complete; {folder} has the configuration alone.", 130)
             _end(
-                f"Stopped before a round was complete; {interruption.folder} has the configuration alone.",
-                130,
+                f"Stopped. The complete rounds are in {folder}; `prunefuse report {folder}` draws them.", 130
             )
-        _end(
-            f"Stopped. The complete rounds are in {interruption.folder}; "
-            f"`prunefuse report {interruption.folder}` draws them.",
-            130,
-        )
     except KeyboardInterrupt:
         _end("Stopped: nothing was written.", 130)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from prunefuse.pruning.decode import decode
 from prunefuse.pruning.identity import fingerprint, named_tensors
 
 FORMAT = "prunefuse plan"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -173,15 +174,19 @@ class PruningPlan:
         return result
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON; the file appears whole or not at all.
+        """Write the plan as JSON with a checksum of its content; the file appears whole or not at all.
 
         Raises:
             OSError: the file cannot be written.
         """
-        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        content = {"format": FORMAT, "version": VERSION, **asdict(self), "checksum": self.checksum()}
         # One line per field: readable, and not a line for every index.
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
         files.write_text(path, "{\n" + lines + "\n}\n")
+
+    def checksum(self) -> str:
+        """SHA-256 of the content, by which :meth:`load` sees that a file was changed."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> PruningPlan:
@@ -189,7 +194,8 @@ class PruningPlan:
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it is no plan, of another format version, or damaged; the message says where.
+            ValueError: it is no plan, of another format version, or damaged or changed since it was saved; the
+                message says where, if it can.
         """
         try:
             content = json.loads(Path(path).read_bytes())
@@ -199,10 +205,16 @@ class PruningPlan:
             raise ValueError(f"{path}: not a pruning plan")
         if (version := content.pop("version", None)) != VERSION:
             raise ValueError(f"{path}: expected plan format version {VERSION}, got {version!r}")
+        checksum = content.pop("checksum", None)
         try:
             plan: PruningPlan = decode(PruningPlan, content, "plan")
         except ValueError as error:
             raise ValueError(f"{path}: damaged pruning plan: {error}") from None
+        if checksum != plan.checksum():
+            raise ValueError(
+                f"{path}: damaged pruning plan: its content was changed after it was saved: expected checksum "
+                f"{plan.checksum()}, got {checksum}"
+            )
         return plan
 
     @property

@@ -250,3 +250,16 @@ def test_an_interrupted_run_says_what_there_is(rounds, message, monkeypatch):
     monkeypatch.setattr("prunefuse.experiment.run.run", interrupted)
     result = call("run")
     assert (result.exit_code, result.output) == (130, f"{message}\n")
+
+
+def test_ctrl_c_while_a_command_imports_what_it_needs_is_one_message(monkeypatch):
+    class Interrupting:
+        def find_spec(self, name, path=None, target=None):
+            if name == "prunefuse.experiment.run":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "prunefuse.experiment.run")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    result = call("run")
+    message = "Stopped before the run began: nothing was written.\n"
+    assert (result.exit_code, result.output) == (130, message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ def test_the_file_holds_the_plan(plan, tmp_path):
     plan.save(path)
     assert PruningPlan.load(path) == plan
     content = json.loads(path.read_text())
-    assert (content["format"], content["version"]) == ("prunefuse plan", 1)
+    assert (content["format"], content["version"]) == ("prunefuse plan", 2)
     assert content["kept"]["stage1.0.conv1.weight"]["1"] == list(plan.kept["conv1.weight"][0])
     assert list(tmp_path.rglob("*")) == [path.parent, path]
 
@@ -86,7 +87,7 @@ def test_a_file_read_on_its_own_cuts_the_same_model(plan, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.update(version=2), "expected plan format version 1, got 2"),
+        (lambda p: p.update(version=1), "expected plan format version 2, got 1"),
         (lambda p: p.update(format="other"), "not a pruning plan"),
         (lambda p: p.pop("fingerprint"), "fields ['fingerprint']"),
         (lambda p: p.update(extra=1), "fields ['extra']"),
@@ -107,6 +108,9 @@ def test_a_file_read_on_its_own_cuts_the_same_model(plan, tmp_path):
             "expected the name of a torch dtype, got 'float31'",
         ),
         (lambda p: p.update(notes="none"), "plan.notes: expected"),
+        (lambda p: p["kept"]["conv1.weight"]["0"].__setitem__(-1, 15), "changed after it was saved"),
+        (lambda p: p.update(ratio=0.5), "changed after it was saved"),
+        (lambda p: p.pop("checksum"), "changed after it was saved"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_an_error_that_says_where(plan, tmp_path, change, message):
@@ -133,24 +137,29 @@ def test_what_is_no_plan_at_all(tmp_path, text):
     ("change", "message"),
     [
         (
-            lambda p: p["kept"]["conv1.weight"].update({"0": [2, 99]}),
+            lambda p: p["kept"]["conv1.weight"].update({0: (2, 99)}),
             r"keeps \[2, 99\] of axis 0 of 'conv1.weight'",
         ),
-        (lambda p: p["kept"]["conv1.weight"].update({"7": [0]}), "axis 7 of 'conv1.weight'"),
-        (lambda p: p["kept"].update({"conv9.weight": {"0": [0]}}), "'conv9.weight', which has shape"),
+        (lambda p: p["kept"]["conv1.weight"].update({7: (0,)}), "axis 7 of 'conv1.weight'"),
+        (lambda p: p["kept"].update({"conv9.weight": {0: (0,)}}), "'conv9.weight', which has shape"),
         (lambda p: p["attributes"]["conv1"].update(forward=3), "it sets 'forward' of 'conv1'"),
         (lambda p: p["attributes"].update(conv9={"out_channels": 3}), "it sets 'out_channels' of 'conv9'"),
-        (lambda p: p["kept"]["conv1.weight"].pop("0"), "the pruned model cannot run"),
-        (lambda p: p["outputs"].__setitem__(0, [2, 11]), r"returns shapes \(\(2, 10\),\) instead of"),
+        (lambda p: p["kept"]["conv1.weight"].pop(0), "the pruned model cannot run"),
+        (lambda p: p.update(outputs=((2, 11),)), r"returns shapes \(\(2, 10\),\) instead of"),
     ],
 )
-def test_a_tampered_plan_does_not_cut(plan, tmp_path, change, message):
+def test_a_tampered_plan_does_not_cut(plan, change, message):
+    content = copy.deepcopy({name: getattr(plan, name) for name in ("kept", "attributes", "outputs")})
+    change(content)
+    with pytest.raises(ValueError, match=message):
+        replace(plan, **content).extract(models.resnet8())
+
+
+def test_the_layout_of_a_plan_file_does_not_count(plan, tmp_path):
     plan.save(tmp_path / "plan.json")
     content = json.loads((tmp_path / "plan.json").read_text())
-    change(content)
-    (tmp_path / "plan.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=message):
-        PruningPlan.load(tmp_path / "plan.json").extract(models.resnet8())
+    (tmp_path / "plan.json").write_text(json.dumps(content, indent=2, sort_keys=True))
+    assert PruningPlan.load(tmp_path / "plan.json") == plan
 
 
 class Other(models.ResNet):
