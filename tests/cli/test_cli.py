@@ -261,5 +261,5 @@ def test_ctrl_c_while_a_command_imports_what_it_needs_is_one_message(monkeypatch
     monkeypatch.delitem(sys.modules, "prunefuse.experiment.run")
     monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
     result = call("run")
-    message = "Stopped before the run began: nothing was written.\n"
+    message = "Stopped: nothing was written.\n"
     assert (result.exit_code, result.output) == (130, message)
