@@ -14,6 +14,8 @@ using torch::stable::Tensor;
 
 constexpr int64_t kGrainElements = 32768;
 
+// Copies elements begin..end of one tensor, a run along the last axis at a time; an odometer over the other axes finds
+// where each run goes without dividing.
 template <class Word>
 void copy_run(const ScatterTarget& target, int64_t begin, int64_t end) {
   auto* dense = static_cast<Word*>(target.dense);
@@ -24,17 +26,40 @@ void copy_run(const ScatterTarget& target, int64_t begin, int64_t end) {
   }
   const int64_t last = target.rank - 1;
   const int64_t width = target.sizes[last];
-  const bool dense_run = target.kept[last] == nullptr && target.strides[last] == 1;
+  const int64_t* kept = target.kept[last];
+  const bool contiguous = kept == nullptr && target.strides[last] == 1;
+  int64_t digits[kMaxRank] = {};
+  int64_t row = begin / width;
+  int64_t offset = 0;
+  for (int64_t axis = last - 1; axis >= 0; --axis) {
+    digits[axis] = row % target.sizes[axis];
+    row /= target.sizes[axis];
+    offset += dense_coordinate(target, axis, digits[axis]);
+  }
   for (int64_t position = begin; position < end;) {
     const int64_t column = position % width;
     const int64_t count = std::min(width - column, end - position);
-    Word* row = dense + dense_offset(target, last, position / width);
-    if (dense_run) {
-      std::memcpy(row + column, small + position, static_cast<size_t>(count) * sizeof(Word));
+    Word* to = dense + offset;
+    const Word* from = small + position;
+    if (contiguous && count >= 16) {
+      std::memcpy(to + column, from, static_cast<size_t>(count) * sizeof(Word));
+    } else if (contiguous) {
+      for (int64_t j = 0; j < count; ++j) to[column + j] = from[j];  // a call to memcpy would cost more
+    } else if (kept != nullptr && target.strides[last] == 1) {
+      for (int64_t j = 0; j < count; ++j) to[kept[column + j]] = from[j];
     } else {
-      for (int64_t j = 0; j < count; ++j) row[dense_coordinate(target, last, column + j)] = small[position + j];
+      for (int64_t j = 0; j < count; ++j) to[dense_coordinate(target, last, column + j)] = from[j];
     }
     position += count;
+    for (int64_t axis = last - 1; axis >= 0; --axis) {
+      offset -= dense_coordinate(target, axis, digits[axis]);
+      if (++digits[axis] < target.sizes[axis]) {
+        offset += dense_coordinate(target, axis, digits[axis]);
+        break;
+      }
+      digits[axis] = 0;
+      offset += dense_coordinate(target, axis, 0);
+    }
   }
 }
 
