@@ -77,7 +77,7 @@ def selectors(network: str) -> list[Selector]:
 def selection(flops: float, *, dense: bool) -> dict[str, float]:
     """FLOPs to select each budget with a network of ``flops`` per image: the ledger that the loop would write."""
     config = prunefuse.LoopConfig(
-        SCHEDULE, "entropy", "dense" if dense else "prunefuse", recipe=RECIPE, finals="last"
+        SCHEDULE, strategy="entropy", selector="dense" if dense else "prunefuse", recipe=RECIPE, finals="last"
     )
     ledger = list(planned_costs(config, Sizes(flops, flops, features=64, pool=POOL, test=0)))
     return {name: selection_cost(ledger, b).flops for name, b in BUDGETS.items()}
