@@ -13,8 +13,6 @@ namespace {
 // Values added up in lanes before a sum goes on as one number: keeps the rounding of long rows down.
 constexpr int64_t kBlock = 512;
 
-inline floats zero_where(ints mask, floats value) { return bits_as<floats>(bits_as<ints>(value) & ~mask); }
-
 // The part of a block's last vector that the row has; what is left is filled up with `filler`.
 inline floats load_part(const float* from, int64_t count, float filler) {
   floats value = broadcast(filler);
@@ -26,22 +24,6 @@ inline floats load_part(const float* from, int64_t count, float filler) {
 template <class Stored>
 const accumulate_t<Stored>* row_logits(const Pool& pool, const Stored* row, accumulate_t<Stored>* room) {
   return logits_of(pool, row, 0, pool.classes, room);
-}
-
-// The exponential of x relative to the row's maximum (its exp2 has the argument t), and `lower`: zero where x is the
-// maximum itself (`equal`).
-struct Exponential {
-  floats t, e, lower;
-  ints equal;
-};
-
-inline Exponential exponential(floats x, floats max, floats scale) {
-  const ints equal = x == max;
-  const floats raw = (x - max) * scale;
-  // This way round a NaN stays.
-  const floats t = select(raw < kSmallestLog2, broadcast(kSmallestLog2), raw);
-  const floats e = exp2_of<floats, ints>(t);
-  return {t, e, zero_where(equal, e), equal};
 }
 
 // One pass of one row.

@@ -1,4 +1,4 @@
-// Reading rows of a pool: widening, taking logarithms of probabilities, and turning rows into lanes.
+// Rows of a pool: widening, taking logarithms of probabilities, turning rows into lanes, and the exponentials of a row.
 #pragma once
 
 #include "../../math/row_state.h"
@@ -11,6 +11,22 @@ namespace {
 constexpr int64_t kShortRow = 128;
 
 inline bool is_finite(float x) { return x - x == 0; }
+
+// The exponential of x relative to the row's maximum (its exp2 has the argument t), and `lower`: zero where x is the
+// maximum itself (`equal`).
+struct Exponential {
+  floats t, e, lower;
+  ints equal;
+};
+
+inline Exponential exponential(floats x, floats max, floats scale) {
+  const ints equal = x == max;
+  const floats raw = (x - max) * scale;
+  // This way round a NaN stays.
+  const floats t = select(raw < kSmallestLog2, broadcast(kSmallestLog2), raw);
+  const floats e = exp2_of<floats, ints>(t);
+  return {t, e, zero_where(equal, e), equal};
+}
 
 inline void take_logs(float* x, int64_t count) {
   const int64_t whole = count - count % kLanes;

@@ -17,21 +17,6 @@ namespace {
 
 // 512 float32 are 2 KiB: deep in L1, and long enough to hide the horizontal step at each block's end.
 constexpr int64_t kBlock = 512;
-// e_j of the second walk: t = (x - max) log2(e) / T in [-126, 0], and its exp2, zero where x is the maximum itself
-// (`equal`).
-struct Term {
-  floats t, e;
-  ints equal;
-};
-
-inline Term term(floats x, floats max, floats scale) {
-  const ints equal = x == max;
-  const floats raw = (x - max) * scale;
-  // This way round a NaN stays.
-  const floats t = select(raw < kSmallestLog2, broadcast(kSmallestLog2), raw);
-  const floats e = exp2_of<floats, ints>(t);
-  return {t, bits_as<floats>(bits_as<ints>(e) & ~equal), equal};
-}
 
 // Values one by one: the way of blocks that hold an infinity or nothing but masked classes, where x - max is no number.
 template <class Acc>
@@ -73,15 +58,15 @@ RowState<float> block_state(const float* x, int64_t count, float inverse_tempera
   floats tail{}, dot{};
   ints ties{};
   for (int64_t j = 0; j < whole; j += kLanes) {
-    const Term value = term(load(x + j), max, scale);
+    const Exponential value = exponential(load(x + j), max, scale);
     ties -= value.equal;
-    tail += value.e;
-    dot += value.e * value.t;
+    tail += value.lower;
+    dot += value.lower * value.t;
   }
-  const Term value = term(last, max, scale);
+  const Exponential value = exponential(last, max, scale);
   ties -= value.equal;
-  state.tail = sum(tail + value.e);
-  state.dot = sum(dot + value.e * value.t) * kLn2;
+  state.tail = sum(tail + value.lower);
+  state.dot = sum(dot + value.lower * value.t) * kLn2;
   for (int lane = 0; lane < kLanes; ++lane) state.ties += static_cast<float>(ties[lane]);
   state.has_nan = state.dot != state.dot;
   return state;
@@ -137,17 +122,17 @@ void score_group(const float* values, int64_t classes, const RowOutputs<float>& 
   floats tail{}, dot{};
   ints ties{}, argmax = ints{} - 1;
   for (int64_t c = 0; c < classes; ++c) {
-    const Term value = term(load(values + c * kLanes), max, scale);
+    const Exponential value = exponential(load(values + c * kLanes), max, scale);
     argmax = select(value.equal & (ties == 0), ints{} + static_cast<int32_t>(c), argmax);
     ties -= value.equal;
-    tail += value.e;
-    dot += value.e * value.t;
+    tail += value.lower;
+    dot += value.lower * value.t;
   }
   const floats rest = __builtin_convertvector(ties - 1, floats) + tail;
-  // The runner-up's exp, where it is the maximum's equal, is what term() set to zero.
-  const Term runner_up = term(second, max, scale);
+  // The runner-up's exp, where it is the maximum's equal, is what `lower` leaves out.
+  const Exponential runner_up = exponential(second, max, scale);
   const RowSummary<floats> summary = summary_of<floats>(max, rest, log1p_nonnegative<floats, ints>(rest),
-                                                        select(runner_up.equal, broadcast(1.0f), runner_up.e),
+                                                        select(runner_up.equal, broadcast(1.0f), runner_up.lower),
                                                         dot * kLn2, second - max, broadcast(inverse_temperature));
   const ints nan = dot != dot;
   const auto valid = [&](floats result) {

@@ -49,6 +49,8 @@ inline floats broadcast(float value) { return floats{} + value; }
 inline floats larger(floats a, floats b) { return select(a > b, a, b); }
 inline floats smaller(floats a, floats b) { return select(a < b, a, b); }
 
+inline floats zero_where(ints mask, floats value) { return bits_as<floats>(bits_as<ints>(value) & ~mask); }
+
 inline bool any(ints mask) {
   int32_t lanes[kLanes];
   memcpy(lanes, &mask, sizeof(mask));
