@@ -11,9 +11,8 @@ namespace prunefuse {
 
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLn2 = 0.693147180559945309f;
-// 2^-126, float32's smallest normal number, and its logarithm: what is below counts as zero.
-constexpr float kSmallestExp2 = 1.17549435e-38f;
-constexpr float kSmallestLog2 = -126.0f;
+// Arguments of exp2 are raised to this, where its result is exactly zero.
+constexpr float kLowestLog2 = -127.0f;
 
 // Lanes of `yes` where the mask is set, of `no` elsewhere; a scalar's mask is a bool.
 template <class F, class I>
@@ -25,7 +24,8 @@ PRUNEFUSE_HD F select(I mask, F yes, F no) {
   return mask ? yes : no;
 }
 
-// 2^t for t in [kSmallestLog2, 0], 0 at the lower end. A NaN gives no number in particular.
+// 2^t for t in [kLowestLog2, 0]; exactly 0 at the lower end, and some subnormal number where 2^t is one. A NaN gives no
+// number in particular.
 template <class F, class I>
 PRUNEFUSE_HD F exp2_of(F t) {
   constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
@@ -38,31 +38,23 @@ PRUNEFUSE_HD F exp2_of(F t) {
   p = p * f + 2.402264625e-1f;
   p = p * f + 6.931471825e-1f;
   p = p * f + 1.0f;
-  // n is the low bits of `shifted`; adding it to the exponent field multiplies by 2^n (n >= -126, so p stays normal).
-  const F scaled = bits_as<F>(bits_as<I>(p) + (bits_as<I>(shifted) << 23));
-  // Makes the smallest number an exact zero; to any other the difference is far below rounding.
-  return scaled - kSmallestExp2;
+  // n is the low bits of `shifted`; adding it to the exponent field multiplies by 2^n. At n = -127 only p = 1 is left
+  // (t is not below kLowestLog2), which becomes the bits of 0.
+  return bits_as<F>(bits_as<I>(p) + (bits_as<I>(shifted) << 23));
 }
 
-// log(x) for x >= 0: 0 gives -inf, +inf gives +inf, a negative x or NaN gives NaN.
+// log(x) + e ln 2 for a normal, finite x > 0.
 template <class F, class I>
-PRUNEFUSE_HD F log_nonnegative(F x) {
-  const F infinity = F{} + std::numeric_limits<float>::infinity();
-  const auto subnormal = x < kSmallestExp2;
-  const F normal = select<F>(subnormal, x * 8388608.0f, x);
-  I bits = bits_as<I>(normal);
+PRUNEFUSE_HD F log_normal(F x, F e) {
   // Split so that the mantissa falls in [sqrt(1/2), sqrt(2)): the polynomial's interval.
-  const I offset = bits - 0x3f3504f3;
+  const I offset = bits_as<I>(x) - 0x3f3504f3;
   const I exponent = offset >> 23;
-  bits = (offset & 0x007fffff) + 0x3f3504f3;
-  const F m = bits_as<F>(bits) - 1.0f;
-  F e;
+  const F m = bits_as<F>((offset & 0x007fffff) + 0x3f3504f3) - 1.0f;
   if constexpr (sizeof(F) == sizeof(float)) {
-    e = static_cast<F>(exponent);
+    e = e + static_cast<F>(exponent);
   } else {
-    e = __builtin_convertvector(exponent, F);
+    e = e + __builtin_convertvector(exponent, F);
   }
-  e = select<F>(subnormal, e - 23.0f, e);
   F p = F{} + 7.0376836292e-2f;
   p = p * m - 1.1514610310e-1f;
   p = p * m + 1.1676998740e-1f;
@@ -76,7 +68,16 @@ PRUNEFUSE_HD F log_nonnegative(F x) {
   F y = p * m * square;
   y = y + e * -2.12194440e-4f;
   y = y - square * 0.5f;
-  F result = (m + y) + e * 0.693359375f;
+  return (m + y) + e * 0.693359375f;
+}
+
+// log(x) for x >= 0: 0 gives -inf, +inf gives +inf, a negative x or NaN gives NaN.
+template <class F, class I>
+PRUNEFUSE_HD F log_nonnegative(F x) {
+  const F infinity = F{} + std::numeric_limits<float>::infinity();
+  const auto subnormal = x < 0x1p-126f;
+  const F normal = select<F>(subnormal, x * 0x1p23f, x);
+  F result = log_normal<F, I>(normal, select<F>(subnormal, F{} - 23.0f, F{}));
   result = select<F>(x == infinity, infinity, result);
   result = select<F>(x == 0.0f, -infinity, result);
   return select<F>(x >= 0.0f, result, F{} + std::numeric_limits<float>::quiet_NaN());
@@ -87,13 +88,13 @@ PRUNEFUSE_HD F log_nonnegative(F x) {
 template <class F, class I>
 PRUNEFUSE_HD F log1p_nonnegative(F x) {
   const F u = x + 1.0f;
-  return log_nonnegative<F, I>(u) + (x - (u - 1.0f)) / u;
+  return log_normal<F, I>(u, F{}) + (x - (u - 1.0f)) * (1.0f / u);
 }
 
 // The same for one value in the accumulation type. float64 uses the standard library.
 PRUNEFUSE_HD float exp_of(float z) {
   const float t = z * kLog2E;
-  return exp2_of<float, int32_t>(t < kSmallestLog2 ? kSmallestLog2 : t);
+  return exp2_of<float, int32_t>(t < kLowestLog2 ? kLowestLog2 : t);
 }
 PRUNEFUSE_HD double exp_of(double z) { return ::exp(z); }
 PRUNEFUSE_HD float log_of(float x) { return log_nonnegative<float, int32_t>(x); }

@@ -118,7 +118,7 @@ struct RowSummary {
 // log1p(rest), `runner_up` is exp((second - max) / T).
 template <class V>
 PRUNEFUSE_HD RowSummary<V> summary_of(V max, V rest, V log_sum, V runner_up, V dot, V logit_margin,
-                                      V inverse_temperature) {
+                                      V inverse_temperature, V temperature) {
   const V inverse = 1.0f / (rest + 1.0f);
   return {max * inverse_temperature + log_sum,
           inverse,
@@ -126,7 +126,7 @@ PRUNEFUSE_HD RowSummary<V> summary_of(V max, V rest, V log_sum, V runner_up, V d
           rest * inverse,
           (rest + runner_up) * inverse,
           log_sum - dot * inverse,
-          -(max + log_sum / inverse_temperature),
+          -(max + log_sum * temperature),
           logit_margin};
 }
 
@@ -139,7 +139,8 @@ PRUNEFUSE_HD RowSummary<Acc> summarize(const RowState<Acc>& state, Acc inverse_t
   const Acc runner_up = state.ties > 1 ? Acc(1) : exp_of(shifted(state.second, state.max, inverse_temperature));
   // Equal maxima may be infinite.
   const Acc logit_margin = state.ties > 1 ? Acc(0) : state.second - state.max;
-  return summary_of<Acc>(state.max, rest, log1p_of(rest), runner_up, state.dot, logit_margin, inverse_temperature);
+  return summary_of<Acc>(state.max, rest, log1p_of(rest), runner_up, state.dot, logit_margin, inverse_temperature,
+                         1 / inverse_temperature);
 }
 
 template <class V>

@@ -7,7 +7,7 @@
 namespace prunefuse::cpu::PRUNEFUSE_ISA {
 namespace {
 
-// Up to here a row per lane: the transposed group (128 x 16 values, 8 KiB) stays in L1.
+// Up to here a row per lane: the group of rows (128 x 16 values, 8 KiB) stays in L1.
 constexpr int64_t kShortRow = 128;
 
 inline bool is_finite(float x) { return x - x == 0; }
@@ -21,9 +21,8 @@ struct Exponential {
 
 inline Exponential exponential(floats x, floats max, floats scale) {
   const ints equal = x == max;
-  const floats raw = (x - max) * scale;
   // This way round a NaN stays.
-  const floats t = select(raw < kSmallestLog2, broadcast(kSmallestLog2), raw);
+  const floats t = larger(broadcast(kLowestLog2), (x - max) * scale);
   const floats e = exp2_of<floats, ints>(t);
   return {t, e, zero_where(equal, e), equal};
 }
@@ -68,15 +67,14 @@ template <class Stored>
 void gather_group(const Pool& pool, int64_t begin, int64_t rows, float* values) {
   const Stored* data = static_cast<const Stored*>(pool.data) + begin * pool.row_stride;
   const auto row_of = [&](int lane) { return data + (lane < rows ? lane : rows - 1) * pool.row_stride; };
-  // Whole vectors may be read from a row as long as they end inside the pool.
-  const int64_t reach = (pool.classes + kLanes - 1) / kLanes * kLanes;
+  // Whole fours may be read from a row as long as they end inside the pool.
+  const int64_t reach = (pool.classes + 3) / 4 * 4;
   const int64_t ahead = (pool.rows - begin - rows) * pool.row_stride;
   if (pool.class_stride == 1 && pool.row_stride >= 0 && reach <= pool.classes + ahead) {
-    for (int64_t column = 0; column < pool.classes; column += kLanes) {
-      floats square[kLanes];
-      for (int lane = 0; lane < kLanes; ++lane) square[lane] = load(row_of(lane) + column);
-      transpose(square);
-      for (int i = 0; i < kLanes; ++i) store(values + (column + i) * kLanes, square[i]);
+    for (int64_t column = 0; column < pool.classes; column += 4) {
+      floats columns[4];
+      load_columns<Stored>([&](int lane) { return row_of(lane) + column; }, columns);
+      for (int i = 0; i < 4; ++i) store(values + (column + i) * kLanes, columns[i]);
     }
   } else {
     for (int lane = 0; lane < kLanes; ++lane) {

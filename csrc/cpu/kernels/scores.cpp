@@ -1,13 +1,13 @@
 // The scorer's row loop. Two shapes of work, one row math:
 //
 // - Long rows go one at a time, in blocks that stay in the L1 cache: a block is read from memory once, walked twice in
-// L1 (its
-//   maximum and runner-up, then one exp per value), and its state merged into the row's.
+// L1
+//   (its maximum and runner-up, then one exp per value), and its state merged into the row's. The second walk, which
+//   leaves the memory idle, asks for what is read next.
 // - Short rows go kLanes at a time with a row in every lane, so that nothing is added up across lanes and what comes
-// once per row
-//   (logarithm, divisions) comes once per kLanes rows.
+//   once per row (logarithm, divisions) comes once per kLanes rows.
 //
-// Instructions per vector of values, both shapes: 3 in the first walk and 19 in the second.
+// Instructions per vector of values, both shapes: 4 in the first walk and 18 in the second (AVX-512).
 #include "scores.h"
 
 #include "rows.h"
@@ -15,59 +15,85 @@
 namespace prunefuse::cpu::PRUNEFUSE_ISA {
 namespace {
 
-// 512 float32 are 2 KiB: deep in L1, and long enough to hide the horizontal step at each block's end.
-constexpr int64_t kBlock = 512;
+// 2,048 float32 are 8 KiB: this block and the one that is fetched meanwhile fit into any L1.
+constexpr int64_t kBlock = 2048;
 
 // Values one by one: the way of blocks that hold an infinity or nothing but masked classes, where x - max is no number.
-template <class Acc>
-RowState<Acc> scalar_state(const Acc* x, int64_t count, int64_t stride, Acc inverse_temperature) {
-  RowState<Acc> state;
+template <class Stored>
+RowState<accumulate_t<Stored>> scalar_state(const Stored* x, int64_t count, int64_t stride,
+                                            accumulate_t<Stored> inverse_temperature) {
+  RowState<accumulate_t<Stored>> state;
   for (int64_t j = 0; j < count; ++j) {
-    const Acc value[1] = {x[j * stride]};
+    const accumulate_t<Stored> value[1] = {widen(x[j * stride])};
     absorb(state, value, j, 1, inverse_temperature);
   }
   return state;
 }
 
-// A block of float32 logits -> its state, without the arg-max (found later, and only if it is asked for).
-RowState<float> block_state(const float* x, int64_t count, float inverse_temperature) {
-  RowState<float> state;
-  const floats lowest = broadcast(-std::numeric_limits<float>::infinity());
+// In every lane the two largest of the values that it has taken.
+struct TopTwo {
+  floats first = broadcast(-std::numeric_limits<float>::infinity());
+  floats second = first;
+
+  void take(floats value) {
+    second = larger(smaller(value, first), second);
+    first = larger(value, first);
+  }
+
+  // Now of all lanes, in every lane.
+  template <int Step = kLanes / 2>
+  void join_lanes() {
+    if constexpr (Step > 0) {
+      const floats other = swapped<Step>(first, all_lanes{});
+      second = larger(smaller(first, other), larger(second, swapped<Step>(second, all_lanes{})));
+      first = larger(first, other);
+      join_lanes<Step / 2>();
+    }
+  }
+};
+
+// How many of the values are equal to `value`.
+template <class Stored>
+float count_equal(const Stored* x, int64_t count, float value) {
+  ints equal{};
+  int64_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) equal -= load(x + j) == value;
+  equal -= load_first(x + j, count - j, -std::numeric_limits<float>::infinity()) == value;
+  return sum(__builtin_convertvector(equal, floats));
+}
+
+// A block of logits -> its state, without the arg-max (found later, and only if it is asked for).
+template <class Stored>
+RowState<float> block_state(const Stored* x, int64_t count, float inverse_temperature) {
+  constexpr float lowest = -std::numeric_limits<float>::infinity();
   const int64_t whole = count - count % kLanes;
   // What is left of the last vector is filled up with masked classes.
-  floats last = lowest;
-  for (int64_t j = whole; j < count; ++j) last[j - whole] = x[j];
+  const floats last = load_first(x + whole, count - whole, lowest);
 
-  floats first = lowest, second = lowest;
-  for (int64_t j = 0; j < whole; j += kLanes) {
-    const floats v = load(x + j);
-    second = larger(smaller(v, first), second);
-    first = larger(v, first);
-  }
-  second = larger(smaller(last, first), second);
-  first = larger(last, first);
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const float lower = first[lane] < state.max ? first[lane] : state.max;
-    state.second = lower > state.second ? lower : state.second;
-    state.second = second[lane] > state.second ? second[lane] : state.second;
-    state.max = first[lane] > state.max ? first[lane] : state.max;
-  }
+  TopTwo top;
+  for (int64_t j = 0; j < whole; j += kLanes) top.take(load(x + j));
+  top.take(last);
+  top.join_lanes();
+  RowState<float> state;
+  state.max = top.first[0];
+  state.second = top.second[0];
   if (!is_finite(state.max)) return scalar_state(x, count, 1, inverse_temperature);
 
-  const floats max = broadcast(state.max), scale = broadcast(inverse_temperature * kLog2E);
+  const floats max = top.first, scale = broadcast(inverse_temperature * kLog2E);
   floats tail{}, dot{};
-  ints ties{};
-  for (int64_t j = 0; j < whole; j += kLanes) {
-    const Exponential value = exponential(load(x + j), max, scale);
-    ties -= value.equal;
+  const auto take = [&](floats values) {
+    const Exponential value = exponential(values, max, scale);
     tail += value.lower;
     dot += value.lower * value.t;
+  };
+  for (int64_t j = 0; j < whole; j += kLanes) {
+    take(load(x + j));
+    __builtin_prefetch(x + j + count);
   }
-  const Exponential value = exponential(last, max, scale);
-  ties -= value.equal;
-  state.tail = sum(tail + value.lower);
-  state.dot = sum(dot + value.lower * value.t) * kLn2;
-  for (int lane = 0; lane < kLanes; ++lane) state.ties += static_cast<float>(ties[lane]);
+  take(last);
+  state.tail = sum(tail);
+  state.dot = sum(dot) * kLn2;
+  state.ties = state.second == state.max ? count_equal(x, count, state.max) : 1;
   state.has_nan = state.dot != state.dot;
   return state;
 }
@@ -76,27 +102,41 @@ RowState<double> block_state(const double* x, int64_t count, double inverse_temp
   return scalar_state(x, count, 1, inverse_temperature);
 }
 
+// Where the value is, which is there.
+template <class Stored>
+int64_t find(const Stored* x, int64_t count, accumulate_t<Stored> value) {
+  int64_t j = 0;
+  if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
+    while (j + kLanes <= count && !any(load(x + j) == value)) j += kLanes;
+  }
+  while (j + 1 < count && !(widen(x[j]) == value)) ++j;
+  return j;
+}
+
 template <class Stored>
 void score_long_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out,
                      accumulate_t<Stored> inverse_temperature, int64_t begin, int64_t end) {
   using Acc = accumulate_t<Stored>;
   alignas(64) Acc room[kBlock];
+  const bool in_place = pool.class_stride == 1 && !pool.probabilities;
   for (int64_t row = begin; row < end; ++row) {
     const Stored* data = static_cast<const Stored*>(pool.data) + row * pool.row_stride;
+    // Calls `use` with the logits from `column` on: the caller's memory where it holds them as they are, else a copy.
+    const auto with_block = [&](int64_t column, const auto& use) {
+      const int64_t count = pool.classes - column < kBlock ? pool.classes - column : kBlock;
+      return in_place ? use(data + column, count) : use(logits_of(pool, data, column, count, room), count);
+    };
     RowState<Acc> state;
     int64_t leading_block = 0;  // the first block that holds the row's maximum
     for (int64_t column = 0; column < pool.classes; column += kBlock) {
-      const int64_t count = pool.classes - column < kBlock ? pool.classes - column : kBlock;
-      const RowState<Acc> block = block_state(logits_of(pool, data, column, count, room), count, inverse_temperature);
+      const RowState<Acc> block =
+          with_block(column, [&](const auto* x, int64_t count) { return block_state(x, count, inverse_temperature); });
       if (block.max > state.max) leading_block = column;
       state = column == 0 ? block : merge(state, block, inverse_temperature);
     }
     if (out.argmax != nullptr) {
-      const int64_t count = pool.classes - leading_block < kBlock ? pool.classes - leading_block : kBlock;
-      const Acc* x = logits_of(pool, data, leading_block, count, room);
-      int64_t j = 0;
-      while (j + 1 < count && !(x[j] == state.max)) ++j;
-      state.argmax = leading_block + j;
+      state.argmax = leading_block +
+                     with_block(leading_block, [&](const auto* x, int64_t count) { return find(x, count, state.max); });
     }
     write_row(out, row, state, inverse_temperature);
   }
@@ -104,13 +144,9 @@ void score_long_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& o
 
 void score_group(const float* values, int64_t classes, const RowOutputs<float>& out, float inverse_temperature,
                  int64_t begin, int64_t rows) {
-  const floats lowest = broadcast(-std::numeric_limits<float>::infinity());
-  floats max = lowest, second = lowest;
-  for (int64_t c = 0; c < classes; ++c) {
-    const floats v = load(values + c * kLanes);
-    second = larger(smaller(v, max), second);
-    max = larger(v, max);
-  }
+  TopTwo top;
+  for (int64_t c = 0; c < classes; ++c) top.take(load(values + c * kLanes));
+  const floats max = top.first, second = top.second;
   if (any((max - max) != floats{})) {
     for (int lane = 0; lane < rows; ++lane) {
       write_row(out, begin + lane, scalar_state(values + lane, classes, kLanes, inverse_temperature),
@@ -120,20 +156,21 @@ void score_group(const float* values, int64_t classes, const RowOutputs<float>& 
   }
   const floats scale = broadcast(inverse_temperature * kLog2E);
   floats tail{}, dot{};
-  ints ties{}, argmax = ints{} - 1;
   for (int64_t c = 0; c < classes; ++c) {
     const Exponential value = exponential(load(values + c * kLanes), max, scale);
-    argmax = select(value.equal & (ties == 0), ints{} + static_cast<int32_t>(c), argmax);
-    ties -= value.equal;
     tail += value.lower;
     dot += value.lower * value.t;
   }
-  const floats rest = __builtin_convertvector(ties - 1, floats) + tail;
+  floats rest = tail;
+  if (any(second == max)) {
+    for (int64_t c = 0; c < classes; ++c) rest += select(load(values + c * kLanes) == max, broadcast(1.0f), floats{});
+    rest -= 1.0f;
+  }
   // The runner-up's exp, where it is the maximum's equal, is what `lower` leaves out.
-  const Exponential runner_up = exponential(second, max, scale);
-  const RowSummary<floats> summary = summary_of<floats>(max, rest, log1p_nonnegative<floats, ints>(rest),
-                                                        select(runner_up.equal, broadcast(1.0f), runner_up.lower),
-                                                        dot * kLn2, second - max, broadcast(inverse_temperature));
+  const floats inverse = broadcast(inverse_temperature);
+  const RowSummary<floats> summary =
+      summary_of<floats>(max, rest, log1p_nonnegative<floats, ints>(rest), exponential(second, max, scale).e,
+                         dot * kLn2, second - max, inverse, 1.0f / inverse);
   const ints nan = dot != dot;
   const auto valid = [&](floats result) {
     return select(nan, broadcast(std::numeric_limits<float>::quiet_NaN()), result);
@@ -142,6 +179,10 @@ void score_group(const float* values, int64_t classes, const RowOutputs<float>& 
     write_lanes(out.utilities + k * out.rows + begin, valid(utility(summary, out.which[k])), rows);
   }
   if (out.argmax != nullptr) {
+    ints argmax = ints{} - 1;
+    for (int64_t c = classes - 1; c >= 0; --c) {
+      argmax = select(load(values + c * kLanes) == max, ints{} + static_cast<int32_t>(c), argmax);
+    }
     argmax = select(nan, ints{} - 1, argmax);
     for (int64_t lane = 0; lane < rows; ++lane) out.argmax[begin + lane] = argmax[lane];
     write_lanes(out.logsumexp + begin, valid(summary.logsumexp), rows);

@@ -1,5 +1,15 @@
-// Vectors of the level this file is compiled for, by the compilers' vector extension: one source, no intrinsics.
+// Vectors of the level this file is compiled for, by the compilers' vector extension; intrinsics only in this file, for
+// the few things that the compilers do not find by themselves.
 #pragma once
+
+#if defined(__SSE2__)
+// GCC 12 takes the undefined operand that its own AVX-512 header passes for a mistake (its bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
 
 #include "../../math/exp_log.h"
 
@@ -35,6 +45,15 @@ inline words load_words(const void* from) {
 
 inline floats load(const bfloat16_bits* from) { return bits_as<floats>(load_words(from) << 16); }
 
+#if defined(__AVX512F__)
+inline floats load(const half_bits* from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+#elif defined(__F16C__)
+inline floats load(const half_bits* from) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+#else
 // The vector form of widen(half_bits).
 inline floats load(const half_bits* from) {
   const words bits = load_words(from);
@@ -43,11 +62,24 @@ inline floats load(const half_bits* from) {
   const words special = bits_as<words>((bits & 0x7c00u) == 0x7c00u) & 0x7f800000u;
   return bits_as<floats>(bits_as<words>(scaled) | special | ((bits & 0x8000u) << 16));
 }
+#endif
 
 inline floats broadcast(float value) { return floats{} + value; }
 
+// a > b ? a : b and a < b ? a : b, so b where one of them is NaN: what the processor's own instruction does.
+#if defined(__AVX512F__)
+inline floats larger(floats a, floats b) { return _mm512_max_ps(a, b); }
+inline floats smaller(floats a, floats b) { return _mm512_min_ps(a, b); }
+#elif defined(__AVX__)
+inline floats larger(floats a, floats b) { return _mm256_max_ps(a, b); }
+inline floats smaller(floats a, floats b) { return _mm256_min_ps(a, b); }
+#elif defined(__SSE2__)
+inline floats larger(floats a, floats b) { return _mm_max_ps(a, b); }
+inline floats smaller(floats a, floats b) { return _mm_min_ps(a, b); }
+#else
 inline floats larger(floats a, floats b) { return select(a > b, a, b); }
 inline floats smaller(floats a, floats b) { return select(a < b, a, b); }
+#endif
 
 inline floats zero_where(ints mask, floats value) { return bits_as<floats>(bits_as<ints>(value) & ~mask); }
 
@@ -59,16 +91,6 @@ inline bool any(ints mask) {
   return found != 0;
 }
 
-// All lanes added up, as a tree.
-inline float sum(floats value) {
-  float lanes[kLanes];
-  store(lanes, value);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  }
-  return lanes[0];
-}
-
 template <int... Lane>
 struct lane_numbers {};
 template <int Count, int... Lane>
@@ -77,6 +99,48 @@ template <int... Lane>
 struct count_lanes<0, Lane...> {
   using type = lane_numbers<Lane...>;
 };
+
+using all_lanes = typename count_lanes<kLanes>::type;
+
+template <int... Lane>
+inline ints numbered(lane_numbers<Lane...>) {
+  return ints{Lane...};
+}
+
+// Lane i gets lane i ^ Step.
+template <int Step, int... Lane>
+inline floats swapped(floats value, lane_numbers<Lane...>) {
+  return __builtin_shufflevector(value, value, (Lane ^ Step)...);
+}
+
+// All lanes added up, as a tree.
+template <int Step = kLanes / 2>
+inline float sum(floats value) {
+  if constexpr (Step == 0) {
+    return value[0];
+  } else {
+    return sum<Step / 2>(value + swapped<Step>(value, all_lanes{}));
+  }
+}
+
+// The first `count` (0 to kLanes) values; `filler` in the other lanes. Reads nothing else.
+template <class Stored>
+inline floats load_first(const Stored* from, int64_t count, float filler) {
+#if defined(__AVX512F__)
+  const auto mask = static_cast<__mmask16>((1u << count) - 1);
+  if constexpr (sizeof(Stored) == sizeof(float)) {
+    return _mm512_mask_loadu_ps(broadcast(filler), mask, from);
+  } else {
+    Stored lanes[kLanes];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), _mm256_maskz_loadu_epi16(mask, from));
+    return _mm512_mask_mov_ps(broadcast(filler), mask, load(lanes));
+  }
+#else
+  Stored lanes[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = from[i];
+  return select(numbered(all_lanes{}) < static_cast<int32_t>(count), load(lanes), broadcast(filler));
+#endif
+}
 
 // Rows and columns of `a` and `b` whose number has the bit `Step` change places.
 template <int Step, int... Lane>
@@ -91,7 +155,7 @@ template <int Step>
 inline void transpose_from(floats (&rows)[kLanes]) {
   if constexpr (Step < kLanes) {
     for (int i = 0; i < kLanes; ++i) {
-      if ((i & Step) == 0) exchange<Step>(rows[i], rows[i + Step], typename count_lanes<kLanes>::type{});
+      if ((i & Step) == 0) exchange<Step>(rows[i], rows[i + Step], all_lanes{});
     }
     transpose_from<2 * Step>(rows);
   }
@@ -99,6 +163,60 @@ inline void transpose_from(floats (&rows)[kLanes]) {
 
 // rows[i][j] becomes rows[j][i].
 inline void transpose(floats (&rows)[kLanes]) { transpose_from<1>(rows); }
+
+// Numbers P of each group of four lanes: 0 to 3 of `a`, 4 to 7 of `b`.
+template <int P0, int P1, int P2, int P3, int... Lane>
+inline floats pick(floats a, floats b, lane_numbers<Lane...>) {
+  constexpr int from[4] = {P0, P1, P2, P3};
+  return __builtin_shufflevector(a, b, (Lane / 4 * 4 + from[Lane % 4] % 4 + from[Lane % 4] / 4 * kLanes)...);
+}
+
+// Four values from each of kLanes / 4 places, one place after the other.
+template <class Place>
+inline floats load_fours(const Place& place, const float*) {
+#if defined(__AVX512F__)
+  floats value = _mm512_castps128_ps512(_mm_loadu_ps(place(0)));
+  value = _mm512_insertf32x4(value, _mm_loadu_ps(place(1)), 1);
+  value = _mm512_insertf32x4(value, _mm_loadu_ps(place(2)), 2);
+  return _mm512_insertf32x4(value, _mm_loadu_ps(place(3)), 3);
+#elif defined(__AVX__)
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(place(0))), _mm_loadu_ps(place(1)), 1);
+#else
+  float values[kLanes];
+  for (int i = 0; i < kLanes / 4; ++i) memcpy(values + 4 * i, place(i), 4 * sizeof(float));
+  return load(values);
+#endif
+}
+
+template <class Place, class Stored>
+inline floats load_fours(const Place& place, const Stored*) {
+  typedef uint64_t fours __attribute__((vector_size(kLanes * sizeof(uint16_t))));
+  fours bits;
+  for (int i = 0; i < kLanes / 4; ++i) {
+    uint64_t four;
+    memcpy(&four, place(i), sizeof(four));
+    bits[i] = four;
+  }
+  Stored values[kLanes];
+  memcpy(values, &bits, sizeof(values));
+  return load(values);
+}
+
+// Four columns of kLanes rows, a row in every lane: `row(lane)` is where a row's four values start.
+template <class Stored, class Row>
+inline void load_columns(const Row& row, floats (&columns)[4]) {
+  floats part[4];
+  for (int i = 0; i < 4; ++i) {
+    part[i] = load_fours([&](int group) { return row(4 * group + i); }, static_cast<const Stored*>(nullptr));
+  }
+  constexpr all_lanes lanes;
+  const floats low = pick<0, 4, 1, 5>(part[0], part[1], lanes), high = pick<2, 6, 3, 7>(part[0], part[1], lanes);
+  const floats low2 = pick<0, 4, 1, 5>(part[2], part[3], lanes), high2 = pick<2, 6, 3, 7>(part[2], part[3], lanes);
+  columns[0] = pick<0, 1, 4, 5>(low, low2, lanes);
+  columns[1] = pick<2, 3, 6, 7>(low, low2, lanes);
+  columns[2] = pick<0, 1, 4, 5>(high, high2, lanes);
+  columns[3] = pick<2, 3, 6, 7>(high, high2, lanes);
+}
 
 }  // namespace
 }  // namespace prunefuse::cpu::PRUNEFUSE_ISA
