@@ -142,8 +142,10 @@ void score_long_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& o
   }
 }
 
-void score_group(const float* values, int64_t classes, const RowOutputs<float>& out, float inverse_temperature,
-                 int64_t begin, int64_t rows) {
+// `next`: what is read after this group.
+template <class Stored>
+void score_group(const float* values, int64_t classes, const Stored* next, const RowOutputs<float>& out,
+                 float inverse_temperature, int64_t begin, int64_t rows) {
   TopTwo top;
   for (int64_t c = 0; c < classes; ++c) top.take(load(values + c * kLanes));
   const floats max = top.first, second = top.second;
@@ -160,6 +162,7 @@ void score_group(const float* values, int64_t classes, const RowOutputs<float>& 
     const Exponential value = exponential(load(values + c * kLanes), max, scale);
     tail += value.lower;
     dot += value.lower * value.t;
+    __builtin_prefetch(next + c * kLanes);
   }
   floats rest = tail;
   if (any(second == max)) {
@@ -198,7 +201,8 @@ void score_short_rows(const Pool& pool, const RowOutputs<float>& out, float inve
   for (int64_t row = begin; row < end; row += kLanes) {
     const int64_t rows = end - row < kLanes ? end - row : kLanes;
     gather_group<Stored>(pool, row, rows, values);
-    score_group(values, pool.classes, out, inverse_temperature, row, rows);
+    const Stored* next = static_cast<const Stored*>(pool.data) + (row + kLanes) * pool.row_stride;
+    score_group(values, pool.classes, next, out, inverse_temperature, row, rows);
   }
 }
 
