@@ -66,19 +66,20 @@ const accumulate_t<Stored>* logits_of(const Pool& pool, const Stored* row, int64
 template <class Stored>
 void gather_group(const Pool& pool, int64_t begin, int64_t rows, float* values) {
   const Stored* data = static_cast<const Stored*>(pool.data) + begin * pool.row_stride;
-  const auto row_of = [&](int lane) { return data + (lane < rows ? lane : rows - 1) * pool.row_stride; };
-  // Whole fours may be read from a row as long as they end inside the pool.
-  const int64_t reach = (pool.classes + 3) / 4 * 4;
-  const int64_t ahead = (pool.rows - begin - rows) * pool.row_stride;
-  if (pool.class_stride == 1 && pool.row_stride >= 0 && reach <= pool.classes + ahead) {
-    for (int64_t column = 0; column < pool.classes; column += 4) {
-      floats columns[4];
-      load_columns<Stored>([&](int lane) { return row_of(lane) + column; }, columns);
-      for (int i = 0; i < 4; ++i) store(values + (column + i) * kLanes, columns[i]);
+  const int64_t stride = pool.row_stride;
+  // What lies behind a row may be read with it as long as that is inside the pool.
+  constexpr int64_t step = kColumns<Stored>;
+  const int64_t reach = (pool.classes + step - 1) / step * step;
+  const int64_t ahead = (pool.rows - begin - rows) * stride;
+  if (rows == kLanes && pool.class_stride == 1 && stride >= 0 && reach <= pool.classes + ahead) {
+    for (int64_t column = 0; column < pool.classes; column += step) {
+      floats columns[step];
+      load_columns<Stored>([&](int lane) { return data + lane * stride + column; }, columns);
+      for (int i = 0; i < step; ++i) store(values + (column + i) * kLanes, columns[i]);
     }
   } else {
     for (int lane = 0; lane < kLanes; ++lane) {
-      const Stored* row = row_of(lane);
+      const Stored* row = data + (lane < rows ? lane : rows - 1) * stride;
       for (int64_t c = 0; c < pool.classes; ++c) values[c * kLanes + lane] = widen(row[c * pool.class_stride]);
     }
   }

@@ -31,26 +31,66 @@ RowState<accumulate_t<Stored>> scalar_state(const Stored* x, int64_t count, int6
 }
 
 // In every lane the two largest of the values that it has taken.
+template <class V>
 struct TopTwo {
-  floats first = broadcast(-std::numeric_limits<float>::infinity());
-  floats second = first;
+  V first, second;
 
-  void take(floats value) {
+  void take(V value) {
     second = larger(smaller(value, first), second);
     first = larger(value, first);
   }
 
-  // Now of all lanes, in every lane.
-  template <int Step = kLanes / 2>
-  void join_lanes() {
-    if constexpr (Step > 0) {
-      const floats other = swapped<Step>(first, all_lanes{});
-      second = larger(smaller(first, other), larger(second, swapped<Step>(second, all_lanes{})));
-      first = larger(first, other);
-      join_lanes<Step / 2>();
-    }
+  void take(const TopTwo& other) {
+    second = larger(smaller(first, other.first), larger(second, other.second));
+    first = larger(first, other.first);
   }
 };
+
+TopTwo<floats> none() {
+  const floats lowest = broadcast(-std::numeric_limits<float>::infinity());
+  return {lowest, lowest};
+}
+
+// Those of all lanes, in every lane.
+template <int Step = kLanes / 2>
+void join_lanes(TopTwo<floats>& top) {
+  if constexpr (Step > 0) {
+    constexpr all_lanes lanes;
+    top.take({swapped<Step>(top.first, lanes), swapped<Step>(top.second, lanes)});
+    join_lanes<Step / 2>(top);
+  }
+}
+
+// Of `count` values, a multiple of 2 * kLanes.
+template <class Stored>
+TopTwo<floats> top_two(const Stored* x, int64_t count) {
+  TopTwo<floats> even = none(), odd = none();
+  if constexpr (sizeof(Stored) == sizeof(float)) {
+    for (int64_t j = 0; j < count; j += 2 * kLanes) {
+      even.take(load(x + j));
+      odd.take(load(x + j + kLanes));
+    }
+  } else if (count > 0) {
+    // 16-bit numbers are compared as they are: twice as many at a time, and nothing to widen.
+    const auto at = [&](int64_t j) {
+      keys bits;
+      memcpy(&bits, x + j, sizeof(bits));
+      return ordered(bits);
+    };
+    TopTwo<keys> top = {at(0), keys{} - 0x7fff - 1};
+    for (int64_t j = 2 * kLanes; j < count; j += 2 * kLanes) top.take(at(j));
+    Stored first[2 * kLanes], second[2 * kLanes];
+    const keys bits[2] = {ordered(top.first), ordered(top.second)};
+    memcpy(first, &bits[0], sizeof(first));
+    memcpy(second, &bits[1], sizeof(second));
+    // The least key is a NaN's: where no second value came, none is there.
+    const floats lowest = broadcast(-std::numeric_limits<float>::infinity());
+    even = {load(first), larger(load(second), lowest)};
+    odd = {load(first + kLanes), larger(load(second + kLanes), lowest)};
+  }
+  even.take(odd);
+  return even;
+}
 
 // How many of the values are equal to `value`.
 template <class Stored>
@@ -66,14 +106,15 @@ float count_equal(const Stored* x, int64_t count, float value) {
 template <class Stored>
 RowState<float> block_state(const Stored* x, int64_t count, float inverse_temperature) {
   constexpr float lowest = -std::numeric_limits<float>::infinity();
-  const int64_t whole = count - count % kLanes;
-  // What is left of the last vector is filled up with masked classes.
-  const floats last = load_first(x + whole, count - whole, lowest);
+  const int64_t whole = count - count % (2 * kLanes), rest = count - whole;
+  // What is left is filled up with masked classes.
+  const floats last = load_first(x + whole, rest < kLanes ? rest : kLanes, lowest);
+  const floats very_last = load_first(x + whole + kLanes, rest > kLanes ? rest - kLanes : 0, lowest);
 
-  TopTwo top;
-  for (int64_t j = 0; j < whole; j += kLanes) top.take(load(x + j));
+  TopTwo<floats> top = top_two(x, whole);
   top.take(last);
-  top.join_lanes();
+  top.take(very_last);
+  join_lanes(top);
   RowState<float> state;
   state.max = top.first[0];
   state.second = top.second[0];
@@ -86,11 +127,16 @@ RowState<float> block_state(const Stored* x, int64_t count, float inverse_temper
     tail += value.lower;
     dot += value.lower * value.t;
   };
-  for (int64_t j = 0; j < whole; j += kLanes) {
-    take(load(x + j));
+  for (int64_t j = 0; j < whole; j += 2 * kLanes) {
+    floats a, b;
+    load_two(x + j, a, b);
+    take(a);
+    take(b);
     __builtin_prefetch(x + j + count);
+    if (sizeof(Stored) == sizeof(float)) __builtin_prefetch(x + j + kLanes + count);
   }
   take(last);
+  take(very_last);
   state.tail = sum(tail);
   state.dot = sum(dot) * kLn2;
   state.ties = state.second == state.max ? count_equal(x, count, state.max) : 1;
@@ -146,7 +192,7 @@ void score_long_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& o
 template <class Stored>
 void score_group(const float* values, int64_t classes, const Stored* next, const RowOutputs<float>& out,
                  float inverse_temperature, int64_t begin, int64_t rows) {
-  TopTwo top;
+  TopTwo<floats> top = none();
   for (int64_t c = 0; c < classes; ++c) top.take(load(values + c * kLanes));
   const floats max = top.first, second = top.second;
   if (any((max - max) != floats{})) {
@@ -170,10 +216,9 @@ void score_group(const float* values, int64_t classes, const Stored* next, const
     rest -= 1.0f;
   }
   // The runner-up's exp, where it is the maximum's equal, is what `lower` leaves out.
-  const floats inverse = broadcast(inverse_temperature);
-  const RowSummary<floats> summary =
-      summary_of<floats>(max, rest, log1p_nonnegative<floats, ints>(rest), exponential(second, max, scale).e,
-                         dot * kLn2, second - max, inverse, 1.0f / inverse);
+  const RowSummary<floats> summary = summary_of<floats>(
+      max, rest, log1p_nonnegative<floats, ints>(rest), exponential(second, max, scale).e, dot * kLn2, second - max,
+      broadcast(inverse_temperature), broadcast(1.0f / inverse_temperature));
   const ints nan = dot != dot;
   const auto valid = [&](floats result) {
     return select(nan, broadcast(std::numeric_limits<float>::quiet_NaN()), result);

@@ -28,6 +28,7 @@ typedef float floats __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef uint32_t words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
 typedef uint16_t shorts __attribute__((vector_size(kLanes * sizeof(uint16_t))));
+typedef int16_t keys __attribute__((vector_size(2 * kLanes * sizeof(int16_t))));
 
 inline floats load(const float* from) {
   floats value;
@@ -37,32 +38,61 @@ inline floats load(const float* from) {
 
 inline void store(float* to, floats value) { memcpy(to, &value, sizeof(value)); }
 
-inline words load_words(const void* from) {
-  shorts narrow;
-  memcpy(&narrow, from, sizeof(narrow));
-  return __builtin_convertvector(narrow, words);
+// Vectors of 16-bit numbers, widened.
+inline floats widen_lanes(shorts bits, bfloat16_bits) {
+  return bits_as<floats>(__builtin_convertvector(bits, words) << 16);
 }
 
-inline floats load(const bfloat16_bits* from) { return bits_as<floats>(load_words(from) << 16); }
-
+inline floats widen_lanes(shorts bits, half_bits) {
 #if defined(__AVX512F__)
-inline floats load(const half_bits* from) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-}
+  return _mm512_cvtph_ps(bits_as<__m256i>(bits));
 #elif defined(__F16C__)
-inline floats load(const half_bits* from) {
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-}
+  return _mm256_cvtph_ps(bits_as<__m128i>(bits));
 #else
-// The vector form of widen(half_bits).
-inline floats load(const half_bits* from) {
-  const words bits = load_words(from);
-  const floats scaled = bits_as<floats>((bits & 0x7fffu) << 13) * 0x1p112f;
+  // The vector form of widen(half_bits).
+  const words wide = __builtin_convertvector(bits, words);
+  const floats scaled = bits_as<floats>((wide & 0x7fffu) << 13) * 0x1p112f;
   // A comparison's mask is all ones where it holds.
-  const words special = bits_as<words>((bits & 0x7c00u) == 0x7c00u) & 0x7f800000u;
-  return bits_as<floats>(bits_as<words>(scaled) | special | ((bits & 0x8000u) << 16));
-}
+  const words special = bits_as<words>((wide & 0x7c00u) == 0x7c00u) & 0x7f800000u;
+  return bits_as<floats>(bits_as<words>(scaled) | special | ((wide & 0x8000u) << 16));
 #endif
+}
+
+template <class Stored>
+inline floats load(const Stored* from) {
+  shorts bits;
+  memcpy(&bits, from, sizeof(bits));
+  return widen_lanes(bits, Stored{});
+}
+
+// The numbers in the lower and in the upper half of each word.
+inline void widen_pairs(words pairs, bfloat16_bits, floats& low, floats& high) {
+  low = bits_as<floats>(pairs << 16);
+  high = bits_as<floats>(pairs & 0xffff0000u);
+}
+
+inline void widen_pairs(words pairs, half_bits stored, floats& low, floats& high) {
+  low = widen_lanes(__builtin_convertvector(pairs, shorts), stored);
+  high = widen_lanes(__builtin_convertvector(pairs >> 16, shorts), stored);
+}
+
+// 2 * kLanes values, in any order.
+template <class Stored>
+inline void load_two(const Stored* from, floats& a, floats& b) {
+  a = load(from);
+  b = load(from + kLanes);
+}
+
+inline void load_two(const bfloat16_bits* from, floats& a, floats& b) {
+  words pairs;
+  memcpy(&pairs, from, sizeof(pairs));
+  widen_pairs(pairs, bfloat16_bits{}, a, b);
+}
+
+// 16-bit floating numbers as integers of the same order (a NaN beyond the infinity of its sign), and back.
+inline keys ordered(keys bits) { return bits ^ ((bits >> 15) & 0x7fff); }
+inline keys larger(keys a, keys b) { return a > b ? a : b; }
+inline keys smaller(keys a, keys b) { return a < b ? a : b; }
 
 inline floats broadcast(float value) { return floats{} + value; }
 
@@ -83,12 +113,19 @@ inline floats smaller(floats a, floats b) { return select(a < b, a, b); }
 
 inline floats zero_where(ints mask, floats value) { return bits_as<floats>(bits_as<ints>(value) & ~mask); }
 
+// Of a comparison's result.
 inline bool any(ints mask) {
-  int32_t lanes[kLanes];
-  memcpy(lanes, &mask, sizeof(mask));
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask(bits_as<__m512i>(mask), bits_as<__m512i>(mask)) != 0;
+#elif defined(__AVX__)
+  return _mm256_movemask_ps(bits_as<__m256>(mask)) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_ps(bits_as<__m128>(mask)) != 0;
+#else
   int32_t found = 0;
-  for (int lane = 0; lane < kLanes; ++lane) found |= lanes[lane];
+  for (int lane = 0; lane < kLanes; ++lane) found |= mask[lane];
   return found != 0;
+#endif
 }
 
 template <int... Lane>
@@ -171,51 +208,45 @@ inline floats pick(floats a, floats b, lane_numbers<Lane...>) {
   return __builtin_shufflevector(a, b, (Lane / 4 * 4 + from[Lane % 4] % 4 + from[Lane % 4] / 4 * kLanes)...);
 }
 
-// Four values from each of kLanes / 4 places, one place after the other.
+// 16 bytes from each of kLanes / 4 places, one place after the other.
 template <class Place>
-inline floats load_fours(const Place& place, const float*) {
+inline floats load_pieces(const Place& place) {
+  const auto piece = [&](int i) { return reinterpret_cast<const float*>(place(i)); };
 #if defined(__AVX512F__)
-  floats value = _mm512_castps128_ps512(_mm_loadu_ps(place(0)));
-  value = _mm512_insertf32x4(value, _mm_loadu_ps(place(1)), 1);
-  value = _mm512_insertf32x4(value, _mm_loadu_ps(place(2)), 2);
-  return _mm512_insertf32x4(value, _mm_loadu_ps(place(3)), 3);
+  floats value = _mm512_castps128_ps512(_mm_loadu_ps(piece(0)));
+  value = _mm512_insertf32x4(value, _mm_loadu_ps(piece(1)), 1);
+  value = _mm512_insertf32x4(value, _mm_loadu_ps(piece(2)), 2);
+  return _mm512_insertf32x4(value, _mm_loadu_ps(piece(3)), 3);
 #elif defined(__AVX__)
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(place(0))), _mm_loadu_ps(place(1)), 1);
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(piece(0))), _mm_loadu_ps(piece(1)), 1);
 #else
-  float values[kLanes];
-  for (int i = 0; i < kLanes / 4; ++i) memcpy(values + 4 * i, place(i), 4 * sizeof(float));
-  return load(values);
+  floats value;
+  for (int i = 0; i < kLanes / 4; ++i) memcpy(reinterpret_cast<char*>(&value) + 16 * i, piece(i), 16);
+  return value;
 #endif
 }
 
-template <class Place, class Stored>
-inline floats load_fours(const Place& place, const Stored*) {
-  typedef uint64_t fours __attribute__((vector_size(kLanes * sizeof(uint16_t))));
-  fours bits;
-  for (int i = 0; i < kLanes / 4; ++i) {
-    uint64_t four;
-    memcpy(&four, place(i), sizeof(four));
-    bits[i] = four;
-  }
-  Stored values[kLanes];
-  memcpy(values, &bits, sizeof(values));
-  return load(values);
-}
+// Columns that load_columns takes at a time: what 16 bytes hold.
+template <class Stored>
+constexpr int64_t kColumns = 16 / sizeof(Stored);
 
-// Four columns of kLanes rows, a row in every lane: `row(lane)` is where a row's four values start.
+// Neighboring columns of kLanes rows, a row in every lane: `row(lane)` is where a row's values start.
 template <class Stored, class Row>
-inline void load_columns(const Row& row, floats (&columns)[4]) {
+inline void load_columns(const Row& row, floats (&columns)[kColumns<Stored>]) {
   floats part[4];
-  for (int i = 0; i < 4; ++i) {
-    part[i] = load_fours([&](int group) { return row(4 * group + i); }, static_cast<const Stored*>(nullptr));
-  }
+  for (int i = 0; i < 4; ++i) part[i] = load_pieces([&](int group) { return row(4 * group + i); });
   constexpr all_lanes lanes;
   const floats low = pick<0, 4, 1, 5>(part[0], part[1], lanes), high = pick<2, 6, 3, 7>(part[0], part[1], lanes);
   const floats low2 = pick<0, 4, 1, 5>(part[2], part[3], lanes), high2 = pick<2, 6, 3, 7>(part[2], part[3], lanes);
-  columns[0] = pick<0, 1, 4, 5>(low, low2, lanes);
-  columns[1] = pick<2, 3, 6, 7>(low, low2, lanes);
-  columns[2] = pick<0, 1, 4, 5>(high, high2, lanes);
-  columns[3] = pick<2, 3, 6, 7>(high, high2, lanes);
+  const floats words_of[4] = {pick<0, 1, 4, 5>(low, low2, lanes), pick<2, 3, 6, 7>(low, low2, lanes),
+                              pick<0, 1, 4, 5>(high, high2, lanes), pick<2, 3, 6, 7>(high, high2, lanes)};
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (sizeof(Stored) == sizeof(float)) {
+      columns[i] = words_of[i];
+    } else {
+      widen_pairs(bits_as<words>(words_of[i]), Stored{}, columns[2 * i], columns[2 * i + 1]);
+    }
+  }
 }
 
 }  // namespace
