@@ -210,11 +210,12 @@ void score_group(const float* values, int64_t classes, const Stored* next, const
     dot += value.lower * value.t;
     __builtin_prefetch(next + c * kLanes);
   }
-  floats rest = tail;
+  floats further{};  // values equal to the maximum beside itself
   if (any(second == max)) {
-    for (int64_t c = 0; c < classes; ++c) rest += select(load(values + c * kLanes) == max, broadcast(1.0f), floats{});
-    rest -= 1.0f;
+    further -= 1.0f;
+    for (int64_t c = 0; c < classes; ++c) further += select(load(values + c * kLanes) == max, broadcast(1.0f), floats{});
   }
+  const floats rest = further + tail;
   // The runner-up's exp, where it is the maximum's equal, is what `lower` leaves out.
   const RowSummary<floats> summary = summary_of<floats>(
       max, rest, log1p_nonnegative<floats, ints>(rest), exponential(second, max, scale).e, dot * kLn2, second - max,
