@@ -50,7 +50,8 @@ PRUNEFUSE_HD F log_nonnegative(F x) {
   const F infinity = F{} + std::numeric_limits<float>::infinity();
   const auto subnormal = x < kSmallestExp2;
   const F normal = select<F>(subnormal, x * 8388608.0f, x);
-  I bits = bits_as<I>(normal);
+  // Without the sign: what a negative number gives is replaced below, and the subtraction must not overflow.
+  I bits = bits_as<I>(normal) & 0x7fffffff;
   // Split so that the mantissa falls in [sqrt(1/2), sqrt(2)): the polynomial's interval.
   const I offset = bits - 0x3f3504f3;
   const I exponent = offset >> 23;
