@@ -111,13 +111,9 @@ void score_group(const float* values, int64_t classes, const RowOutputs<float>& 
     second = larger(smaller(v, max), second);
     max = larger(v, max);
   }
-  if (any((max - max) != floats{})) {
-    for (int lane = 0; lane < rows; ++lane) {
-      write_row(out, begin + lane, scalar_state(values + lane, classes, kLanes, inverse_temperature),
-                inverse_temperature);
-    }
-    return;
-  }
+  // Rows without a finite maximum go one by one, at the end; the others' results do not depend on who stands beside
+  // them.
+  const ints special = (max - max) != floats{};
   const floats scale = broadcast(inverse_temperature * kLog2E);
   floats tail{}, dot{};
   ints ties{}, argmax = ints{} - 1;
@@ -147,6 +143,11 @@ void score_group(const float* values, int64_t classes, const RowOutputs<float>& 
     write_lanes(out.logsumexp + begin, valid(summary.logsumexp), rows);
     write_lanes(out.p1 + begin, valid(summary.p1), rows);
     write_lanes(out.p2 + begin, valid(summary.p2), rows);
+  }
+  for (int64_t lane = 0; any(special) && lane < rows; ++lane) {
+    if (!special[lane]) continue;
+    write_row(out, begin + lane, scalar_state(values + lane, classes, kLanes, inverse_temperature),
+              inverse_temperature);
   }
 }
 
