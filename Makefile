@@ -7,12 +7,12 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find cmake csrc prunef
 	-not -name '*.so' -not -path '*/__pycache__/*')
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: run test lint format check abi clean
+.PHONY: run test lint format fuzz check asan abi clean
 
 run: $(VENV)/.installed
 	$(BIN)/prunefuse run $(ARGS)
 
-test: $(VENV)/.installed-for-tests lint check
+test: $(VENV)/.installed-for-tests lint fuzz check
 
 # torch goes in first: the build then compiles against it and downloads no second one.
 $(VENV)/.torch:
@@ -42,9 +42,31 @@ format: $(VENV)/.installed-for-tests
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+# Random cases of the native code under AddressSanitizer and UBSan, the same in every run: FUZZ_SEED=7 FUZZ_CASES=100000
+# for others, and for more of them.
+FUZZ_SEED ?= 1
+FUZZ_CASES ?= 1000
+fuzz: $(VENV)/.installed-for-tests
+	$(BIN)/cmake --log-level=WARNING -S csrc/fuzz -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+	$(BIN)/cmake --build build/fuzz -- --quiet
+	build/fuzz/fuzz $(FUZZ_SEED) $(FUZZ_CASES)
+
 # Two processes of one thread each: many small tests gain nothing from threads inside one.
 check: $(VENV)/.installed-for-tests
 	OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python -m pytest --numprocesses 2 $(ARGS)
+
+# The operators' tests from Python, on a copy of the tree whose libraries are built with both sanitizers.
+SANITIZE := -fsanitize=address,undefined
+asan: $(VENV)/.installed-for-tests
+	mkdir -p build/asan
+	tar -cf - --exclude='*.so' --exclude=__pycache__ setup.py pyproject.toml CMakeLists.txt cmake csrc prunefuse tests \
+		| tar -xf - -C build/asan
+	cd build/asan && PRUNEFUSE_CUDA=0 PATH="$(abspath $(BIN)):$$PATH" LDFLAGS="$(SANITIZE)" \
+		CXXFLAGS="$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer -g1" \
+		python setup.py --quiet build_ext --inplace
+	cd build/asan && PYTHONPATH=. OMP_NUM_THREADS=2 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		$(abspath $(BIN))/python -m pytest tests/native --capture=sys -p no:cacheprovider $(ARGS)
 
 # The same binaries beside another torch: the operators' tests in an environment of their own.
 ABI_TORCH ?= 2.13.0

@@ -77,7 +77,9 @@ PRUNEFUSE_HD F log_nonnegative(F x) {
   const F infinity = F{} + std::numeric_limits<float>::infinity();
   const auto subnormal = x < 0x1p-126f;
   const F normal = select<F>(subnormal, x * 0x1p23f, x);
-  F result = log_normal<F, I>(normal, select<F>(subnormal, F{} - 23.0f, F{}));
+  // Without the sign: what a negative number gives is replaced below, and no integer may overflow on the way.
+  const F magnitude = bits_as<F>(bits_as<I>(normal) & 0x7fffffff);
+  F result = log_normal<F, I>(magnitude, select<F>(subnormal, F{} - 23.0f, F{}));
   result = select<F>(x == infinity, infinity, result);
   result = select<F>(x == 0.0f, -infinity, result);
   return select<F>(x >= 0.0f, result, F{} + std::numeric_limits<float>::quiet_NaN());

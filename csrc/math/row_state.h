@@ -76,8 +76,8 @@ PRUNEFUSE_HD RowState<Acc> merge(RowState<Acc> a, RowState<Acc> b, Acc inverse_t
 template <int Count, class Acc>
 PRUNEFUSE_HD void absorb(RowState<Acc>& state, const Acc (&values)[Count], int64_t first, int64_t step,
                          Acc inverse_temperature) {
-  Acc top = values[0];
-  for (int i = 1; i < Count; ++i) top = values[i] > top ? values[i] : top;
+  Acc top = state.max;  // never a NaN: an exponential of what lies above the maximum would have no meaning
+  for (int i = 0; i < Count; ++i) top = values[i] > top ? values[i] : top;
   if (top > state.max) {
     RowState<Acc> raised;
     raised.max = top;

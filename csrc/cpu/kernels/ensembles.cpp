@@ -217,7 +217,7 @@ void long_row(const Passes& passes, const EnsembleOutputs<accumulate_t<Stored>>&
 struct GroupSums {
   ints argmax;
   floats entropy, inverse;
-  bool ordinary;  // false where a row holds an infinity or has no distribution: such go one by one
+  ints special;  // set where a row holds an infinity or has no distribution: such go one by one
 };
 
 // `e` holds the rows' logits, class by class, and gets their exponentials.
@@ -239,12 +239,13 @@ GroupSums group_exponentials(float* e, int64_t classes, float inverse_temperatur
   const floats inverse = 1.0f / (rest + 1.0f);
   const floats entropy = log1p_nonnegative<floats, ints>(rest) - dot * kLn2 * inverse;
   // An infinite maximum, or a NaN anywhere in the lane.
-  return {argmax, entropy, inverse, !any(((max - max) != floats{}) | (dot != dot))};
+  return {argmax, entropy, inverse, ((max - max) != floats{}) | (dot != dot)};
 }
 
-// `rows` (1 to kLanes) rows with a row in every lane; false, and nothing written, where they have to go one by one.
+// `rows` (1 to kLanes) rows with a row in every lane. What is written for the lanes returned is no result: they have to
+// go one by one. The others' results do not depend on them, nor on which rows happen to stand in one group.
 template <class Stored>
-bool short_rows(const Passes& passes, const EnsembleOutputs<float>& out, float inverse_temperature, int64_t begin,
+ints short_rows(const Passes& passes, const EnsembleOutputs<float>& out, float inverse_temperature, int64_t begin,
                 int64_t rows) {
   alignas(64) float e[kShortRow * kLanes];
   alignas(64) float sums[kShortRow * kLanes];
@@ -252,12 +253,13 @@ bool short_rows(const Passes& passes, const EnsembleOutputs<float>& out, float i
   const int64_t classes = passes.pool.classes;
   for (int64_t i = 0; i < classes * kLanes; ++i) sums[i] = votes[i] = 0;
   floats entropy{}, modal{};
+  ints special{};
   Pool pool = passes.pool;
   for (int64_t s = 0; s < passes.count; ++s) {
     gather_group<Stored>(pool, begin, rows, e);
     pool.data = static_cast<const Stored*>(pool.data) + passes.stride;
     const GroupSums pass = group_exponentials(e, classes, inverse_temperature);
-    if (!pass.ordinary) return false;
+    special |= pass.special;
     entropy += pass.entropy;
     for (int lane = 0; lane < kLanes; ++lane) {
       float& count = votes[pass.argmax[lane] * kLanes + lane];
@@ -286,7 +288,7 @@ bool short_rows(const Passes& passes, const EnsembleOutputs<float>& out, float i
   for (int k = 0; k < out.count; ++k) {
     write_lanes(out.utilities + k * out.rows + begin, ensemble_utility(summary, out.which[k]), rows);
   }
-  return true;
+  return special;
 }
 
 template <class Stored>
@@ -305,22 +307,22 @@ void add_long_row(const Pool& pool, const EnsembleState<accumulate_t<Stored>>& s
   }
 }
 
-// As short_rows.
+// As short_rows; the lanes returned are left as they were.
 template <class Stored>
-bool add_short_rows(const Pool& pool, const EnsembleState<float>& state, float inverse_temperature, int64_t begin,
+ints add_short_rows(const Pool& pool, const EnsembleState<float>& state, float inverse_temperature, int64_t begin,
                     int64_t rows) {
   alignas(64) float e[kShortRow * kLanes];
   gather_group<Stored>(pool, begin, rows, e);
   const GroupSums pass = group_exponentials(e, pool.classes, inverse_temperature);
-  if (!pass.ordinary) return false;
   for (int64_t lane = 0; lane < rows; ++lane) {
+    if (pass.special[lane]) continue;
     const int64_t first = (begin + lane) * pool.classes;
     state.entropies[begin + lane] += pass.entropy[lane];
     state.votes[first + pass.argmax[lane]] += 1;
     const float inverse = pass.inverse[lane];
     for (int64_t c = 0; c < pool.classes; ++c) state.sums[first + c] += e[c * kLanes + lane] * inverse;
   }
-  return true;
+  return pass.special;
 }
 
 }  // namespace
@@ -332,8 +334,9 @@ void ensemble_rows(const Passes& passes, const EnsembleOutputs<accumulate_t<Stor
   if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
     while (passes.pool.classes <= kShortRow && row < end) {
       const int64_t next = end - row < kLanes ? end : row + kLanes;
-      if (!short_rows<Stored>(passes, out, inverse_temperature, row, next - row)) {
-        for (int64_t i = row; i < next; ++i) long_row<Stored>(passes, out, inverse_temperature, room, i);
+      const ints special = short_rows<Stored>(passes, out, inverse_temperature, row, next - row);
+      for (int64_t i = row; any(special) && i < next; ++i) {
+        if (special[i - row]) long_row<Stored>(passes, out, inverse_temperature, room, i);
       }
       row = next;
     }
@@ -349,8 +352,9 @@ void ensemble_add_rows(const Pool& pool, const EnsembleState<accumulate_t<Stored
   if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
     while (pool.classes <= kShortRow && row < end) {
       const int64_t next = end - row < kLanes ? end : row + kLanes;
-      if (!add_short_rows<Stored>(pool, state, inverse_temperature, row, next - row)) {
-        for (int64_t i = row; i < next; ++i) add_long_row<Stored>(pool, state, inverse_temperature, room, i);
+      const ints special = add_short_rows<Stored>(pool, state, inverse_temperature, row, next - row);
+      for (int64_t i = row; any(special) && i < next; ++i) {
+        if (special[i - row]) add_long_row<Stored>(pool, state, inverse_temperature, room, i);
       }
       row = next;
     }

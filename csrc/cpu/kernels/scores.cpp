@@ -17,15 +17,22 @@ namespace {
 
 // 2,048 float32 are 8 KiB: this block and the one that is fetched meanwhile fit into any L1.
 constexpr int64_t kBlock = 2048;
+// Values, or vectors, added up before their sum goes on as one number: keeps the rounding of long rows down.
+constexpr int64_t kSum = 32;
 
 // Values one by one: the way of blocks that hold an infinity or nothing but masked classes, where x - max is no number.
 template <class Stored>
 RowState<accumulate_t<Stored>> scalar_state(const Stored* x, int64_t count, int64_t stride,
                                             accumulate_t<Stored> inverse_temperature) {
-  RowState<accumulate_t<Stored>> state;
-  for (int64_t j = 0; j < count; ++j) {
-    const accumulate_t<Stored> value[1] = {widen(x[j * stride])};
-    absorb(state, value, j, 1, inverse_temperature);
+  using Acc = accumulate_t<Stored>;
+  RowState<Acc> state;
+  for (int64_t begin = 0; begin < count; begin += kSum) {
+    RowState<Acc> part;
+    for (int64_t j = begin; j < count && j < begin + kSum; ++j) {
+      const Acc value[1] = {widen(x[j * stride])};
+      absorb(part, value, j, 1, inverse_temperature);
+    }
+    state = begin == 0 ? part : merge(state, part, inverse_temperature);
   }
   return state;
 }
@@ -83,10 +90,14 @@ TopTwo<floats> top_two(const Stored* x, int64_t count) {
     const keys bits[2] = {ordered(top.first), ordered(top.second)};
     memcpy(first, &bits[0], sizeof(first));
     memcpy(second, &bits[1], sizeof(second));
-    // The least key is a NaN's: where no second value came, none is there.
-    const floats lowest = broadcast(-std::numeric_limits<float>::infinity());
-    even = {load(first), larger(load(second), lowest)};
-    odd = {load(first + kLanes), larger(load(second + kLanes), lowest)};
+    // A NaN that leads hides its lane's maximum: as an infinity it sends the block the way of single values. The least
+    // key is a NaN's too: where no second value came, none is there.
+    const auto pair = [](floats leader, floats runner_up) -> TopTwo<floats> {
+      return {select(leader == leader, leader, broadcast(std::numeric_limits<float>::infinity())),
+              larger(runner_up, none().second)};
+    };
+    even = pair(load(first), load(second));
+    odd = pair(load(first + kLanes), load(second + kLanes));
   }
   even.take(odd);
   return even;
@@ -122,21 +133,27 @@ RowState<float> block_state(const Stored* x, int64_t count, float inverse_temper
 
   const floats max = top.first, scale = broadcast(inverse_temperature * kLog2E);
   floats tail{}, dot{};
-  const auto take = [&](floats values) {
+  const auto take = [&](floats values, floats& part_tail, floats& part_dot) {
     const Exponential value = exponential(values, max, scale);
-    tail += value.lower;
-    dot += value.lower * value.t;
+    part_tail += value.lower;
+    part_dot += value.lower * value.t;
   };
-  for (int64_t j = 0; j < whole; j += 2 * kLanes) {
-    floats a, b;
-    load_two(x + j, a, b);
-    take(a);
-    take(b);
-    __builtin_prefetch(x + j + count);
-    if (sizeof(Stored) == sizeof(float)) __builtin_prefetch(x + j + kLanes + count);
+  for (int64_t begin = 0; begin < whole; begin += kSum * kLanes) {
+    const int64_t end = begin + kSum * kLanes < whole ? begin + kSum * kLanes : whole;
+    floats part_tail{}, part_dot{};
+    for (int64_t j = begin; j < end; j += 2 * kLanes) {
+      floats a, b;
+      load_two(x + j, a, b);
+      take(a, part_tail, part_dot);
+      take(b, part_tail, part_dot);
+      __builtin_prefetch(x + j + count);
+      if (sizeof(Stored) == sizeof(float)) __builtin_prefetch(x + j + kLanes + count);
+    }
+    tail += part_tail;
+    dot += part_dot;
   }
-  take(last);
-  take(very_last);
+  take(last, tail, dot);
+  take(very_last, tail, dot);
   state.tail = sum(tail);
   state.dot = sum(dot) * kLn2;
   state.ties = state.second == state.max ? count_equal(x, count, state.max) : 1;
@@ -195,13 +212,9 @@ void score_group(const float* values, int64_t classes, const Stored* next, const
   TopTwo<floats> top = none();
   for (int64_t c = 0; c < classes; ++c) top.take(load(values + c * kLanes));
   const floats max = top.first, second = top.second;
-  if (any((max - max) != floats{})) {
-    for (int lane = 0; lane < rows; ++lane) {
-      write_row(out, begin + lane, scalar_state(values + lane, classes, kLanes, inverse_temperature),
-                inverse_temperature);
-    }
-    return;
-  }
+  // Rows without a finite maximum go one by one, at the end; the others' results do not depend on who stands beside
+  // them.
+  const ints special = (max - max) != floats{};
   const floats scale = broadcast(inverse_temperature * kLog2E);
   floats tail{}, dot{};
   for (int64_t c = 0; c < classes; ++c) {
@@ -213,7 +226,8 @@ void score_group(const float* values, int64_t classes, const Stored* next, const
   floats further{};  // values equal to the maximum beside itself
   if (any(second == max)) {
     further -= 1.0f;
-    for (int64_t c = 0; c < classes; ++c) further += select(load(values + c * kLanes) == max, broadcast(1.0f), floats{});
+    for (int64_t c = 0; c < classes; ++c)
+      further += select(load(values + c * kLanes) == max, broadcast(1.0f), floats{});
   }
   const floats rest = further + tail;
   // The runner-up's exp, where it is the maximum's equal, is what `lower` leaves out.
@@ -237,6 +251,11 @@ void score_group(const float* values, int64_t classes, const Stored* next, const
     write_lanes(out.logsumexp + begin, valid(summary.logsumexp), rows);
     write_lanes(out.p1 + begin, valid(summary.p1), rows);
     write_lanes(out.p2 + begin, valid(summary.p2), rows);
+  }
+  for (int64_t lane = 0; any(special) && lane < rows; ++lane) {
+    if (!special[lane]) continue;
+    write_row(out, begin + lane, scalar_state(values + lane, classes, kLanes, inverse_temperature),
+              inverse_temperature);
   }
 }
 
