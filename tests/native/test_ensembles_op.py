@@ -1,76 +1,17 @@
-"""The ensemble scorer against float64 truth computed independently, pass by pass, in NumPy."""
+"""The ensemble scorer against float64 truth (truth.py)."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from truth import DTYPES
+from truth import ENSEMBLE_NAMES as NAMES
+from truth import assert_ensembles as assert_close
+from truth import of_passes as truth
 
 import prunefuse
 from prunefuse.ops import reference
-
-NAMES = ("bald", "predictive_entropy", "variation_ratio", "mean_entropy")
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-
-def probabilities_of(row, temperature):
-    """Softmax of one row, all NaN where it has no distribution."""
-    if np.isnan(row).any() or not (row > -np.inf).any():
-        return np.full(len(row), np.nan)
-    top = row.max()
-    with np.errstate(invalid="ignore", over="ignore"):
-        z = np.where(row == np.inf, 0.0, -np.inf) if top == np.inf else (row - top) / temperature
-    e = np.exp(z)
-    return e / math.fsum(e)
-
-
-def entropy(p):
-    """Of one distribution; the largest term by log1p, so that saturated ones keep their precision."""
-    if np.isnan(p).any():
-        return math.nan
-    order = np.sort(p[p > 0])[::-1]
-    rest = math.fsum(order[1:])
-    first = order[0] * math.log(order[0]) if rest > 0.5 else (1 - rest) * math.log1p(-rest)
-    return -(first + math.fsum(order[1:] * np.log(order[1:])))
-
-
-def truth(logits, temperature=1.0):
-    x = logits.double().cpu().numpy()
-    result = {name: np.full(x.shape[1], np.nan) for name in NAMES}
-    for i in range(x.shape[1]):
-        p = np.stack([probabilities_of(row, temperature) for row in x[:, i]])
-        if np.isnan(p).any():
-            continue
-        votes = np.bincount([int(np.argmax(row)) for row in x[:, i]])
-        predictive, mean = entropy(p.mean(0)), math.fsum(entropy(row) for row in p) / len(p)
-        values = (max(predictive - mean, 0.0), predictive, 1 - votes.max() / len(p), mean)
-        for name, value in zip(NAMES, values, strict=True):
-            result[name][i] = value
-    return result
-
-
-def eps(dtype):
-    return 2.0**-52 if dtype == torch.float64 else 2.0**-23
-
-
-def streamed(logits, **options):
-    scores = prunefuse.EnsembleScores(**options)
-    for one in logits:
-        scores.update(one)
-    return scores.result()
-
-
-def assert_close(logits, expected=None, device="cpu", **options):
-    expected = expected or truth(logits, options.get("temperature", 1.0))
-    tolerance = 8 * eps(logits.dtype) * max(1.0, math.log(logits.shape[2]))
-    for form in (prunefuse.score_ensemble, streamed):
-        got = form(logits.to(device), **options)
-        assert tuple(got) == NAMES
-        for name in NAMES:
-            assert got[name].dtype == (torch.float64 if logits.dtype == torch.float64 else torch.float32)
-            assert got[name].device.type == device
-            values = got[name].double().cpu().numpy()
-            np.testing.assert_allclose(values, expected[name], rtol=0, atol=tolerance, err_msg=name)
 
 
 def passes(shape, seed=0, spread=3.0, dtype=torch.float32):
@@ -196,27 +137,6 @@ def test_temperature_divides_the_logits(isa, temperature, device):
     assert_close(passes((3, 20, 60), dtype=torch.float64), device=device, temperature=temperature)
 
 
-def test_threads_and_levels_agree():
-    from prunefuse.ops import loader
-
-    logits = passes((5, 3000, 20))
-    before = torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            results.append(prunefuse.score_ensemble(logits))
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(results[0][name], results[1][name]) for name in NAMES)
-    for level in loader.native.isa_levels():
-        loader.native.force_isa(level)
-        got = prunefuse.score_ensemble(logits)
-        for name in NAMES:
-            torch.testing.assert_close(got[name], results[0][name], rtol=0, atol=4e-6)
-    loader.native.force_isa(None)
-
-
 def test_numpy_in_numpy_out_and_nothing_is_written():
     logits = passes((3, 6, 4)).numpy()
     before = logits.copy()
@@ -302,18 +222,6 @@ def test_under_compile(device):
     logits = passes((3, 8, 9)).to(device)
     for name, got in utilities(logits).items():
         torch.testing.assert_close(got, prunefuse.score_ensemble(logits * 2, name))
-
-
-@pytest.mark.cuda
-def test_runs_on_the_current_stream():
-    logits = passes((4, 2000, 100)).to("cuda")
-    expected = prunefuse.score_ensemble(logits, "bald")
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(20_000_000)
-        got = prunefuse.score_ensemble(logits * 1, "bald")
-    stream.synchronize()
-    torch.testing.assert_close(got, expected)
 
 
 def test_flops_are_counted():

@@ -5,26 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from truth import of_k_center as truth
 
 import prunefuse
-
-
-def truth(features, b, labeled=(), start=None):
-    """Picks by the definition: full distances, no cached norms."""
-    x = features.double().cpu().numpy()
-    centers = list(labeled)
-    picks = []
-    for _ in range(b):
-        if start is not None and not picks:
-            pick = start
-        else:
-            distances = ((x[:, None] - x[centers][None]) ** 2).sum(-1).min(1)
-            distances[centers] = -1
-            distances[~np.isfinite(distances)] = -1
-            pick = int(distances.argmax())
-        picks.append(pick)
-        centers.append(pick)
-    return picks
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -3,57 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from truth import SCATTER_DTYPES as DTYPES
+from truth import of_scatter as expected
+from truth import scatter_pair as pair
 
 from prunefuse import ops
-
-DTYPES = (
-    torch.float32,
-    torch.float64,
-    torch.float16,
-    torch.bfloat16,
-    torch.int64,
-    torch.uint8,
-    torch.complex128,
-)
-
-
-def pair(generator, sizes, kept_sizes, dtype):
-    """A dense tensor, a small one, and sorted kept indices (None for a whole axis)."""
-    dense = torch.from_numpy(generator.integers(0, 100, sizes)).to(dtype)
-    small = torch.from_numpy(generator.integers(100, 200, kept_sizes)).to(dtype)
-    kept = [
-        None if n == k else torch.from_numpy(np.sort(generator.permutation(n)[:k]))
-        for n, k in zip(sizes, kept_sizes, strict=True)
-    ]
-    return dense, small, kept
-
-
-def expected(dense, small, kept):
-    result = dense.cpu().clone()
-    axes = [torch.arange(n) if k is None else k.cpu() for n, k in zip(dense.shape, kept, strict=True)]
-    if not axes:
-        return small.cpu().clone()
-    result[torch.meshgrid(*axes, indexing="ij")] = small.cpu()
-    return result
-
-
-shapes = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), max_size=5)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(shapes, st.sampled_from(DTYPES)), max_size=4), st.integers(0, 2**31))
-def test_any_shapes_ranks_and_types_together(tensors, seed):
-    generator = np.random.default_rng(seed)
-    pairs = [
-        pair(generator, [n for n, _ in shape], [min(n, k) for n, k in shape], dtype)
-        for shape, dtype in tensors
-    ]
-    truth = [expected(*p) for p in pairs]
-    ops.scatter_([d for d, _, _ in pairs], [s for _, s, _ in pairs], [k for _, _, k in pairs])
-    for (dense, _, _), result in zip(pairs, truth, strict=True):
-        assert torch.equal(dense, result)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,82 +1,15 @@
-"""The scorer against float64 truth computed independently, by log-sum-exp over sorted probabilities, in NumPy."""
+"""The scorer against float64 truth (truth.py)."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from truth import DTYPES, NAMES, RAW, eps
+from truth import assert_scores as assert_close
+from truth import of_rows as truth
 
 import prunefuse
-
-NAMES = ("least_confidence", "margin", "entropy")
-RAW = ("energy", "logit_margin")  # in units of logits: their error is relative to the logits' size
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-
-def truth(logits, temperature=1.0):
-    """Utilities and statistics of rows in float64; precise for saturated rows too (1 - p1 is summed, not subtracted)."""
-    x = logits.double().cpu().numpy()
-    rows = {name: np.full(len(x), np.nan) for name in (*NAMES, *RAW, "logsumexp", "p1", "p2")}
-    rows["argmax"] = np.full(len(x), -1)
-    for i, row in enumerate(x):
-        if np.isnan(row).any() or not (row > -np.inf).any():
-            continue
-        top = row.max()
-        rows["argmax"][i] = int(np.argmax(row))
-        if top == np.inf:
-            z = np.where(row == np.inf, 0.0, -np.inf)
-        else:
-            with np.errstate(over="ignore"):
-                z = (row - top) / temperature
-        e = np.sort(np.exp(z))[::-1]
-        rest = math.fsum(e[1:])
-        total = 1 + rest
-        runner_up = e[1] if len(e) > 1 else 0.0
-        rows["least_confidence"][i] = rest / total
-        rows["margin"][i] = (rest + runner_up) / total
-        finite = z > -np.inf
-        rows["entropy"][i] = math.log1p(rest) - math.fsum(np.exp(z[finite]) * z[finite]) / total
-        rows["logsumexp"][i] = top / temperature + math.log1p(rest)
-        rows["energy"][i] = -(top + temperature * math.log1p(rest))
-        second = np.sort(row)[-2] if len(row) > 1 else -math.inf
-        rows["logit_margin"][i] = 0.0 if second == top else second - top
-        rows["p1"][i] = 1 / total
-        rows["p2"][i] = runner_up / total
-    return rows
-
-
-def eps(dtype):
-    return 2.0**-52 if dtype == torch.float64 else 2.0**-23
-
-
-def assert_close(logits, temperature=1.0, device="cpu", probabilities=False, expected=None):
-    expected = expected or truth(logits, temperature)
-    got = prunefuse.score(logits.to(device), NAMES, temperature=temperature, probabilities=probabilities)
-    tolerance = 4 * eps(logits.dtype) * max(1.0, math.log(logits.shape[1]))
-    for name in NAMES:
-        utilities = got[name].double().cpu().numpy()
-        np.testing.assert_array_equal(np.isnan(utilities), np.isnan(expected[name]), err_msg=name)
-        np.testing.assert_allclose(utilities, expected[name], rtol=0, atol=tolerance, err_msg=name)
-    raw = prunefuse.score(logits.to(device), RAW, temperature=temperature, probabilities=probabilities)
-    for name in RAW:
-        np.testing.assert_allclose(
-            raw[name].double().cpu().numpy(),
-            expected[name],
-            rtol=4 * eps(logits.dtype),
-            atol=tolerance * max(1.0, temperature),
-            err_msg=name,
-        )
-    stats = prunefuse.statistics(logits.to(device), temperature=temperature, probabilities=probabilities)
-    np.testing.assert_array_equal(stats.argmax.cpu(), expected["argmax"])
-    for name in ("logsumexp", "p1", "p2"):
-        values = getattr(stats, name).double().cpu().numpy()
-        scale = eps(logits.dtype) * 4 * np.maximum(1.0, np.abs(np.nan_to_num(expected[name], posinf=1)))
-        with np.errstate(invalid="ignore"):
-            wrong = ~(np.abs(values - expected[name]) <= scale * max(1.0, math.log(logits.shape[1])))
-        wrong &= ~((values == expected[name]) | (np.isnan(values) & np.isnan(expected[name])))
-        assert not wrong.any(), (name, values[wrong], expected[name][wrong])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -208,55 +141,6 @@ def test_each_strategy_alone_equals_the_tuple_in_any_order():
         torch.testing.assert_close(prunefuse.score(logits, name), utilities, rtol=0, atol=0)
 
 
-def test_thread_count_does_not_change_results():
-    logits = torch.randn(4000, 77)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = prunefuse.score(logits, NAMES)
-        torch.set_num_threads(2)
-        two = prunefuse.score(logits, NAMES)
-    finally:
-        torch.set_num_threads(before)
-    for name in NAMES:
-        assert torch.equal(one[name], two[name])
-
-
-def test_levels_agree():
-    from prunefuse.ops import loader
-
-    logits = torch.randn(50, 1000, generator=torch.Generator().manual_seed(4)) * 5
-    results = []
-    for level in loader.native.isa_levels():
-        loader.native.force_isa(level)
-        results.append(prunefuse.score(logits, "entropy"))
-    loader.native.force_isa(None)
-    for result in results[1:]:
-        torch.testing.assert_close(result, results[0], rtol=0, atol=4e-6)
-
-
-number = st.one_of(
-    st.floats(-80, 80, width=32),
-    st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-40, 3e38, -3e38]),
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data(), st.integers(0, 5), st.integers(1, 70), st.sampled_from(DTYPES))
-def test_any_values(data, rows, classes, dtype):
-    values = data.draw(st.lists(number, min_size=rows * classes, max_size=rows * classes))
-    logits = torch.tensor(values, dtype=torch.float64).reshape(rows, classes).to(dtype)
-    expected = truth(logits)
-    for name, utilities in prunefuse.score(logits, NAMES).items():
-        np.testing.assert_allclose(
-            utilities.double(),
-            expected[name],
-            rtol=0,
-            atol=8 * eps(dtype) * max(1, math.log(classes)),
-            err_msg=name,
-        )
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_opcheck(dtype, device):
     logits = torch.rand(5, 11).to(dtype).to(device)
@@ -284,26 +168,6 @@ def test_under_compile(device):
     logits = torch.randn(8, 9, device=device)
     for name, got in utilities(logits).items():
         torch.testing.assert_close(got, prunefuse.score(logits * 2, name))
-
-
-@pytest.mark.cuda
-def test_runs_on_the_current_stream_and_in_a_graph():
-    logits = torch.randn(1 << 14, 1000, device="cuda")
-    expected = prunefuse.score(logits)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(20_000_000)
-        moved = logits * 1
-        got = prunefuse.score(moved)
-    stream.synchronize()
-    torch.testing.assert_close(got, expected)
-    graph = torch.cuda.CUDAGraph()
-    static = logits.clone()
-    with torch.cuda.graph(graph):
-        captured = prunefuse.score(static)
-    static.copy_(logits.flip(0))
-    graph.replay()
-    torch.testing.assert_close(captured, expected.flip(0))
 
 
 def test_the_plain_torch_reference_agrees():

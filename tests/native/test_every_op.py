@@ -1,0 +1,293 @@
+"""What holds for every operator alike, from one table: levels, threads, torch.compile, streams, graphs, wrong arguments."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from prunefuse.ops import loader
+
+operators = torch.ops.prunefuse
+
+
+def logits(*shape):
+    """With special rows here and there, which must not change how the rows beside them are computed."""
+    x = 4 * torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+    x[..., ::7, 0] = math.inf
+    x[..., 3::97, :] = -math.inf
+    x[..., 5::89, 1] = math.nan
+    return x
+
+
+def state(rows):
+    return torch.cat([torch.full((2, rows), -math.inf), torch.zeros(4, rows)])
+
+
+def sums(rows, classes):
+    return torch.zeros(rows, classes), torch.zeros(rows, classes, dtype=torch.int32), torch.zeros(rows)
+
+
+def scattered():
+    generator = torch.Generator().manual_seed(1)
+    shapes = [((300, 200), (150, 120)), ((64, 32, 3, 3), (30, 17, 3, 3)), ((500,), (499,))]
+    dense = [torch.zeros(whole) for whole, _ in shapes]
+    small = [torch.randn(part, generator=generator) for _, part in shapes]
+    kept, of_axis = [], []
+    for whole, part in shapes:
+        for n, k in zip(whole, part, strict=True):
+            of_axis.append(-1 if n == k else len(kept))
+            if n != k:
+                kept.append(torch.randperm(n, generator=generator)[:k].sort().values)
+    return dense, small, kept, of_axis
+
+
+@dataclass(frozen=True)
+class Op:
+    """`arguments` makes a call with work for several threads, and special values in it; `wrong` are arguments by position
+    that are refused, with the message. The first `writes` arguments are written (tensors, or lists of them)."""
+
+    arguments: Callable[[], tuple]
+    wrong: tuple[tuple[dict[int, object], str], ...]
+    writes: int = 0
+
+
+wrong_logits = (
+    torch.zeros(3, 4, dtype=torch.int32),
+    "logits must be float16, bfloat16, float32 or float64, got Int",
+)
+OPS = {
+    "score": Op(
+        lambda: (logits(5000, 40), [0, 1, 2, 3, 4], False, 0.7),
+        (
+            ({0: torch.zeros(3)}, r"score: logits must have 2 dimension\(s\), got 1"),
+            ({0: torch.zeros(3, 0)}, "logits must have at least one class"),
+            ({0: wrong_logits[0]}, wrong_logits[1]),
+            ({1: []}, "strategies must name 1 to 5 strategies, got 0"),
+            ({1: [5]}, "no strategy has the number 5"),
+            ({1: [-1]}, "no strategy has the number -1"),
+            ({3: 0.0}, "temperature must be positive"),
+            ({3: math.nan}, "temperature must be positive"),
+        ),
+    ),
+    "statistics": Op(
+        lambda: (logits(4000, 130), False, 1.5),
+        (
+            ({0: torch.zeros(3, 4, 5)}, r"statistics: logits must have 2 dimension\(s\), got 3"),
+            ({0: wrong_logits[0]}, wrong_logits[1]),
+            ({2: -1.0}, "temperature must be positive"),
+        ),
+    ),
+    "absorb_": Op(
+        lambda: (state(5000), logits(5000, 40), 0.7),
+        (
+            ({0: state(4)}, r"absorb_: state must be contiguous, of shape \(6, 5000\)"),
+            ({0: torch.zeros(5000, 6).t()}, "state must be contiguous"),
+            ({0: state(5000).double()}, "state must be Float, got Double"),
+            ({1: torch.zeros(5000, 0)}, "logits must have at least one class"),
+            ({1: torch.zeros(5000, 2, dtype=torch.int32)}, wrong_logits[1]),
+            ({2: math.inf}, "temperature must be positive and finite"),
+        ),
+        writes=1,
+    ),
+    "score_ensemble": Op(
+        lambda: (logits(3, 3001, 20), [3, 1, 2, 0], False, 0.7),
+        (
+            ({0: torch.zeros(3, 4)}, r"score_ensemble: logits must have 3 dimension\(s\), got 2"),
+            ({0: torch.zeros(0, 3, 4)}, "logits must have at least one pass"),
+            ({0: torch.zeros(2, 3, 4, dtype=torch.int32)}, wrong_logits[1]),
+            ({1: [4]}, "no strategy has the number 4"),
+            ({1: [0] * 5}, "strategies must name 1 to 4 strategies, got 5"),
+            ({3: 0.0}, "temperature must be positive"),
+        ),
+    ),
+    "ensemble_add_": Op(
+        lambda: (*sums(5001, 20), logits(5001, 20), False, 0.7),
+        (
+            (
+                {0: torch.zeros(5001, 19)},
+                r"ensemble_add_: sums must have the rows and classes of logits, \(5001, 20\)",
+            ),
+            ({0: torch.zeros(20, 5001).t()}, "sums must be contiguous"),
+            ({0: torch.zeros(5001, 20).double()}, "sums must be Float, got Double"),
+            ({1: torch.zeros(5001, 20)}, "votes must be Int, got Float"),
+            ({2: torch.zeros(5000)}, "entropies must have the rows"),
+            ({3: torch.zeros(5001, 20, dtype=torch.int32)}, wrong_logits[1]),
+            ({5: 0.0}, "temperature must be positive"),
+        ),
+        writes=3,
+    ),
+    "top_b": Op(
+        lambda: (logits(1, 300_000)[0].round(), 700),
+        (
+            ({0: torch.zeros(3, 4)}, r"top_b: utilities must have 1 dimension\(s\), got 2"),
+            ({0: torch.zeros(800).half()}, "utilities must be float32 or float64, got Half"),
+            ({1: -1}, r"b must lie in \[0, 300000\], got -1"),
+            ({1: 300_001}, "b must lie in"),
+        ),
+    ),
+    "k_center_greedy": Op(
+        lambda: (logits(3000, 20), torch.tensor([1, 4, 3]), 40, -1),
+        (
+            ({0: torch.zeros(3)}, r"k_center_greedy: features must have 2 dimension\(s\), got 1"),
+            ({0: torch.zeros(50, 3).half()}, "features must be float32 or float64, got Half"),
+            ({1: torch.tensor([1]).int()}, "labeled must be Long, got Int"),
+            ({1: torch.tensor([3000])}, r"labeled must hold rows of features \(0..2999\), got 3000"),
+            ({1: torch.tensor([], dtype=torch.int64)}, "start must be given where nothing is labeled"),
+            ({2: 3001}, r"b must lie in \[0, 3000\], got 3001"),
+            ({3: 3000}, "start must be a row of features or -1, got 3000"),
+            ({3: 4}, "start is already labeled: 4"),
+        ),
+    ),
+    "scatter_": Op(
+        scattered,
+        (
+            ({1: scattered()[1][:2]}, "scatter_: dense and small must hold as many tensors, got 3 and 2"),
+            ({1: [t.double() for t in scattered()[1]]}, "must have one dtype, got Float and Double"),
+            ({1: [t[None] for t in scattered()[1]]}, "must have the same rank"),
+            (
+                {1: [*scattered()[1][:2], torch.ones(400)]},
+                r"axis 0 of small\[2\] must have size 499, got 400",
+            ),
+            ({2: [k.int() for k in scattered()[2]]}, "kept must be Long, got Int"),
+            ({2: [k + 400 for k in scattered()[2]]}, r"must lie in \[0, 300\)"),
+            ({3: [*scattered()[3], -1]}, "kept_of_axis must have 7 entries"),
+            ({3: [99] * 7}, "kept_of_axis names index tensor 99 of 5"),
+        ),
+        writes=1,
+    ),
+}
+every = pytest.mark.parametrize("name", OPS)
+
+
+def moved(argument, device):
+    if isinstance(argument, torch.Tensor):
+        return argument.to(device)
+    return [moved(one, device) for one in argument] if isinstance(argument, list) else argument
+
+
+def arguments_of(name, device="cpu"):
+    return tuple(moved(argument, device) for argument in OPS[name].arguments())
+
+
+def flat(values):
+    values = values if isinstance(values, (list, tuple)) else [values]
+    return [
+        t for v in values for t in (v if isinstance(v, (list, tuple)) else [v]) if isinstance(t, torch.Tensor)
+    ]
+
+
+def outcome(name, arguments, operator=None):
+    """All that the call gives back or writes."""
+    result = (operator or getattr(operators, name))(*arguments)
+    return flat(result) + flat(arguments[: OPS[name].writes])
+
+
+def assert_same(got, expected, **tolerance):
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True, **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+def test_the_table_has_every_operator():
+    names = {
+        full.split("::")[1]
+        for full in torch._C._dispatch_get_all_op_names()
+        if full.startswith("prunefuse::")
+    }
+    assert {name.split(".")[0] for name in names} == set(OPS)
+
+
+@every
+def test_levels_agree(name):
+    results = []
+    for level in loader.native.isa_levels():
+        loader.native.force_isa(level)
+        results.append(outcome(name, arguments_of(name)))
+    loader.native.force_isa(None)
+    for result in results[1:]:
+        assert_same(result, results[0], rtol=2e-5, atol=2e-5)
+
+
+@every
+def test_the_number_of_threads_does_not_change_a_bit(name):
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(outcome(name, arguments_of(name)))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert_same(result, results[0])
+
+
+@every
+def test_under_compile(name, device):
+    arguments = arguments_of(name, device)
+    compiled = torch.compile(lambda *a: getattr(operators, name)(*a), fullgraph=True, backend="aot_eager")
+    assert_same(outcome(name, arguments, compiled), outcome(name, arguments_of(name, device)))
+
+
+@every
+def test_wrong_arguments_are_refused_and_nothing_is_touched(name):
+    for change, message in OPS[name].wrong:
+        arguments = list(OPS[name].arguments())
+        for position, value in change.items():
+            arguments[position] = value
+        tensors = flat(arguments)
+        before = [t.clone() for t in tensors]
+        with pytest.raises(RuntimeError, match=message):
+            getattr(operators, name)(*arguments)
+        assert_same(tensors, before)
+
+
+@every
+def test_the_arguments_that_are_read_are_left_as_they_are(name):
+    arguments = OPS[name].arguments()
+    read = flat(arguments[OPS[name].writes :])
+    before = [t.clone() for t in read]
+    getattr(operators, name)(*arguments)
+    assert_same(read, before)
+
+
+@pytest.mark.cuda
+@every
+def test_runs_on_the_current_stream(name):
+    expected = outcome(name, arguments_of(name, "cuda"))
+    stream = torch.cuda.Stream()
+    arguments = arguments_of(name, "cuda")
+    stale = [torch.zeros_like(t) for t in flat(arguments) if t.is_floating_point()]
+    fresh = [t.clone() for t in flat(arguments) if t.is_floating_point()]
+    live = [t for t in flat(arguments) if t.is_floating_point()]
+    for t, zero in zip(live, stale, strict=True):
+        t.copy_(zero)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)
+        for t, value in zip(live, fresh, strict=True):
+            t.copy_(value)
+        got = outcome(name, arguments)
+    stream.synchronize()
+    assert_same(got, expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "name", [name for name in OPS if name != "scatter_"]
+)  # its table lies in the host's memory
+def test_is_captured_in_a_graph(name):
+    expected = outcome(name, arguments_of(name, "cuda"))
+    arguments = arguments_of(name, "cuda")
+    written = flat(arguments[: OPS[name].writes])
+    before = [t.clone() for t in written]
+    outcome(name, arguments_of(name, "cuda"))  # what is set up once
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = outcome(name, arguments)
+    for t, value in zip(written, before, strict=True):
+        t.copy_(value)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert_same(got, expected)

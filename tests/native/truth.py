@@ -1,0 +1,187 @@
+"""What every operator must compute, by its definition, independently of the package: float64 in NumPy, sorts, loops."""
+
+import math
+
+import numpy as np
+import torch
+
+import prunefuse
+
+NAMES = ("least_confidence", "margin", "entropy")
+RAW = ("energy", "logit_margin")  # in units of logits: their error is relative to the logits' size
+ENSEMBLE_NAMES = ("bald", "predictive_entropy", "variation_ratio", "mean_entropy")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SCATTER_DTYPES = (
+    *DTYPES,
+    torch.int64,
+    torch.uint8,
+    torch.complex128,
+)
+
+
+def of_rows(logits, temperature=1.0):
+    """Utilities and statistics of rows in float64; precise for saturated rows too (1 - p1 is summed, not subtracted)."""
+    x = logits.double().cpu().numpy()
+    rows = {name: np.full(len(x), np.nan) for name in (*NAMES, *RAW, "logsumexp", "p1", "p2")}
+    rows["argmax"] = np.full(len(x), -1)
+    for i, row in enumerate(x):
+        if np.isnan(row).any() or not (row > -np.inf).any():
+            continue
+        top = row.max()
+        rows["argmax"][i] = int(np.argmax(row))
+        if top == np.inf:
+            z = np.where(row == np.inf, 0.0, -np.inf)
+        else:
+            with np.errstate(over="ignore"):
+                z = (row - top) / temperature
+        e = np.sort(np.exp(z))[::-1]
+        rest = math.fsum(e[1:])
+        total = 1 + rest
+        runner_up = e[1] if len(e) > 1 else 0.0
+        rows["least_confidence"][i] = rest / total
+        rows["margin"][i] = (rest + runner_up) / total
+        finite = z > -np.inf
+        rows["entropy"][i] = math.log1p(rest) - math.fsum(np.exp(z[finite]) * z[finite]) / total
+        rows["logsumexp"][i] = top / temperature + math.log1p(rest)
+        rows["energy"][i] = -(top + temperature * math.log1p(rest))
+        second = np.sort(row)[-2] if len(row) > 1 else -math.inf
+        rows["logit_margin"][i] = 0.0 if second == top else second - top
+        rows["p1"][i] = 1 / total
+        rows["p2"][i] = runner_up / total
+    return rows
+
+
+def eps(dtype):
+    return 2.0**-52 if dtype == torch.float64 else 2.0**-23
+
+
+def assert_scores(logits, temperature=1.0, device="cpu", probabilities=False, expected=None, slack=4):
+    """Every utility and statistic; `slack`, a number or one per row, is in units of eps ln C."""
+    expected = expected or of_rows(logits, temperature)
+    # What float32 cannot hold is infinite in its results.
+    largest = np.finfo(np.float64 if logits.dtype == torch.float64 else np.float32).max
+    expected = {k: np.where(np.abs(v) > largest, np.copysign(np.inf, v), v) for k, v in expected.items()}
+    got = prunefuse.score(logits.to(device), NAMES, temperature=temperature, probabilities=probabilities)
+    tolerance = slack * eps(logits.dtype) * max(1.0, math.log(logits.shape[1]))
+    for name in NAMES:
+        utilities = got[name].double().cpu().numpy()
+        np.testing.assert_array_equal(np.isnan(utilities), np.isnan(expected[name]), err_msg=name)
+        np.testing.assert_allclose(utilities, expected[name], rtol=0, atol=tolerance, err_msg=name)
+    raw = prunefuse.score(logits.to(device), RAW, temperature=temperature, probabilities=probabilities)
+    for name in RAW:
+        np.testing.assert_allclose(
+            raw[name].double().cpu().numpy(),
+            expected[name],
+            rtol=4 * eps(logits.dtype),
+            atol=tolerance * max(1.0, temperature),
+            err_msg=name,
+        )
+    stats = prunefuse.statistics(logits.to(device), temperature=temperature, probabilities=probabilities)
+    np.testing.assert_array_equal(stats.argmax.cpu(), expected["argmax"])
+    for name in ("logsumexp", "p1", "p2"):
+        values = getattr(stats, name).double().cpu().numpy()
+        scale = eps(logits.dtype) * slack * np.maximum(1.0, np.abs(np.nan_to_num(expected[name], posinf=1)))
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.abs(values - expected[name]) <= scale * max(1.0, math.log(logits.shape[1])))
+        wrong &= ~((values == expected[name]) | (np.isnan(values) & np.isnan(expected[name])))
+        assert not wrong.any(), (name, values[wrong], expected[name][wrong])
+
+
+def _probabilities_of(row, temperature):
+    """Softmax of one row, all NaN where it has no distribution."""
+    if np.isnan(row).any() or not (row > -np.inf).any():
+        return np.full(len(row), np.nan)
+    top = row.max()
+    with np.errstate(invalid="ignore", over="ignore"):
+        z = np.where(row == np.inf, 0.0, -np.inf) if top == np.inf else (row - top) / temperature
+    e = np.exp(z)
+    return e / math.fsum(e)
+
+
+def _entropy(p):
+    """Of one distribution; the largest term by log1p, so that saturated ones keep their precision."""
+    if np.isnan(p).any():
+        return math.nan
+    order = np.sort(p[p > 0])[::-1]
+    rest = math.fsum(order[1:])
+    first = order[0] * math.log(order[0]) if rest > 0.5 else (1 - rest) * math.log1p(-rest)
+    return -(first + math.fsum(order[1:] * np.log(order[1:])))
+
+
+def of_passes(logits, temperature=1.0):
+    x = logits.double().cpu().numpy()
+    result = {name: np.full(x.shape[1], np.nan) for name in ENSEMBLE_NAMES}
+    for i in range(x.shape[1]):
+        p = np.stack([_probabilities_of(row, temperature) for row in x[:, i]])
+        if np.isnan(p).any():
+            continue
+        votes = np.bincount([int(np.argmax(row)) for row in x[:, i]])
+        predictive, mean = _entropy(p.mean(0)), math.fsum(_entropy(row) for row in p) / len(p)
+        values = (max(predictive - mean, 0.0), predictive, 1 - votes.max() / len(p), mean)
+        for name, value in zip(ENSEMBLE_NAMES, values, strict=True):
+            result[name][i] = value
+    return result
+
+
+def _streamed(logits, **options):
+    scores = prunefuse.EnsembleScores(**options)
+    for one in logits:
+        scores.update(one)
+    return scores.result()
+
+
+def assert_ensembles(logits, expected=None, device="cpu", slack=8, **options):
+    expected = expected or of_passes(logits, options.get("temperature", 1.0))
+    tolerance = slack * eps(logits.dtype) * max(1.0, math.log(logits.shape[2]))
+    for form in (prunefuse.score_ensemble, _streamed):
+        got = form(logits.to(device), **options)
+        assert tuple(got) == ENSEMBLE_NAMES
+        for name in ENSEMBLE_NAMES:
+            assert got[name].dtype == (torch.float64 if logits.dtype == torch.float64 else torch.float32)
+            assert got[name].device.type == device
+            values = got[name].double().cpu().numpy()
+            np.testing.assert_allclose(values, expected[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+def of_k_center(features, b, labeled=(), start=None):
+    """Picks by the definition: full distances, no cached norms."""
+    x = features.double().cpu().numpy()
+    centers = list(labeled)
+    picks = []
+    for _ in range(b):
+        if start is not None and not picks:
+            pick = start
+        else:
+            distances = ((x[:, None] - x[centers][None]) ** 2).sum(-1).min(1)
+            distances[centers] = -1
+            distances[~np.isfinite(distances)] = -1
+            pick = int(distances.argmax())
+        picks.append(pick)
+        centers.append(pick)
+    return picks
+
+
+def of_top_b(utilities, b):
+    """Row numbers in order."""
+    pairs = [(-u, i) for i, u in enumerate(utilities) if not math.isnan(u)]
+    return [i for _, i in sorted(pairs)][:b]
+
+
+def scatter_pair(generator, sizes, kept_sizes, dtype):
+    """A dense tensor, a small one, and sorted kept indices (None for a whole axis)."""
+    dense = torch.from_numpy(generator.integers(0, 100, sizes)).to(dtype)
+    small = torch.from_numpy(generator.integers(100, 200, kept_sizes)).to(dtype)
+    kept = [
+        None if n == k else torch.from_numpy(np.sort(generator.permutation(n)[:k]))
+        for n, k in zip(sizes, kept_sizes, strict=True)
+    ]
+    return dense, small, kept
+
+
+def of_scatter(dense, small, kept):
+    result = dense.cpu().clone()
+    axes = [torch.arange(n) if k is None else k.cpu() for n, k in zip(dense.shape, kept, strict=True)]
+    if not axes:
+        return small.cpu().clone()
+    result[torch.meshgrid(*axes, indexing="ij")] = small.cpu()
+    return result
