@@ -12,6 +12,7 @@ namespace {
 
 // Values added up in lanes before a sum goes on as one number: keeps the rounding of long rows down.
 constexpr int64_t kBlock = 512;
+constexpr int64_t kSum = 32;  // the same for values added up one by one
 
 // The part of a block's last vector that the row has; what is left is filled up with `filler`.
 inline floats load_part(const float* from, int64_t count, float filler) {
@@ -49,16 +50,21 @@ PassSums<Acc> exponentials_one_by_one(const Acc* x, Acc* e, int64_t classes, Acc
   }
   if (has_nan || row.argmax < 0) return {};
   Acc ties = 0, tail = 0, dot = 0;
-  for (int64_t j = 0; j < classes; ++j) {
-    if (x[j] == max) {
-      ties += 1;
-      e[j] = 1;
-    } else {
-      const Acc z = shifted(x[j], max, inverse_temperature);
-      e[j] = exp_of(z);
-      tail += e[j];
-      dot += e[j] * z;
+  for (int64_t begin = 0; begin < classes; begin += kSum) {
+    Acc part_tail = 0, part_dot = 0;
+    for (int64_t j = begin; j < classes && j < begin + kSum; ++j) {
+      if (x[j] == max) {
+        ties += 1;
+        e[j] = 1;
+      } else {
+        const Acc z = shifted(x[j], max, inverse_temperature);
+        e[j] = exp_of(z);
+        part_tail += e[j];
+        part_dot += e[j] * z;
+      }
     }
+    tail += part_tail;
+    dot += part_dot;
   }
   const Acc rest = (ties - 1) + tail;
   row.inverse = 1 / (rest + 1);
@@ -133,14 +139,19 @@ double entropy_of(const double* sums, int64_t classes) {
   double top = 0, ties = 0, tail = 0, dot = 0;
   for (int64_t j = 0; j < classes; ++j) top = sums[j] > top ? sums[j] : top;
   const double scale = 1 / top;
-  for (int64_t j = 0; j < classes; ++j) {
-    if (sums[j] == top) {
-      ties += 1;
-    } else {
-      const double e = sums[j] * scale;
-      tail += e;
-      dot += e * log_share(e);
+  for (int64_t begin = 0; begin < classes; begin += kSum) {
+    double part_tail = 0, part_dot = 0;
+    for (int64_t j = begin; j < classes && j < begin + kSum; ++j) {
+      if (sums[j] == top) {
+        ties += 1;
+      } else {
+        const double e = sums[j] * scale;
+        part_tail += e;
+        part_dot += e * log_share(e);
+      }
     }
+    tail += part_tail;
+    dot += part_dot;
   }
   const double rest = (ties - 1) + tail;
   return log1p_of(rest) - dot / (rest + 1);
