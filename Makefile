@@ -7,7 +7,7 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find cmake csrc prunef
 	-not -name '*.so' -not -path '*/__pycache__/*')
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: run test lint format fuzz check asan abi clean
+.PHONY: run test lint format fuzz check asan abi ptxas clean
 
 run: $(VENV)/.installed
 	$(BIN)/prunefuse run $(ARGS)
@@ -74,6 +74,12 @@ abi: $(VENV)/.installed-for-tests
 	$(PYTHON) -m venv $(VENV)/abi
 	$(VENV)/abi/bin/python -m pip install --quiet torch==$(ABI_TORCH) numpy pytest hypothesis
 	PYTHONPATH=. $(VENV)/abi/bin/python -m pytest tests/native -p no:cacheprovider
+
+# Registers and spills of every CUDA kernel, from a fresh compilation of them.
+ptxas: $(VENV)/.installed-for-tests
+	rm -f build/cmake-*/CMakeFiles/prunefuse_cuda.dir/csrc/cuda/*.o
+	TORCH_CUDA_ARCH_LIST="8.0;9.0+PTX" $(BIN)/python setup.py build_ext > build/ptxas.log
+	$(BIN)/python benchmarks/ptxas.py < build/ptxas.log > benchmarks/results/ptxas.txt
 
 clean:
 	rm -rf build dist *.egg-info prunefuse/lib prunefuse/*.so

@@ -42,7 +42,7 @@ STABLE_TORCH_LIBRARY(prunefuse, m) {
   // Greedy k-center (Gonzalez 1985) on features (N, d): each pick is the row farthest, in Euclidean distance, from all
   // labeled and picked rows; the lower index on ties; rows whose squared norm is not finite are left out.
   // labeled (L,) int64; start: the first pick, or -1 where L > 0 -> (b,) int64 in pick order, -1 at the end where rows
-  // run out.
+  // run out. CUDA does not read labeled on the host: what is out of range there is left out.
   m.def("k_center_greedy(Tensor features, Tensor labeled, int b, int start) -> Tensor");
 
   // dense[i][kept of axis 0, kept of axis 1, ...] = small[i] for every i at once, in place.

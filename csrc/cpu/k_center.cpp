@@ -6,20 +6,19 @@
 // Where many rows must be brought up to date at once (the first picks, many labeled rows, data on which the bounds are
 // loose), that is one parallel pass over the rows above the best up-to-date one, as the full computation would do for
 // every pick. Extra memory is O(N): a norm, a bound and a count per row.
+#include "../k_center.h"
+
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <memory>
 #include <vector>
 
-#include "../dispatch.h"
 #include "isa.h"
 #include "kernels/k_center.h"
 
 namespace prunefuse::cpu {
 namespace {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kGrainValues = 65536;
@@ -142,33 +141,21 @@ void pick(const T* features, int64_t rows, int64_t width, const int64_t* labeled
 }
 
 Tensor k_center_greedy(const Tensor& features, const Tensor& labeled, int64_t b, int64_t start) {
-  constexpr const char* op = "k_center_greedy";
-  check_rank(op, "features", features, 2);
-  check_rank(op, "labeled", labeled, 1);
-  check_dtype(op, "labeled", labeled, ScalarType::Long);
-  check_same_device(op, "labeled", labeled, "features", features);
-  const int64_t rows = features.size(0);
-  check(labeled.numel() + b <= std::numeric_limits<int32_t>::max(), op, "labeled and b must be fewer than 2^31 rows");
-  check(b >= 0 && b <= rows, op, "b must lie in [0, ", rows, "], got ", b);
-  check(start >= -1 && start < rows, op, "start must be a row of features or -1, got ", start);
-  check(start >= 0 || labeled.numel() > 0 || b == 0, op, "start must be given where nothing is labeled");
-  const Tensor x = torch::stable::contiguous(features);
-  const Tensor known = torch::stable::contiguous(labeled);
-  const int64_t* indices = static_cast<const int64_t*>(known.data_ptr());
-  for (int64_t i = 0; i < known.numel(); ++i) {
-    check(indices[i] >= 0 && indices[i] < rows, op, "labeled must hold rows of features (0..", rows - 1, "), got ",
-          indices[i]);
-    check(indices[i] != start, op, "start is already labeled: ", start);
-  }
-  Tensor picks = torch::stable::new_empty(features, {b}, ScalarType::Long);
-  dispatch_float_double(op, "features", features.scalar_type(), [&](auto stored) {
+  const auto run = [&](const Tensor& x, const Tensor& known, const Tensor& picks, auto stored) {
     using T = decltype(stored);
-    if (b > 0) {
-      pick(static_cast<const T*>(x.data_ptr()), rows, x.size(1), indices, known.numel(), start,
-           static_cast<int64_t*>(picks.data_ptr()), b);
+    constexpr const char* op = "k_center_greedy";
+    const int64_t rows = x.size(0);
+    const int64_t* indices = static_cast<const int64_t*>(known.data_ptr());
+    for (int64_t i = 0; i < known.numel(); ++i) {
+      check(indices[i] >= 0 && indices[i] < rows, op, "labeled must hold rows of features (0..", rows - 1, "), got ",
+            indices[i]);
+      check(indices[i] != start, op, "start is already labeled: ", start);
     }
-  });
-  return picks;
+    if (b == 0) return;
+    pick(static_cast<const T*>(x.data_ptr()), rows, x.size(1), indices, known.numel(), start,
+         static_cast<int64_t*>(picks.data_ptr()), b);
+  };
+  return prunefuse::k_center_greedy(features, labeled, b, start, run);
 }
 
 }  // namespace

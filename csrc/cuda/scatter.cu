@@ -1,6 +1,7 @@
 // Scatter on CUDA: one launch for all tensors of a model. Moves each small element once (read size + write size bytes)
 // plus the descriptors. The descriptors go over in one copy of a few kilobytes from pageable memory, so the call cannot
-// be captured in a CUDA graph; fusing happens once per run.
+// be captured in a CUDA graph; fusing happens once per run. At 46 registers 5 blocks, 1,280 threads, are resident on a
+// multiprocessor, one element under way in each. Not run on a GPU yet.
 #include "../scatter.h"
 
 #include <torch/csrc/stable/library.h>

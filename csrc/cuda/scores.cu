@@ -3,8 +3,10 @@
 // A row belongs to a group of lanes: 1 to 32 of a warp, or a whole block where rows are long and few. Each lane takes
 // its share in 16-byte loads where the layout allows, keeps a RowState in registers, and the group's states are merged
 // by a butterfly of shuffles (and shared memory between warps), whose order is fixed: results are the same run after
-// run. Two loads in flight per lane and 2,048 threads on a multiprocessor keep enough bytes under way at full
-// occupancy.
+// run. At 40 registers 6 blocks, 1,536 threads, are resident on a
+// multiprocessor; the float32 loop has one 16-byte load under way per thread (SASS), 24 KB, just what the latency of an
+// H200's memory takes: a second one in flight is the first thing to try there. Registers: benchmarks/results/ptxas.txt.
+// Not run on a GPU yet.
 #include "../scores.h"
 
 #include <torch/csrc/stable/library.h>
@@ -69,7 +71,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     block_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out,
                   accumulate_t<Stored> inverse_temperature) {
   using Acc = accumulate_t<Stored>;
-  __shared__ unsigned char storage[sizeof(RowState<Acc>) * (kBlockThreads / kWarp)];
+  __shared__ alignas(RowState<Acc>) unsigned char storage[sizeof(RowState<Acc>) * (kBlockThreads / kWarp)];
   auto* warps = reinterpret_cast<RowState<Acc>*>(storage);
   for (int64_t row = blockIdx.x; row < pool.rows; row += gridDim.x) {
     const Stored* data = static_cast<const Stored*>(pool.data) + row * pool.row_stride;
@@ -96,8 +98,8 @@ int lanes_for(int64_t loads) {
 
 template <class Stored, bool Vectorized>
 void launch(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, accumulate_t<Stored> inverse_temperature,
-            int multiprocessors, cudaStream_t stream) {
-  const int64_t warps_to_fill = static_cast<int64_t>(multiprocessors) * (2048 / kWarp);
+            int64_t multiprocessors, cudaStream_t stream) {
+  const int64_t warps_to_fill = multiprocessors * (2048 / kWarp);
   if (pool.classes >= kBlockRowClasses && pool.rows < warps_to_fill) {
     block_per_row<Stored, Vectorized>
         <<<grid_for(pool.rows), kBlockThreads, 0, stream>>>(pool, out, inverse_temperature);
@@ -117,8 +119,7 @@ struct ScoreRows {
   void operator()(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out,
                   accumulate_t<Stored> inverse_temperature, Stored) const {
     const torch::stable::accelerator::DeviceGuard guard(device);
-    int multiprocessors = 0;
-    STD_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+    const int64_t multiprocessors = multiprocessors_of(device);
     const bool aligned = reinterpret_cast<uintptr_t>(pool.data) % 16 == 0 &&
                          (pool.rows == 1 || pool.row_stride * static_cast<int64_t>(sizeof(Stored)) % 16 == 0) &&
                          pool.class_stride == 1;

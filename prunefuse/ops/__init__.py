@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prunefuse.ops import loader, reference
+from prunefuse.ops import loader
 
 # These register themselves with the operators that the loader has just made known.
 from prunefuse.ops import countable as countable  # isort: skip
@@ -23,9 +23,6 @@ __all__ = [
     "statistics",
     "top_b",
 ]
-
-# Until the operator has a CUDA kernel of its own, CUDA tensors run the plain-torch form on their device.
-torch.library.impl("prunefuse::k_center_greedy", "CUDA")(reference.k_center_greedy)
 
 
 def score(logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float) -> Tensor:
@@ -85,7 +82,12 @@ def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
 
 
 def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
-    """Row indices (b,) in pick order, padded with -1; start -1 where something is labeled."""
+    """Row indices (b,) in pick order, padded with -1; start -1 where something is labeled.
+
+    A labeled index out of range is an error on the CPU. On CUDA, where to look would wait for the device, it is left out.
+    """
+    if features.is_cuda:
+        loader.require_cuda("k_center_greedy")
     result: Tensor = torch.ops.prunefuse.k_center_greedy(features, labeled, b, start)
     return result
 

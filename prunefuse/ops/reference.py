@@ -121,7 +121,7 @@ def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
 
 
 def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
-    """See `prunefuse::k_center_greedy`; no host synchronization, so that it also serves CUDA tensors."""
+    """See `prunefuse::k_center_greedy`; without a look at the values, so that no device is waited for."""
     usable = features.square().sum(1).isfinite()
     nearest = torch.where(usable, torch.inf, -1.0).to(features.dtype)
     nearest[labeled] = -1

@@ -93,11 +93,14 @@ def _utilities(state: Tensor, names: tuple[str, ...], temperature: float) -> Ten
     highest, second, ties, tail, dot, nan = state
     rest = (ties - 1) + tail
     inverse = 1 / (rest + 1)
+    log_sum = torch.log1p(rest)
     runner_up = torch.where(ties > 1, 1.0, torch.exp((second - highest) / temperature))
     table = {
         "least_confidence": rest * inverse,
         "margin": (rest + runner_up) * inverse,
-        "entropy": torch.log1p(rest) - dot * inverse,
+        "entropy": log_sum - dot * inverse,
+        "energy": -(highest + temperature * log_sum),
+        "logit_margin": torch.where(ties > 1, 0.0, second - highest),  # equal maxima may be infinite
     }
     invalid = (nan > 0) | ~(highest > -torch.inf)
     return torch.stack([torch.where(invalid, torch.nan, table[name]) for name in names])

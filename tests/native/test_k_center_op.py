@@ -165,3 +165,108 @@ def test_the_plain_torch_reference_agrees():
         known = torch.tensor(labeled, dtype=torch.int64)
         ours = torch.ops.prunefuse.k_center_greedy(features, known, 60, start)
         assert torch.equal(ours, reference.k_center_greedy(features, known, 60, start))
+
+
+def integers(rows, width, seed, dtype=torch.float32):
+    """Features whose distances are exact in any order of summation, so that ties are ties everywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-9, 10, (rows, width), generator=generator).to(dtype)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("rows", "width"), [(1, 1), (40, 3), (257, 4), (1000, 17), (5000, 64), (3001, 130), (70_000, 8)]
+)
+def test_exact_picks_on_cuda(dtype, rows, width):
+    features = integers(rows, width, rows, dtype)
+    on_gpu = features.cuda()
+    for known in ((), (rows - 1,), tuple(range(0, rows, max(1, rows // 19)))):
+        labeled = torch.tensor(known, dtype=torch.int64)
+        start = rows // 2 if rows // 2 not in known else -1
+        if start < 0 and not known:
+            continue
+        b = min(30, rows)
+        expected = torch.ops.prunefuse.k_center_greedy(features, labeled, b, start)
+        got = torch.ops.prunefuse.k_center_greedy(on_gpu, labeled.cuda(), b, start)
+        assert got.tolist() == expected.tolist()
+    # Neither rows that start at no 16-byte boundary nor a view with gaps change the picks.
+    shifted = (
+        torch.empty(features.numel() + 1, dtype=dtype, device="cuda")[1:].view(rows, width).copy_(on_gpu)
+    )
+    gaps = torch.empty(rows, width + 3, dtype=dtype, device="cuda")[:, :width].copy_(on_gpu)
+    labeled = torch.tensor([0], device="cuda")
+    expected = torch.ops.prunefuse.k_center_greedy(on_gpu, labeled, b, -1)
+    for same in (shifted, gaps):
+        assert torch.equal(torch.ops.prunefuse.k_center_greedy(same, labeled, b, -1), expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("width", [64, 50])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_every_pick_on_cuda_is_farthest_but_for_rounding(width, offset):
+    """Random features: of rows that are equally far in float32 any may be picked, of others only the farthest."""
+    features = torch.randn(20_000, width, generator=torch.Generator().manual_seed(width)) + offset
+    picks = prunefuse.k_center_greedy(features.cuda(), 100, labeled=[7, 8, 9]).cpu()
+    assert len(set(picks.tolist()) | {7, 8, 9}) == 103
+    x = features.double()
+    nearest = (x[:, None] - x[None, [7, 8, 9]]).square().sum(2).amin(1)
+    for pick in picks:
+        assert nearest[pick] >= nearest.max() * (1 - 1e-5)
+        nearest = nearest.minimum((x - x[pick]).square().sum(1))
+
+
+@pytest.mark.cuda
+def test_a_large_pool_on_cuda():
+    """More rows than the grid takes at once, and offsets beyond 2^31 values."""
+    features = integers(4_300_000, 4, 1).cuda().repeat(1, 128)
+    features[4_200_000] += 100
+    picks = torch.ops.prunefuse.k_center_greedy(features, torch.tensor([5], device="cuda"), 3, -1)
+    one = torch.ops.prunefuse.k_center_greedy(features[:, :4].cpu(), torch.tensor([5]), 3, -1)
+    assert picks.tolist() == one.tolist()
+    assert picks[0] == 4_200_000
+
+
+@pytest.mark.cuda
+def test_rows_that_cannot_be_picked_on_cuda():
+    features = integers(9, 4, 2).cuda()
+    features[2, 1], features[4, 0], features[6, 3] = float("nan"), float("-inf"), 3e38
+    labeled = torch.tensor([2, 1, 1, -5, 9, 1 << 40], device="cuda")  # not finite, twice, and out of range
+    picks = torch.ops.prunefuse.k_center_greedy(features, labeled, 9, -1).tolist()
+    assert sorted(picks[:5]) == [0, 3, 5, 7, 8]
+    assert picks[5:] == [-1] * 4
+    only = torch.tensor([2], device="cuda")  # no center at all: the lowest row that can be picked
+    assert torch.ops.prunefuse.k_center_greedy(features, only, 2, -1)[0] == 0
+
+
+@pytest.mark.cuda
+def test_runs_on_the_current_stream_and_in_a_graph():
+    features = integers(30_000, 32, 3).cuda()
+    labeled = torch.tensor([1, 2], device="cuda")
+    expected = torch.ops.prunefuse.k_center_greedy(features, labeled, 20, -1)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)
+        moved = features * 1
+        got = torch.ops.prunefuse.k_center_greedy(moved, labeled, 20, -1)
+    stream.synchronize()
+    assert torch.equal(got, expected)
+    static = torch.zeros_like(features)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = torch.ops.prunefuse.k_center_greedy(static, labeled, 20, -1)
+    static.copy_(features)
+    graph.replay()
+    assert torch.equal(captured, expected)
+
+
+def test_without_the_cuda_library_the_reason_is_given(monkeypatch):
+    from prunefuse.ops import loader
+
+    class Elsewhere(torch.Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(loader, "why_no_cuda", "not built")
+    features = torch.zeros(2, 2).as_subclass(Elsewhere)
+    with pytest.raises(RuntimeError, match=r"k_center_greedy: the CUDA library is not loaded \(not built\)"):
+        prunefuse.ops.k_center_greedy(features, torch.tensor([0]), 1, -1)

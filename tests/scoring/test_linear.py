@@ -10,7 +10,7 @@ import prunefuse
 from prunefuse import ops
 from prunefuse.ops import reference
 
-NAMES = ("least_confidence", "margin", "entropy")
+NAMES = ("least_confidence", "margin", "entropy", "energy", "logit_margin")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,7 @@ def test_masked_and_invalid_rows():
     got = prunefuse.score_linear(hidden, weight, bias, NAMES)
     assert got["entropy"][0] == pytest.approx(math.log(2), rel=1e-6)
     assert got["margin"][0] == 1
+    assert got["logit_margin"][0] == 0
     assert prunefuse.score_linear(hidden, weight, torch.full((5000,), -math.inf)).isnan().all()
 
 

@@ -56,7 +56,7 @@ inline void squared_distances(const double* fixed, const double* const (&others)
       const double difference = fixed[j] - others[lane][j];
       sums[j % 4] += difference * difference;
     }
-    out[lane] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    out[lane] = (sums[0] + sums[2]) + (sums[1] + sums[3]);  // by halves, as above
   }
 }
 
