@@ -98,6 +98,8 @@ def _utilities(state: Tensor, names: tuple[str, ...], temperature: float) -> Ten
         "least_confidence": rest * inverse,
         "margin": (rest + runner_up) * inverse,
         "entropy": torch.log1p(rest) - dot * inverse,
+        "energy": -(highest + temperature * torch.log1p(rest)),
+        "logit_margin": torch.where(ties > 1, 0.0, second - highest),
     }
     invalid = (nan > 0) | ~(highest > -torch.inf)
     return torch.stack([torch.where(invalid, torch.nan, table[name]) for name in names])
