@@ -27,7 +27,7 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 	touch $@
 
 $(VENV)/.installed-for-tests: $(VENV)/.torch $(SOURCES)
-	PRUNEFUSE_WERROR=1 $(BIN)/python -m pip install --quiet --editable ".[dev]"
+	PRUNEFUSE_WERROR=1 $(BIN)/python -m pip install --quiet --editable ".[dev,adapters]"
 	rm -f $(VENV)/.installed
 	touch $@
 
@@ -44,7 +44,7 @@ format: $(VENV)/.installed-for-tests
 
 # Two processes of one thread each: many small tests gain nothing from threads inside one.
 check: $(VENV)/.installed-for-tests
-	OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python -m pytest --numprocesses 2 $(ARGS)
+	PRUNEFUSE_REQUIRE_PACKAGES=1 OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 # The same binaries beside another torch: the operators' tests in an environment of their own.
 ABI_TORCH ?= 2.13.0

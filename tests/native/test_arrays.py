@@ -138,7 +138,7 @@ def test_importing_prunefuse_imports_torch_and_nothing_heavier():
     code = """
 import sys, torch
 before = set(sys.modules)
-import prunefuse
+import prunefuse, prunefuse.adapters
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
 heavy = new & {"scipy", "sklearn", "torchvision", "matplotlib", "rich", "fvcore", "typer", "click", "pandas", "triton"}
 print(sorted(heavy))
