@@ -26,7 +26,11 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 	rm -f $(VENV)/.installed-for-tests
 	touch $@
 
-$(VENV)/.installed-for-tests: $(VENV)/.torch $(SOURCES)
+# scikit-activeml's checks of query strategies, which later releases leave out: unpacked, not installed.
+$(VENV)/scikit-activeml-0.5.0: | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ scikit-activeml==0.5.0
+
+$(VENV)/.installed-for-tests: $(VENV)/.torch $(SOURCES) | $(VENV)/scikit-activeml-0.5.0
 	PRUNEFUSE_WERROR=1 $(BIN)/python -m pip install --quiet --editable ".[dev,adapters]"
 	rm -f $(VENV)/.installed
 	touch $@
