@@ -88,9 +88,9 @@ class Uncertainty(SingleAnnotatorPoolQueryStrategy):
 
 
 class KCenter(SingleAnnotatorPoolQueryStrategy):
-    """The candidates that cover X, each farthest (Euclidean) from what is labeled or picked: ``CoreSet``, in O(N) memory.
+    """The candidates that cover X, each farthest (Euclidean) from what is labeled or picked: ``CoreSet``.
 
-    Where nothing is labeled the first is the candidate nearest to their mean.
+    Where nothing is labeled the first is the candidate nearest to their mean. Memory is that of a copy of X.
 
     Args:
         missing_label: the label of what is not labeled.
