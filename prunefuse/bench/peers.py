@@ -4,7 +4,6 @@ Each function takes the data and returns the call to time; it raises ImportError
 The packages want probabilities: those that come from logits pay for one SciPy softmax.
 """
 
-# mypy: disable-error-code="import-not-found, import-untyped"
 from __future__ import annotations
 
 from typing import Any

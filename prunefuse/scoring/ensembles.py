@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,7 +102,7 @@ class EnsembleScores:
         self._probabilities = bool(probabilities)
         self._temperature = temperature
         self._state: tuple[Tensor, Tensor, Tensor] | None = None
-        self._like: Any = None
+        self._numpy = False  # the first pass was NumPy
 
     def update(self, logits: Any) -> None:
         """Add one pass, logits (N, C) of the same rows, classes and device as the others; never written.
@@ -121,7 +122,7 @@ class EnsembleScores:
             )
         ops.ensemble_add_(*state, x, self._probabilities, float(self._temperature))
         if self._state is None:
-            self._state, self._like = state, logits[:0]
+            self._state, self._numpy = state, isinstance(logits, np.ndarray)
         self.passes += 1
 
     @overload
@@ -149,8 +150,8 @@ class EnsembleScores:
             "mean_entropy": mean_entropy,
         }
         if isinstance(strategies, str):
-            return like(self._like, table[strategies])
-        return {name: like(self._like, table[name]) for name in names}
+            return self._answer(table[strategies])
+        return {name: self._answer(table[name]) for name in names}
 
     def probabilities(self) -> Any:
         """The mean of the passes' probabilities, (N, C); NaN in rows without a distribution.
@@ -158,7 +159,10 @@ class EnsembleScores:
         Raises:
             RuntimeError: there was no pass yet.
         """
-        return like(self._like, self._required()[0] / self.passes)
+        return self._answer(self._required()[0] / self.passes)
+
+    def _answer(self, result: Tensor) -> Any:
+        return result.numpy() if self._numpy else result
 
     def _required(self) -> tuple[Tensor, Tensor, Tensor]:
         if self._state is None:

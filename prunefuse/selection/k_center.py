@@ -98,7 +98,7 @@ def _nearest_to_mean(x: Tensor, available: Tensor) -> int:
 def _indices(labeled: Any, rows: int) -> Tensor:
     if labeled is None:
         return torch.empty(0, dtype=torch.int64)
-    array = labeled if isinstance(labeled, Tensor) else torch.as_tensor(np.asarray(labeled))
+    array = as_tensor("labeled", labeled if hasattr(labeled, "__dlpack__") else np.asarray(labeled))
     if array.numel() == 0:
         return torch.empty(0, dtype=torch.int64)
     if array.dtype.is_floating_point or array.dtype == torch.bool or array.dim() != 1:

@@ -30,19 +30,58 @@ def test_unusual_numpy_arrays():
     assert prunefuse.score(logits.astype(np.float16)).dtype == np.float32
 
 
-def test_dlpack():
-    class Foreign:
-        def __init__(self, tensor):
-            self.tensor = tensor
+class Foreign:
+    """An array of another library: nothing but DLPack."""
 
-        def __dlpack__(self, **kwargs):
-            return self.tensor.__dlpack__(**kwargs)
+    def __init__(self, tensor):
+        self.tensor = tensor
 
-        def __dlpack_device__(self):
-            return self.tensor.__dlpack_device__()
+    def __dlpack__(self, **kwargs):
+        return self.tensor.__dlpack__(**kwargs)
 
-    logits = torch.randn(3, 4)
-    torch.testing.assert_close(prunefuse.score(Foreign(logits)), prunefuse.score(logits))
+    def __dlpack_device__(self):
+        return self.tensor.__dlpack_device__()
+
+
+def streamed(logits, indices):
+    keeper = prunefuse.StreamingTopB(2)
+    keeper.update(logits)
+    keeper.update(logits, indices)
+    return keeper.result()
+
+
+def of_passes(logits):
+    scores = prunefuse.EnsembleScores()
+    scores.update(logits)
+    scores.update(logits)
+    return *scores.result().values(), scores.probabilities()
+
+
+@pytest.mark.parametrize(
+    ("function", "arrays"),
+    [
+        (prunefuse.score, [torch.randn(3, 4)]),
+        (prunefuse.statistics, [torch.randn(3, 4)]),
+        (prunefuse.score_linear, [torch.randn(3, 4), torch.randn(5, 4), torch.randn(5)]),
+        (lambda x: tuple(prunefuse.score_ensemble(x).values()), [torch.randn(2, 3, 4)]),
+        (of_passes, [torch.randn(3, 4)]),
+        (lambda x, mask: prunefuse.score_tokens(x, mask=mask), [torch.randn(2, 3, 4), torch.ones(2, 3) > 0]),
+        (lambda x: prunefuse.top_b(x, 2), [torch.randn(5)]),
+        (
+            lambda x, labeled: prunefuse.k_center_greedy(x, 2, labeled),
+            [torch.randn(5, 3), torch.tensor([1, 4])],
+        ),
+        (streamed, [torch.randn(3, 4), torch.tensor([7, 9, 8])]),
+    ],
+    ids=["score", "statistics", "linear", "ensemble", "passes", "tokens", "top_b", "k_center", "streaming"],
+)
+def test_dlpack(function, arrays):
+    """Whatever takes an array takes one that has DLPack alone, and answers with tensors."""
+    expected = function(*arrays)
+    got = function(*map(Foreign, arrays))
+    for one, other in zip(*((x if isinstance(x, tuple) else (x,)) for x in (got, expected)), strict=True):
+        assert isinstance(one, torch.Tensor)
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_gradients_do_not_flow():
@@ -99,7 +138,7 @@ def test_importing_prunefuse_imports_torch_and_nothing_heavier():
     code = """
 import sys, torch
 before = set(sys.modules)
-import prunefuse
+import prunefuse, prunefuse.adapters
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
 heavy = new & {"scipy", "sklearn", "torchvision", "matplotlib", "rich", "fvcore", "typer", "click", "pandas", "triton"}
 print(sorted(heavy))

@@ -9,8 +9,9 @@ import torch
 import prunefuse
 from prunefuse import ops
 from prunefuse.ops import reference
+from prunefuse.scoring import LOGIT_STRATEGIES
 
-NAMES = ("least_confidence", "margin", "entropy", "energy", "logit_margin")
+NAMES = tuple(LOGIT_STRATEGIES)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""Query strategies for modAL: ``ActiveLearner(estimator, query_strategy=Uncertainty("margin"))``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from modAL.models.base import BaseCommittee, BaseLearner
+from sklearn.exceptions import NotFittedError
+
+from prunefuse.adapters.probabilities import STRATEGIES, utilities
+from prunefuse.scoring import ENSEMBLE_STRATEGIES, score_ensemble
+from prunefuse.scoring.scores import checked_names
+from prunefuse.selection import top_b
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """The instances that the learner is least sure of; of a `Committee`, that its mean prediction is least sure of.
+
+    ``"least_confidence"``, ``"margin"`` and ``"entropy"`` pick what modAL's ``uncertainty_sampling``, ``margin_sampling`` and
+    ``entropy_sampling`` (``consensus_entropy_sampling`` of a `Committee`) pick.
+
+    Args:
+        strategy: one of these names.
+
+    Raises:
+        TypeError, ValueError: strategy is not one of them.
+    """
+
+    strategy: str = "entropy"
+
+    def __post_init__(self) -> None:
+        checked_names("strategy", self.strategy, STRATEGIES)
+
+    def __call__(
+        self, learner: BaseLearner | BaseCommittee, X: Any, n_instances: int = 1, **predict_proba_kwargs: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Indices into the pool X, best first, and their utilities: higher = label first, for the margin too.
+
+        Before the learner is fitted all instances are alike: the first ones are taken.
+
+        Raises:
+            ValueError: fewer than n_instances can be selected.
+        """
+        try:
+            scores = utilities(learner.predict_proba(X, **predict_proba_kwargs), self.strategy)
+        except NotFittedError:
+            scores = np.zeros(X.shape[0])
+        return top_b(scores, n_instances)
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """The instances that the learners of a `Committee` disagree about.
+
+    Args:
+        strategy: ``"bald"`` (the mean divergence of the learners from their consensus), ``"variation_ratio"`` (of their
+            votes), ``"predictive_entropy"`` (modAL's ``consensus_entropy_sampling``) or ``"mean_entropy"``.
+
+    Raises:
+        TypeError, ValueError: strategy is not one of these names.
+    """
+
+    strategy: str = "bald"
+
+    def __post_init__(self) -> None:
+        checked_names("strategy", self.strategy, ENSEMBLE_STRATEGIES)
+
+    def __call__(
+        self, committee: BaseCommittee, X: Any, n_instances: int = 1, **predict_proba_kwargs: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `Uncertainty`."""
+        try:
+            passes = committee.vote_proba(X, **predict_proba_kwargs).transpose(1, 0, 2)
+            scores = score_ensemble(passes, self.strategy, probabilities=True)
+        except NotFittedError:
+            scores = np.zeros(X.shape[0])
+        return top_b(scores, n_instances)

@@ -1,0 +1,88 @@
+"""Query strategies for small-text: ``PoolBasedActiveLearner(factory, Uncertainty("margin"), dataset)``, and `KCenter`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from small_text import EmbeddingBasedQueryStrategy, QueryStrategy
+from small_text.query_strategies import constraints
+
+from prunefuse.adapters.probabilities import STRATEGIES, utilities
+from prunefuse.ops.arrays import as_tensor
+from prunefuse.scoring.scores import checked_names
+from prunefuse.selection import k_center_greedy, top_b
+
+
+@constraints(classification_type="single-label")
+class Uncertainty(QueryStrategy):
+    """The texts that the classifier is least sure of.
+
+    ``"least_confidence"``, ``"margin"`` and ``"entropy"`` pick what small-text's ``LeastConfidence``, ``BreakingTies`` and
+    ``PredictionEntropy`` pick. Only what is not labeled is predicted.
+
+    Args:
+        strategy: one of these names.
+
+    Attributes:
+        scores_: after a query the utilities of the data set, higher = label first, NaN where there is none.
+
+    Raises:
+        TypeError, ValueError: strategy is not one of these names.
+    """
+
+    def __init__(self, strategy: str = "entropy") -> None:
+        checked_names("strategy", strategy, STRATEGIES)
+        self.strategy = strategy
+        self.scores_: np.ndarray | None = None
+
+    def query(
+        self, clf: Any, dataset: Any, indices_unlabeled: Any, indices_labeled: Any, y: Any, n: int = 10
+    ) -> np.ndarray:
+        """Indices into the data set, best first.
+
+        Raises:
+            EmptyPoolException, PoolExhaustedException: fewer than n texts are unlabeled.
+            ValueError: fewer than n can be selected.
+        """
+        self._validate_query_input(indices_unlabeled, n)
+        unlabeled = np.sort(indices_unlabeled)
+        scores = utilities(clf.predict_proba(dataset[unlabeled]), self.strategy)
+        self.scores_ = np.full(len(dataset), np.nan, dtype=scores.dtype)
+        self.scores_[unlabeled] = scores
+        return np.asarray(unlabeled[top_b(scores, n)[0]])
+
+    def __str__(self) -> str:
+        return f"Uncertainty({self.strategy!r})"
+
+
+class KCenter(EmbeddingBasedQueryStrategy):
+    """The texts whose embeddings cover the data, each farthest from what is labeled or picked: ``GreedyCoreset``.
+
+    Args:
+        normalize: scale embeddings to length 1 first.
+    """
+
+    def __init__(self, normalize: bool = True) -> None:
+        self.normalize = normalize
+
+    def sample(
+        self,
+        clf: Any,
+        dataset: Any,
+        indices_unlabeled: Any,
+        indices_labeled: Any,
+        y: Any,
+        n: int,
+        embeddings: Any,
+        embeddings_proba: Any = None,
+    ) -> np.ndarray:
+        """Indices into the rows of embeddings, in pick order; small-text's ``query`` calls this."""
+        x = as_tensor("embeddings", embeddings)
+        if self.normalize:
+            x = torch.nn.functional.normalize(x)
+        return np.asarray(k_center_greedy(x, n, labeled=indices_labeled).cpu())
+
+    def __str__(self) -> str:
+        return f"KCenter(normalize={self.normalize})"
