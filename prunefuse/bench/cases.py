@@ -45,6 +45,7 @@ def cases(device: str) -> tuple[Case, ...]:
         *scores,
         *statistics,
         Case("top 10,000 of 1,000,000", partial(_top_b, 1_000_000, 10_000)),
+        Case("stream of 100,000 x 100, best 1,000", partial(_stream, 100_000, 100, 1_000, 10)),
         Case("k-center 1,000 of 50,000 x 64", partial(_k_center, 50_000, 64, 1_000)),
         Case("fuse scatter ResNet-164", partial(_scatter, "resnet164", 32)),
         Case("fuse scatter ResNet-50", partial(_scatter, "torchvision:resnet50", 64)),
@@ -143,6 +144,32 @@ def _top_b(n: int, b: int, device: torch.device) -> Task:
         ]
     limit = _limits(utilities)[-1:]
     return Task((*contenders, *limit), partial(_misplaced, truth), 0.0, utilities.nbytes + 12 * b, "GB/s")
+
+
+def _stream(n: int, c: int, b: int, batches: int, device: torch.device) -> Task:
+    """The b most uncertain rows of a pool that comes in batches; the limit is scoring the batches and keeping nothing."""
+    x = _normal(n, c, device=device).mul_(2)
+    parts = x.chunk(batches)
+    truth = prunefuse.top_b(prunefuse.score(x, "entropy"), b)[0].cpu()
+
+    def keep() -> Tensor:
+        keeper = prunefuse.StreamingTopB(b, "entropy")
+        for part in parts:
+            keeper.update(part)
+        picks: Tensor = keeper.result()[0]
+        return picks
+
+    def whole() -> Tensor:
+        return torch.cat([prunefuse.score(part, "entropy") for part in parts]).topk(b).indices
+
+    contenders = (
+        Contender("prunefuse", "ours", lambda: keep),
+        Contender("prunefuse.score of all, torch.topk", "peer", lambda: whole),
+        Contender(
+            "scoring alone", "limit", lambda: lambda: [prunefuse.score(part, "entropy") for part in parts]
+        ),
+    )
+    return Task(contenders, partial(_misplaced, truth), 0.0, x.nbytes + 12 * b, "GB/s")
 
 
 def _k_center(n: int, d: int, k: int, device: torch.device) -> Task:

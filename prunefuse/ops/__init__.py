@@ -17,6 +17,7 @@ __all__ = [
     "absorb_",
     "ensemble_add_",
     "k_center_greedy",
+    "keep_best_",
     "scatter_",
     "score",
     "score_ensemble",
@@ -82,6 +83,20 @@ def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
         loader.require_cuda("top_b")
     result: tuple[Tensor, Tensor] = torch.ops.prunefuse.top_b(utilities, b)
     return result
+
+
+def keep_best_(
+    best: Tensor,
+    indices: Tensor,
+    threshold: Tensor,
+    counts: Tensor,
+    b: int,
+    batch: Tensor,
+    batch_indices: Tensor | None,
+) -> None:
+    """Takes a batch (N,) of a stream into the candidates (M,) for its b best, in place; CPU (`csrc/library.cpp`)."""
+    torch.ops.prunefuse.keep_best_(best, indices, threshold, counts, b, batch, batch_indices)
+    torch.autograd.graph.increment_version((best, indices, threshold, counts))
 
 
 def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
