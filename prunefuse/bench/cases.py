@@ -240,6 +240,8 @@ def _scatter(name: str, size: int, device: torch.device) -> Task:
 
     elements = torch.cat([t.flatten().float() for t in small])
     target = torch.empty_like(elements)
+    # Memory comes in lines of 64 bytes: of a line that is written in part, the rest must be read.
+    lines = torch.ones(_lines_written(dense, places), 16, device=device)
     contenders = (
         Contender("prunefuse", "ours", lambda: lambda: ops.scatter_(dense, small, kept)),
         Contender("torch: index_put_ loop", "peer", lambda: from_kept),
@@ -248,9 +250,22 @@ def _scatter(name: str, size: int, device: torch.device) -> Task:
             "peer",
             lambda: lambda: plain.index_put_loop(dense, small, places),
         ),
+        Contender(
+            "read all, rewrite the lines", "limit", lambda: lambda: (torch.sum(elements), lines.add_(1))
+        ),
         Contender("copy", "limit", lambda: lambda: target.copy_(elements)),
     )
     return Task(contenders, error, 0.0, 2 * sum(t.nbytes for t in small), "GB/s", reset=reset)
+
+
+def _lines_written(dense: Sequence[Tensor], places: Sequence[tuple[Tensor, ...]]) -> int:
+    """How many cache lines of the dense tensors have a kept place."""
+    count = 0
+    for tensor, at in zip(dense, places, strict=True):
+        line = torch.arange(tensor.numel(), device=tensor.device).view(tensor.shape)
+        line = (line * tensor.element_size() + tensor.data_ptr() % 64).div(64, rounding_mode="floor")
+        count += len((line[at] if at else line).unique())
+    return count
 
 
 def _misplaced(truth: Tensor, picks: Tensor) -> float:

@@ -122,6 +122,7 @@ def scatter_(
     """
     if not dense and not small:
         return
+    device = dense[0].device
     # Layers share their kept sets; each distinct tensor goes over once.
     numbers: dict[int, int] = {}
     indices: list[Tensor] = []
@@ -133,7 +134,7 @@ def scatter_(
                 continue
             if id(axis) not in numbers:
                 numbers[id(axis)] = len(indices)
-                indices.append(axis.to(dense[0].device).contiguous())
+                indices.append(axis.contiguous() if axis.device == device else axis.to(device).contiguous())
             kept_of_axis.append(numbers[id(axis)])
     if dense[0].is_cuda:
         loader.require_cuda("scatter_")
