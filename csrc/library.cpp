@@ -39,6 +39,15 @@ STABLE_TORCH_LIBRARY(prunefuse, m) {
   // -> indices (b,) int64, utilities (b,). Where fewer than b can be selected: index -1 and NaN at the end.
   m.def("top_b(Tensor utilities, int b) -> (Tensor indices, Tensor utilities)");
 
+  // Takes a batch of a stream of utilities (N,), and forgets what can no longer be among the b best: in O(b) memory, in
+  // place, all contiguous and of one float type. best and indices (M,), M >= b + 2048: the candidates, in no order.
+  // threshold (1,): -inf at first; as soon as it rises, b candidates are at least so useful. counts (3,) int64, at
+  // first 0, 0, -1: candidates, NaN seen, highest index seen. batch_indices: of the batch's rows; none: on from the
+  // highest.
+  m.def(
+      "keep_best_(Tensor(a!) best, Tensor(b!) indices, Tensor(c!) threshold, Tensor(d!) counts, int b, Tensor batch,"
+      " Tensor? batch_indices) -> ()");
+
   // Greedy k-center (Gonzalez 1985) on features (N, d): each pick is the row farthest, in Euclidean distance, from all
   // labeled and picked rows; the lower index on ties; rows whose squared norm is not finite are left out.
   // labeled (L,) int64; start: the first pick, or -1 where L > 0 -> (b,) int64 in pick order, -1 at the end where rows

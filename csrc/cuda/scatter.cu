@@ -56,8 +56,9 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
-void scatter_(std::vector<Tensor> dense, std::vector<Tensor> small, std::vector<Tensor> kept,
-              std::vector<int64_t> kept_of_axis) {
+// By reference: a copy of a list would count a reference to every tensor.
+void scatter_(const std::vector<Tensor>& dense, const std::vector<Tensor>& small, const std::vector<Tensor>& kept,
+              const std::vector<int64_t>& kept_of_axis) {
   const ScatterWork work = plan_scatter(dense, small, kept, kept_of_axis, /*check_values=*/false);
   if (work.elements == 0) return;
   const torch::stable::accelerator::DeviceGuard guard(dense[0].get_device_index());

@@ -45,6 +45,7 @@ def cases(device: str) -> tuple[Case, ...]:
         *scores,
         *statistics,
         Case("top 10,000 of 1,000,000", partial(_top_b, 1_000_000, 10_000)),
+        Case("stream of 100,000 x 100, best 1,000", partial(_stream, 100_000, 100, 1_000, 10)),
         Case("k-center 1,000 of 50,000 x 64", partial(_k_center, 50_000, 64, 1_000)),
         Case("fuse scatter ResNet-164", partial(_scatter, "resnet164", 32)),
         Case("fuse scatter ResNet-50", partial(_scatter, "torchvision:resnet50", 64)),
@@ -145,6 +146,32 @@ def _top_b(n: int, b: int, device: torch.device) -> Task:
     return Task((*contenders, *limit), partial(_misplaced, truth), 0.0, utilities.nbytes + 12 * b, "GB/s")
 
 
+def _stream(n: int, c: int, b: int, batches: int, device: torch.device) -> Task:
+    """The b most uncertain rows of a pool that comes in batches; the limit is scoring the batches and keeping nothing."""
+    x = _normal(n, c, device=device).mul_(2)
+    parts = x.chunk(batches)
+    truth = prunefuse.top_b(prunefuse.score(x, "entropy"), b)[0].cpu()
+
+    def keep() -> Tensor:
+        keeper = prunefuse.StreamingTopB(b, "entropy")
+        for part in parts:
+            keeper.update(part)
+        picks: Tensor = keeper.result()[0]
+        return picks
+
+    def whole() -> Tensor:
+        return torch.cat([prunefuse.score(part, "entropy") for part in parts]).topk(b).indices
+
+    contenders = (
+        Contender("prunefuse", "ours", lambda: keep),
+        Contender("prunefuse.score of all, torch.topk", "peer", lambda: whole),
+        Contender(
+            "scoring alone", "limit", lambda: lambda: [prunefuse.score(part, "entropy") for part in parts]
+        ),
+    )
+    return Task(contenders, partial(_misplaced, truth), 0.0, x.nbytes + 12 * b, "GB/s")
+
+
 def _k_center(n: int, d: int, k: int, device: torch.device) -> Task:
     # A seed for which no two candidates for a pick are so near to each other that float32 cannot tell them apart.
     x = _normal(n, d, device=device, seed=2)
@@ -213,6 +240,8 @@ def _scatter(name: str, size: int, device: torch.device) -> Task:
 
     elements = torch.cat([t.flatten().float() for t in small])
     target = torch.empty_like(elements)
+    # Memory comes in lines of 64 bytes: of a line that is written in part, the rest must be read.
+    lines = torch.ones(_lines_written(dense, places), 16, device=device)
     contenders = (
         Contender("prunefuse", "ours", lambda: lambda: ops.scatter_(dense, small, kept)),
         Contender("torch: index_put_ loop", "peer", lambda: from_kept),
@@ -221,9 +250,22 @@ def _scatter(name: str, size: int, device: torch.device) -> Task:
             "peer",
             lambda: lambda: plain.index_put_loop(dense, small, places),
         ),
+        Contender(
+            "read all, rewrite the lines", "limit", lambda: lambda: (torch.sum(elements), lines.add_(1))
+        ),
         Contender("copy", "limit", lambda: lambda: target.copy_(elements)),
     )
     return Task(contenders, error, 0.0, 2 * sum(t.nbytes for t in small), "GB/s", reset=reset)
+
+
+def _lines_written(dense: Sequence[Tensor], places: Sequence[tuple[Tensor, ...]]) -> int:
+    """How many cache lines of the dense tensors have a kept place."""
+    count = 0
+    for tensor, at in zip(dense, places, strict=True):
+        line = torch.arange(tensor.numel(), device=tensor.device).view(tensor.shape)
+        line = (line * tensor.element_size() + tensor.data_ptr() % 64).div(64, rounding_mode="floor")
+        count += len((line[at] if at else line).unique())
+    return count
 
 
 def _misplaced(truth: Tensor, picks: Tensor) -> float:

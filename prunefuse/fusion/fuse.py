@@ -63,7 +63,8 @@ def fuse_(
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
     kept = plan.kept_indices(dense, "dense")
-    target, source = named_tensors(dense), _fitting(small, named_tensors(dense), kept)
+    target = named_tensors(dense)
+    source = _fitting(small, target, kept)
     pruned = {name for name, axes in kept.items() if any(axis is not None for axis in axes)}
     with torch.no_grad():
         if isinstance(complement, nn.Module):
@@ -86,16 +87,21 @@ def _fitting(
         raise ValueError(f"small: it does not fit the dense model: only one of them has {', '.join(odd[:5])}")
     device = next((tensor.device for tensor in dense.values()), None)
     for name, tensor in tensors.items():
-        shape = [
-            len(axis) if axis is not None else n
-            for axis, n in zip(kept[name], dense[name].shape, strict=True)
-        ]
-        expected = f"{shape} {dense[name].dtype} on {device}"
-        if (got := f"{list(tensor.shape)} {tensor.dtype} on {tensor.device}") != expected:
-            raise ValueError(f"small: {name} does not fit the plan: expected {expected}, got {got}")
-        if dense[name].device != device:
-            raise ValueError(f"dense: expected all tensors on {device}, {name} is on {dense[name].device}")
+        to = dense[name]
+        shape = [n if axis is None else axis.numel() for axis, n in zip(kept[name], to.shape, strict=True)]
+        expected, got = (shape, to.dtype, device), (list(tensor.shape), tensor.dtype, tensor.device)
+        if got != expected:
+            raise ValueError(
+                f"small: {name} does not fit the plan: expected {_described(expected)}, got {_described(got)}"
+            )
+        if to.device != device:
+            raise ValueError(f"dense: expected all tensors on {device}, {name} is on {to.device}")
     return tensors
+
+
+def _described(kind: tuple[list[int], torch.dtype, torch.device | None]) -> str:
+    shape, dtype, device = kind
+    return f"{shape} {dtype} on {device}"
 
 
 def _copy(target: dict[str, Tensor], other: nn.Module, plan: PruningPlan, pruned: set[str]) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "absorb_",
     "ensemble_add_",
     "k_center_greedy",
+    "keep_best_",
     "scatter_",
     "score",
     "score_ensemble",
@@ -81,6 +82,20 @@ def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
     return result
 
 
+def keep_best_(
+    best: Tensor,
+    indices: Tensor,
+    threshold: Tensor,
+    counts: Tensor,
+    b: int,
+    batch: Tensor,
+    batch_indices: Tensor | None,
+) -> None:
+    """Takes a batch (N,) of a stream into the candidates (M,) for its b best, in place; CPU (`csrc/library.cpp`)."""
+    torch.ops.prunefuse.keep_best_(best, indices, threshold, counts, b, batch, batch_indices)
+    torch.autograd.graph.increment_version((best, indices, threshold, counts))
+
+
 def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
     """Row indices (b,) in pick order, padded with -1; start -1 where something is labeled.
 
@@ -109,6 +124,7 @@ def scatter_(
     """
     if not dense and not small:
         return
+    device = dense[0].device
     # Layers share their kept sets; each distinct tensor goes over once.
     numbers: dict[int, int] = {}
     indices: list[Tensor] = []
@@ -120,7 +136,7 @@ def scatter_(
                 continue
             if id(axis) not in numbers:
                 numbers[id(axis)] = len(indices)
-                indices.append(axis.to(dense[0].device).contiguous())
+                indices.append(axis.contiguous() if axis.device == device else axis.to(device).contiguous())
             kept_of_axis.append(numbers[id(axis)])
     if dense[0].is_cuda:
         loader.require_cuda("scatter_")

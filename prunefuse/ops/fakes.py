@@ -46,6 +46,19 @@ def _(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
     return utilities.new_empty((b,), dtype=torch.int64), utilities.new_empty((b,))
 
 
+@torch.library.register_fake("prunefuse::keep_best_")
+def _(
+    best: Tensor,
+    indices: Tensor,
+    threshold: Tensor,
+    counts: Tensor,
+    b: int,
+    batch: Tensor,
+    batch_indices: Tensor | None,
+) -> None:
+    return None
+
+
 @torch.library.register_fake("prunefuse::k_center_greedy")
 def _(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
     return features.new_empty((b,), dtype=torch.int64)

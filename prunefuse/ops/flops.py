@@ -59,6 +59,6 @@ def k_center_flops(rows: int, width: int, centers: int) -> int:
     return 2 * rows * width * centers
 
 
-@register_flop_formula([_ops.top_b, _ops.scatter_])
+@register_flop_formula([_ops.top_b, _ops.keep_best_, _ops.scatter_])
 def _no_flops(*_: Any, **__: Any) -> int:
     return 0

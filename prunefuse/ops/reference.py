@@ -120,6 +120,30 @@ def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
     return indices, values
 
 
+def keep_best_(
+    best: Tensor,
+    indices: Tensor,
+    threshold: Tensor,
+    counts: Tensor,
+    b: int,
+    batch: Tensor,
+    batch_indices: Tensor | None,
+) -> None:
+    """See `prunefuse::keep_best_`; forgets all but the b best every time."""
+    count, unselectable, highest = counts.tolist()
+    if batch_indices is None:
+        batch_indices = torch.arange(highest + 1, highest + 1 + len(batch))
+    every, order = torch.cat([indices[:count], batch_indices]).sort(stable=True)
+    utilities = torch.cat([best[:count], batch])[order]
+    nan = int(batch.isnan().sum())
+    left = min(b, len(utilities) - nan)
+    positions, best[:left] = top_b(utilities, left)
+    indices[:left] = every[positions]
+    counts.copy_(torch.tensor([left, unselectable + nan, max([highest, *batch_indices.tolist()])]))
+    if left == b:
+        threshold.copy_(best[b - 1])
+
+
 def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
     """See `prunefuse::k_center_greedy`; without a look at the values, so that no device is waited for."""
     usable = features.square().sum(1).isfinite()

@@ -11,17 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunefuse import files, ops
+from prunefuse import files
 from prunefuse.ops.arrays import as_tensor, require_count, require_floating
 from prunefuse.scoring import score
+from prunefuse.selection.candidates import CpuCandidates, GpuCandidates
 
 _FORMAT = "prunefuse.StreamingTopB/1"
-# A filter runs over at least so many rows, and over as many as came before: its threshold then rises while a large batch
-# goes through, and the cost of a step is spread over many rows. At most so many, to stay in cache.
-_FILTER_ROWS, _FILTER_ROWS_AT_MOST = 8192, 1 << 17
-# Candidates beyond b that are gathered before the best b are kept. The GPU sorts all rows rather than wait to learn how
-# many pass a filter: there fewer, larger sorts are cheaper.
-_SLACK_CPU, _SLACK_GPU = 4096, 1 << 20
 
 
 class StreamingTopB:
@@ -60,17 +55,8 @@ class StreamingTopB:
         self._strategy = strategy
         self._probabilities, self._temperature = bool(probabilities), float(temperature)
         self._rows = 0
-        self._unselectable = torch.zeros((), dtype=torch.int64)
-        self._highest: int | Tensor = -1  # of the indices seen
         self._numpy = False  # the latest batch was NumPy
-        self._device = torch.device("cpu")  # of the latest batch
-        # Candidates, in parts; on a GPU some may be NaN. While `_in_order`, equal utilities stand in the order of their
-        # indices, which is what `ops.top_b` resolves ties by.
-        self._utilities: list[Tensor] = []
-        self._indices: list[Tensor] = []
-        self._candidates = 0
-        self._in_order = True
-        self._threshold: float | None = None  # b candidates are at least so useful; None until that is known
+        self._kept: CpuCandidates | GpuCandidates = CpuCandidates(self._b)
 
     @property
     def b(self) -> int:
@@ -85,7 +71,7 @@ class StreamingTopB:
     @property
     def unselectable(self) -> int:
         """Rows seen that cannot be selected, their utility being NaN. Waits for the GPU, if there is one."""
-        return int(self._unselectable)
+        return self._kept.counts()[0]
 
     def update(self, logits: Any, indices: Any = None) -> None:
         """Take the next batch. On a GPU nothing waits for the device, once the first batch has been there.
@@ -114,26 +100,7 @@ class StreamingTopB:
             return
         self._numpy = isinstance(logits, np.ndarray)
         self._move(utilities.device)
-        start = int(self._highest) + 1 if given is None else 0
-        if utilities.is_cpu:
-            own = None if given is None else given.to("cpu", torch.int64).numpy()
-            self._filter(utilities.numpy(), start, own)
-            self._highest = start + rows - 1 if own is None else max(int(self._highest), int(own.max()))
-        else:
-            # Copies: what we were given may be written to, or be part of something large, after we return.
-            if given is None:
-                indices = torch.arange(start, start + rows, device=self._device)
-                self._highest = start + rows - 1
-            else:
-                indices = given.to(self._device, torch.int64, copy=True)
-                # A number stays on the host: copying it to the device would wait.
-                highest, before = indices.max(), self._highest
-                self._highest = (
-                    highest.maximum(before) if isinstance(before, Tensor) else highest.clamp(before)
-                )
-                self._in_order = False  # it may be so, but to find out is to wait
-            self._unselectable = self._unselectable + utilities.isnan().sum()
-            self._add(utilities.clone(), indices)
+        self._kept.add(utilities, given)
         self._rows += rows
 
     def merge(self, other: StreamingTopB) -> None:
@@ -150,14 +117,10 @@ class StreamingTopB:
                 f"other must be of the same settings, {self._settings()}, got {other._settings()}"
             )
         if self._rows == 0:
-            self._move(other._device)
-        indices, utilities = other._selected()
+            self._move(other._kept.device)
         self._rows += other._rows
         self._numpy = self._numpy or other._numpy
-        self._unselectable = self._unselectable + other.unselectable
-        self._highest = max(int(self._highest), int(other._highest))
-        self._in_order = False
-        self._add(utilities.to(self._device), indices.to(self._device))
+        self._take(other._kept)
 
     def result(self) -> tuple[Any, Any]:
         """The best rows so far; the stream may go on afterwards.
@@ -169,14 +132,13 @@ class StreamingTopB:
         Raises:
             ValueError: fewer than b rows can be selected; the message says how many.
         """
-        indices, utilities = self._selected()
+        indices, utilities = self._kept.best()
         if len(indices) < self._b:
             selectable = self._rows - self.unselectable
             raise ValueError(
                 f"b is {self._b}, but only {selectable} of the {self._rows} rows seen can be selected"
                 + (" (the others are NaN)" if selectable < self._rows else "")
             )
-        indices, utilities = indices.clone(), utilities.clone()  # the caller may write to them
         return (indices.numpy(), utilities.numpy()) if self._numpy else (indices, utilities)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -185,13 +147,14 @@ class StreamingTopB:
         Raises:
             OSError: the file cannot be written.
         """
-        indices, utilities = self._selected()
+        indices, utilities = self._kept.best()
+        unselectable, highest = self._kept.counts()
         state = {
             **self._settings(),
             "strategy": self._strategy if isinstance(self._strategy, str) else None,
             "rows": self._rows,
-            "unselectable": self.unselectable,
-            "highest": int(self._highest),
+            "unselectable": unselectable,
+            "highest": highest,
             "numpy": self._numpy,
         }
         metadata = {"format": _FORMAT, "state": json.dumps(state)}
@@ -235,9 +198,9 @@ class StreamingTopB:
             probabilities=state["probabilities"],
             temperature=state["temperature"],
         )
-        keeper._rows, keeper._highest, keeper._numpy = state["rows"], state["highest"], state["numpy"]
-        keeper._unselectable = torch.tensor(state["unselectable"])
-        keeper._add(utilities, indices)
+        keeper._rows, keeper._numpy = state["rows"], state["numpy"]
+        keeper._kept.add(utilities, indices)
+        keeper._kept.add_counts(state["unselectable"], state["highest"])
         return keeper
 
     def _settings(self) -> dict[str, Any]:
@@ -265,78 +228,14 @@ class StreamingTopB:
             )
         return utilities if utilities.dtype in (torch.float32, torch.float64) else utilities.float()
 
-    def _filter(self, utilities: np.ndarray, start: int, indices: np.ndarray | None) -> None:
-        """Add the rows above the threshold. NumPy: its comparisons of a batch take a third of torch's time."""
-        if nan := int(np.count_nonzero(utilities != utilities)):
-            self._unselectable = self._unselectable + nan
-        highest, first = int(self._highest), 0
-        while first < len(utilities):
-            last = first + min(max(_FILTER_ROWS, self._rows + first), _FILTER_ROWS_AT_MOST)
-            values = utilities[first:last]
-            if self._threshold is None:
-                passed = values == values
-            elif indices is None:
-                passed = values > self._threshold  # b candidates as useful have lower indices
-            else:
-                passed = values >= self._threshold
-            rows = np.flatnonzero(passed)
-            if len(rows):
-                own = rows + (start + first) if indices is None else indices[first:last][rows]
-                if indices is not None and self._in_order:
-                    self._in_order = bool(own[0] > highest and (own[1:] > own[:-1]).all())
-                    highest = int(own[-1])
-                self._add(torch.from_numpy(values[rows]), torch.from_numpy(own))
-            first = last
-
-    def _add(self, utilities: Tensor, indices: Tensor) -> None:
-        self._utilities.append(utilities)
-        self._indices.append(indices)
-        self._candidates += len(utilities)
-        if not utilities.is_cpu:
-            if self._candidates >= 8 * self._b + _SLACK_GPU:
-                self._cut()
-        elif self._candidates >= 4 * self._b + _SLACK_CPU:
-            self._trim()
-            if self._candidates > 2 * self._b + _SLACK_CPU // 2:  # ties: only a cut says which of them stay
-                self._cut()
-
-    def _trim(self) -> None:
-        """Drops candidates, on the CPU, that are below the b-th in utility: what a cut does but for its sort and ties."""
-        utilities, indices = torch.cat(self._utilities).numpy(), torch.cat(self._indices).numpy()
-        at = len(utilities) - self._b
-        lowest = np.partition(utilities, at)[at]
-        rows = np.flatnonzero(utilities >= lowest)
-        self._utilities = [torch.from_numpy(utilities[rows])]
-        self._indices = [torch.from_numpy(indices[rows])]
-        self._candidates = len(rows)
-        self._threshold = float(lowest)
-
-    def _cut(self) -> None:
-        """Keeps the best b candidates, or all if there are fewer: by utility, equals by index, NaN last."""
-        if not self._utilities:
-            self._utilities = [torch.empty(0, device=self._device)]
-            self._indices = [torch.empty(0, dtype=torch.int64, device=self._device)]
-            return
-        utilities, indices = torch.cat(self._utilities), torch.cat(self._indices)
-        if not self._in_order:
-            indices, order = indices.sort(stable=True)
-            utilities = utilities[order]
-        self._candidates = min(self._b, len(utilities))
-        positions, best = ops.top_b(utilities, self._candidates)
-        # Position -1, of a NaN, has any index.
-        self._utilities, self._indices, self._in_order = [best], [indices[positions]], True
-
-    def _selected(self) -> tuple[Tensor, Tensor]:
-        """Indices and utilities of the best b, or of all that can be selected if they are fewer, in order. Waits for a GPU."""
-        self._cut()
-        found = min(self._b, self._rows - self.unselectable)
-        return self._indices[0][:found], self._utilities[0][:found]
-
     def _move(self, device: torch.device) -> None:
-        """Candidates and counts go to the device of the batch that comes."""
-        if device != self._device:
-            indices, utilities = self._selected()
-            self._device = device
-            self._utilities, self._indices = [utilities.to(device)], [indices.to(device)]
-            self._candidates = len(indices)
-            self._unselectable, self._highest = self._unselectable.to(device), int(self._highest)
+        """The candidates go to the device of the batch that comes."""
+        if device != self._kept.device:
+            before = self._kept
+            self._kept = CpuCandidates(self._b) if device.type == "cpu" else GpuCandidates(self._b, device)
+            self._take(before)
+
+    def _take(self, other: CpuCandidates | GpuCandidates) -> None:
+        indices, utilities = other.best()
+        self._kept.add(utilities.to(self._kept.device), indices)
+        self._kept.add_counts(*other.counts())

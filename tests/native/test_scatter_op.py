@@ -29,6 +29,25 @@ def test_many_tensors_in_one_call(dtype, device):
         assert torch.equal(got.cpu(), result)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.complex128], ids=str)
+@pytest.mark.parametrize("run", [1, 2, 3, 4, 5, 9, 15, 16, 17, 25, 64, 65, 300])
+def test_runs_of_every_length_reach_their_places_and_no_others(dtype, run):
+    """Runs below, at and above a vector and a call of memcpy, in more rows than one thread takes."""
+    generator = np.random.default_rng(run)
+    n = 60 if run > 20 else 150
+    dense, small, kept = pair(generator, (n, 41, run), (n // 2, 20, run), dtype)
+    truth = expected(dense, small, kept)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            result = dense.clone()
+            ops.scatter_([result], [small], [kept])
+            assert torch.equal(result, truth)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_strided_and_channels_last_tensors(device):
     generator = np.random.default_rng(1)
     dense, small, kept = pair(generator, (8, 6, 5, 4), (3, 2, 5, 4), torch.float32)

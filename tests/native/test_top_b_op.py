@@ -21,9 +21,11 @@ def assert_picks(utilities, b):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("order", ["random", "ascending", "descending", "constant", "few_values"])
+@pytest.mark.parametrize(
+    "order", ["random", "ascending", "descending", "constant", "few_values", "nan", "few_best", "infinite"]
+)
 def test_many_rows_in_every_order(dtype, order, device):
-    """Long enough for several threads and for the buffer of candidates to overflow many times."""
+    """Long enough for several threads, and for thresholds that a sample finds too low or too high."""
     n = 400_003
     generator = torch.Generator().manual_seed(0)
     utilities = {
@@ -32,12 +34,37 @@ def test_many_rows_in_every_order(dtype, order, device):
         "descending": -torch.arange(n, dtype=dtype),
         "constant": torch.ones(n, dtype=dtype),
         "few_values": torch.randint(0, 5, (n,), generator=generator).to(dtype),
+        "nan": torch.where(torch.rand(n, generator=generator) < 0.8, torch.nan, torch.ones(n)).to(dtype),
+        "few_best": (torch.arange(n) % 40_009 == 0).to(dtype),
+        "infinite": torch.where(torch.rand(n, generator=generator) < 0.3, torch.inf, -torch.inf).to(dtype),
     }[order].to(device)
     for b in (0, 1, 7, 1000, 50_000):
         indices, values = prunefuse.top_b(utilities, b)
-        expected = utilities.sort(descending=True, stable=True).indices[:b]
+        known = torch.where(utilities.isnan(), -torch.inf, utilities)
+        expected = known.sort(descending=True, stable=True).indices[:b]
         assert torch.equal(indices, expected)
         assert torch.equal(values, utilities[expected])
+
+
+def test_every_instruction_set_level_picks_the_same(isa):
+    utilities = torch.randn(50_001, generator=torch.Generator().manual_seed(0))
+    utilities[::5] = math.nan
+    utilities[::7] = 1.0
+    for dtype in DTYPES:
+        for b in (3, 8_000, 40_000):
+            assert_picks(utilities.to(dtype), b)
+
+
+def test_a_sample_that_misses_the_best_costs_a_second_pass_and_no_pick():
+    """All values but the few that a sample is taken from are low: its threshold is too high."""
+    n = 100_000
+    places = [((i * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 32) * n >> 32 for i in range(2048)]
+    utilities = torch.zeros(n)
+    utilities[places] = 5 + torch.rand(2048, generator=torch.Generator().manual_seed(0))
+    for b in (1, 1_000, 3_000, 99_000):
+        assert torch.equal(
+            prunefuse.top_b(utilities, b)[0], utilities.sort(descending=True, stable=True).indices[:b]
+        )
 
 
 def test_all_rows_are_a_stable_sort():
