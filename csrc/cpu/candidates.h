@@ -69,6 +69,13 @@ void radix_sort(std::vector<Entry>& entries, std::vector<Entry>& spare, const Nu
 template <class T>
 void sort_candidates(std::vector<Candidate<T>>& candidates) {
   using Entry = Candidate<T>;
+  constexpr size_t kFew = 512;  // are sorted before a radix sort has cleared its counts
+  if (candidates.size() <= kFew) {
+    std::sort(candidates.begin(), candidates.end(), [](const Entry& a, const Entry& b) {
+      return a.utility > b.utility || (a.utility == b.utility && a.index < b.index);
+    });
+    return;
+  }
   std::vector<Entry> spare;
   const auto lower = [](const Entry& a, const Entry& b) { return a.index < b.index; };
   if (!std::is_sorted(candidates.begin(), candidates.end(), lower)) {

@@ -51,6 +51,16 @@ class Op:
     arguments: Callable[[], tuple]
     wrong: tuple[tuple[dict[int, object], str], ...]
     writes: int = 0
+    cuda: bool = True
+
+
+def candidates(size=3000):
+    return (
+        torch.zeros(size),
+        torch.zeros(size, dtype=torch.int64),
+        torch.tensor([-math.inf]),
+        torch.tensor([0, 0, -1]),
+    )
 
 
 wrong_logits = (
@@ -127,6 +137,22 @@ OPS = {
             ({1: 300_001}, "b must lie in"),
         ),
     ),
+    "keep_best_": Op(
+        lambda: (*candidates(), 500, logits(1, 300_000)[0].round(), None),
+        (
+            ({0: torch.zeros(3, 4)}, r"keep_best_: best must have 1 dimension\(s\), got 2"),
+            ({1: torch.zeros(3000)}, "indices must be Long, got Float"),
+            ({1: torch.zeros(2999, dtype=torch.int64)}, "indices must have size 3000, got 2999"),
+            ({2: torch.zeros(1).double()}, "threshold must be Float, got Double"),
+            ({3: torch.tensor([0, 0])}, "counts must have size 3, got 2"),
+            ({3: torch.tensor([3000, 0, 5])}, "counts.0. must lie in .0, 952., got 3000"),
+            ({4: 953}, r"b must lie in \[1, 952\], 2048 less than the size of best, got 953"),
+            ({5: torch.zeros(800).half()}, "batch must be Float, got Half"),
+            ({6: torch.zeros(7, dtype=torch.int64)}, "batch_indices must have size 300000, got 7"),
+        ),
+        writes=4,
+        cuda=False,  # a stream on a GPU keeps its best by top_b
+    ),
     "k_center_greedy": Op(
         lambda: (logits(3000, 20), torch.tensor([1, 4, 3]), 40, -1),
         (
@@ -159,6 +185,7 @@ OPS = {
     ),
 }
 every = pytest.mark.parametrize("name", OPS)
+on_cuda = [name for name, op in OPS.items() if op.cuda]
 
 
 def moved(argument, device):
@@ -225,6 +252,9 @@ def test_the_number_of_threads_does_not_change_a_bit(name):
 
 @every
 def test_under_compile(name, device):
+    if device == "cuda" and not OPS[name].cuda:
+        pytest.skip("runs on the CPU alone")
+    torch._dynamo.reset()  # one lambda for all: it would reach the limit of recompilations
     arguments = arguments_of(name, device)
     compiled = torch.compile(lambda *a: getattr(operators, name)(*a), fullgraph=True, backend="aot_eager")
     assert_same(outcome(name, arguments, compiled), outcome(name, arguments_of(name, device)))
@@ -253,7 +283,7 @@ def test_the_arguments_that_are_read_are_left_as_they_are(name):
 
 
 @pytest.mark.cuda
-@every
+@pytest.mark.parametrize("name", on_cuda)
 def test_runs_on_the_current_stream(name):
     expected = outcome(name, arguments_of(name, "cuda"))
     stream = torch.cuda.Stream()
@@ -275,7 +305,7 @@ def test_runs_on_the_current_stream(name):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize(
-    "name", [name for name in OPS if name != "scatter_"]
+    "name", [name for name in on_cuda if name != "scatter_"]
 )  # its table lies in the host's memory
 def test_is_captured_in_a_graph(name):
     expected = outcome(name, arguments_of(name, "cuda"))
