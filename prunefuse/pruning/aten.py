@@ -1,6 +1,6 @@
 """The rules of PyTorch's own operators, as :mod:`torch.export` writes them; importing this registers them.
 
-Pointwise operators are not listed: :func:`~prunefuse.pruning.rules.find_rule` knows them by their tag.
+Most pointwise operators are not listed: :func:`~prunefuse.pruning.rules.find_rule` knows them by their tag.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ from prunefuse.pruning.coupling import Ids, Value, fixed
 from prunefuse.pruning.rules import broadcast, register_rule, unknown, values_in
 from prunefuse.pruning.trace import Call
 
+register_rule(  # pointwise, without the tag in some form
+    *("aten::" + name for name in ("hardswish", "log_sigmoid", "mish", "relu6", "threshold")),
+    *("aten::" + name for name in ("copy", "floor_divide", "masked_fill", "rsub", "true_divide", "where")),
+)(broadcast)
+
 
 @register_rule(
     *("aten::" + name for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")),
-    *("aten::" + name for name in ("contiguous", "detach", "alias", "lift_fresh_copy", "to", "_to_copy")),
+    *(
+        "aten::" + name
+        for name in ("contiguous", "detach", "alias", "lift_fresh_copy", "to", "_to_copy", "type_as")
+    ),
     *("aten::" + name for name in ("zeros_like", "ones_like", "full_like", "empty_like")),
     *("aten::" + name for name in ("clone", "fill", "zero", "bernoulli", "rand_like", "randn_like")),
 )
@@ -26,10 +34,16 @@ def unchanged(call: Call, x: Value, *_: Any, **__: Any) -> Value:
     return Value(x.axes)
 
 
-@register_rule(*("aten::" + name for name in ("new_zeros", "new_ones", "new_full", "new_empty")))
+@register_rule(
+    *("aten::" + name for name in ("new_zeros", "new_ones", "new_full", "new_empty")),
+    *("aten::" + name for name in ("zeros", "ones", "full", "empty", "rand", "randn")),
+)
 def constant(call: Call, *_: Any, **__: Any) -> Value:
-    """A new tensor whose sizes are written in the code: they stay."""
-    return call.fixed_output()
+    """A new tensor, of sizes that the module gives."""
+    out = Value(tuple(map(call.trace.couplings.fresh, call.shape)))
+    for ids in out.axes:
+        call.holds(ids)
+    return out
 
 
 @register_rule("aten::conv1d", "aten::conv2d", "aten::conv3d")

@@ -7,6 +7,7 @@ import io
 import logging
 import operator
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from types import MappingProxyType
@@ -17,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 import prunefuse.pruning.aten
 import prunefuse.pruning.attention
-import prunefuse.pruning.layout  # noqa: F401  (they register the rules)
+import prunefuse.pruning.layout
+import prunefuse.pruning.recurrent  # noqa: F401  (they register the rules)
 from prunefuse.pruning.coupling import Value, fixed
 from prunefuse.pruning.identity import all_names
 from prunefuse.pruning.rules import find_rule, values_in
@@ -105,7 +107,10 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...], training: bool = False)
         raise RuntimeError(f"model: {type(model).__name__} cannot be copied: {first_line(error)}") from error
     with running_modules(model) as running:
         try:
-            with quiet():
+            with quiet(), warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", "The tensor attribute"
+                )  # a recurrent layer's list of its weights
                 return torch.export.export(model, inputs, strict=False)
         except Exception as error:
             where = describe(model, running)

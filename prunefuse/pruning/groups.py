@@ -97,13 +97,14 @@ def settle(
     for labels in chain(axes, *alike):
         if axis := Axis.of(labels):
             found.setdefault(axis.key, axis)
-    ties, places = _tie(alike)
+    ties = _tie(alike)
+    places: dict[int, int] = {}
     keep = np.zeros(len(scores), dtype=np.bool_)
     keep[0] = True
     settled = keep.copy()
     for key, axis in sorted(found.items(), key=lambda item: (item[1].width, item[0] not in ties)):
         tie = ties.get(key)
-        total = places[tie] if tie in places else count(axis.width) * axis.unit
+        total = places[tie] if tie is not None and tie in places else count(axis.width) * axis.unit
         room = total - axis.fixed - int(axis.copies[keep[axis.channels]].sum())
         for i in _best(np.flatnonzero(~settled[axis.channels]), scores[axis.channels]):
             if axis.copies[i] > room:
@@ -118,20 +119,14 @@ def settle(
     return keep
 
 
-def _tie(alike: Sequence[Sequence[Ids]]) -> tuple[dict[Key, int], dict[int, int]]:
-    """Axis -> the number of the set it is in, and set -> the indices it keeps where an axis of it stays whole."""
+def _tie(alike: Sequence[Sequence[Ids]]) -> dict[Key, int]:
+    """Axis -> the number of the set it is in; sets that overlap are one, axes that stay whole are in none."""
     ties: dict[Key, int] = {}
-    places: dict[int, int] = {}
     for number, members in enumerate(alike):
-        for labels in members:
-            if axis := Axis.of(labels):
-                if (other := ties.setdefault(axis.key, number)) != number:  # the sets overlap: they are one
-                    ties.update((key, number) for key, tie in ties.items() if tie == other)
-                    if other in places:
-                        places[number] = places.pop(other)
-            else:
-                places[number] = len(labels)
-    return ties, places
+        for axis in filter(None, map(Axis.of, members)):
+            if (other := ties.setdefault(axis.key, number)) != number:
+                ties.update((key, number) for key, tie in ties.items() if tie == other)
+    return ties
 
 
 def _best(candidates: Ids, scores: npt.NDArray[np.float64]) -> Ids:

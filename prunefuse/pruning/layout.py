@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prunefuse.pruning.coupling import Ids, Value, fixed
-from prunefuse.pruning.rules import broadcast, register_rule, values_in
+from prunefuse.pruning.rules import broadcast, register_rule, unknown, values_in
 from prunefuse.pruning.trace import Call
 
 
@@ -114,6 +114,21 @@ def expand(call: Call, x: Value, sizes: Any = (), **_: Any) -> Value:
         if not isinstance(sizes, Value) and len(ids) in sizes:
             call.holds(ids)
     return out
+
+
+@register_rule("aten::repeat", "aten::tile")
+def repeat(call: Call, x: Value, counts: Sequence[int]) -> Value:
+    """Every axis as often as wanted, one whole after the other; new axes in front."""
+    axes = (fixed(1),) * (len(call.shape) - len(x.axes)) + x.axes
+    return Value(tuple(np.tile(ids, size // len(ids)) for ids, size in zip(axes, call.shape, strict=True)))
+
+
+@register_rule("aten::repeat_interleave")
+def repeat_interleave(call: Call, x: Value, repeats: Any, dim: int | None = None, **_: Any) -> Value:
+    """Every index of one axis several times in a row."""
+    if dim is None or not isinstance(repeats, int):
+        return unknown(call, x, repeats)[0]
+    return x.with_axis(dim, np.repeat(x.axes[dim], repeats))
 
 
 @register_rule("aten::permute")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunefuse.pruning.coupling import Ids
 from prunefuse.pruning.criteria import CRITERIA, channel_scores
-from prunefuse.pruning.fitting import ALIKE, WHOLE, Decision, Programs, Remedies, alike_axes, settle_sizes
+from prunefuse.pruning.fitting import STEPS, Decision, Programs, Remedies, alike_axes, settle_sizes
 from prunefuse.pruning.graph import trace
 from prunefuse.pruning.groups import ROUNDINGS, kept_count, settle
 from prunefuse.pruning.identity import fingerprint, named_tensors
@@ -77,7 +77,7 @@ def plan_pruning(
     tensors = named_tensors(model)
 
     def decide(programs: Programs, remedies: Remedies) -> Decision:
-        whole = {kind: level == WHOLE for kind, level in remedies.items() if level != ALIKE}
+        whole = {kind: STEPS[step].whole == "live" for kind, step in remedies.items() if STEPS[step].whole}
         found = trace(model, programs.evaluation, ignored, programs.training, whole)
         component = _fix_unranked(found.couplings.components(), found)
         channels = {name: [component[ids] for ids in found.tensors[name].axes] for name in tensors}
@@ -88,7 +88,7 @@ def plan_pruning(
             lambda width: kept_count(width, fraction, rounding),
             [[component[ids] for ids in axes] for axes in alike_axes(found, remedies)],
         )
-        return Decision(found, keep[component])
+        return Decision(found, keep[component], remedies)
 
     decision = settle_sizes(model, inputs, decide)
     found = decision.found

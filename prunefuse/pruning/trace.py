@@ -162,14 +162,21 @@ class Call:
         """An output of this call none of whose axes can be pruned."""
         return Value(tuple(fixed(size) for size in self.shapes[index]))
 
-    def apply_weight(self, weight: Value, out_axis: int) -> None:
-        """Record that ``weight`` computes the output's channels: for their score, and for the FLOPs."""
+    def apply_weight(self, weight: Value, out_axis: int, applied: int | None = None) -> None:
+        """Record that ``weight`` computes the output's channels: for their score, and for the FLOPs.
+
+        Args:
+            weight: The weight.
+            out_axis: The axis of its output channels.
+            applied: How often it is applied; None: as often as there are outputs of each channel.
+        """
         if weight.name is None:
             self.note("the weight is computed from other tensors, so its FLOPs are not counted")
             return
         self.trace.writers[weight.name] = out_axis
         if self.trace.counting:
-            applied = math.prod(self.shape) // len(weight.axes[out_axis])
+            if applied is None:
+                applied = math.prod(self.shape) // len(weight.axes[out_axis])
             self.trace.positions[weight.name] = self.trace.positions.get(weight.name, 0) + applied
         if weight.name.rpartition(".")[0] in self.trace.ignored:
             self.keep(weight.axes[out_axis])
