@@ -7,7 +7,7 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find cmake csrc prunef
 	-not -name '*.so' -not -path '*/__pycache__/*')
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: run test lint format check abi clean
+.PHONY: run test lint format check coverage abi clean
 
 run: $(VENV)/.installed
 	$(BIN)/prunefuse run $(ARGS)
@@ -45,6 +45,10 @@ format: $(VENV)/.installed-for-tests
 # Two processes of one thread each: many small tests gain nothing from threads inside one.
 check: $(VENV)/.installed-for-tests
 	OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python -m pytest --numprocesses 2 $(ARGS)
+
+# Every torchvision classifier, planned, cut, run, trained a step and fused back; goes on where it was stopped.
+coverage: $(VENV)/.installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage $(ARGS)
 
 # The same binaries beside another torch: the operators' tests in an environment of their own.
 ABI_TORCH ?= 2.13.0

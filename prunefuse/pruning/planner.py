@@ -39,8 +39,9 @@ def plan_pruning(
     Every axis of n channels keeps ``round(n * (1 - ratio))`` of them, computed exactly, at least one: those
     with the largest scores on that axis. Channels that operators tie together (a residual sum, a norm, the
     weights that read them) leave together; where axes of different width are tied, the narrow one is settled
-    first, and the wider keeps its tied channels and fills up from its own. Inputs and outputs of the model
-    stay as they are.
+    first, and the wider keeps its tied channels and fills up from its own. Attention loses whole heads, a grouped
+    convolution the same channels of every group; their counts are rounded in these units. Inputs and outputs of
+    the model stay as they are, and so does what the code of a module cannot express (see the plan's notes).
 
     Args:
         model: The dense model, of any class that ``torch.export`` captures. It is not changed.
