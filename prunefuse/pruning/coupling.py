@@ -12,6 +12,7 @@ equalities are known; then one factor of each is chosen and the others stay.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +82,7 @@ class Couplings:
     def __init__(self) -> None:
         self._nodes = 1
         self._equalities: list[tuple[Ids, Ids]] = []
-        self._factors: list[Ids] = []
+        self._factors: list[tuple[int, int]] = []  # first and last node of every factor, increasing
         self.splits: list[Split] = []
 
     def split(self, flat: Ids, sizes: tuple[int, ...], where: str) -> tuple[Ids, ...]:
@@ -90,7 +91,7 @@ class Couplings:
             if known.flat is flat and tuple(map(len, known.factors)) == sizes:
                 return known.factors
         factors = tuple(map(self.fresh, sizes))
-        self._factors += factors
+        self._factors += [(int(ids[0]), int(ids[-1])) for ids in factors if ids.any()]
         self.splits.append(Split(flat, factors, where))
         return factors
 
@@ -105,10 +106,8 @@ class Couplings:
 
     def is_factor(self, ids: Ids) -> bool:
         """Whether all of these are of a factor of some split, which may stay while the other one is pruned."""
-        return ids.size > 0 and any(
-            first <= ids.min() and ids.max() <= last
-            for first, last in ((int(f[0]), int(f[-1])) for f in self._factors if f.any())
-        )
+        at = bisect_right(self._factors, (int(ids.min()), self._nodes)) - 1
+        return at >= 0 and int(ids.max()) <= self._factors[at][1]
 
     def fresh(self, size: int) -> Ids:
         """Ids for a new axis that may be pruned. An axis of one channel cannot be, and is fixed."""
@@ -153,10 +152,13 @@ class Couplings:
                     live = slices[-1:] or live
                 (open_ if len(live) > 1 else forced).append((split, live))
             if not forced:
-                split, live = open_[0]
-                favorites = [k for k in live if np.isin(labels[split.factors[k]], favored).all()]
-                best = max(favorites or live, key=lambda k: (len(split.factors[k]), k))
-                forced, open_ = [(split, [best])], open_[1:]
+                favorites = [
+                    [k for k in live if np.isin(labels[split.factors[k]], favored).all()]
+                    for split, live in open_
+                ]
+                now = [n for n, live in enumerate(favorites) if live] or [0]
+                forced = [(open_[n][0], _largest(open_[n][0], favorites[n] or open_[n][1])) for n in now]
+                open_ = [item for n, item in enumerate(open_) if n not in now]
             for split, live in forced:
                 if not live and labels[split.flat].any():
                     stuck.append(split)
@@ -189,6 +191,10 @@ class Couplings:
         # Rotate the numbering so that the component of node 0 is number 0.
         rotated: Ids = (labels.astype(np.int64) - labels[0]) % count
         return rotated
+
+
+def _largest(split: Split, live: list[int]) -> list[int]:
+    return [max(live, key=lambda k: (len(split.factors[k]), k))]
 
 
 def _equal_within(lanes: Ids) -> bool:

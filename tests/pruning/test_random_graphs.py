@@ -146,7 +146,7 @@ class RandomNet(nn.Module):
 step = st.tuples(st.sampled_from(KINDS), st.integers(0, 8), st.integers(0, 8), st.integers(1, 7))
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @given(
     steps=st.lists(step, min_size=3, max_size=9),
     flatten=st.booleans(),
