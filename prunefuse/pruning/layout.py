@@ -192,6 +192,12 @@ def split(call: Call, x: Value, sections: Any, dim: int = 0) -> list[Value]:
     return [x.with_axis(dim, block) for block in _blocks(call, ids, sizes[0])]
 
 
+@register_rule("aten::glu")
+def glu(call: Call, x: Value, dim: int = -1) -> Value:
+    """The first half of an axis times a function of the second."""
+    return x.with_axis(dim, _blocks(call, x.axes[dim], call.shape[dim])[0])
+
+
 @register_rule("aten::select")
 def select(call: Call, x: Value, dim: int, index: int) -> Value:
     """One index of an axis, which is dropped."""
@@ -238,6 +244,20 @@ def channel_shuffle(call: Call, x: Value, groups: int) -> Value:
     ids = x.axes[1]
     call.link(ids, np.tile(ids[: len(ids) // groups], groups))
     return x.with_axis(1, ids.reshape(groups, -1).T.ravel())
+
+
+@register_rule("aten::pixel_shuffle")
+def pixel_shuffle(call: Call, x: Value, factor: int) -> Value:
+    """x (..., C * factor ** 2, H, W) -> (..., C, H * factor, W * factor)."""
+    ids = x.axes[-3][:: factor**2]
+    call.link(x.axes[-3], np.repeat(ids, factor**2))
+    return Value((*x.axes[:-3], ids, *map(fixed, call.shape[-2:])))
+
+
+@register_rule("aten::pixel_unshuffle")
+def pixel_unshuffle(call: Call, x: Value, factor: int) -> Value:
+    """x (..., C, H, W) -> (..., C * factor ** 2, H / factor, W / factor)."""
+    return Value((*x.axes[:-3], np.repeat(x.axes[-3], factor**2), *map(fixed, call.shape[-2:])))
 
 
 @register_rule("aten::roll")

@@ -97,6 +97,10 @@ PASSING = {
     "sum of a factor": lambda x: (
         x.unflatten(1, (2, -1)).sum(1, keepdim=True).expand(-1, 2, -1, -1, -1).flatten(1, 2)
     ),
+    "pixel shuffles": lambda x: F.pixel_shuffle(F.pixel_unshuffle(x, 2), 2),
+    "gated by itself": lambda x: F.glu(torch.cat([x, x.relu()], 1), 1),
+    "gated": lambda x: F.glu(x, 1).repeat(1, 2, 1, 1),
+    "more pixels": lambda x: F.pixel_shuffle(x, 2).repeat_interleave(4, 1),
     "rolled pixels": lambda x: x.roll((1, 2), (2, 3)),
     "picked pixels": lambda x: x[:, :, torch.tensor([0, 2, 4])],
     "einsum": lambda x: torch.einsum("nchw,nchv->ncwv", x, x),
