@@ -7,7 +7,7 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find cmake csrc prunef
 	-not -name '*.so' -not -path '*/__pycache__/*')
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: run test lint format fuzz check asan abi ptxas clean
+.PHONY: run test lint format fuzz check asan coverage abi ptxas clean
 
 run: $(VENV)/.installed
 	$(BIN)/prunefuse run $(ARGS)
@@ -71,6 +71,10 @@ asan: $(VENV)/.installed-for-tests
 	cd build/asan && PYTHONPATH=. OMP_NUM_THREADS=2 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(abspath $(BIN))/python -m pytest tests/native --capture=sys -p no:cacheprovider $(ARGS)
+
+# Every torchvision classifier, planned, cut, run, trained a step and fused back; goes on where it was stopped.
+coverage: $(VENV)/.installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage $(ARGS)
 
 # The same binaries beside another torch: the operators' tests in an environment of their own.
 ABI_TORCH ?= 2.13.0

@@ -4,10 +4,15 @@ Every index of every axis of every tensor is a node, known by an integer id. Ope
 ids; the connected components of those equalities are the coupled channels. Id 0 stands for everything that
 must stay: whatever becomes connected to it (batch and spatial axes, inputs and outputs, what no rule
 understands) is not pruned.
+
+Where an axis is split in several (heads x head dimension) or several are merged, equality is not enough: what
+is removed must be whole slices along one of the factors. Such places are kept as :class:`Split` until all
+equalities are known; then one factor of each is chosen and the others stay.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +51,63 @@ class Value:
         return Value(tuple(axes))
 
 
+@dataclass(frozen=True)
+class Split:
+    """An axis whose index runs over several factors, the last one fastest.
+
+    Attributes:
+        flat: The ids of the axis.
+        factors: The ids of each factor; the product of their lengths is the length of ``flat``.
+        where: The call that splits or merges, for notes.
+    """
+
+    flat: Ids
+    factors: tuple[Ids, ...]
+    where: str
+
+    def lanes(self, factor: int, labels: Ids | None = None) -> Ids:
+        """(size of the factor, the rest): the places on the flat axis of each index of one factor."""
+        flat = self.flat if labels is None else labels[self.flat]
+        grid = flat.reshape([len(ids) for ids in self.factors])
+        return np.moveaxis(grid, factor, 0).reshape(len(self.factors[factor]), -1)
+
+
 class Couplings:
-    """The nodes and the equalities between them, collected in arrays and resolved once."""
+    """The nodes, the equalities between them, collected in arrays, and the splits.
+
+    Attributes:
+        splits: Those of which no factor is chosen yet.
+    """
 
     def __init__(self) -> None:
         self._nodes = 1
         self._equalities: list[tuple[Ids, Ids]] = []
+        self._factors: list[tuple[int, int]] = []  # first and last node of every factor, increasing
+        self.splits: list[Split] = []
+
+    def split(self, flat: Ids, sizes: tuple[int, ...], where: str) -> tuple[Ids, ...]:
+        """The ids of the factors of an axis: new ones, or those it was merged from."""
+        for known in reversed(self.splits):
+            if known.flat is flat and tuple(map(len, known.factors)) == sizes:
+                return known.factors
+        factors = tuple(map(self.fresh, sizes))
+        self._factors += [(int(ids[0]), int(ids[-1])) for ids in factors if ids.any()]
+        self.splits.append(Split(flat, factors, where))
+        return factors
+
+    def merge(self, factors: tuple[Ids, ...], where: str) -> Ids:
+        """The ids of an axis that runs over the factors: new ones, or those that were split into them."""
+        for known in reversed(self.splits):
+            if len(known.factors) == len(factors) and all(map(np.array_equal, known.factors, factors)):
+                return known.flat
+        flat = self.fresh(int(np.prod([len(ids) for ids in factors])))
+        self.splits.append(Split(flat, factors, where))
+        return flat
+
+    def is_factor(self, ids: Ids) -> bool:
+        """Whether all of these are of a factor of some split, which may stay while the other one is pruned."""
+        at = bisect_right(self._factors, (int(ids.min()), self._nodes)) - 1
+        return at >= 0 and int(ids.max()) <= self._factors[at][1]
 
     def fresh(self, size: int) -> Ids:
         """Ids for a new axis that may be pruned. An axis of one channel cannot be, and is fixed."""
@@ -72,8 +128,57 @@ class Couplings:
         if differ.any():
             self._equalities.append((left[differ], right[differ]))
 
+    def resolve(self) -> list[Split]:
+        """Choose one factor of every split; its slices are coupled and the other factors stay.
+
+        A factor that is the only one not fixed is chosen, then one along which the axis is coupled in whole
+        slices already; of several the one that another split has chosen (whole heads, where the head
+        dimension of query and key stays), then the largest, then the last.
+
+        Returns:
+            The splits that have no factor left to prune.
+        """
+        stuck: list[Split] = []
+        chosen: list[Ids] = []
+        while self.splits:
+            labels = self.components()
+            favored = np.unique(labels[np.concatenate([fixed(0), *chosen])])
+            forced: list[tuple[Split, list[int]]] = []
+            open_: list[tuple[Split, list[int]]] = []
+            for split in self.splits:
+                live = [k for k, ids in enumerate(split.factors) if labels[ids].any()]
+                if labels[split.flat].any() and len(live) > 1:
+                    slices = [k for k in live if _equal_within(split.lanes(k, labels))]
+                    live = slices[-1:] or live
+                (open_ if len(live) > 1 else forced).append((split, live))
+            if not forced:
+                favorites = [
+                    [k for k in live if np.isin(labels[split.factors[k]], favored).all()]
+                    for split, live in open_
+                ]
+                now = [n for n, live in enumerate(favorites) if live] or [0]
+                forced = [(open_[n][0], _largest(open_[n][0], favorites[n] or open_[n][1])) for n in now]
+                open_ = [item for n, item in enumerate(open_) if n not in now]
+            for split, live in forced:
+                if not live and labels[split.flat].any():
+                    stuck.append(split)
+                self._choose(split, live)
+                chosen += [split.factors[k] for k in live]
+            self.splits = [split for split, _ in open_]
+        return stuck
+
+    def _choose(self, split: Split, live: list[int]) -> None:
+        for k, ids in enumerate(split.factors):
+            if k not in live:
+                self.link(ids, fixed(len(ids)))
+        if not live:
+            self.link(split.flat, fixed(len(split.flat)))
+        for k in live:
+            lanes = split.lanes(k)
+            self.link(lanes.ravel(), np.repeat(split.factors[k], lanes.shape[1]))
+
     def components(self) -> Ids:
-        """The coupled channel of every node, numbered from 0; 0 is what stays."""
+        """The coupled channel of every node by the equalities so far, numbered from 0; 0 is what stays."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
@@ -86,3 +191,11 @@ class Couplings:
         # Rotate the numbering so that the component of node 0 is number 0.
         rotated: Ids = (labels.astype(np.int64) - labels[0]) % count
         return rotated
+
+
+def _largest(split: Split, live: list[int]) -> list[int]:
+    return [max(live, key=lambda k: (len(split.factors[k]), k))]
+
+
+def _equal_within(lanes: Ids) -> bool:
+    return bool((lanes == lanes[:, :1]).all())

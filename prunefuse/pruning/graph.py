@@ -7,18 +7,23 @@ import io
 import logging
 import operator
 import sys
-from collections.abc import Callable, Collection, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-import prunefuse.pruning.aten  # noqa: F401  (registers the rules)
+import prunefuse.pruning.aten
+import prunefuse.pruning.attention
+import prunefuse.pruning.layout
+import prunefuse.pruning.recurrent  # noqa: F401  (they register the rules)
 from prunefuse.pruning.coupling import Value, fixed
 from prunefuse.pruning.identity import all_names
 from prunefuse.pruning.rules import find_rule, values_in
-from prunefuse.pruning.trace import Call, Trace
+from prunefuse.pruning.trace import Call, Record, Trace
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -80,8 +85,16 @@ def describe(model: nn.Module, running: list[str]) -> str:
     return f"module {path!r} ({kind})" if path else f"the model itself ({kind})"
 
 
-def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
-    """The graph of ``model`` in evaluation mode, from a copy.
+class CaptureError(RuntimeError):
+    """A model cannot be exported; ``module`` is the path of the innermost running module."""
+
+    def __init__(self, message: str, module: str) -> None:
+        super().__init__(message)
+        self.module = module
+
+
+def export(model: nn.Module, inputs: tuple[Tensor, ...], training: bool = False) -> ExportedProgram:
+    """The graph of ``model`` in evaluation mode, or all of it in training mode, from a copy.
 
     Raises:
         RuntimeError: the model cannot be copied or exported; the message names the module and the reason.
@@ -89,40 +102,76 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     import torch.export
 
     try:
-        model = copy.deepcopy(model).eval()
+        model = copy.deepcopy(model).train(training)
     except Exception as error:
         raise RuntimeError(f"model: {type(model).__name__} cannot be copied: {first_line(error)}") from error
     with running_modules(model) as running:
         try:
-            with quiet():
+            with quiet(), warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", "The tensor attribute"
+                )  # a recurrent layer's list of its weights
                 return torch.export.export(model, inputs, strict=False)
         except Exception as error:
             where = describe(model, running)
             reason = first_line(error)
-            raise RuntimeError(f"model: torch.export cannot capture it, in {where}: {reason}") from error
+            raise CaptureError(
+                f"model: torch.export cannot capture it, in {where}: {reason}", running[-1] if running else ""
+            ) from error
 
 
-def trace(model: nn.Module, inputs: tuple[Tensor, ...], ignored: Collection[str] = ()) -> Trace:
+def trace(
+    model: nn.Module,
+    program: ExportedProgram,
+    ignored: Collection[str] = (),
+    training: ExportedProgram | None = None,
+    whole: Mapping[type[nn.Module], bool] = MappingProxyType({}),
+) -> Trace:
     """Apply the rules to every operator of the exported model.
 
     Args:
         model: The dense model.
-        inputs: Example inputs of its forward.
+        program: Its graph in evaluation mode.
         ignored: Paths of modules whose output channels are kept whole.
+        training: Its graph in training mode, for parameters that only that one uses.
+        whole: Types of modules whose axes stay whole that are as long as one whose size they give to an operator;
+            true: only of such ones as may be pruned.
 
     Raises:
-        RuntimeError: the model cannot be exported, or a rule failed.
+        RuntimeError: a rule failed.
     """
-    program = export(model, inputs)
     found = Trace(dict(model.named_modules(remove_duplicate=False)), frozenset(ignored))
     for name, (first, tensor) in all_names(model).items():
         if first not in found.tensors:
             found.tensors[first] = Value(tuple(map(found.couplings.fresh, tensor.shape)), first)
         found.tensors[name] = found.tensors[first]
+    lifted = _walk(found, program)
+    if training is not None:
+        kept = (found.calls, found.literals, found.outputs)
+        found.counting, found.calls, found.literals = False, [], {}
+        lifted |= _walk(found, training)
+        found.calls, found.literals, found.outputs = kept
+        found.counting = True
+    for path in found.literals:
+        if (kind := type(found.modules[path])) in whole:
+            for ids in found.same_sizes(path, live=whole[kind]):
+                found.couplings.link(ids, fixed(len(ids)))
+            found.note(
+                describe(model, [path]),
+                "its forward needs sizes that no pruned module has (they are written in its code, or are those of "
+                "several axes at once), so what it reshapes stays whole",
+            )
+    for split in found.couplings.resolve():
+        found.note(split.where, "splits a channel axis, or merges two")
+    _keep_lifted(found, lifted)
+    return found
+
+
+def _walk(found: Trace, program: ExportedProgram) -> dict[str, Value]:
+    """Apply the rules to one graph; returns the tensors that it holds and the model does not."""
     names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
     lifted: dict[str, Value] = {}
-
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.name in constants:
@@ -140,8 +189,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...], ignored: Collection[str]
                 found.couplings.link(ids, fixed(len(ids)))
             users = [value for name, value in returned if name in program.graph_signature.user_outputs]
             found.outputs = tuple(value.shape for value in values_in(users))
-    _keep_lifted(found, lifted)
-    return found
+    return lifted
 
 
 def _keep_lifted(found: Trace, lifted: dict[str, Value]) -> None:
@@ -166,17 +214,40 @@ def _keep_lifted(found: Trace, lifted: dict[str, Value]) -> None:
         found.couplings.link(ids, fixed(len(ids)))
 
 
+LAYOUT = frozenset("aten::" + name for name in ("contiguous", "clone", "alias", "to", "_to_copy"))
+"""Operators that the exporter leaves out where they would do nothing."""
+
+
+def call_shapes(program: ExportedProgram) -> list[tuple[str, tuple[tuple[int, ...], ...]]]:
+    """Name and output shapes of every operator call that a trace of the program records, but for :data:`LAYOUT`."""
+    result = []
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target is not operator.getitem:
+            name, shapes = _operator(node)
+            if name is not None and name not in LAYOUT:
+                result.append((name, shapes))
+    return result
+
+
+def _operator(node: fx.Node) -> tuple[str | None, tuple[tuple[int, ...], ...]]:
+    """Name (None for an assertion, or what gives a number) and output shapes of a call."""
+    shapes = _shapes(node.meta.get("val"))
+    schema = getattr(node.target, "_schema", None)
+    if not shapes and schema is not None and not schema.is_mutable:
+        return None, ()
+    return schema.name if schema else str(node.target), shapes
+
+
 def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     args: Any = fx.node.map_arg(node.args, values.__getitem__)
     kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
     if node.target is operator.getitem:
         return args[0][args[1]]
-    shapes = _shapes(node.meta.get("val"))
-    schema = getattr(node.target, "_schema", None)
-    if not shapes and schema is not None and not schema.is_mutable:
-        return None  # an assertion, or a number
+    name, shapes = _operator(node)
+    if name is None:
+        return None
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    call = Call(schema.name if schema else str(node.target), stack[-1][0] if stack else "", shapes, found)
+    call = Call(name, stack[-1][0] if stack else "", shapes, found)
     try:
         result = find_rule(node.target)(call, *args, **kwargs)
         outputs = [result] if isinstance(result, Value) else list(result)
@@ -188,6 +259,8 @@ def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         for value in outputs:
             for ids in value.axes:
                 call.keep(ids)
+    inputs = tuple(values_in((*args, *kwargs.values())))
+    found.calls.append(Record(call.op, call.module, inputs, tuple(outputs)))
     return outputs[0] if isinstance(node.meta["val"], Tensor) else outputs
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from prunefuse.pruning.coupling import Ids
+
+Key: TypeAlias = tuple[bytes, bytes, int]
 
 ROUNDINGS: dict[str, Callable[[Fraction], int]] = {
     "floor": math.floor,
@@ -33,64 +37,97 @@ class Axis:
 
     Attributes:
         channels: The distinct prunable ones, in the order of the axis.
-        fixed: How many more the axis has that must stay.
+        copies: How often each of them is there.
+        fixed: How many more places the axis has, which must stay.
     """
 
     channels: Ids
+    copies: Ids
     fixed: int
 
     @property
+    def unit(self) -> int:
+        """Places that come and go together, at least."""
+        return int(np.gcd.reduce(self.copies))
+
+    @property
     def width(self) -> int:
-        """Channels in all."""
-        return len(self.channels) + self.fixed
+        """How many such units the axis has."""
+        return int(self.copies.sum() + self.fixed) // self.unit
 
-
-def distinct_axes(axes: Iterable[Ids]) -> list[Axis]:
-    """The different ones among axes given as arrays of coupled channels (0 = stays), narrow first.
-
-    A channel may be there several times: behind a flattened 7x7 map, a linear layer has every one 49 times.
-    It counts once, and so do 49 fixed places.
-    """
-    found: dict[tuple[bytes, int], Axis] = {}
-    for labels in axes:
+    @staticmethod
+    def of(labels: Ids) -> Axis | None:
+        """The axis with these coupled channels; None if all of it must stay."""
         channels, first, copies = np.unique(labels, return_index=True, return_counts=True)
         live = channels != 0
-        if live.any():
-            fixed = int(copies[~live].sum() // copies[live].min())
-            in_order = channels[live][np.argsort(first[live])]
-            found.setdefault((channels[live].tobytes(), fixed), Axis(in_order, fixed))
-    return sorted(found.values(), key=lambda axis: axis.width)
+        if not live.any():
+            return None
+        order = np.argsort(first[live])
+        return Axis(channels[live][order], copies[live][order], int(copies[~live].sum()))
+
+    @property
+    def key(self) -> Key:
+        """What equal axes have in common."""
+        return np.sort(self.channels).tobytes(), self.copies[np.argsort(self.channels)].tobytes(), self.fixed
 
 
 def settle(
-    axes: Iterable[Ids], scores: npt.NDArray[np.float64], count: Callable[[int], int]
+    axes: Iterable[Ids],
+    scores: npt.NDArray[np.float64],
+    count: Callable[[int], int],
+    alike: Sequence[Sequence[Ids]] = (),
 ) -> npt.NDArray[np.bool_]:
     """Decide which coupled channels stay.
 
     Narrow axes are settled first: a wider one that shares channels with them keeps what they kept and fills
     up from its own, by score, to its count. Where it has not enough of its own, or already too many, it takes
-    the nearest count it can have, and never none.
+    the nearest count it can have, and never none. A channel may be on an axis several times (behind a
+    flattened 7x7 map, a linear layer has every one 49 times); where all are there equally often, each counts once.
 
     Args:
         axes: For every axis of every tensor, the coupled channel of each index; 0 = stays.
         scores: One per coupled channel, the larger the more worth keeping; ties go to the lower index.
         count: Width of an axis -> how many channels it keeps.
+        alike: Sets of axes that shall all keep the same number of indices, that of the first one settled.
 
     Returns:
         One flag per coupled channel.
     """
+    found: dict[Key, Axis] = {}
+    for labels in chain(axes, *alike):
+        if axis := Axis.of(labels):
+            found.setdefault(axis.key, axis)
+    ties = _tie(alike)
+    places: dict[int, int] = {}
     keep = np.zeros(len(scores), dtype=np.bool_)
     keep[0] = True
     settled = keep.copy()
-    for axis in distinct_axes(axes):
-        free = axis.channels[~settled[axis.channels]]
-        wanted = count(axis.width) - axis.fixed - int(keep[axis.channels].sum())
-        keep[_best(free, scores)[: max(0, wanted)]] = True
+    for key, axis in sorted(found.items(), key=lambda item: (item[1].width, item[0] not in ties)):
+        tie = ties.get(key)
+        total = places[tie] if tie is not None and tie in places else count(axis.width) * axis.unit
+        room = total - axis.fixed - int(axis.copies[keep[axis.channels]].sum())
+        for i in _best(np.flatnonzero(~settled[axis.channels]), scores[axis.channels]):
+            if axis.copies[i] > room:
+                break
+            keep[axis.channels[i]] = True
+            room -= int(axis.copies[i])
         settled[axis.channels] = True
         if not axis.fixed and not keep[axis.channels].any():
-            keep[_best(axis.channels, scores)[0]] = True
+            keep[axis.channels[_best(np.arange(len(axis.channels)), scores[axis.channels])[0]]] = True
+        if tie is not None:
+            places.setdefault(tie, axis.fixed + int(axis.copies[keep[axis.channels]].sum()))
     return keep
 
 
-def _best(channels: Ids, scores: npt.NDArray[np.float64]) -> Ids:
-    return channels[np.argsort(-scores[channels], kind="stable")]
+def _tie(alike: Sequence[Sequence[Ids]]) -> dict[Key, int]:
+    """Axis -> the number of the set it is in; sets that overlap are one, axes that stay whole are in none."""
+    ties: dict[Key, int] = {}
+    for number, members in enumerate(alike):
+        for axis in filter(None, map(Axis.of, members)):
+            if (other := ties.setdefault(axis.key, number)) != number:
+                ties.update((key, number) for key, tie in ties.items() if tie == other)
+    return ties
+
+
+def _best(candidates: Ids, scores: npt.NDArray[np.float64]) -> Ids:
+    return candidates[np.argsort(-scores[candidates], kind="stable")]

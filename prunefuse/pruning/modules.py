@@ -63,5 +63,9 @@ for _kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
 register_sizes(nn.Linear, {("weight", 0): "out_features", ("weight", 1): "in_features"})
 register_sizes(_NormBase, {("weight", 0): "num_features", ("running_mean", 0): "num_features"})
 register_sizes(nn.PReLU, {("weight", 0): "num_parameters"})
+for _transposed in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
+    register_sizes(_transposed, {("weight", 0): "in_channels", ("weight", 1): "out_channels"})
+register_sizes(nn.Embedding, {("weight", 1): "embedding_dim"})
+register_sizes(nn.GroupNorm, {("weight", 0): "num_channels"})
 register_padding(ChannelPad, ("left", "right"))
 register_padding(_ConstantPadNd, "padding")

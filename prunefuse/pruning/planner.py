@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from prunefuse.pruning.coupling import Ids
 from prunefuse.pruning.criteria import CRITERIA, channel_scores
+from prunefuse.pruning.fitting import STEPS, Decision, Programs, Remedies, alike_axes, settle_sizes
 from prunefuse.pruning.graph import trace
 from prunefuse.pruning.groups import ROUNDINGS, kept_count, settle
 from prunefuse.pruning.identity import fingerprint, named_tensors
-from prunefuse.pruning.modules import sizes_of
 from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
 from prunefuse.pruning.trace import Trace
 
@@ -39,8 +39,9 @@ def plan_pruning(
     Every axis of n channels keeps ``round(n * (1 - ratio))`` of them, computed exactly, at least one: those
     with the largest scores on that axis. Channels that operators tie together (a residual sum, a norm, the
     weights that read them) leave together; where axes of different width are tied, the narrow one is settled
-    first, and the wider keeps its tied channels and fills up from its own. Inputs and outputs of the model
-    stay as they are.
+    first, and the wider keeps its tied channels and fills up from its own. Attention loses whole heads, a grouped
+    convolution the same channels of every group; their counts are rounded in these units. Inputs and outputs of
+    the model stay as they are, and so does what the code of a module cannot express (see the plan's notes).
 
     Args:
         model: The dense model, of any class that ``torch.export`` captures. It is not changed.
@@ -73,24 +74,26 @@ def plan_pruning(
     _check_choice("ranking", ranking, RANKINGS)
     _check_choice("rounding", rounding, tuple(ROUNDINGS))
 
-    found = trace(model, inputs, _matching_modules(model, ignore))
+    ignored = _matching_modules(model, ignore)
     tensors = named_tensors(model)
-    component = found.couplings.components()
-    component = _fix_unranked(component, found)
-    count = int(component.max()) + 1
-    channels = {name: [component[ids] for ids in found.tensors[name].axes] for name in tensors}
-    writers = {name: (tensors[name], axis, channels[name][axis]) for name, axis in found.writers.items()}
-    scores = channel_scores(criterion, seed, count, writers)
-    keep = settle(
-        (labels for axes in channels.values() for labels in axes),
-        scores,
-        lambda width: kept_count(width, fraction, rounding),
-    )
-    kept: dict[str, dict[int, tuple[int, ...]]] = {}
-    for name, axes in channels.items():
-        for axis, labels in enumerate(axes):
-            if not keep[labels].all():
-                kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(keep[labels]).tolist())
+
+    def decide(programs: Programs, remedies: Remedies) -> Decision:
+        whole = {kind: STEPS[step].whole == "live" for kind, step in remedies.items() if STEPS[step].whole}
+        found = trace(model, programs.evaluation, ignored, programs.training, whole)
+        component = _fix_unranked(found.couplings.components(), found)
+        channels = {name: [component[ids] for ids in found.tensors[name].axes] for name in tensors}
+        writers = {name: (tensors[name], axis, channels[name][axis]) for name, axis in found.writers.items()}
+        keep = settle(
+            (labels for axes in channels.values() for labels in axes),
+            channel_scores(criterion, seed, int(component.max()) + 1, writers),
+            lambda width: kept_count(width, fraction, rounding),
+            [[component[ids] for ids in axes] for axes in alike_axes(found, remedies)],
+        )
+        return Decision(found, keep[component], remedies)
+
+    decision = settle_sizes(model, inputs, decide)
+    found = decision.found
+    kept = decision.kept(tensors)
     notes = found.note_lines()
     if fraction and not kept:
         why = notes or ("every channel is an input, an output, ignored, or the only one of its axis",)
@@ -105,7 +108,7 @@ def plan_pruning(
         inputs=tuple(map(TensorSpec.of, inputs)),
         outputs=found.outputs,
         kept=kept,
-        attributes=_attributes(found, keep[component]),
+        attributes=decision.attributes(),
         layers=_layers(found, tensors, kept, inputs[0].shape[0] if inputs[0].ndim else 1),
         notes=notes,
     )
@@ -163,27 +166,6 @@ def _fix_unranked(component: Ids, found: Trace) -> Ids:
         if not all(ranked[component[ids]].all() for ids in value.axes):
             found.note(name, "no convolution or linear map writes these channels, so nothing ranks them")
     return np.where(ranked[component], component, 0)
-
-
-def _attributes(found: Trace, keep: np.ndarray) -> dict[str, dict[str, int | tuple[int, ...]]]:
-    """New values of module attributes, where they change; ``keep`` has one flag per node."""
-    result: dict[str, dict[str, int | tuple[int, ...]]] = {}
-    for path, module in found.modules.items():
-        for (tensor, axis), attribute in sizes_of(module).items():
-            value = found.tensors.get(f"{path}.{tensor}" if path else tensor)
-            if value is not None and not keep[value.axes[axis]].all():
-                result.setdefault(path, {})[attribute] = int(keep[value.axes[axis]].sum())
-    for (path, attribute, position), ids in found.sized.items():
-        if keep[ids].all():
-            continue
-        amount = int(keep[ids].sum())
-        mine = result.setdefault(path, {})
-        if position is None:
-            mine[attribute] = amount
-        else:
-            amounts = mine.get(attribute, getattr(found.modules[path], attribute))
-            mine[attribute] = (*amounts[:position], amount, *amounts[position + 1 :])
-    return result
 
 
 def _layers(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,17 @@ from prunefuse.pruning.plan import PruningPlan, check_plan
 
 def extract(model: nn.Module, plan: PruningPlan) -> nn.Module:
     """See :meth:`PruningPlan.extract`."""
-    kept = plan.kept_indices(model)
+    result = cut(model, plan.kept_indices(model), plan.attributes)
+    _check_runs(result, model, plan)
+    return result
+
+
+def cut(
+    model: nn.Module,
+    kept: Mapping[str, Sequence[Tensor | None]],
+    attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
+) -> nn.Module:
+    """A copy of ``model`` with these indices of every axis of its tensors (None = all), and these attributes."""
     # deepcopy takes what its memo already holds for an object: hand it the cut tensors, and every module that
     # refers to one (tied weights do so twice) receives it.
     memo: dict[int, Any] = {}
@@ -36,8 +46,7 @@ def extract(model: nn.Module, plan: PruningPlan) -> nn.Module:
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(small, tensor.requires_grad) if is_parameter else small
     result = copy.deepcopy(model, memo)
-    _set_attributes(result, plan)
-    _check_runs(result, model, plan)
+    _set_attributes(result, attributes)
     return result
 
 
@@ -97,10 +106,10 @@ def _with_tied_names(small: nn.Module, weights: Mapping[str, Tensor]) -> dict[st
     return result
 
 
-def _set_attributes(small: nn.Module, plan: PruningPlan) -> None:
+def _set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]) -> None:
     modules = dict(small.named_modules(remove_duplicate=False))
-    for path, attributes in plan.attributes.items():
-        for name, value in attributes.items():
+    for path, mine in attributes.items():
+        for name, value in mine.items():
             before = getattr(modules.get(path), name, None)
             if type(before) is not type(value):
                 raise ValueError(f"plan: damaged: it sets {name!r} of {path!r} from {before!r} to {value!r}")

@@ -17,6 +17,16 @@ Size: TypeAlias = tuple[str, str, int | None]
 """A size that a module holds: module path, attribute, position in the attribute if it is a tuple."""
 
 
+@dataclass(frozen=True)
+class Record:
+    """One operator call: its name, the module that makes it, the tensors that go in and come out."""
+
+    op: str
+    module: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+
 @dataclass
 class Trace:
     """All that one walk through a model's operators found out.
@@ -30,6 +40,10 @@ class Trace:
         writers: Tensor name -> the axis of its output channels, for weights of convolutions and linear maps.
         positions: Tensor name -> how often the whole weight is applied in one forward.
         sized: Which channels a module attribute counts.
+        literals: Module path -> axes whose sizes the module gives to operators as numbers, from an attribute,
+            from the shape of a tensor or written in its code: the graph does not say which.
+        calls: Every operator call in evaluation mode, in order.
+        counting: Whether weights that are applied are counted (only in evaluation mode).
         outputs: Shapes of the tensors that the model returns.
         notes: Why something was kept whole -> what; the inner dict is an ordered set.
     """
@@ -41,6 +55,9 @@ class Trace:
     writers: dict[str, int] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
     sized: dict[Size, Ids] = field(default_factory=dict)
+    literals: dict[str, list[Ids]] = field(default_factory=dict)
+    calls: list[Record] = field(default_factory=list)
+    counting: bool = True
     outputs: tuple[tuple[int, ...], ...] = ()
     notes: dict[str, dict[str, None]] = field(default_factory=dict)
 
@@ -56,6 +73,35 @@ class Trace:
             + (f" and {len(places) - shown} more" if len(places) > shown else "")
             for why, places in self.notes.items()
         )
+
+    def unused(self) -> bool:
+        """Whether there are parameters or buffers that no call takes."""
+        used = {value.name for call in self.calls for value in call.inputs}
+        return any(value.axes and value.name not in used for value in self.tensors.values())
+
+    def last_call(self, path: str) -> int:
+        """The number of the last call from inside a module."""
+        inside = f"{path}." if path else ""
+        numbers = [
+            n for n, call in enumerate(self.calls) if call.module == path or call.module.startswith(inside)
+        ]
+        return numbers[-1] if numbers else len(self.calls) - 1
+
+    def types_with_literals(self, last: int) -> list[type[nn.Module]]:
+        """Types of the modules that gave sizes to operators, from call number ``last`` backwards."""
+        paths = [call.module for call in self.calls[last::-1] if call.module in self.literals]
+        return list(dict.fromkeys(type(self.modules[path]) for path in paths))
+
+    def same_sizes(self, path: str, live: bool = False) -> list[Ids]:
+        """The axes inside a module that are as long as one (a live one) whose size it gives to an operator."""
+        sizes = {len(ids) for ids in self.literals.get(path, ()) if ids.any() or not live}
+        inside = f"{path}." if path else ""
+        found: dict[int, Ids] = {}
+        for call in self.calls:
+            if call.module == path or call.module.startswith(inside):
+                for value in (*call.inputs, *call.outputs):
+                    found.update((id(ids), ids) for ids in value.axes if len(ids) in sizes and ids.any())
+        return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -87,25 +133,51 @@ class Call:
         """Keep an axis whole; with a reason, the plan's notes name this call."""
         if ids.any():
             self.trace.couplings.link(ids, fixed(len(ids)))
-            if why:
+            if why and not self.trace.couplings.is_factor(ids):
                 self.note(why)
 
     def note(self, why: str) -> None:
         """Name this call in the plan's notes."""
-        self.trace.note(f"{self.module or 'the model itself'} ({self.op})", why)
+        self.trace.note(self.where, why)
+
+    @property
+    def where(self) -> str:
+        """What the notes call it."""
+        return f"{self.module or 'the model itself'} ({self.op})"
+
+    def holds(self, ids: Ids, attribute: str = "", position: int | None = None) -> None:
+        """Say that the calling module gives the size of this axis to the operator, as a number.
+
+        Args:
+            ids: The axis.
+            attribute: The module attribute with that number, if the module has it; else any may be.
+            position: Where in the attribute, if it is a tuple.
+        """
+        if attribute and hasattr(self.trace.modules.get(self.module), attribute):
+            self.trace.sized.setdefault((self.module, attribute, position), ids)
+        else:
+            self.trace.literals.setdefault(self.module, []).append(ids)
 
     def fixed_output(self, index: int = 0) -> Value:
         """An output of this call none of whose axes can be pruned."""
         return Value(tuple(fixed(size) for size in self.shapes[index]))
 
-    def apply_weight(self, weight: Value, out_axis: int) -> None:
-        """Record that ``weight`` computes the output's channels: for their score, and for the FLOPs."""
+    def apply_weight(self, weight: Value, out_axis: int, applied: int | None = None) -> None:
+        """Record that ``weight`` computes the output's channels: for their score, and for the FLOPs.
+
+        Args:
+            weight: The weight.
+            out_axis: The axis of its output channels.
+            applied: How often it is applied; None: as often as there are outputs of each channel.
+        """
         if weight.name is None:
             self.note("the weight is computed from other tensors, so its FLOPs are not counted")
             return
         self.trace.writers[weight.name] = out_axis
-        applied = math.prod(self.shape) // len(weight.axes[out_axis])
-        self.trace.positions[weight.name] = self.trace.positions.get(weight.name, 0) + applied
+        if self.trace.counting:
+            if applied is None:
+                applied = math.prod(self.shape) // len(weight.axes[out_axis])
+            self.trace.positions[weight.name] = self.trace.positions.get(weight.name, 0) + applied
         if weight.name.rpartition(".")[0] in self.trace.ignored:
             self.keep(weight.axes[out_axis])
 

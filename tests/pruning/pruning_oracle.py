@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,11 @@ def scramble_(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def masked(model: nn.Module, plan: PruningPlan) -> nn.Module:
-    """A copy of the dense model, zero wherever the plan removes something."""
+    """A copy of the dense model, zero wherever the plan removes something.
+
+    Norm layers that take statistics over channels take them over those that are kept: this is where removing and
+    masking differ.
+    """
     model = copy.deepcopy(model)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
@@ -35,7 +40,29 @@ def masked(model: nn.Module, plan: PruningPlan) -> nn.Module:
             for axis, kept in axes.items():
                 gone = sorted(set(range(tensors[name].shape[axis])) - set(kept))
                 tensors[name].index_fill_(axis, torch.tensor(gone), 0)
+    for path, module in model.named_modules():
+        kept = plan.kept.get(f"{path}.weight", {}).get(0)
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm) and kept is not None:
+            module.forward = over_kept(module, torch.tensor(kept))
     return model
+
+
+def over_kept(norm: nn.Module, kept: Tensor) -> Callable[[Tensor], Tensor]:
+    """The forward of a norm layer on the kept channels of its input; the others are zero."""
+    small = copy.deepcopy(norm)
+    for name, parameter in norm.named_parameters():
+        setattr(small, name, nn.Parameter(parameter.detach()[kept]))
+    if isinstance(norm, nn.GroupNorm):
+        small.num_channels = len(kept)
+        small.num_groups = len(kept) if norm.num_groups == norm.num_channels else norm.num_groups
+    else:
+        small.normalized_shape = (len(kept),)
+    axis = 1 if isinstance(norm, nn.GroupNorm) or type(norm).__name__ == "LayerNorm2d" else -1
+
+    def forward(x: Tensor) -> Tensor:
+        return torch.zeros_like(x).index_copy(axis, kept, small(x.index_select(axis, kept)))
+
+    return forward
 
 
 def assert_same_function(one: nn.Module, other: nn.Module, *inputs: Tensor, tolerance: float = 1e-9) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +48,20 @@ def test_no_axis_loses_all_its_channels():
     assert kept([[1, 2], [3, 4], [2, 4]], [9, 5, 9, 6]) == [1, 3, 4]
 
 
+def test_axes_that_shall_keep_the_same_number():
+    # Heads of three channels, on one axis; the other one would keep four of its nine, and keeps three.
+    heads, wide = [1, 1, 1, 2, 2, 2, 3, 3, 3], list(range(4, 13))
+    flags = settle(
+        [np.array(wide), np.array(heads)], np.arange(13.0), half, [[np.array(wide), np.array(heads)]]
+    )
+    assert list(np.flatnonzero(flags)) == [0, 3, 10, 11, 12]
+    # Sets that overlap are one.
+    more = list(range(13, 22))
+    axes = [np.array(axis) for axis in (wide, heads, more)]
+    flags = settle(axes, np.arange(22.0), half, [[axes[0], axes[2]], [axes[1], axes[2]]])
+    assert list(np.flatnonzero(flags)) == [0, 3, 10, 11, 12, 19, 20, 21]
+
+
 @given(
     axes=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=12), min_size=1, max_size=6),
     scores=st.lists(st.floats(0, 1), min_size=12, max_size=12),
@@ -54,13 +70,17 @@ def test_every_axis_keeps_something_and_the_narrowest_its_count(axes, scores):
     staying = set(kept(axes, scores))
     for axis in axes:
         assert not set(axis) or 0 in axis or staying & set(axis)
-    distinct = [list(dict.fromkeys(axis)) for axis in axes]
     alone = [
         axis
-        for i, axis in enumerate(distinct)
-        if 0 not in axis and not set(axis) & set().union(*distinct[:i], *distinct[i + 1 :])
+        for i, axis in enumerate(axes)
+        if 0 not in axis and not set(axis) & set().union(*axes[:i], *axes[i + 1 :])
     ]
     for axis in alone:
-        assert len(staying & set(axis)) == half(len(axis))
+        unit = math.gcd(*(axis.count(i) for i in axis))
+        room = half(len(axis) // unit) * unit - sum(i in staying for i in axis)
+        gone = [i for i in axis if i not in staying]
+        if len(staying & set(axis)) > 1 or room > 0:
+            assert room >= 0
+            assert room < axis.count(max(gone, key=lambda i: (scores[i - 1], -axis.index(i))))
         dropped = [scores[i - 1] for i in axis if i not in staying]
         assert max(dropped, default=0) <= min(scores[i - 1] for i in axis if i in staying)

@@ -1,0 +1,244 @@
+"""Which architectures are pruned, cut out, run, trained for a step and fused back, without repair by hand.
+
+``python -m benchmarks.coverage`` runs every case in a process of its own, under a limit of time and memory, and writes
+``results/coverage.json`` after each; cases that are in it already are not run again (delete the file to start over).
+At the end the table ``docs/coverage.md`` is written from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import multiprocessing
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from prunefuse import files
+from prunefuse.fusion import fuse_
+from prunefuse.pruning import graph, plan_pruning
+
+RESULTS = Path(__file__).parent / "results" / "coverage.json"
+TABLE = Path(__file__).parents[1] / "docs" / "coverage.md"
+SECONDS, GIBIBYTES = 600, 12
+SIZES = {"inception_v3": 299, "maxvit_t": 224}
+"""Image sizes other than 64 pixels, where an architecture has a least one or fixes it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One architecture at one ratio."""
+
+    family: str
+    name: str
+    ratio: float
+
+    @property
+    def key(self) -> str:
+        """Its name in the results."""
+        return f"{self.name} {self.ratio:g}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        error: Where and why it failed; empty if every step worked.
+        export_seconds: The time that ``torch.export`` took, of the dense and of the small model.
+        plan_seconds: The time that planning took beyond that.
+        memory: MiB that planning added to the peak of the process.
+        params: Ratio of parameters, small to dense.
+        flops: Ratio of FLOPs of convolutions and linear maps.
+        notes: What was kept whole, and why.
+    """
+
+    error: str
+    export_seconds: float = 0.0
+    plan_seconds: float = 0.0
+    memory: float = 0.0
+    params: float = 1.0
+    flops: float = 1.0
+    notes: tuple[str, ...] = ()
+
+
+FAMILIES = (
+    *(
+        "alexnet",
+        "convnext",
+        "densenet",
+        "efficientnet_v2",
+        "efficientnet",
+        "googlenet",
+        "inception",
+        "maxvit",
+    ),
+    *("mnasnet", "mobilenet_v2", "mobilenet_v3", "regnet_x", "regnet_y", "resnext", "wide_resnet", "resnet"),
+    *("shufflenet_v2", "squeezenet", "swin_v2", "swin", "vgg", "vit"),
+)
+SMALLEST = (
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_v2_s", "efficientnet_b0", "googlenet"),
+    *("inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf"),
+    *(
+        "regnet_y_400mf",
+        "resnext50_32x4d",
+        "wide_resnet50_2",
+        "resnet18",
+        "shufflenet_v2_x0_5",
+        "squeezenet1_1",
+    ),
+    *("swin_v2_t", "swin_t", "vgg11", "vit_b_32"),
+)
+
+
+def cases() -> list[Case]:
+    """All of torchvision's classifiers at one half, the smallest of each family at 0.3 and 0.7 too."""
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    family = {name: next(f for f in FAMILIES if name.startswith(f)) for name in names}
+    small = [Case(family[name], name, ratio) for name in SMALLEST for ratio in (0.3, 0.7)]
+    return sorted([Case(family[name], name, 0.5) for name in names] + small, key=lambda c: (c.family, c.key))
+
+
+def build(name: str) -> tuple[nn.Module, Tensor]:
+    """The dense model from random weights, and two images."""
+    import torchvision
+
+    size = SIZES.get(name, 64)
+    options: dict[str, Any] = (
+        {"image_size": 56 if name == "vit_h_14" else 64} if name.startswith("vit") else {}
+    )
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False
+    size = options.get("image_size", size)
+    return torchvision.models.get_model(name, weights=None, **options), torch.randn(2, 3, size, size)
+
+
+def attempt(case: Case) -> Outcome:
+    """Plan, cut, run, train a step, fuse back, cut again."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model, images = build(case.name)
+    export, spent = graph.export, [0.0]
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return export(*args, **kwargs)
+        finally:
+            spent[0] += time.perf_counter() - start
+
+    from prunefuse.pruning import fitting
+
+    fitting.export = timed  # type: ignore[assignment]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    plan = plan_pruning(model, images[:1], ratio=case.ratio)
+    seconds = time.perf_counter() - start
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    small = plan.extract(model)
+    with torch.no_grad():
+        small.eval()(images)
+    optimizer = torch.optim.SGD(small.parameters(), lr=1e-3)
+    loss = sum(x.square().mean() for x in tree_leaves(small.train()(images)) if isinstance(x, Tensor))
+    loss.backward()  # type: ignore[union-attr]
+    optimizer.step()
+    if without := [name for name, p in small.named_parameters() if p.grad is None]:
+        raise RuntimeError(f"no gradient reaches {', '.join(without[:3])}")
+    back = plan.extract(fuse_(copy.deepcopy(model), small, plan)).state_dict()
+    if wrong := [name for name, x in small.state_dict().items() if not torch.equal(x, back[name])]:
+        raise RuntimeError(f"fusing and cutting again changed {', '.join(wrong[:3])}")
+    (params, few), (flops, less) = plan.params, plan.flops
+    return Outcome("", spent[0], seconds - spent[0], memory, few / params, less / flops, plan.notes)
+
+
+def _work(case: Case, answer: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (GIBIBYTES << 30, GIBIBYTES << 30))
+    try:
+        answer.send(attempt(case))
+    except Exception as error:
+        answer.send(Outcome(f"{type(error).__name__}: {error}"[:600]))
+
+
+def run(case: Case) -> Outcome:
+    """One case in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(case, send))
+    process.start()
+    send.close()
+    try:
+        outcome = receive.recv() if receive.poll(SECONDS) else Outcome(f"no answer within {SECONDS} s")
+    except EOFError:
+        outcome = Outcome("the process died, probably for want of memory")
+    process.kill()
+    process.join()
+    return outcome
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    known = [(case, Outcome(**results[case.key])) for case in cases() if case.key in results]
+    worked = sum(not outcome.error for _, outcome in known)
+    lines = [
+        "# Coverage",
+        "",
+        "Planned, cut out, run, trained for one step, fused back and cut again, from random weights, without repair by",
+        f"hand: **{worked} of {len(known)}**. Written by `make coverage`; one thread, 64-pixel images (Inception 299, MaxViT",
+        "224). Seconds: in `torch.export` (of the dense model, and of the small one where sizes in the code are to be",
+        "checked), and beyond it.",
+        "",
+        "| family | model | ratio | result | parameters | FLOPs | export s | plan s | plan MiB | notes |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for case, x in known:
+        numbers = ""
+        for note in x.notes:
+            where = reasons.setdefault(note.rpartition(": ")[0] or note, [])
+            if case.family not in where:
+                where.append(case.family)
+            numbers += f" {list(reasons).index(note.rpartition(': ')[0] or note) + 1}"
+        cells = (
+            case.family,
+            case.name,
+            f"{case.ratio:g}",
+            x.error.replace("|", "/").replace("\n", " ") or "yes",
+        )
+        if x.error:
+            lines.append(f"| {' | '.join(cells)} | | | | | | |")
+        else:
+            size = f"{x.params:.2f} | {x.flops:.2f} | {x.export_seconds:.1f} | {x.plan_seconds:.2f} | {x.memory:.0f}"
+            lines.append(f"| {' | '.join(cells)} | {size} |{numbers} |")
+    lines += ["", "Notes: what stayed whole, and why.", ""]
+    lines += [f"{n}. {why} ({', '.join(where)})" for n, (why, where) in enumerate(reasons.items(), 1)]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing in the results, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="only these models, run again")
+    names = parser.parse_args(arguments).names
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for case in cases():
+        if case.name in names or (not names and case.key not in results):
+            outcome = run(case)
+            results[case.key] = asdict(outcome)
+            files.write_text(RESULTS, json.dumps(results, indent=1) + "\n")
+            print(f"{case.key}: {outcome.error or 'yes'}", flush=True)
+    files.write_text(TABLE, table(results))
+
+
+if __name__ == "__main__":
+    main()

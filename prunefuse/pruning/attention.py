@@ -1,0 +1,82 @@
+"""The rules of attention and of what transformers are built from beside it: einsum, embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from prunefuse.pruning.aten import SCALED
+from prunefuse.pruning.coupling import Ids, Value, fixed
+from prunefuse.pruning.rules import broadcast, register_rule, unknown
+from prunefuse.pruning.trace import Call
+
+
+@register_rule("aten::scaled_dot_product_attention")
+def attention(
+    call: Call,
+    q: Value,
+    k: Value,
+    v: Value,
+    mask: Value | None = None,
+    *_: Any,
+    enable_gqa: bool = False,
+    **__: Any,
+) -> Value:
+    """q (..., H, L, E), k (..., H, S, E), v (..., H, S, D) -> (..., H, L, D): whole heads, since E sets the scale.
+
+    With grouped queries H of k and v is smaller, and all queries of one of their heads leave with it.
+    """
+    call.link(q.axes[-1], k.axes[-1])
+    call.keep(q.axes[-1], SCALED)
+    call.keep(k.axes[-2])
+    call.keep(v.axes[-2])
+    call.keep(q.axes[-2], "attends over channels")
+    if enable_gqa and len(q.axes) > 2:
+        repeats = len(q.axes[-3]) // len(k.axes[-3])
+        k, v = (x.with_axis(-3, np.repeat(x.axes[-3], repeats)) for x in (k, v))
+    batch = [Value((*x.axes[:-2], fixed(1), fixed(1))) for x in (q, k, v)]
+    if mask is not None:
+        batch.append(Value((*mask.axes[:-2], fixed(1), fixed(1))))
+    out = broadcast(call, *batch)
+    return out.with_axis(-2, q.axes[-2]).with_axis(-1, v.axes[-1])
+
+
+@register_rule("aten::einsum")
+def einsum(call: Call, equation: str, tensors: Sequence[Value], **_: Any) -> Value:
+    """Axes of one letter are coupled; a letter that is summed over computed tensors only stays."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow or "." in equation or any(len(set(term)) < len(term) for term in terms):
+        return unknown(call, *tensors)[0]
+    letters: dict[str, Ids] = {}
+    for term, value in zip(terms, tensors, strict=True):
+        for letter, ids in zip(term, value.axes, strict=True):
+            if len(letters.setdefault(letter, ids)) == 1:
+                letters[letter] = ids
+            if len(ids) > 1:
+                call.link(letters[letter], ids)
+    for letter in set(letters) - set(right):
+        holders = [value for term, value in zip(terms, tensors, strict=True) if letter in term]
+        if len(holders) == 1:
+            call.keep(letters[letter], "reduces over channels")
+        elif all(value.name is None for value in holders):
+            call.keep(letters[letter], SCALED)
+    out = Value(tuple(letters[letter] for letter in right))
+    for n, (term, value) in enumerate(zip(terms, tensors, strict=True)):
+        others = "".join(terms[:n] + terms[n + 1 :])
+        made = [axis for axis, letter in enumerate(term) if letter in right and letter not in others]
+        if value.name is not None and made:
+            call.apply_weight(value, made[0])
+    return out
+
+
+@register_rule("aten::embedding")
+def embedding(call: Call, table: Value, picks: Value, *_: Any, **__: Any) -> Value:
+    """table (K, D), picks (...) -> (..., D): K stays."""
+    for ids in (table.axes[0], *picks.axes):
+        call.keep(ids)
+    if table.name is not None:
+        call.trace.writers.setdefault(table.name, 1)
+    return Value((*map(fixed, call.shape[:-1]), table.axes[1]))

@@ -1,0 +1,229 @@
+"""Whether the model's own code can run with the kept channels, and what to give up where it cannot.
+
+An exported graph has sizes as numbers: that a module reshapes to (B, T, 12, 64) does not say which of them it
+reads from the shape of a tensor, from an attribute, or has written in its code. So a plan is made as if all
+followed the channels, attributes with those numbers are changed along, the small model is exported as well, and
+its shapes are compared with the planned ones, call by call. Where they differ, the modules of that type go one step
+further in :data:`STEPS`: some attributes stay; axes that were equally long keep equally many channels (an attention
+whose heads together are as wide as its input); in the end such axes stay whole, with a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import zip_longest
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from prunefuse.pruning.coupling import Ids
+from prunefuse.pruning.graph import LAYOUT, CaptureError, call_shapes, export
+from prunefuse.pruning.identity import named_tensors
+from prunefuse.pruning.modules import sizes_of
+from prunefuse.pruning.surgery import cut
+from prunefuse.pruning.trace import Trace
+
+
+class Remedy(NamedTuple):
+    """What is done about the sizes that the modules of one type give to operators.
+
+    Attributes:
+        doubtful: Attributes with the number of an axis that loses channels change, also where an axis that stays
+            whole is as long.
+        alike: Axes that were equally long keep equally many indices.
+        whole: "live": axes as long as one of theirs that may be pruned stay whole; "all": as any of theirs.
+    """
+
+    doubtful: bool = True
+    alike: bool = False
+    whole: str = ""
+
+
+STEPS = (
+    Remedy(),
+    Remedy(doubtful=False),
+    Remedy(alike=True),
+    Remedy(doubtful=False, alike=True),
+    Remedy(whole="live"),
+    Remedy(whole="all"),
+)
+Remedies: TypeAlias = Mapping[type[nn.Module], int]
+"""Module type -> which of :data:`STEPS`; the first where it is not there."""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The graphs of a model; that in training mode only where parameters are used there and nowhere else."""
+
+    evaluation: ExportedProgram
+    training: ExportedProgram | None
+
+
+@dataclass
+class Decision:
+    """What is kept: one flag per node of the trace."""
+
+    found: Trace
+    keep: npt.NDArray[np.bool_]
+    remedies: Remedies
+
+    def kept(self, tensors: dict[str, Tensor]) -> dict[str, dict[int, tuple[int, ...]]]:
+        """Tensor -> axis -> kept indices, for axes that lose some."""
+        kept: dict[str, dict[int, tuple[int, ...]]] = {}
+        for name in tensors:
+            for axis, ids in enumerate(self.found.tensors[name].axes):
+                if not self.keep[ids].all():
+                    kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(self.keep[ids]).tolist())
+        return kept
+
+    def count(self, ids: Ids) -> int:
+        """How many indices of an axis stay."""
+        return int(self.keep[ids].sum())
+
+    @cached_property
+    def sizes(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """The planned shapes of the outputs of every call."""
+        known: dict[int, int] = {}
+
+        def size(ids: Ids) -> int:
+            if id(ids) not in known:
+                known[id(ids)] = self.count(ids)
+            return known[id(ids)]
+
+        return tuple(
+            tuple(tuple(map(size, value.axes)) for value in call.outputs) for call in self.found.calls
+        )
+
+    @cached_property
+    def changing(self) -> dict[str, dict[str, tuple[int, bool]]]:
+        """Module path -> attribute with the number of an axis that loses channels -> (how many stay, is it certain).
+
+        It is not where another axis is as long and stays whole, unless an attribute of this name in a module of
+        the same type tells: one with the number of axes of one kind only.
+        """
+        found: dict[str, dict[str, tuple[int, bool]]] = {}
+        seen: dict[tuple[type[nn.Module], str], set[bool]] = {}  # -> has it been seen to change, to stay
+        for path, axes in self.found.literals.items():
+            module = self.found.modules[path]
+            new = {len(ids): self.count(ids) for ids in axes if not self.keep[ids].all()}
+            whole = {len(ids) for ids in axes if self.keep[ids].all()}
+            for name, x in vars(module).items():
+                if type(x) is int and (x in new) != (x in whole):
+                    seen.setdefault((type(module), name), set()).add(x in new)
+                if type(x) is int and x in new:
+                    found.setdefault(path, {})[name] = (new[x], x not in whole)
+        for path, mine in found.items():
+            for name, (value, certain) in list(mine.items()):
+                known = seen.get((type(self.found.modules[path]), name))
+                if not certain and known == {True}:
+                    mine[name] = (value, True)
+                elif not certain and known == {False}:
+                    del mine[name]
+        return found
+
+    def next_step(self, kind: type[nn.Module]) -> int | None:
+        """Which of :data:`STEPS` could be tried for a type of module after the one that failed; None if none."""
+        doubtful = any(
+            not certain
+            for path, mine in self.changing.items()
+            if type(self.found.modules[path]) is kind
+            for _, certain in mine.values()
+        )
+        later = range(self.remedies.get(kind, 0) + 1, len(STEPS))
+        return next((step for step in later if STEPS[step].doubtful or doubtful), None)
+
+    def attributes(self) -> dict[str, dict[str, int | tuple[int, ...]]]:
+        """New values of module attributes, where they change."""
+        result: dict[str, dict[str, int | tuple[int, ...]]] = {}
+        found = self.found
+        for path, mine in self.changing.items():
+            step = STEPS[self.remedies.get(type(found.modules[path]), 0)]
+            if changed := {
+                name: value for name, (value, certain) in mine.items() if certain or step.doubtful
+            }:
+                result[path] = dict(changed)
+        sized = dict(found.sized)
+        for path, module in found.modules.items():
+            for (tensor, axis), attribute in sizes_of(module).items():
+                tied = found.tensors.get(f"{path}.{tensor}" if path else tensor)
+                if tied is not None:
+                    is_tuple = isinstance(getattr(module, attribute), tuple)
+                    sized[path, attribute, axis if is_tuple else None] = tied.axes[axis]
+        for (path, attribute, position), ids in sized.items():
+            if self.keep[ids].all():
+                continue
+            held = result.setdefault(path, {})
+            if position is None:
+                held[attribute] = self.count(ids)
+            else:
+                amounts = held.get(attribute, getattr(found.modules[path], attribute))
+                held[attribute] = (*amounts[:position], self.count(ids), *amounts[position + 1 :])
+        return result
+
+
+def settle_sizes(
+    model: nn.Module, inputs: tuple[Tensor, ...], decide: Callable[[Programs, Remedies], Decision]
+) -> Decision:
+    """Decide what is kept so that the model's own code can run with it."""
+    programs = Programs(export(model, inputs), None)
+    remedies: Remedies = {}
+    decision = decide(programs, remedies)
+    if decision.found.unused() and (training := _export_training(model, inputs)) is not None:
+        programs = replace(programs, training=training)
+        decision = decide(programs, remedies)
+    while (call := _first_fault(model, inputs, decision)) is not None:
+        steps = {kind: decision.next_step(kind) for kind in decision.found.types_with_literals(call)}
+        kind = next((kind for kind, step in steps.items() if step is not None), None)
+        if kind is None:
+            break  # extraction will say what is wrong
+        remedies = {**remedies, kind: steps[kind] or 0}
+        decision = decide(programs, remedies)
+    return decision
+
+
+def alike_axes(found: Trace, remedies: Remedies) -> list[list[Ids]]:
+    """For every module that shall keep equally long axes equally long, the sets of these."""
+    result = []
+    for path in found.literals:
+        if STEPS[remedies.get(type(found.modules[path]), 0)].alike:
+            axes = found.same_sizes(path, live=True)
+            result += [[ids for ids in axes if len(ids) == size] for size in {len(ids) for ids in axes}]
+    return result
+
+
+def _export_training(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram | None:
+    if inputs[0].ndim and len(inputs[0]) == 1:  # batch norm cannot train on one sample
+        inputs = tuple(torch.cat([x, x]) if x.ndim and len(x) == 1 else x for x in inputs)
+    try:
+        return export(model, inputs, training=True)
+    except CaptureError:
+        return None
+
+
+def _first_fault(model: nn.Module, inputs: tuple[Tensor, ...], decision: Decision) -> int | None:
+    """The number of the first call in which the small model differs from the plan; None if none can, or does."""
+    found = decision.found
+    if all(decision.keep[ids].all() for path in found.literals for ids in found.same_sizes(path)):
+        return None
+    tensors = named_tensors(model)
+    kept = decision.kept(tensors)
+    indices = {
+        name: [torch.tensor(mine[axis]) if axis in mine else None for axis in range(tensor.ndim)]
+        for name, tensor in tensors.items()
+        for mine in [kept.get(name, {})]
+    }
+    try:
+        got = call_shapes(export(cut(model, indices, decision.attributes()), inputs))
+    except CaptureError as error:
+        return found.last_call(error.module)
+    calls = [number for number, call in enumerate(found.calls) if call.op not in LAYOUT]
+    for number, real in zip_longest(calls, got):
+        if number is None or (found.calls[number].op, decision.sizes[number]) != real:
+            return len(found.calls) - 1 if number is None else number
+    return None
