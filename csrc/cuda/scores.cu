@@ -1,12 +1,14 @@
 // The scorer on CUDA. Bound by reading the logits once: N * C * size bytes in, K * N * 4 out.
 //
-// A row belongs to a group of lanes: 1 to 32 of a warp, or a whole block where rows are long and few. Each lane takes
-// its share in 16-byte loads where the layout allows, keeps a RowState in registers, and the group's states are merged
-// by a butterfly of shuffles (and shared memory between warps), whose order is fixed: results are the same run after
-// run. At 40 registers 6 blocks, 1,536 threads, are resident on a
-// multiprocessor; the float32 loop has one 16-byte load under way per thread (SASS), 24 KB, just what the latency of an
-// H200's memory takes: a second one in flight is the first thing to try there. Registers: benchmarks/results/ptxas.txt.
-// Not run on a GPU yet.
+// Short contiguous rows (up to 32 classes) belong to a thread each: a warp brings 32 of them into shared memory, in
+// 16-byte loads of whole lines, and each thread walks its own row there. Other rows belong to a group of lanes: 1 to 32
+// of a warp, or a whole block where rows are long and few. Each lane takes its share in 16-byte loads where the layout
+// allows, asks for the next before it works on one, keeps a RowState in registers, and the group's states are merged by
+// a butterfly of shuffles (and shared memory between warps), whose order is fixed: results are the same run after run.
+//
+// Instructions: about 15 to a value, 45 to a merge and 60 to a row's end, so lanes have at least four loads each.
+// An H200 issues 28e12 lane instructions a second and moves 4.8e12 bytes: 24 a float32 value, 12 a bfloat16 one.
+// Occupancy and registers: benchmarks/results/ptxas.txt. Not run on a GPU yet.
 #include "../scores.h"
 
 #include <torch/csrc/stable/library.h>
@@ -19,6 +21,8 @@ namespace {
 constexpr int kBlockThreads = 256;
 // From this many classes on, and with fewer rows than fill the GPU by warps, a block shares one row.
 constexpr int64_t kBlockRowClasses = 4096;
+// Up to here a thread has a row of its own, if the rows are contiguous.
+constexpr int64_t kShortRow = 32;
 
 // Lane `lane` of `lanes` takes its share of a row.
 template <class Stored, bool Vectorized>
@@ -30,10 +34,13 @@ __device__ RowState<accumulate_t<Stored>> lane_state(const Stored* row, const Po
   if constexpr (Vectorized) {
     constexpr int width = 16 / sizeof(Stored);
     const int64_t chunks = pool.classes / width;
+    const uint4* from = reinterpret_cast<const uint4*>(row);
+    uint4 next = {};
+    if (lane < chunks) next = __ldg(from + lane);
     for (int64_t chunk = lane; chunk < chunks; chunk += lanes) {
-      const uint4 raw = __ldg(reinterpret_cast<const uint4*>(row) + chunk);
       Stored stored[width];
-      memcpy(stored, &raw, sizeof(raw));
+      memcpy(stored, &next, sizeof(next));
+      if (chunk + lanes < chunks) next = __ldg(from + chunk + lanes);
       Acc values[width];
 #pragma unroll
       for (int i = 0; i < width; ++i) values[i] = logit(stored[i], pool.probabilities);
@@ -89,10 +96,78 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
-// Lanes to a row: the power of two up to 32 at which each lane has at least two loads.
+// A place in rows that lie one after the other, moved on without a division.
+struct Place {
+  int row, column;
+
+  __device__ void advance(int rows, int columns, int classes) {
+    row += rows;
+    column += columns;
+    if (column >= classes) {
+      column -= classes;
+      ++row;
+    }
+  }
+};
+
+// Contiguous rows of at most kShortRow classes. Rows in shared memory are an odd number of words apart, so that the
+// threads of a warp, each in its own row, find their values in different banks.
+template <class Stored, bool Vectorized>
+__global__ void __launch_bounds__(kBlockThreads)
+    thread_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<float> out,
+                   float inverse_temperature) {
+  extern __shared__ float rows_of_block[];
+  constexpr int width = Vectorized ? 16 / sizeof(Stored) : 1;
+  const int classes = static_cast<int>(pool.classes), pitch = classes | 1;
+  const int lane = threadIdx.x % kWarp;
+  float* const rows_of_warp = rows_of_block + (threadIdx.x - lane) * pitch;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x - lane; first < pool.rows;
+       first += static_cast<int64_t>(gridDim.x) * kBlockThreads) {
+    const int rows = pool.rows - first < kWarp ? static_cast<int>(pool.rows - first) : kWarp;
+    const Stored* from = static_cast<const Stored*>(pool.data) + first * classes;
+    const int values = rows * classes;
+    Place place = {lane * width / classes, lane * width % classes};
+    const int step_rows = kWarp * width / classes, step_columns = kWarp * width % classes;
+#pragma unroll 4
+    for (int i = lane * width; i < values; i += kWarp * width) {
+      Stored stored[width];
+      if (Vectorized && i + width <= values) {
+        const uint4 raw = __ldg(reinterpret_cast<const uint4*>(from + i));
+        memcpy(stored, &raw, sizeof(stored));
+      } else {
+        for (int j = 0; j < width && i + j < values; ++j) stored[j] = from[i + j];
+      }
+      Place at = place;
+#pragma unroll
+      for (int j = 0; j < width; ++j) {
+        if (i + j < values) rows_of_warp[at.row * pitch + at.column] = logit(stored[j], pool.probabilities);
+        at.advance(0, 1, classes);
+      }
+      place.advance(step_rows, step_columns, classes);
+    }
+    __syncwarp();
+    if (lane < rows) {
+      const float* row = rows_of_warp + lane * pitch;
+      RowState<float> state;
+      for (int column = 0; column < classes; column += 4) {
+        float part[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          // A masked class changes nothing.
+          part[j] = column + j < classes ? row[column + j] : -std::numeric_limits<float>::infinity();
+        }
+        absorb(state, part, column, 1, inverse_temperature);
+      }
+      write_row(out, first + lane, state, inverse_temperature);
+    }
+    __syncwarp();
+  }
+}
+
+// Lanes to a row: the power of two up to 32 at which each lane has at least four loads.
 int lanes_for(int64_t loads) {
   int lanes = 1;
-  while (lanes < kWarp && lanes * 2 < loads) lanes *= 2;
+  while (lanes < kWarp && lanes * 8 <= loads) lanes *= 2;
   return lanes;
 }
 
@@ -100,6 +175,20 @@ template <class Stored, bool Vectorized>
 void launch(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, accumulate_t<Stored> inverse_temperature,
             int64_t multiprocessors, cudaStream_t stream) {
   const int64_t warps_to_fill = multiprocessors * (2048 / kWarp);
+  if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
+    if (pool.classes <= kShortRow && pool.class_stride == 1 && pool.row_stride == pool.classes) {
+      const size_t room = kBlockThreads * static_cast<size_t>(pool.classes | 1) * sizeof(float);
+      const unsigned blocks = grid_for(divide_up(pool.rows, kBlockThreads));
+      // Rows together need less alignment than each of them.
+      if (reinterpret_cast<uintptr_t>(pool.data) % 16 == 0) {
+        thread_per_row<Stored, true><<<blocks, kBlockThreads, room, stream>>>(pool, out, inverse_temperature);
+      } else {
+        thread_per_row<Stored, false><<<blocks, kBlockThreads, room, stream>>>(pool, out, inverse_temperature);
+      }
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
+      return;
+    }
+  }
   if (pool.classes >= kBlockRowClasses && pool.rows < warps_to_fill) {
     block_per_row<Stored, Vectorized>
         <<<grid_for(pool.rows), kBlockThreads, 0, stream>>>(pool, out, inverse_temperature);
