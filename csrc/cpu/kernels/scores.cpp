@@ -205,7 +205,7 @@ void score_long_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& o
   }
 }
 
-// `next`: what is read after this group.
+// `next`: what is read some time after this group.
 template <class Stored>
 void score_group(const float* values, int64_t classes, const Stored* next, const RowOutputs<float>& out,
                  float inverse_temperature, int64_t begin, int64_t rows) {
@@ -263,10 +263,13 @@ template <class Stored>
 void score_short_rows(const Pool& pool, const RowOutputs<float>& out, float inverse_temperature, int64_t begin,
                       int64_t end) {
   alignas(64) float values[kShortRow * kLanes];
+  // So far ahead that memory has answered by then: a group of ten classes is over before.
+  constexpr int64_t kAhead = 8192;
+  const int64_t ahead = 1 + kAhead / (kLanes * pool.classes * static_cast<int64_t>(sizeof(Stored)));
   for (int64_t row = begin; row < end; row += kLanes) {
     const int64_t rows = end - row < kLanes ? end - row : kLanes;
     gather_group<Stored>(pool, row, rows, values);
-    const Stored* next = static_cast<const Stored*>(pool.data) + (row + kLanes) * pool.row_stride;
+    const Stored* next = static_cast<const Stored*>(pool.data) + (row + ahead * kLanes) * pool.row_stride;
     score_group(values, pool.classes, next, out, inverse_temperature, row, rows);
   }
 }
