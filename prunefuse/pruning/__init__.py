@@ -5,10 +5,12 @@ from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
 from prunefuse.pruning.planner import plan_pruning
 from prunefuse.pruning.rules import register_rule
 from prunefuse.pruning.surgery import load_pruned
+from prunefuse.pruning.targets import Target
 
 __all__ = [
     "Layer",
     "PruningPlan",
+    "Target",
     "TensorSpec",
     "load_pruned",
     "plan_pruning",
