@@ -66,6 +66,11 @@ class Axis:
         return Axis(channels[live][order], copies[live][order], int(copies[~live].sum()))
 
     @property
+    def alike(self) -> tuple[bytes, int, int]:
+        """What axes have in common that have the same channels and width."""
+        return np.sort(self.channels).tobytes(), self.width, self.fixed // self.unit
+
+    @property
     def key(self) -> Key:
         """What equal axes have in common."""
         return np.sort(self.channels).tobytes(), self.copies[np.argsort(self.channels)].tobytes(), self.fixed
@@ -89,7 +94,14 @@ class Axes:
             if axis := Axis.of(labels):
                 found.setdefault(axis.key, axis)
         ties = _tie(alike)
-        ordered = sorted(found.items(), key=lambda item: (item[1].width, item[0] not in ties))
+        # Of axes with the same channels the one with the fewest places comes first: least counts are in places.
+        first: dict[tuple[bytes, int, int], int] = {}
+        for position, axis in enumerate(found.values()):
+            first.setdefault(axis.alike, position)
+        ordered = sorted(
+            found.items(),
+            key=lambda item: (item[1].width, item[0] not in ties, first[item[1].alike], item[1].unit),
+        )
         return Axes(tuple((axis, ties.get(key)) for key, axis in ordered))
 
     @property

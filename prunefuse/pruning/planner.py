@@ -174,8 +174,19 @@ def plan_pruning(
         kept=kept,
         attributes=decision.attributes(),
         layers=_layers(found, tensors, kept, search.batch),
-        notes=(*target_notes, *notes),
+        notes=(*_settings_note(settings), *target_notes, *notes),
     )
+
+
+def _settings_note(settings: Mapping[str, str]) -> tuple[str, ...]:
+    """How scores were made, where it is not PruneFuse's way."""
+    scope, aggregation, normalization = (settings[x] for x in ("scope", "aggregation", "normalization"))
+    if all(
+        settings[name] == PRESETS["prunefuse"][name] for name in ("scope", "aggregation", "normalization")
+    ):
+        return ()
+    by = "" if normalization == "none" else f", over the {normalization} of their group"
+    return (f"scores of {scope} parameters, aggregation {aggregation}{by}",)
 
 
 def _gathered(

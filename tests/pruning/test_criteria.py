@@ -212,7 +212,7 @@ def test_norm_scales_rank_what_they_scale_and_the_rest_stays():
         "3.weight",
     }
     assert plan.notes == ("bn_scale gives these channels no score: 3.weight",)
-    with pytest.raises(ValueError, match="nothing was pruned.*bn_scale gives these channels no score"):
+    with pytest.raises(ValueError, match=r"nothing was pruned.*bn_scale gives these channels no score"):
         plan_pruning(model[3:], torch.zeros(1, 8, 4, 4), criterion="bn_scale")
 
 
