@@ -4,6 +4,7 @@ from prunefuse.pruning.modules import register_padding, register_sizes
 from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
 from prunefuse.pruning.planner import plan_pruning
 from prunefuse.pruning.rules import register_rule
+from prunefuse.pruning.schedule import compose, prune_and_finetune
 from prunefuse.pruning.surgery import load_pruned
 from prunefuse.pruning.targets import Target
 
@@ -12,8 +13,10 @@ __all__ = [
     "PruningPlan",
     "Target",
     "TensorSpec",
+    "compose",
     "load_pruned",
     "plan_pruning",
+    "prune_and_finetune",
     "register_padding",
     "register_rule",
     "register_sizes",

@@ -23,7 +23,7 @@ def checked_inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, .
     return tuple(inputs)
 
 
-def checked_ratio(argument: str, ratio: float) -> Fraction:
+def checked_ratio(argument: str, ratio: float | Fraction) -> Fraction:
     """A ratio in [0, 1), exactly."""
     if isinstance(ratio, bool) or not isinstance(ratio, float | int | Real):
         raise TypeError(f"{argument}: expected a number, got {type(ratio).__name__}")

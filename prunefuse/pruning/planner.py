@@ -44,7 +44,7 @@ def plan_pruning(
     model: nn.Module,
     example_inputs: Tensor | Sequence[Tensor],
     *,
-    ratio: float | None = None,
+    ratio: float | Fraction | None = None,
     target: Target | None = None,
     criterion: str | Function = "l2",
     ranking: str | None = None,
