@@ -4,14 +4,19 @@ from prunefuse.pruning.modules import register_padding, register_sizes
 from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
 from prunefuse.pruning.planner import plan_pruning
 from prunefuse.pruning.rules import register_rule
+from prunefuse.pruning.schedule import compose, prune_and_finetune
 from prunefuse.pruning.surgery import load_pruned
+from prunefuse.pruning.targets import Target
 
 __all__ = [
     "Layer",
     "PruningPlan",
+    "Target",
     "TensorSpec",
+    "compose",
     "load_pruned",
     "plan_pruning",
+    "prune_and_finetune",
     "register_padding",
     "register_rule",
     "register_sizes",

@@ -82,6 +82,15 @@ class Decision:
                     kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(self.keep[ids]).tolist())
         return kept
 
+    def indices(self, tensors: dict[str, Tensor]) -> dict[str, list[Tensor | None]]:
+        """For every tensor the kept indices of each axis, None = all."""
+        kept = self.kept(tensors)
+        return {
+            name: [torch.tensor(mine[axis]) if axis in mine else None for axis in range(tensor.ndim)]
+            for name, tensor in tensors.items()
+            for mine in [kept.get(name, {})]
+        }
+
     def count(self, ids: Ids) -> int:
         """How many indices of an axis stay."""
         return int(self.keep[ids].sum())
@@ -211,13 +220,7 @@ def _first_fault(model: nn.Module, inputs: tuple[Tensor, ...], decision: Decisio
     found = decision.found
     if all(decision.keep[ids].all() for path in found.literals for ids in found.same_sizes(path)):
         return None
-    tensors = named_tensors(model)
-    kept = decision.kept(tensors)
-    indices = {
-        name: [torch.tensor(mine[axis]) if axis in mine else None for axis in range(tensor.ndim)]
-        for name, tensor in tensors.items()
-        for mine in [kept.get(name, {})]
-    }
+    indices = decision.indices(named_tensors(model))
     try:
         got = call_shapes(export(cut(model, indices, decision.attributes()), inputs))
     except CaptureError as error:

@@ -66,9 +66,82 @@ class Axis:
         return Axis(channels[live][order], copies[live][order], int(copies[~live].sum()))
 
     @property
+    def alike(self) -> tuple[bytes, int, int]:
+        """What axes have in common that have the same channels and width."""
+        return np.sort(self.channels).tobytes(), self.width, self.fixed // self.unit
+
+    @property
     def key(self) -> Key:
         """What equal axes have in common."""
         return np.sort(self.channels).tobytes(), self.copies[np.argsort(self.channels)].tobytes(), self.fixed
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Every different axis of a model, the narrow ones first, prepared for any number of settlings.
+
+    Attributes:
+        ordered: The axes, each with the number of the set of axes that keep equally many; None for most.
+    """
+
+    ordered: tuple[tuple[Axis, int | None], ...]
+
+    @staticmethod
+    def of(axes: Iterable[Ids], alike: Sequence[Sequence[Ids]] = ()) -> Axes:
+        """The axes with these coupled channels, and those that are to keep the same number of indices."""
+        found: dict[Key, Axis] = {}
+        for labels in chain(axes, *alike):
+            if axis := Axis.of(labels):
+                found.setdefault(axis.key, axis)
+        ties = _tie(alike)
+        # Of axes with the same channels the one with the fewest places comes first: least counts are in places.
+        first: dict[tuple[bytes, int, int], int] = {}
+        for position, axis in enumerate(found.values()):
+            first.setdefault(axis.alike, position)
+        ordered = sorted(
+            found.items(),
+            key=lambda item: (item[1].width, item[0] not in ties, first[item[1].alike], item[1].unit),
+        )
+        return Axes(tuple((axis, ties.get(key)) for key, axis in ordered))
+
+    @property
+    def channels(self) -> Ids:
+        """The coupled channels that may be pruned, each once, increasing."""
+        empty = np.zeros(0, dtype=np.int64)
+        return np.unique(np.concatenate([empty, *(axis.channels for axis, _ in self.ordered)]))
+
+    def settle(self, scores: npt.NDArray[np.float64], count: Callable[[Axis], int]) -> npt.NDArray[np.bool_]:
+        """Decide which coupled channels stay.
+
+        Narrow axes are settled first: a wider one that shares channels with them keeps what they kept and fills
+        up from its own, by score, to its count. Where it has not enough of its own, or already too many, it takes
+        the nearest count it can have, and never none. A channel may be on an axis several times (behind a
+        flattened 7x7 map, a linear layer has every one 49 times); where all are there equally often, each counts
+        once.
+
+        Args:
+            scores: One per coupled channel, the larger the more worth keeping; ties go to the lower index.
+            count: An axis -> how many of its units it keeps.
+
+        Returns:
+            One flag per coupled channel.
+        """
+        places: dict[int, int] = {}
+        keep = np.zeros(len(scores), dtype=np.bool_)
+        keep[0] = True
+        settled = keep.copy()
+        for axis, tie in self.ordered:
+            total = places[tie] if tie is not None and tie in places else count(axis) * axis.unit
+            room = total - axis.fixed - int(axis.copies[keep[axis.channels]].sum())
+            best = _best(np.flatnonzero(~settled[axis.channels]), scores[axis.channels])
+            fitting = best[np.cumsum(axis.copies[best]) <= room]
+            keep[axis.channels[fitting]] = True
+            settled[axis.channels] = True
+            if not axis.fixed and not keep[axis.channels].any():
+                keep[axis.channels[_best(np.arange(len(axis.channels)), scores[axis.channels])[0]]] = True
+            if tie is not None:
+                places.setdefault(tie, axis.fixed + int(axis.copies[keep[axis.channels]].sum()))
+        return keep
 
 
 def settle(
@@ -77,46 +150,18 @@ def settle(
     count: Callable[[int], int],
     alike: Sequence[Sequence[Ids]] = (),
 ) -> npt.NDArray[np.bool_]:
-    """Decide which coupled channels stay.
-
-    Narrow axes are settled first: a wider one that shares channels with them keeps what they kept and fills
-    up from its own, by score, to its count. Where it has not enough of its own, or already too many, it takes
-    the nearest count it can have, and never none. A channel may be on an axis several times (behind a
-    flattened 7x7 map, a linear layer has every one 49 times); where all are there equally often, each counts once.
+    """Settle axes by their width alone; see :meth:`Axes.settle`.
 
     Args:
         axes: For every axis of every tensor, the coupled channel of each index; 0 = stays.
-        scores: One per coupled channel, the larger the more worth keeping; ties go to the lower index.
+        scores: One per coupled channel.
         count: Width of an axis -> how many channels it keeps.
         alike: Sets of axes that shall all keep the same number of indices, that of the first one settled.
 
     Returns:
         One flag per coupled channel.
     """
-    found: dict[Key, Axis] = {}
-    for labels in chain(axes, *alike):
-        if axis := Axis.of(labels):
-            found.setdefault(axis.key, axis)
-    ties = _tie(alike)
-    places: dict[int, int] = {}
-    keep = np.zeros(len(scores), dtype=np.bool_)
-    keep[0] = True
-    settled = keep.copy()
-    for key, axis in sorted(found.items(), key=lambda item: (item[1].width, item[0] not in ties)):
-        tie = ties.get(key)
-        total = places[tie] if tie is not None and tie in places else count(axis.width) * axis.unit
-        room = total - axis.fixed - int(axis.copies[keep[axis.channels]].sum())
-        for i in _best(np.flatnonzero(~settled[axis.channels]), scores[axis.channels]):
-            if axis.copies[i] > room:
-                break
-            keep[axis.channels[i]] = True
-            room -= int(axis.copies[i])
-        settled[axis.channels] = True
-        if not axis.fixed and not keep[axis.channels].any():
-            keep[axis.channels[_best(np.arange(len(axis.channels)), scores[axis.channels])[0]]] = True
-        if tie is not None:
-            places.setdefault(tie, axis.fixed + int(axis.copies[keep[axis.channels]].sum()))
-    return keep
+    return Axes.of(axes, alike).settle(scores, lambda axis: count(axis.width))
 
 
 def _tie(alike: Sequence[Sequence[Ids]]) -> dict[Key, int]:

@@ -3,36 +3,64 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from numbers import Real
+from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
-from prunefuse.pruning.coupling import Ids
-from prunefuse.pruning.criteria import CRITERIA, channel_scores
-from prunefuse.pruning.fitting import STEPS, Decision, Programs, Remedies, alike_axes, settle_sizes
-from prunefuse.pruning.graph import trace
-from prunefuse.pruning.groups import ROUNDINGS, kept_count, settle
-from prunefuse.pruning.identity import fingerprint, named_tensors
+from prunefuse.pruning.arguments import (
+    check_choice,
+    check_count,
+    checked_inputs,
+    checked_ratio,
+    matching_modules,
+)
+from prunefuse.pruning.criteria import (
+    AGGREGATIONS,
+    ALL_CRITERIA,
+    NEEDS,
+    SCOPES,
+    Function,
+    Scores,
+    Scoring,
+)
+from prunefuse.pruning.evidence import Evidence, Loss, gather
+from prunefuse.pruning.groups import ROUNDINGS
+from prunefuse.pruning.identity import fingerprint
 from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
+from prunefuse.pruning.ranking import NORMALIZATIONS, RANKINGS, Selection
+from prunefuse.pruning.search import Search
+from prunefuse.pruning.targets import Target
 from prunefuse.pruning.trace import Trace
 
-RANKINGS = ("local",)
+PRESETS = {
+    "prunefuse": {"scope": "writers", "aggregation": "norm", "normalization": "none", "ranking": "local"},
+    "spa": {"scope": "coupled", "aggregation": "sum", "normalization": "sum", "ranking": "global"},
+}
 
 
 def plan_pruning(
     model: nn.Module,
     example_inputs: Tensor | Sequence[Tensor],
     *,
-    ratio: float | None = None,
-    criterion: str = "l2",
-    ranking: str = "local",
+    ratio: float | Fraction | None = None,
+    target: Target | None = None,
+    criterion: str | Function = "l2",
+    ranking: str | None = None,
     rounding: str = "floor",
     ignore: Iterable[str] | str = (),
     seed: int = 0,
+    preset: str = "prunefuse",
+    scope: str | None = None,
+    aggregation: str | None = None,
+    normalization: str | None = None,
+    ratios: Mapping[str, float] | None = None,
+    round_to: int = 1,
+    min_channels: int = 1,
+    loss: Loss | None = None,
+    batches: Iterable[Any] | None = None,
+    scores: Scores | None = None,
 ) -> PruningPlan:
     """Decide which channels of a model to keep, from its exported graph.
 
@@ -45,127 +73,144 @@ def plan_pruning(
 
     Args:
         model: The dense model, of any class that ``torch.export`` captures. It is not changed.
-        example_inputs: The input of its forward, or the inputs in order. Only shapes and dtypes matter;
-            axis 0 of the first is taken as the batch.
-        ratio: The fraction of channels to remove, 0 <= ratio < 1; None means 0.5.
-        criterion: ``"l2"`` (PruneFuse), ``"l1"`` or ``"random"``; see
-            :func:`prunefuse.pruning.criteria.channel_scores`.
-        ranking: ``"local"``: within each axis.
+        example_inputs: The input of its forward, or the inputs in order. Only shapes and dtypes matter (to a
+            latency the values too, if the model's code looks at them); axis 0 of the first is taken as the batch.
+        ratio: The fraction of channels to remove, 0 <= ratio < 1. None means 0.5; beside ``ratios``, 0.
+        target: Instead of ``ratio``, what the small model may cost: the smallest ratio is taken that keeps to it.
+        criterion: A name or a function (parameter, gradient or None) -> scores of its elements; see
+            :class:`prunefuse.pruning.criteria.Scoring`, also for ``scope`` and ``aggregation``.
+        ranking: ``"local"``: within each axis; ``"global"``: the ratio is of all coupled channels, each counts once.
         rounding: ``"floor"``, ``"nearest"`` (halves up) or ``"ceil"``, of the kept count. Which of them the
             PruneFuse paper uses is unknown; the default is ours.
         ignore: Names of modules, or patterns such as ``"stage1.*.conv2"`` (:mod:`fnmatch`), whose output
             channels are kept whole; a module stands for all those inside it. What is tied to those channels
             stays whole as well.
-        seed: For ``"random"``.
+        seed: For ``"random"``, and for what is random in ``loss``.
+        preset: ``"prunefuse"``: the norm of the weights that write a channel, local ranking; ``"spa"``: the sum over
+            all parameters of the coupled channel, over that of its group, global ranking. What is given beside it
+            takes the place of the preset's.
+        scope: ``"writers"`` or ``"coupled"``.
+        aggregation: ``"norm"``, ``"sum"``, ``"mean"``, ``"max"`` or ``"l2"``.
+        normalization: ``"none"``, or scores divided by the ``"sum"``, ``"mean"`` or ``"max"`` of magnitudes in the
+            group: the channels that live on the same axes of the same tensors.
+        ratios: Name or pattern of modules -> the ratio for the channels that they write, whatever the others lose;
+            the last that matches holds, and of tied channels with several ratios the smallest.
+        round_to: Axes keep multiples of so many channels, where couplings allow it, or stay whole.
+        min_channels: Axes keep at least so many.
+        loss: For criteria with gradients: (model, batch) -> the loss. None: cross entropy for batches (x, y).
+        batches: The data of criteria that need some: a list of batches, a data loader. Its length is the user's
+            choice; read in the mode that the model is in, from a copy. A function as criterion is given gradients
+            if there are batches; other criteria do not read them.
+        scores: Instead of a criterion: tensor name -> axis -> a score for each index there, summed (or as
+            ``aggregation`` says) over what is coupled. Channels that have none are kept.
 
     Returns:
         The plan; ``plan.extract(model)`` is the small model.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: an argument has a value that is not allowed, or nothing would be pruned.
+        ValueError: an argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
         RuntimeError: ``torch.export`` cannot capture the model; the message names the module and the reason.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    inputs = _checked_inputs(example_inputs)
-    fraction = _checked_ratio(ratio)
-    _check_choice("criterion", criterion, CRITERIA)
-    _check_choice("ranking", ranking, RANKINGS)
-    _check_choice("rounding", rounding, tuple(ROUNDINGS))
+    if target is not None and not isinstance(target, Target):
+        raise TypeError(f"target: expected a Target, got {type(target).__name__}")
+    if ratio is not None and target is not None:
+        raise ValueError("target: expected a ratio or a target, not both")
+    inputs = checked_inputs(example_inputs)
+    fraction = checked_ratio("ratio", (0 if ratios else 0.5) if ratio is None else ratio)
+    if not callable(criterion):
+        check_choice("criterion", criterion, ALL_CRITERIA)
+    check_choice("preset", preset, tuple(PRESETS))
+    given = {"scope": scope, "aggregation": aggregation, "normalization": normalization, "ranking": ranking}
+    settings = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
+    choices = {
+        "scope": SCOPES,
+        "aggregation": AGGREGATIONS,
+        "normalization": NORMALIZATIONS,
+        "ranking": RANKINGS,
+    }
+    for name, allowed in choices.items():
+        check_choice(name, settings[name], allowed)
+    check_choice("rounding", rounding, tuple(ROUNDINGS))
+    check_count("round_to", round_to)
+    check_count("min_channels", min_channels)
 
-    ignored = _matching_modules(model, ignore)
-    tensors = named_tensors(model)
-
-    def decide(programs: Programs, remedies: Remedies) -> Decision:
-        whole = {kind: STEPS[step].whole == "live" for kind, step in remedies.items() if STEPS[step].whole}
-        found = trace(model, programs.evaluation, ignored, programs.training, whole)
-        component = _fix_unranked(found.couplings.components(), found)
-        channels = {name: [component[ids] for ids in found.tensors[name].axes] for name in tensors}
-        writers = {name: (tensors[name], axis, channels[name][axis]) for name, axis in found.writers.items()}
-        keep = settle(
-            (labels for axes in channels.values() for labels in axes),
-            channel_scores(criterion, seed, int(component.max()) + 1, writers),
-            lambda width: kept_count(width, fraction, rounding),
-            [[component[ids] for ids in axes] for axes in alike_axes(found, remedies)],
-        )
-        return Decision(found, keep[component], remedies)
-
-    decision = settle_sizes(model, inputs, decide)
+    scoring = Scoring(criterion, settings["scope"], settings["aggregation"], seed, scores)
+    search = Search(
+        model,
+        inputs,
+        scoring,
+        _gathered(model, scoring, loss, batches),
+        settings["normalization"],
+        Selection(settings["ranking"], rounding, round_to, min_channels),
+        matching_modules(model, "ignore", ignore),
+        _own_ratios(model, ratios or {}),
+    )
+    target_notes: tuple[str, ...] = ()
+    if target is None:
+        decision = search.at_ratio(fraction)
+    else:
+        decision, fraction, target_notes = search.at_target(target)
     found = decision.found
+    tensors = search.tensors
     kept = decision.kept(tensors)
     notes = found.note_lines()
-    if fraction and not kept:
-        why = notes or ("every channel is an input, an output, ignored, or the only one of its axis",)
+    if (fraction or any(search.own_ratios.values())) and not kept:
+        why = notes or (
+            "every channel is an input, an output, ignored, the only one of its axis, or too few are left to round",
+        )
         raise ValueError(f"nothing was pruned at ratio {float(fraction):g}: {'; '.join(why)}")
     return PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(fraction),
-        criterion=criterion,
-        ranking=ranking,
+        criterion=scoring.name,
+        ranking=settings["ranking"],
         rounding=rounding,
         seed=seed,
         inputs=tuple(map(TensorSpec.of, inputs)),
         outputs=found.outputs,
         kept=kept,
         attributes=decision.attributes(),
-        layers=_layers(found, tensors, kept, inputs[0].shape[0] if inputs[0].ndim else 1),
-        notes=notes,
+        layers=_layers(found, tensors, kept, search.batch),
+        notes=(*_settings_note(settings), *target_notes, *notes),
     )
 
 
-def _checked_inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
-    if not isinstance(inputs, list | tuple) or not all(isinstance(x, Tensor) for x in inputs):
-        got = type(example_inputs).__name__
-        if isinstance(inputs, list | tuple):
-            got += f" of {', '.join(type(x).__name__ for x in inputs)}"
-        raise TypeError(f"example_inputs: expected a tensor or a tuple of tensors, got {got}")
-    if not inputs or not all(x.numel() for x in inputs):
-        raise ValueError("example_inputs: expected at least one tensor, and none without elements")
-    return tuple(inputs)
+def _settings_note(settings: Mapping[str, str]) -> tuple[str, ...]:
+    """How scores were made, where it is not PruneFuse's way."""
+    scope, aggregation, normalization = (settings[x] for x in ("scope", "aggregation", "normalization"))
+    if all(
+        settings[name] == PRESETS["prunefuse"][name] for name in ("scope", "aggregation", "normalization")
+    ):
+        return ()
+    by = "" if normalization == "none" else f", over the {normalization} of their group"
+    return (f"scores of {scope} parameters, aggregation {aggregation}{by}",)
 
 
-def _checked_ratio(ratio: float | None) -> Fraction:
-    if ratio is None:
-        ratio = 0.5
-    if isinstance(ratio, bool) or not isinstance(ratio, float | int | Real):
-        raise TypeError(f"ratio: expected a number, got {type(ratio).__name__}")
-    if not 0 <= ratio < 1:
-        raise ValueError(f"ratio: expected 0 <= ratio < 1, got {ratio}")
-    return Fraction(str(ratio))  # the decimal that was written: 10 * (1 - 0.9) is 1
+def _gathered(
+    model: nn.Module, scoring: Scoring, loss: Loss | None, batches: Iterable[Any] | None
+) -> Evidence:
+    """What the criterion needs of the user's data."""
+    criterion = scoring.criterion
+    if scoring.scores is not None:
+        return Evidence()
+    kind = NEEDS.get(criterion, "") if isinstance(criterion, str) else "gradient" * (batches is not None)
+    if not kind:
+        return Evidence()
+    if batches is None:
+        raise ValueError(f"batches: the criterion {criterion!r} needs data, such as [(x, y)]")
+    return gather(model, kind, loss, batches, scoring.seed)
 
 
-def _check_choice(argument: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{argument}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
-
-
-def _matching_modules(model: nn.Module, ignore: Iterable[str] | str) -> set[str]:
-    paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
-    found: set[str] = set()
-    for pattern in [ignore] if isinstance(ignore, str) else ignore:
-        if not isinstance(pattern, str):
-            raise TypeError(f"ignore: expected names of modules, got {type(pattern).__name__}")
-        matches = [path for path in paths if fnmatchcase(path, pattern)]
-        if not matches:
-            raise ValueError(f"ignore: {pattern!r} matches no module of the model")
-        found |= {
-            path for path in paths for match in matches if path == match or path.startswith(match + ".")
-        }
-    return found
-
-
-def _fix_unranked(component: Ids, found: Trace) -> Ids:
-    """Keep what no weight writes: there is nothing to rank it by."""
-    ranked = np.zeros(len(component), dtype=np.bool_)
-    ranked[0] = True
-    for name, axis in found.writers.items():
-        ranked[component[found.tensors[name].axes[axis]]] = True
-    for name, value in found.tensors.items():
-        if not all(ranked[component[ids]].all() for ids in value.axes):
-            found.note(name, "no convolution or linear map writes these channels, so nothing ranks them")
-    return np.where(ranked[component], component, 0)
+def _own_ratios(model: nn.Module, ratios: Mapping[str, float]) -> dict[str, Fraction]:
+    """Module path -> its own ratio; of several patterns the last that matches."""
+    own: dict[str, Fraction] = {}
+    for pattern, ratio in ratios.items():
+        value = checked_ratio(f"ratios[{pattern!r}]", ratio)
+        own.update(dict.fromkeys(matching_modules(model, "ratios", pattern), value))
+    return own
 
 
 def _layers(

@@ -1,0 +1,121 @@
+"""Pruning in steps, with training in between; one plan of all steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from prunefuse.pruning.arguments import check_count, checked_inputs, checked_ratio
+from prunefuse.pruning.plan import PruningPlan, check_plan
+from prunefuse.pruning.planner import plan_pruning
+from prunefuse.pruning.targets import Target
+
+
+def prune_and_finetune(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Tensor],
+    finetune: Callable[[nn.Module], object],
+    *,
+    steps: int = 1,
+    ratio: float | None = None,
+    target: Target | None = None,
+    **options: Any,
+) -> tuple[nn.Module, PruningPlan]:
+    """Prune a trained model in equal steps, and let the caller train what is left after each.
+
+    Step k of n removes channels up to k/n of ``ratio``, or comes k/n of the way from the dense model to an amount of
+    ``target``; that the steps are equal is ours. Counts are rounded at every step. What is scored by data is so
+    on what the steps before left.
+
+    Args:
+        model: The dense model. It is not changed.
+        example_inputs: As for :func:`plan_pruning`.
+        finetune: Called with the small model after every step, to train it in place.
+        steps: How many there are.
+        ratio: The fraction of channels to remove in the end. None means 0.5.
+        target: Instead of ``ratio``, what the small model may cost in the end.
+        options: For :func:`plan_pruning` at every step.
+
+    Returns:
+        The small model after the last ``finetune``, and the plan that leads there from the dense model: ``fuse_`` and
+        ``load_pruned`` take it.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: as for :func:`plan_pruning`; or there are several steps, and ``ratios``, or a target for memory or
+            latency.
+    """
+    check_count("steps", steps)
+    if not callable(finetune):
+        raise TypeError(f"finetune: expected a function, got {type(finetune).__name__}")
+    if ratio is not None and target is not None:
+        raise ValueError("target: expected a ratio or a target, not both")
+    if steps > 1 and target is not None and target.quantity not in ("parameters", "flops"):
+        raise ValueError(f"target: expected parameters or flops in several steps, got {target.quantity!r}")
+    if steps > 1 and "ratios" in options:
+        raise ValueError("ratios: expected none in several steps, each of which would apply them again")
+    inputs = checked_inputs(example_inputs)
+    whole = checked_ratio("ratio", 0.5 if ratio is None else ratio)
+    dense = 0
+    if target is not None and steps > 1:
+        unpruned = plan_pruning(model, inputs, ratio=0)
+        dense = unpruned.params[0] if target.quantity == "parameters" else unpruned.flops[0]
+    small, plan = model, None
+    for step in range(1, steps + 1):
+        how: dict[str, Any] = {"target": target}
+        if target is None:
+            left, wanted = (1 - whole * done / steps for done in (step - 1, step))
+            how = {"ratio": 1 - wanted / left}
+        elif steps > 1:
+            amount = dense - (dense - target.limit(dense)) * step / steps
+            how = {"target": Target(target.quantity, at_most=amount)}
+        now = plan_pruning(small, inputs, **how, **options)
+        small = now.extract(small)
+        finetune(small)
+        plan = now if plan is None else compose(plan, now)
+    assert plan is not None
+    return small, replace(plan, ratio=float(whole)) if target is None else plan
+
+
+def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
+    """The plan that does what ``first`` does and then, to its small model, ``second``.
+
+    Raises:
+        TypeError: an argument is no plan.
+        ValueError: the plans do not follow each other.
+    """
+    for plan in (first, second):
+        check_plan(plan)
+    before = {layer.name: layer for layer in first.layers}
+    if first.params[1] != second.params[0] or list(before) != [layer.name for layer in second.layers]:
+        raise ValueError("second: expected a plan for the small model of the first")
+    kept = {name: dict(axes) for name, axes in first.kept.items()}
+    for name, axes in second.kept.items():
+        mine = kept.setdefault(name, {})
+        for axis, indices in axes.items():
+            mine[axis] = tuple(mine[axis][i] for i in indices) if axis in mine else indices
+    attributes = {path: dict(values) for path, values in first.attributes.items()}
+    for path, values in second.attributes.items():
+        attributes.setdefault(path, {}).update(values)
+    layers = tuple(
+        replace(
+            layer,
+            width_before=before[layer.name].width_before,
+            params_before=before[layer.name].params_before,
+            flops_before=before[layer.name].flops_before,
+        )
+        for layer in second.layers
+    )
+    notes = dict.fromkeys((*first.notes, *second.notes))
+    return replace(
+        second,
+        ratio=1 - (1 - first.ratio) * (1 - second.ratio),
+        fingerprint=first.fingerprint,
+        kept=kept,
+        attributes=attributes,
+        layers=layers,
+        notes=tuple(notes),
+    )

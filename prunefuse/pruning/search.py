@@ -1,0 +1,208 @@
+"""Settling a traced model at a ratio, or at the smallest one that keeps to a target."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from prunefuse.pruning.coupling import Ids
+from prunefuse.pruning.criteria import Scoring, channel_scores
+from prunefuse.pruning.evidence import Evidence
+from prunefuse.pruning.fitting import STEPS, Decision, Programs, Remedies, alike_axes, settle_sizes
+from prunefuse.pruning.graph import trace
+from prunefuse.pruning.groups import Axes
+from prunefuse.pruning.identity import named_tensors
+from prunefuse.pruning.ranking import Selection, groups_of, normalized
+from prunefuse.pruning.surgery import cut
+from prunefuse.pruning.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
+from prunefuse.pruning.trace import Trace
+
+_LATENCY_STEPS = 6  # every step runs the small model, and noise hides finer ones
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A traced model with scores, that can be settled at any ratio."""
+
+    found: Trace
+    component: Ids
+    axes: Axes
+    scores: npt.NDArray[np.float64]
+    selection: Selection
+    remedies: Remedies
+
+    def choose(self, ratio: Fraction) -> npt.NDArray[np.bool_]:
+        """Which coupled channels stay."""
+        return self.selection.choose(self.axes, self.scores, ratio)
+
+    def decision(self, ratio: Fraction) -> Decision:
+        """Which nodes stay."""
+        return Decision(self.found, self.choose(ratio)[self.component], self.remedies)
+
+
+@dataclass(frozen=True)
+class Search:
+    """All that a plan is made from.
+
+    Attributes:
+        model: The dense model.
+        inputs: Its example inputs.
+        scoring: How channels are scored.
+        evidence: What that needs of the user's data.
+        normalization: By what of their group scores are divided.
+        selection: How many are kept, but for the channels with ratios of their own.
+        ignored: Paths of modules that keep their output channels.
+        own_ratios: Path of a module -> the ratio of the channels that it writes.
+    """
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    scoring: Scoring
+    evidence: Evidence
+    normalization: str
+    selection: Selection
+    ignored: set[str]
+    own_ratios: Mapping[str, Fraction]
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters and buffers of the model."""
+        return named_tensors(self.model)
+
+    @property
+    def batch(self) -> int:
+        """How many inputs the example is."""
+        return self.inputs[0].shape[0] if self.inputs[0].ndim else 1
+
+    def at_ratio(self, ratio: Fraction) -> Decision:
+        """What is kept at a ratio, so that the model's own code can run with it."""
+        return settle_sizes(self.model, self.inputs, lambda *given: self._ranked(*given).decision(ratio))
+
+    def at_target(self, target: Target) -> tuple[Decision, Fraction, tuple[str, ...]]:
+        """What is kept at the smallest ratio that keeps to the target, that ratio, and notes on what is reached.
+
+        Raises:
+            ValueError: the dense model keeps to it already, or no ratio does.
+        """
+        if target.quantity == "latency":
+            return self._at_latency(target)
+        ratio = Fraction(0)
+        note = ""
+
+        def decide(programs: Programs, remedies: Remedies) -> Decision:
+            nonlocal ratio, note
+            ranked = self._ranked(programs, remedies)
+            costs = Costs(ranked.found, ranked.component, self.tensors, self.batch)
+            dense = costs.amount(target.quantity, np.ones(len(ranked.scores), dtype=np.bool_))
+            if dense <= target.limit(dense):
+                raise _reached_already(target, dense)
+            try:
+                ratio = find_ratio(
+                    lambda tried: costs.amount(target.quantity, ranked.choose(tried)), target.limit(dense)
+                )
+            except Unreachable as error:
+                raise _not_reached(target, dense, error.least, ranked) from None
+            note = target.describe(dense, costs.amount(target.quantity, ranked.choose(ratio)))
+            return ranked.decision(ratio)
+
+        return settle_sizes(self.model, self.inputs, decide), ratio, (note,)
+
+    def _at_latency(self, target: Target) -> tuple[Decision, Fraction, tuple[str, ...]]:
+        ranked: Ranked | None = None
+
+        def decide(programs: Programs, remedies: Remedies) -> Decision:
+            nonlocal ranked
+            ranked = self._ranked(programs, remedies)
+            return ranked.decision(Fraction(1, 2))
+
+        settle_sizes(self.model, self.inputs, decide)  # what it takes for the model's code to run
+        assert ranked is not None
+        known = ranked
+        dense = copy.deepcopy(self.model).eval()
+
+        def timed(decision: Decision) -> Latency:
+            small = cut(self.model, decision.indices(self.tensors), decision.attributes()).eval()
+            return measure(dense, small, self.inputs, target.repeats)
+
+        def relative(ratio: Fraction) -> float:  # to the dense model in the same minute
+            taken = timed(known.decision(ratio))
+            return taken.small / target.limit(taken.dense)
+
+        whole = timed(known.decision(Fraction(0)))
+        if whole.dense <= target.limit(whole.dense):
+            raise _reached_already(target, whole.dense)
+        try:
+            ratio = find_ratio(relative, 1, _LATENCY_STEPS)
+        except Unreachable as error:
+            least = error.least * target.limit(whole.dense)
+            raise _not_reached(target, whole.dense, least, known) from None
+        decision = self.at_ratio(ratio)
+        taken = timed(decision)
+        reached = f"{target.describe(taken.dense, taken.small)}: {taken.describe(target.repeats)}"
+        return decision, ratio, (reached,)
+
+    def _ranked(self, programs: Programs, remedies: Remedies) -> Ranked:
+        whole = {kind: STEPS[step].whole == "live" for kind, step in remedies.items() if STEPS[step].whole}
+        found = trace(self.model, programs.evaluation, self.ignored, programs.training, whole)
+        component = _fix_unranked(found.couplings.components(), found)
+        scores = channel_scores(self.scoring, found, component, self.tensors, self.evidence)
+        component = _fix_unscored(component, scores, found, self.scoring.name)
+        axes = [component[ids] for name in self.tensors for ids in found.tensors[name].axes]
+        alike = [[component[ids] for ids in axes] for axes in alike_axes(found, remedies)]
+        groups = groups_of(axes, len(scores))
+        selection = replace(self.selection, own=self._own_channels(found, component))
+        scores = normalized(scores, groups, self.normalization)
+        return Ranked(found, component, Axes.of(axes, alike), scores, selection, remedies)
+
+    def _own_channels(self, found: Trace, component: Ids) -> dict[int, Fraction]:
+        own: dict[int, Fraction] = {}
+        for name, axis in found.writers.items():
+            ratio = self.own_ratios.get(name.rpartition(".")[0])
+            for channel in component[found.tensors[name].axes[axis]].tolist() if ratio is not None else ():
+                own[channel] = min(own.get(channel, Fraction(1)), ratio or Fraction(0))
+        own.pop(0, None)
+        return own
+
+
+def _reached_already(target: Target, dense: float) -> ValueError:
+    return ValueError(
+        f"target: nothing to prune: the {target.quantity} of the dense model are {dense:,.4g} already, and "
+        f"{target.limit(dense):,.4g} are allowed"
+    )
+
+
+def _not_reached(target: Target, dense: float, least: float, ranked: Ranked) -> ValueError:
+    stays = "".join(f"; {line}" for line in ranked.found.note_lines())
+    return ValueError(
+        f"target: expected at most {target.limit(dense):,.4g} for {target.quantity}; with every axis at its smallest "
+        f"width there are {least:,.4g} of the dense model's {dense:,.4g}{stays}"
+    )
+
+
+def _fix_unranked(component: Ids, found: Trace) -> Ids:
+    """Keep what no weight writes: there is nothing to rank it by."""
+    ranked = np.zeros(len(component), dtype=np.bool_)
+    ranked[0] = True
+    for name, axis in found.writers.items():
+        ranked[component[found.tensors[name].axes[axis]]] = True
+    for name, value in found.tensors.items():
+        if not all(ranked[component[ids]].all() for ids in value.axes):
+            found.note(name, "no convolution or linear map writes these channels, so nothing ranks them")
+    return np.where(ranked[component], component, 0)
+
+
+def _fix_unscored(component: Ids, scores: npt.NDArray[np.float64], found: Trace, criterion: str) -> Ids:
+    """Keep what the criterion has no score for."""
+    unscored = np.isnan(scores)
+    unscored[0] = False
+    for name, axis in found.writers.items():
+        if unscored[component[found.tensors[name].axes[axis]]].any():
+            found.note(name, f"{criterion} gives these channels no score")
+    return np.where(unscored[component], 0, component)
