@@ -12,15 +12,23 @@ from torch import Tensor
 
 import prunefuse
 from prunefuse import models, ops
-from prunefuse.bench import peers, plain
+from prunefuse.bench import peers, plain, scorers
 from prunefuse.bench.race import Case, Contender, Run, Task, largest
+from prunefuse.bench.shared import (
+    STRATEGIES,
+    by_chunks,
+    compiled,
+    limits,
+    misplaced,
+    never,
+    normal,
+    off,
+    short,
+    stacked,
+    tolerance,
+)
 from prunefuse.ops import reference
 from prunefuse.pruning.identity import named_tensors
-from prunefuse.seeds import generator
-
-_STRATEGIES = ("least_confidence", "margin", "entropy")
-_CHUNK = 1 << 22  # logits at a time in float64
-_EPSILON = torch.finfo(torch.float32).eps
 
 # Rows and classes. A GPU is given at least 256 MB, below which launching a kernel is what one would measure.
 _POOLS = {
@@ -34,7 +42,7 @@ def cases(device: str) -> tuple[Case, ...]:
     """The table for ``"cpu"`` or ``"cuda"``."""
     pools = _POOLS[device]
     scores = [
-        Case(f"score {n:,} x {c:,} {_short(dtype)}", partial(_scores, n, c, dtype))
+        Case(f"score {n:,} x {c:,} {short(dtype)}", partial(_scores, n, c, dtype))
         for dtype in _DTYPES
         for n, c in pools
     ]
@@ -44,24 +52,23 @@ def cases(device: str) -> tuple[Case, ...]:
     return (
         *scores,
         *statistics,
+        *scorers.cases(device),
         Case("top 10,000 of 1,000,000", partial(_top_b, 1_000_000, 10_000)),
         Case("stream of 100,000 x 100, best 1,000", partial(_stream, 100_000, 100, 1_000, 10)),
+        Case("stream of 500,000 x 100, best 5,000", partial(_stream, 500_000, 100, 5_000, 50)),
+        Case("stream of 50,000 x 1,000, best 500", partial(_stream, 50_000, 1_000, 500, 10)),
         Case("k-center 1,000 of 50,000 x 64", partial(_k_center, 50_000, 64, 1_000)),
         Case("fuse scatter ResNet-164", partial(_scatter, "resnet164", 32)),
         Case("fuse scatter ResNet-50", partial(_scatter, "torchvision:resnet50", 64)),
     )
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _scores(n: int, c: int, dtype: torch.dtype, device: torch.device) -> Task:
-    x = _normal(n, c, device=device, dtype=dtype).mul_(2)
-    truth = _by_chunks(lambda rows: reference.score(rows, (0, 1, 2), False, 1.0), x)
+    x = normal(n, c, device=device, dtype=dtype).mul_(2)
+    truth = by_chunks(lambda rows: reference.score(rows, (0, 1, 2), False, 1.0), x)
     contenders = [
-        Contender("prunefuse", "ours", lambda: lambda: prunefuse.score(x, _STRATEGIES), _stacked),
-        Contender("torch.compile: log-sum-exp, two max", "peer", _compiled(plain.scores_fusible, x)),
+        Contender("prunefuse", "ours", lambda: lambda: prunefuse.score(x, STRATEGIES), stacked),
+        Contender("torch.compile: log-sum-exp, two max", "peer", compiled(plain.scores_fusible, x)),
         Contender("torch: log_softmax, two max", "peer", lambda: lambda: plain.scores_eager(x)),
         Contender("torch: softmax, topk", "peer", lambda: lambda: plain.scores_topk(x)),
     ]
@@ -75,27 +82,19 @@ def _scores(n: int, c: int, dtype: torch.dtype, device: torch.device) -> Task:
             Contender("baal", "peer", lambda: peers.baal_scores(x), peers.from_confidence),
             Contender("small-text", "peer", lambda: peers.small_text_scores(few), peers.from_small_text, 100),
         ]
-
-    def error(scores: Tensor) -> float:
-        return largest(scores.double().cpu() - truth[:, : scores.shape[1]])
-
     return Task(
-        (*contenders, *_limits(x)),
-        error,
-        4 * _EPSILON * max(1.0, math.log(c)),
+        (*contenders, *limits(x)),
+        off(truth),
+        tolerance(c),
         x.nbytes + 3 * 4 * n,
         "GB/s",
         yardstick="torch: log_softmax, two max",
     )
 
 
-def _stacked(scores: dict[str, Tensor]) -> Tensor:
-    return torch.stack([scores[name] for name in _STRATEGIES])
-
-
 def _statistics(n: int, c: int, device: torch.device) -> Task:
-    x = _normal(n, c, device=device).mul_(2)
-    truth = _by_chunks(lambda rows: torch.stack(reference.statistics(rows, False, 1.0)), x)
+    x = normal(n, c, device=device).mul_(2)
+    truth = by_chunks(lambda rows: torch.stack(reference.statistics(rows, False, 1.0)), x)
 
     def error(found: Sequence[Tensor]) -> float:
         # A probability is at most 1, the log-sum-exp is about ln C: its error counts in proportion.
@@ -105,13 +104,13 @@ def _statistics(n: int, c: int, device: torch.device) -> Task:
 
     contenders = (
         Contender("prunefuse", "ours", lambda: lambda: prunefuse.statistics(x)),
-        Contender("torch.compile: log-sum-exp, two max", "peer", _compiled(plain.statistics_fusible, x)),
+        Contender("torch.compile: log-sum-exp, two max", "peer", compiled(plain.statistics_fusible, x)),
         Contender("torch: log-sum-exp, two max", "peer", lambda: lambda: plain.statistics_fusible(x)),
     )
     return Task(
-        (*contenders, *_limits(x)),
+        (*contenders, *limits(x)),
         error,
-        4 * _EPSILON * max(1.0, math.log(c)),
+        tolerance(c),
         x.nbytes + (8 + 3 * 4) * n,
         "GB/s",
         yardstick="torch: log-sum-exp, two max",
@@ -119,7 +118,8 @@ def _statistics(n: int, c: int, device: torch.device) -> Task:
 
 
 def _top_b(n: int, b: int, device: torch.device) -> Task:
-    utilities = _normal(n, device=device)
+    """The b highest of n utilities. torch.compile calls torch.topk for it, so it is no contender of its own."""
+    utilities = normal(n, device=device)
     truth = utilities.cpu().double().sort(descending=True, stable=True).indices[:b]
 
     def in_order(picks: Tensor) -> Tensor:
@@ -138,19 +138,25 @@ def _top_b(n: int, b: int, device: torch.device) -> Task:
             Contender(
                 "scikit-activeml",
                 "peer",
-                _never,
+                never,
                 skip=f"not run: its batch rule holds b x N float64, {8 * b * n / 1e9:.0f} GB",
             ),
         ]
-    limit = _limits(utilities)[-1:]
-    return Task((*contenders, *limit), partial(_misplaced, truth), 0.0, utilities.nbytes + 12 * b, "GB/s")
+    limit = limits(utilities)[-1:]
+    return Task((*contenders, *limit), partial(misplaced, truth), 0.0, utilities.nbytes + 12 * b, "GB/s")
 
 
 def _stream(n: int, c: int, b: int, batches: int, device: torch.device) -> Task:
     """The b most uncertain rows of a pool that comes in batches; the limit is scoring the batches and keeping nothing."""
-    x = _normal(n, c, device=device).mul_(2)
+    x = normal(n, c, device=device).mul_(2)
     parts = x.chunk(batches)
-    truth = prunefuse.top_b(prunefuse.score(x, "entropy"), b)[0].cpu()
+    entropy = by_chunks(lambda rows: reference.score(rows, (2,), False, 1.0), x)[0]
+    best = entropy.sort(descending=True).values[:b]
+
+    def error(picks: Tensor) -> float:
+        """How much less uncertain a pick is than the row of its rank: float32 cannot tell close rows apart."""
+        picks = picks.cpu()
+        return largest(entropy[picks] - best) if len(picks.unique()) == b else math.inf
 
     def keep() -> Tensor:
         keeper = prunefuse.StreamingTopB(b, "entropy")
@@ -159,22 +165,29 @@ def _stream(n: int, c: int, b: int, batches: int, device: torch.device) -> Task:
         picks: Tensor = keeper.result()[0]
         return picks
 
-    def whole() -> Tensor:
-        return torch.cat([prunefuse.score(part, "entropy") for part in parts]).topk(b).indices
+    def whole(score: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.cat([score(part) for part in parts]).topk(b).indices
 
+    def fused() -> Run:
+        torch.compiler.reset()
+        score = torch.compile(plain.entropy_fusible, dynamic=False)
+        score(parts[0])
+        return lambda: whole(score)
+
+    ours = partial(prunefuse.score, strategy="entropy")
     contenders = (
         Contender("prunefuse", "ours", lambda: keep),
-        Contender("prunefuse.score of all, torch.topk", "peer", lambda: whole),
-        Contender(
-            "scoring alone", "limit", lambda: lambda: [prunefuse.score(part, "entropy") for part in parts]
-        ),
+        Contender("prunefuse.score of all, torch.topk", "peer", lambda: lambda: whole(ours)),
+        Contender("torch.compile: log-sum-exp, cat, topk", "peer", fused),
+        Contender("torch: log_softmax, cat, topk", "peer", lambda: lambda: whole(plain.entropy_eager)),
+        Contender("scoring alone", "limit", lambda: lambda: [ours(part) for part in parts]),
     )
-    return Task(contenders, partial(_misplaced, truth), 0.0, x.nbytes + 12 * b, "GB/s")
+    return Task(contenders, error, 2 * tolerance(c), x.nbytes + 12 * b, "GB/s")
 
 
 def _k_center(n: int, d: int, k: int, device: torch.device) -> Task:
     # A seed for which no two candidates for a pick are so near to each other that float32 cannot tell them apart.
-    x = _normal(n, d, device=device, seed=2)
+    x = normal(n, d, device=device, seed=2)
     labeled = torch.zeros(1, dtype=torch.int64, device=device)
     truth = reference.k_center_greedy(x.double(), labeled, k, -1).cpu()
 
@@ -203,18 +216,19 @@ def _k_center(n: int, d: int, k: int, device: torch.device) -> Task:
     if device.type == "cpu":
         contenders += [
             Contender("scikit-activeml", "peer", lambda: peers.scikit_activeml_k_center(x, k)),
-            Contender("small-text", "peer", _never, skip="not run: about half an hour"),
+            Contender("small-text", "peer", never, skip="not run: about half an hour"),
         ]
     many = x[:k].T.contiguous()
     limits = (
         Contender("k reads", "limit", lambda: lambda: [torch.sum(x) for _ in range(k)]),
         Contender("product", "limit", lambda: lambda: x @ many),
     )
-    error = partial(_misplaced, truth)
+    error = partial(misplaced, truth)
     return Task((*contenders, *limits), error, 0.0, 2.0 * n * d * k, "GFLOP/s", cold=False)
 
 
 def _scatter(name: str, size: int, device: torch.device) -> Task:
+    """A pruned network's parameters written back. torch.compile is left out: it unrolls the loop over the parameters."""
     model = models.build(name)
     plan = prunefuse.plan_pruning(model, (torch.zeros(2, 3, size, size),), ratio=0.5)
     dense = [t.detach().to(device) for t in named_tensors(model).values()]
@@ -239,7 +253,7 @@ def _scatter(name: str, size: int, device: torch.device) -> Task:
         plain.index_put_loop(dense, small, plain.index_tensors(dense, kept))
 
     elements = torch.cat([t.flatten().float() for t in small])
-    target = torch.empty_like(elements)
+    target = torch.ones_like(elements)
     # Memory comes in lines of 64 bytes: of a line that is written in part, the rest must be read.
     lines = torch.ones(_lines_written(dense, places), 16, device=device)
     contenders = (
@@ -249,6 +263,9 @@ def _scatter(name: str, size: int, device: torch.device) -> Task:
             "torch: the same, with index tensors at hand",
             "peer",
             lambda: lambda: plain.index_put_loop(dense, small, places),
+        ),
+        Contender(
+            "torch.compile: index_put_ loop", "peer", never, skip="not run: compiling takes up to two minutes"
         ),
         Contender(
             "read all, rewrite the lines", "limit", lambda: lambda: (torch.sum(elements), lines.add_(1))
@@ -266,45 +283,3 @@ def _lines_written(dense: Sequence[Tensor], places: Sequence[tuple[Tensor, ...]]
         line = (line * tensor.element_size() + tensor.data_ptr() % 64).div(64, rounding_mode="floor")
         count += len((line[at] if at else line).unique())
     return count
-
-
-def _misplaced(truth: Tensor, picks: Tensor) -> float:
-    """How many of the picks are not the truth's at their place."""
-    return float((picks.cpu() != truth).sum()) if len(picks) == len(truth) else math.inf
-
-
-def _never() -> Run:
-    raise AssertionError("a contender that is skipped is not built")
-
-
-def _compiled(function: Callable[[Tensor], Any], x: Tensor) -> Callable[[], Run]:
-    def build() -> Run:
-        torch.compiler.reset()  # every case is compiled for its own shape
-        compiled = torch.compile(function, dynamic=False)
-        compiled(x)
-        return lambda: compiled(x)
-
-    return build
-
-
-def _limits(x: Tensor) -> tuple[Contender, ...]:
-    """What nobody who reads all of ``x`` can be faster than; on a GPU a copy moves as many bytes, half of them written."""
-    half = len(x) // 2
-    if x.is_cuda:
-        target = torch.empty_like(x[:half])
-        return (Contender("copy", "limit", lambda: lambda: target.copy_(x[:half])),)
-    y = torch.empty_like(x)
-    return (
-        Contender("one exp", "limit", lambda: lambda: torch.exp(x, out=y)),
-        Contender("read once", "limit", lambda: lambda: torch.sum(x)),
-    )
-
-
-def _normal(*shape: int, device: torch.device, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=generator(seed, "bench")).to(device, dtype)
-
-
-def _by_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function`` (rows in float64 -> (K, rows)) of all rows, some at a time."""
-    chunks = x.split(max(1, _CHUNK // x.shape[1]))
-    return torch.cat([function(chunk.double()).cpu() for chunk in chunks], 1)

@@ -69,6 +69,17 @@ def baal_scores(logits: Tensor) -> Run:
     return run
 
 
+def baal_bald(logits: Tensor) -> Run:
+    """BALD of passes (S, N, C) with baal."""
+    from baal.active.heuristics import BALD
+    from scipy.special import softmax
+
+    x = logits.numpy()
+    heuristic = BALD()
+    # It wants (N, C, S).
+    return lambda: [heuristic.get_uncertainties(np.moveaxis(softmax(x, axis=2), 0, 2))]
+
+
 def small_text_scores(logits: Tensor) -> Run:
     """Largest probability, margin p1 - p2 and negative entropy with small-text."""
     from scipy.special import softmax
@@ -100,7 +111,7 @@ def from_small_text(result: Any) -> Tensor:
 
 
 def from_utilities(result: Any) -> Tensor:
-    """Utilities (3, N) from rows of them (scikit-activeml)."""
+    """Utilities (K, N) from rows of them (scikit-activeml, and baal's BALD)."""
     return _rows(*result)
 
 

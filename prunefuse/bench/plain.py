@@ -46,6 +46,36 @@ def statistics_fusible(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return logits.argmax(1), logsumexp, (largest - logsumexp).exp(), (second - logsumexp).exp()
 
 
+def entropy_eager(logits: Tensor) -> Tensor:
+    """The entropy (N,) by one log-softmax."""
+    log_p = torch.log_softmax(logits, 1)
+    return -log_p.mul_(log_p.exp()).sum(1)
+
+
+def entropy_fusible(logits: Tensor) -> Tensor:
+    """The entropy (N,) as reductions that a compiler can fuse."""
+    shifted = logits - logits.amax(1, keepdim=True)
+    e = shifted.exp()
+    total = e.sum(1)
+    return total.log() - (e * shifted).sum(1) / total
+
+
+def ensemble(logits: Tensor) -> Tensor:
+    """BALD, predictive entropy, variation ratio and mean entropy (4, N) of the passes (S, N, C)."""
+    log_p = torch.log_softmax(logits, 2)
+    p = log_p.exp()
+    predictive = torch.special.entr(p.mean(0)).sum(1)
+    mean_entropy = -(log_p * p).sum(2).mean(0)
+    votes = logits.argmax(2)
+    most = (votes.unsqueeze(0) == votes.unsqueeze(1)).sum(1).amax(0)  # agreeing with a pass, itself included
+    return torch.stack((predictive - mean_entropy, predictive, 1 - most / len(logits), mean_entropy))
+
+
+def masked_mean(scores: Tensor, mask: Tensor) -> Tensor:
+    """Of scores (K, N·T) the mean (K, N) over the tokens that a mask (N, T) leaves."""
+    return (scores.view(-1, *mask.shape) * mask).sum(2) / mask.sum(1)
+
+
 def _two_largest(x: Tensor) -> tuple[Tensor, Tensor]:
     largest, where = x.max(1, keepdim=True)
     others = torch.arange(x.shape[1], device=x.device) != where

@@ -208,16 +208,13 @@ class Race:
             self._task.reset()
         self._runs[name], self._seconds[name] = (run, parts), []
         output, memory = _peak_extra_memory(lambda: self._time(name), self._device)
-        if kind == "limit":
-            line = Line(name, kind)
-        else:
-            line = Line(
-                name,
-                kind,
-                error=self._task.error(contender.read(output)),
-                memory=memory if parts == 1 else None,
-                note=f"1/{parts} of the work, time x {parts}" if parts > 1 else "",
-            )
+        line = Line(
+            name,
+            kind,
+            error=None if kind == "limit" else self._task.error(contender.read(output)),
+            memory=memory,
+            note=f"1/{parts} of the work and its memory, time x {parts}" if parts > 1 else "",
+        )
         if kind != "ours" and self._seconds[name][0] / parts > SLOW:
             del self._runs[name]
         return line

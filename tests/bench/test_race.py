@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import prunefuse
-from prunefuse.bench import cases, race, record, table
+from prunefuse.bench import cases, race, record, scorers, table
 from prunefuse.bench.race import Case, Contender, Line, Result, Task, measure
 
 CPU = torch.device("cpu")
@@ -120,8 +120,15 @@ def test_memory_is_the_peak_beyond_what_was_in_use():
         held = torch.ones(16 << 20)  # 64 MiB, freed before the call returns
         return int(held[:10].sum())
 
-    result = measure(summing(Contender("hungry", "peer", lambda: hungry)), CPU)
-    assert 60e6 < line(result, "hungry").memory < 90e6
+    result = measure(
+        summing(
+            Contender("hungry", "peer", lambda: hungry),
+            Contender("part", "peer", lambda: hungry, parts=2),
+            Contender("limit", "limit", lambda: hungry),
+        ),
+        CPU,
+    )
+    assert all(60e6 < line(result, name).memory < 90e6 for name in ("hungry", "part", "limit"))
     assert result.ours.memory < 10e6
 
 
@@ -129,7 +136,12 @@ SMALL = {
     "scores": partial(cases._scores, 300, 10, torch.float32),
     "half": partial(cases._scores, 300, 10, torch.float16),
     "statistics": partial(cases._statistics, 300, 10),
+    "linear": partial(scorers._linear, 70, 16, 300, torch.float32),
+    "linear of 16 bits": partial(scorers._linear, 70, 16, 300, torch.bfloat16),
+    "ensemble": partial(scorers._ensemble, 5, 80, 10),
+    "tokens": partial(scorers._tokens, 20, 7, 10),
     "top": partial(cases._top_b, 2000, 50),
+    "stream": partial(cases._stream, 2000, 10, 50, 4),
     "k-center": partial(cases._k_center, 500, 8, 20),
     "scatter": partial(cases._scatter, "resnet8", 32),
 }
@@ -143,7 +155,7 @@ def small(name):
         rivals = [
             one
             for one in task.contenders
-            if one.name.startswith(("prunefuse", "torch:", "torch.")) or one.kind == "limit"
+            if one.name.startswith(("prunefuse", "torch:", "torch.", "matmul")) or one.kind == "limit"
         ]
         return dataclasses.replace(task, contenders=tuple(one for one in rivals if "compile" not in one.name))
 
@@ -168,6 +180,27 @@ def test_ours_and_plain_torch_do_the_work_of_every_case(name):
             lambda *a: {k: v + 1e-5 for k, v in prunefuse.scoring.score(*a).items()},
         ),
         ("statistics", "prunefuse.statistics", lambda x: (x.argmin(1), *prunefuse.scoring.statistics(x)[1:])),
+        (
+            "linear",
+            "prunefuse.score_linear",
+            lambda *a: {k: v + 1e-5 for k, v in prunefuse.scoring.score_linear(*a).items()},
+        ),
+        (
+            "linear of 16 bits",
+            "prunefuse.score_linear",
+            lambda *a: {k: v * 2 for k, v in prunefuse.scoring.score_linear(*a).items()},
+        ),
+        (
+            "ensemble",
+            "prunefuse.score_ensemble",
+            lambda x: prunefuse.scoring.score_ensemble(x[1:]),
+        ),
+        (
+            "tokens",
+            "prunefuse.score_tokens",
+            lambda x, names, mask: prunefuse.scoring.score_tokens(x, names),
+        ),
+        ("stream", "prunefuse.StreamingTopB", lambda b, name: prunefuse.selection.StreamingTopB(b, "margin")),
         ("top", "prunefuse.top_b", lambda u, b: [one.flip(0) for one in prunefuse.selection.top_b(u, b)]),
         ("k-center", "prunefuse.k_center_greedy", lambda x, k, labeled: torch.arange(1, k + 1)),
         ("scatter", "prunefuse.ops.scatter_", lambda dense, small, kept: None),
@@ -181,7 +214,7 @@ def test_a_broken_operator_is_found(name, operator, broken, monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_names_of_cases_differ(device):
     names = [case.name for case in cases.cases(device)]
-    assert len(names) == len(set(names)) == 19
+    assert len(names) == len(set(names)) == 31
 
 
 RESULT = Result(
