@@ -4,6 +4,7 @@ import shlex
 import subprocess
 import sys
 import types
+from importlib.machinery import ModuleSpec
 
 import pytest
 import torch
@@ -55,6 +56,29 @@ def test_half_the_flops_of_a_torchvision_name_and_loading_it_in_a_new_process(fo
         [sys.executable, "-c", f"{code}\n{check}"], capture_output=True, text=True, cwd=folder
     )
     assert done.stdout.split() == ["1", "10", str(plan.params[1])], done.stderr
+
+
+def test_a_name_of_timm(folder, monkeypatch):
+    made = []
+    timm = types.ModuleType("timm")
+    timm.__spec__ = ModuleSpec("timm", None)
+    timm.list_models = lambda: ["convmixer_tiny"]
+    timm.create_model = lambda name, **options: (
+        made.append((name, options)) or torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 5))
+    )
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    for name in ("timm:convmixer_tiny", "convmixer_tiny"):
+        result = call(f"{name} --num-classes 5 --input 1x4", "-o", f"small {len(made)}")
+        assert result.exit_code == 0, result.output
+        assert 'lambda: create_model("convmixer_tiny", num_classes=5)' in result.output
+    assert made == [("convmixer_tiny", {"num_classes": 5})] * 2
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = call("timm:convmixer_tiny -o none")
+    assert (
+        result.output
+        == "Error: model: 'timm:convmixer_tiny' needs the package timm, which is not installed\n"
+    )
 
 
 @pytest.mark.parametrize("form", ["model.safetensors", "model.pth", "nested.pth"])
