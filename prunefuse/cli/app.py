@@ -12,6 +12,7 @@ import typer
 
 from prunefuse.cli.bench import bench
 from prunefuse.cli.errors import reported
+from prunefuse.cli.prune import prune
 from prunefuse.cli.run import run
 from prunefuse.cli.score import score
 from prunefuse.version import __version__
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(bench)
 app.command()(score)
+app.command()(prune)
 
 
 def _version(wanted: bool) -> None:

@@ -233,9 +233,9 @@ def _given(scores: Scores, axes: Mapping[str, list[Ids]]) -> Iterator[_Part]:
         for axis, values in mine.items():
             if name not in axes or not 0 <= axis < len(axes[name]):
                 raise ValueError(f"scores: the model has no axis {axis} of a tensor {name!r}")
-            if values.shape != axes[name][axis].shape:
+            if values.shape != axes[name][axis].shape or not values.isfinite().all():
                 raise ValueError(
-                    f"scores: expected {len(axes[name][axis])} numbers for axis {axis} of {name!r}, got shape "
+                    f"scores: expected {len(axes[name][axis])} finite numbers for axis {axis} of {name!r}, got shape "
                     f"{tuple(values.shape)}"
                 )
             yield _Part(name, axes[name][axis], values.detach().cpu()[:, None])

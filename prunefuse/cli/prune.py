@@ -1,0 +1,143 @@
+"""``prunefuse prune``: its options, and the one call they lead to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunefuse.cli.errors import reported
+from prunefuse.pruning.criteria import ALL_CRITERIA, NEEDS
+from prunefuse.pruning.planner import PRESETS
+from prunefuse.pruning.targets import QUANTITIES
+
+_AMOUNT = "as a fraction of the dense model's or an amount"
+_CRITERIA = ", ".join(name for name in ALL_CRITERIA if name not in NEEDS)
+
+
+def prune(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="resnet18, torchvision:resnet18 or timm:resnet18; package.module:function, which builds the model; or "
+            "an .onnx file.",
+            metavar="MODEL",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="New folder for weights.safetensors and plan.json; of an .onnx file, the new .onnx file.",
+            metavar="PATH",
+            show_default=False,
+        ),
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Checkpoint of the dense model: .safetensors, or what torch.load reads with weights_only.",
+            metavar="PATH",
+            show_default=False,
+        ),
+    ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of channels to remove.", metavar="X", show_default="0.5 without a target"
+        ),
+    ] = None,
+    target_flops: Annotated[
+        str | None, typer.Option(help=f"FLOPs, {_AMOUNT}.", metavar="X", show_default=False)
+    ] = None,
+    target_parameters: Annotated[
+        str | None, typer.Option(help=f"Parameters, {_AMOUNT}.", metavar="X", show_default=False)
+    ] = None,
+    target_memory: Annotated[
+        str | None,
+        typer.Option(help=f"Bytes of weights and activations, {_AMOUNT}.", metavar="X", show_default=False),
+    ] = None,
+    target_latency: Annotated[
+        str | None,
+        typer.Option(
+            help="Time of one forward on this machine, as a fraction or such as 5ms.",
+            metavar="X",
+            show_default=False,
+        ),
+    ] = None,
+    criterion: Annotated[str, typer.Option(help=f"{_CRITERIA}.", metavar="NAME")] = "l2",
+    preset: Annotated[str, typer.Option(help=f"{' or '.join(PRESETS)}.", metavar="NAME")] = "prunefuse",
+    ranking: Annotated[
+        str | None, typer.Option(help="local or global.", metavar="NAME", show_default="of the preset")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Module, or pattern, whose output channels stay; may be given again.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    round_to: Annotated[int, typer.Option(help="Keep multiples of so many channels.", metavar="N")] = 1,
+    min_channels: Annotated[int, typer.Option(help="Keep at least so many.", metavar="N")] = 1,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="Shape of an input with its batch, and its dtype if not float32: 1x16:int64. Again for more inputs.",
+            metavar="SHAPE",
+            show_default="1x3x224x224",
+        ),
+    ] = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(help="Of models of torchvision and timm.", metavar="N", show_default="theirs"),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of random, and of weights without a checkpoint.", metavar="N")
+    ] = 0,
+) -> None:
+    """Prune a model to a ratio or a target, and write the small one's weights and the plan to a new folder."""
+    texts = dict(
+        zip(QUANTITIES, (target_parameters, target_flops, target_memory, target_latency), strict=True)
+    )
+    with reported():
+        from prunefuse.experiment.budgets import ConfigError
+        from prunefuse.experiment.run import RunError
+        from prunefuse.pruning import command
+
+        try:
+            targets = [command.parse_target(name, text) for name, text in texts.items() if text is not None]
+            if len(targets) + (ratio is not None) > 1:
+                raise ValueError("target: expected one of a ratio and the targets, not several")
+            wanted: dict[str, Any] = {
+                "ratio": ratio,
+                "target": targets[0] if targets else None,
+                "criterion": criterion,
+                "preset": preset,
+                "ranking": ranking,
+                "ignore": ignore or (),
+                "round_to": round_to,
+                "min_channels": min_channels,
+                "seed": seed,
+            }
+            if model.endswith(".onnx"):
+                typer.echo(command.prune_onnx(Path(model), out, wanted))
+                return
+            plan, loading = command.prune_to_folder(
+                command.find_model(model, num_classes),
+                out,
+                weights=weights,
+                inputs=[command.parse_input(text) for text in input_ or ["1x3x224x224"]],
+                **wanted,
+            )
+        except (ValueError, TypeError) as error:
+            raise ConfigError(str(error)) from error
+        except RuntimeError as error:  # the model cannot be captured
+            raise RunError(str(error)) from error
+        typer.echo(plan.summary())
+        if weights is None:
+            typer.echo("note: no --weights: the model is as its function builds it")
+        typer.echo(f"\nWritten to {out}. To load it:\n\n{loading}")

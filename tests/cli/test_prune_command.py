@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import types
+from importlib.machinery import ModuleSpec
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from prunefuse.cli.app import app
+from prunefuse.pruning import PruningPlan
+from prunefuse.pruning.command import parse_target
+
+BUILDER = """
+import torch
+from torch import nn
+def build():
+    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+def words():
+    return nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 5))
+number = lambda: 3
+class Opaque(nn.Module):
+    def forward(self, x):
+        return x * int(torch.rand(()).item() > 2) if x.sum() > 0 else x
+"""
+
+
+def call(line, *more):
+    return CliRunner().invoke(app, ["prune", *shlex.split(line), *map(str, more)])
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "mynets.py").write_text(BUILDER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "mynets", raising=False)
+    return tmp_path
+
+
+def test_half_the_flops_of_a_torchvision_name_and_loading_it_in_a_new_process(folder):
+    result = call("resnet18 --target-flops 0.5 --num-classes 10 --input 1x3x64x64 --preset spa --out small")
+    assert result.exit_code == 0, result.output
+    plan = PruningPlan.load(folder / "small" / "plan.json")
+    assert 0.49 < plan.flops[1] / plan.flops[0] <= 0.5
+    assert plan.ranking == "global"
+    assert plan.summary() in result.output
+    assert sorted(path.name for path in (folder / "small").iterdir()) == ["plan.json", "weights.safetensors"]
+    code = result.output.partition("To load it:")[2]
+    check = "import torch; print(*model.eval()(torch.zeros(1, 3, 64, 64)).shape, sum(p.numel() for p in model.parameters()))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{check}"], capture_output=True, text=True, cwd=folder
+    )
+    assert done.stdout.split() == ["1", "10", str(plan.params[1])], done.stderr
+
+
+def test_a_name_of_timm(folder, monkeypatch):
+    made = []
+    timm = types.ModuleType("timm")
+    timm.__spec__ = ModuleSpec("timm", None)
+    timm.list_models = lambda: ["convmixer_tiny"]
+    timm.create_model = lambda name, **options: (
+        made.append((name, options)) or torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 5))
+    )
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    for name in ("timm:convmixer_tiny", "convmixer_tiny"):
+        result = call(f"{name} --num-classes 5 --input 1x4", "-o", f"small {len(made)}")
+        assert result.exit_code == 0, result.output
+        assert 'lambda: create_model("convmixer_tiny", num_classes=5)' in result.output
+    assert made == [("convmixer_tiny", {"num_classes": 5})] * 2
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = call("timm:convmixer_tiny -o none")
+    assert (
+        result.output
+        == "Error: model: 'timm:convmixer_tiny' needs the package timm, which is not installed\n"
+    )
+
+
+@pytest.mark.parametrize("form", ["model.safetensors", "model.pth", "nested.pth"])
+def test_a_checkpoint_and_a_function(folder, form):
+    import importlib
+
+    sys.path.insert(0, str(folder))
+    state = importlib.import_module("mynets").build().state_dict()
+    state["0.weight"][[1, 5]] = 9.0
+    if form.endswith("safetensors"):
+        save_file(state, form)
+    else:
+        torch.save({"state_dict": state, "epoch": 3} if form == "nested.pth" else state, form)
+    result = call(f"mynets:build --weights {form} --ratio 0.875 --input 2x3x8x8 -o small")
+    assert result.exit_code == 0, result.output
+    assert "no --weights" not in result.output
+    assert torch.equal(load_file("small/weights.safetensors")["0.weight"], state["0.weight"][[1, 5]])
+    assert "from mynets import build" in result.output
+
+
+def test_options_reach_the_plan(folder):
+    result = call(
+        "mynets:words --input 1x6:int64 --criterion random --seed 3 --ranking global --ignore 3 --round-to 8 "
+        "--target-parameters 400 -o small"
+    )
+    assert result.exit_code == 0, result.output
+    plan = PruningPlan.load("small/plan.json")
+    assert (plan.criterion, plan.seed, plan.ranking) == ("random", 3, "global")
+    assert plan.params[1] <= 400
+    assert plan.layers[1].width_after % 8 == 0
+    assert "note: no --weights" in result.output
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("resnet19", 2, "or an .onnx file, got 'resnet19'; did you mean resnet1"),
+        ("torchvision:nothing", 2, "got 'torchvision:nothing'"),
+        ("nonets:build", 2, "cannot import 'build' from 'nonets'"),
+        ("mynets:nothing", 2, "cannot import 'nothing' from 'mynets'"),
+        ("mynets:number", 2, "expected number to return a module, got int"),
+        ("mynets:build --num-classes 3", 2, "num_classes: expected none beside a function"),
+        ("mynets:build --input 3x", 2, "input: expected a shape such as 1x3x224x224"),
+        ("mynets:build --input 3x4:float31", 2, "input: expected a shape such as"),
+        ("mynets:build --ratio 0.5 --target-flops 0.5", 2, "expected one of a ratio and the targets"),
+        ("mynets:build --target-memory 0.5 --target-flops 0.5", 2, "expected one of a ratio and the targets"),
+        ("mynets:build --target-flops half", 2, "target-flops: expected a number such as 0.5, got 'half'"),
+        ("mynets:build --target-flops 5ms", 2, "target-flops: expected a fraction below 1 or an amount, got '5ms'"),
+        ("mynets:build --target-latency 5", 2, "an amount such as 5ms, got '5'"),
+        ("mynets:build --target-flops 0.0001 --input 1x3x8x8", 2, "target: expected at most"),
+        ("mynets:build --criterion snip", 2, "the criterion 'snip' needs data"),
+        ("mynets:build --ignore conv9", 2, "ignore: 'conv9' matches no module"),
+        ("mynets:build --weights none.pth", 1, "No such file"),
+        ("mynets:build --weights mynets.py", 2, "weights: mynets.py: not a checkpoint that is safe to read"),
+        ("mynets:build --weights other.safetensors", 2, "other.safetensors: they do not fit the model"),
+        ("mynets:Opaque --input 2x2", 1, "torch.export cannot capture it"),
+        ("mynets:build --input 1x4x8x8", 1, "torch.export cannot capture it, in module '0'"),
+        ("net.onnx", 2, "ONNX files cannot be read here"),
+    ],
+)  # fmt: skip
+def test_an_error_is_one_line_and_nothing_is_written(folder, monkeypatch, line, code, message):
+    monkeypatch.setitem(sys.modules, "prunefuse.onnx", None)
+    save_file({"a": torch.zeros(1)}, "other.safetensors")
+    result = call(line, "--out", "small")
+    assert result.exit_code == code, result.output
+    assert message in result.output
+    assert result.output.startswith("Error: ")
+    assert len(result.output.splitlines()) == 1
+    assert not (folder / "small").exists()
+
+
+@pytest.mark.parametrize("name", ["mynets:build", "net.onnx"])
+def test_what_exists_is_not_overwritten(folder, name):
+    (folder / "small").mkdir()
+    result = call(name, "-o", "small")
+    assert (result.exit_code, result.output) == (1, "Error: small exists and is not overwritten\n")
+    assert not list((folder / "small").iterdir())
+
+
+def test_an_onnx_file_goes_to_the_package_for_onnx_with_what_was_asked_for(folder, monkeypatch):
+    calls = []
+
+    def prune(path, out, *, ratio=0.5, seed=0):
+        calls.append((path.name, out.name, ratio, seed))
+        return "done"
+
+    monkeypatch.setitem(sys.modules, "prunefuse.onnx", types.SimpleNamespace(prune=prune))
+    result = call("net.onnx --ratio 0.25 -o small.onnx")
+    assert (result.exit_code, result.output) == (0, "done\n\nWritten to small.onnx.\n")
+    assert calls == [("net.onnx", "small.onnx", 0.25, 0)]
+    result = call("net.onnx --preset spa -o small.onnx")
+    assert (result.exit_code, result.output) == (2, "Error: preset: not for ONNX files\n")
+
+
+@pytest.mark.parametrize(
+    ("quantity", "text", "fraction", "at_most"),
+    [
+        ("flops", "0.5", 0.5, None),
+        ("flops", "30%", 0.3, None),
+        ("flops", "1.8e9", None, 1.8e9),
+        ("parameters", "40000", None, 40000),
+        ("latency", "0.5", 0.5, None),
+        ("latency", "5ms", None, 0.005),
+        ("latency", "0.5 ms", None, 0.0005),
+        ("latency", "50%", 0.5, None),
+    ],
+)
+def test_targets_as_text(quantity, text, fraction, at_most):
+    target = parse_target(quantity, text)
+    assert (target.quantity, target.fraction, target.at_most) == (quantity, fraction, at_most)
