@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from numbers import Real
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from prunefuse.pruning.coupling import Ids
@@ -33,6 +34,7 @@ def plan_pruning(
     rounding: str = "floor",
     ignore: Iterable[str] | str = (),
     seed: int = 0,
+    scores: Mapping[str, Mapping[int, Tensor]] | None = None,
 ) -> PruningPlan:
     """Decide which channels of a model to keep, from its exported graph.
 
@@ -57,6 +59,8 @@ def plan_pruning(
             channels are kept whole; a module stands for all those inside it. What is tied to those channels
             stays whole as well.
         seed: For ``"random"``.
+        scores: Instead of a criterion: tensor name -> axis -> a score for each index there, summed over what is
+            coupled. Channels that have none are kept.
 
     Returns:
         The plan; ``plan.extract(model)`` is the small model.
@@ -81,11 +85,14 @@ def plan_pruning(
         whole = {kind: STEPS[step].whole == "live" for kind, step in remedies.items() if STEPS[step].whole}
         found = trace(model, programs.evaluation, ignored, programs.training, whole)
         component = _fix_unranked(found.couplings.components(), found)
+        if scores is not None:
+            given = _given_scores(scores, found, component)
+            component = np.where(np.isnan(given)[component], 0, component)
         channels = {name: [component[ids] for ids in found.tensors[name].axes] for name in tensors}
         writers = {name: (tensors[name], axis, channels[name][axis]) for name, axis in found.writers.items()}
         keep = settle(
             (labels for axes in channels.values() for labels in axes),
-            channel_scores(criterion, seed, int(component.max()) + 1, writers),
+            channel_scores(criterion, seed, int(component.max()) + 1, writers) if scores is None else given,
             lambda width: kept_count(width, fraction, rounding),
             [[component[ids] for ids in axes] for axes in alike_axes(found, remedies)],
         )
@@ -101,7 +108,7 @@ def plan_pruning(
     return PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(fraction),
-        criterion=criterion,
+        criterion=criterion if scores is None else "scores",
         ranking=ranking,
         rounding=rounding,
         seed=seed,
@@ -166,6 +173,28 @@ def _fix_unranked(component: Ids, found: Trace) -> Ids:
         if not all(ranked[component[ids]].all() for ids in value.axes):
             found.note(name, "no convolution or linear map writes these channels, so nothing ranks them")
     return np.where(ranked[component], component, 0)
+
+
+def _given_scores(
+    scores: Mapping[str, Mapping[int, Tensor]], found: Trace, component: Ids
+) -> npt.NDArray[np.float64]:
+    """The score of every coupled channel; NaN where it is given none."""
+    total = np.zeros(int(component.max()) + 1)
+    known = np.zeros(len(total), dtype=np.bool_)
+    for name, mine in scores.items():
+        for axis, values in mine.items():
+            if name not in found.tensors or not 0 <= axis < len(found.tensors[name].axes):
+                raise ValueError(f"scores: the model has no axis {axis} of a tensor {name!r}")
+            channels = component[found.tensors[name].axes[axis]]
+            if values.shape != channels.shape or not values.isfinite().all():
+                raise ValueError(
+                    f"scores: expected {len(channels)} finite numbers for axis {axis} of {name!r}, "
+                    f"got {tuple(values.shape)}"
+                )
+            amounts = values.detach().cpu().double().numpy()
+            total += np.bincount(channels, weights=amounts, minlength=len(total))
+            known[channels] = True
+    return np.where(known, total, np.nan)
 
 
 def _layers(
