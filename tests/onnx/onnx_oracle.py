@@ -71,6 +71,8 @@ def network(path, text, weights, opset=17, domains=(), seed=0):
     generator = np.random.default_rng(seed)
     imports = ", ".join([f'"" : {opset}', *(f'"{domain}" : 1' for domain in domains)])
     model = onnx.parser.parse_model(f"<ir_version: 9, opset_import: [{imports}]> g {text}")
+    for node in model.graph.node:  # the text form has no dots in names
+        node.input[:] = [name.replace("__", ".") for name in node.input]
     for name, weight in weights.items():
         if isinstance(weight, tuple):
             scale = max(1, int(np.prod(weight[1:]))) ** -0.5
