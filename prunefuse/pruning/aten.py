@@ -197,7 +197,11 @@ def prelu(call: Call, x: Value, weight: Value) -> Value:
 )
 def spatial(call: Call, x: Value, *_: Any, **__: Any) -> list[Value]:
     """Pooling and resizing: the last one, two or three axes change, the channels before them do not."""
-    dims = int(call.op.rstrip("d")[-1])
+    return over_space(call, x, int(call.op.rstrip("d")[-1]))
+
+
+def over_space(call: Call, x: Value, dims: int) -> list[Value]:
+    """Pooling and resizing of so many of the last axes, which stay; the others do not change."""
     for ids in x.axes[-dims:]:
         call.keep(ids, "pools or resizes a channel axis")
     return [Value((*x.axes[:-dims], *map(fixed, shape[-dims:]))) for shape in call.shapes]

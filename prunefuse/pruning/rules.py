@@ -49,7 +49,12 @@ def register_rule(*operators: str) -> Callable[[_F], _F]:
 
 
 def find_rule(operator: object) -> Rule:
-    """The rule of an operator overload: by name, else by its tag ``pointwise``, else :func:`unknown`."""
+    """The rule of an operator overload: by name, else by its tag ``pointwise``, else :func:`unknown`.
+
+    Operators that are not PyTorch's are given by name.
+    """
+    if isinstance(operator, str):
+        return _RULES.get(operator, unknown)
     if not isinstance(operator, torch._ops.OpOverload):
         return unknown
     name = operator._schema.name

@@ -1,0 +1,300 @@
+"""From an ONNX file to its couplings: name what has no name, fold constants, then walk the graph with the rules."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx import helper
+from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
+
+from prunefuse.onnx.shapes import Shapes, evaluate
+from prunefuse.pruning.coupling import Ids, Value, fixed
+from prunefuse.pruning.rules import find_rule, unknown, values_in
+from prunefuse.pruning.trace import Call, Trace
+
+_FOLDED = 1 << 16
+"""Bytes that a folded constant may always have; a larger one may not be larger than what it is made from."""
+
+
+def read(path: str | os.PathLike[str]) -> ir.Model:
+    """A file, ready to be planned and cut; the same file always gives the same names.
+
+    Functions are inlined, constants are initializers, also those that were computed from others (the transpose of a
+    weight), and every node has a name of its own. Tensors stored outside of the file stay there until they are used.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no ONNX file.
+    """
+    try:
+        model = ir.load(path)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"path: not an ONNX file: {os.fspath(path)} ({type(error).__name__})") from error
+    InlinePass()(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    model.graph.sort()
+    taken: set[str] = set()
+    for node in model.graph:
+        name = node.name or node.op_type
+        names = (name if i == 0 else f"{name}_{i}" for i in count(0 if node.name else 1))
+        node.name = next(name for name in names if name not in taken)
+        taken.add(node.name)
+    _fold(model)
+    _without_sequences(model)
+    return model
+
+
+def _fold(model: ir.Model) -> None:
+    """Replace nodes that depend on nothing but initializers by their results."""
+    graph = model.graph
+    opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opset_imports.items()]
+    for node in list(graph):
+        if node.op_type == "CastLike" and (like := node.inputs[1]) is not None and like.dtype is not None:
+            cast = ir.node("Cast", node.inputs[:1], {"to": int(like.dtype)}, name=node.name)
+            cast.outputs[0].dtype = like.dtype
+            cast.outputs[0].name, node.outputs[0].name = node.outputs[0].name, None
+            graph.insert_before(node, cast)
+            node.outputs[0].replace_all_uses_with(cast.outputs[0], replace_graph_outputs=True)
+            graph.remove(node, safe=True)
+            node = cast
+        inputs = [value for value in node.inputs if value is not None]
+        constants = [
+            value.const_value for value in inputs if value.is_initializer() and not value.is_graph_input()
+        ]
+        quantized = node.op_type in ("DequantizeLinear", "QuantizeLinear")
+        ends = any(value.is_graph_output() for value in node.outputs)
+        if not inputs or len(constants) < len(inputs) or None in constants or quantized or ends:
+            continue
+        results = evaluate(node, [tensor.numpy() for tensor in constants if tensor is not None], opsets)
+        limit = max(_FOLDED, sum(tensor.nbytes for tensor in constants if tensor is not None))
+        if results is None or sum(result.nbytes for result in results) > limit:
+            continue
+        for value, result in zip(node.outputs, results, strict=True):
+            folded = ir.Value(
+                name=value.name, const_value=ir.tensor(np.ascontiguousarray(result).reshape(result.shape))
+            )
+            folded.shape, folded.dtype = ir.Shape(result.shape), ir.DataType.from_numpy(result.dtype)
+            value.name = None
+            value.replace_all_uses_with(folded)
+            graph.register_initializer(folded)
+        graph.remove(node, safe=True)
+        for value in dict.fromkeys(inputs):
+            if not value.uses() and not value.is_graph_output():
+                del graph.initializers[str(value.name)]
+
+
+def _without_sequences(model: ir.Model) -> None:
+    """Let nodes that split into a sequence of tensors, of which others pick one each, give these tensors."""
+    graph = model.graph
+    for node in list(graph):
+        readers = [use.node for value in node.outputs for use in value.uses()]
+        picks = [reader.inputs[1] for reader in readers if reader.op_type == "SequenceAt"]
+        x, by = (*node.inputs, None)[:2]
+        if node.op_type != "SplitToSequence" or len(picks) < len(readers) or x is None or by is None:
+            continue
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+        width = x.shape[axis] if x.shape is not None else None
+        constants = [value.const_value for value in (by, *picks) if value is not None]
+        if not isinstance(width, int) or None in constants:
+            continue
+        numbers = [constant.numpy() for constant in constants if constant is not None]
+        size = int(numbers[0].ravel()[0])
+        sizes = (
+            numbers[0] if numbers[0].ndim else [min(size, width - start) for start in range(0, width, size)]
+        )
+        given = ir.Value(name=f"{node.name}.split", const_value=ir.tensor(np.array(sizes, dtype=np.int64)))
+        graph.register_initializer(given)
+        split = ir.node("Split", [x, given], {"axis": axis}, num_outputs=len(sizes), name=node.name)
+        for i, value in enumerate(split.outputs):
+            value.name = f"{node.name}.{i}"
+        graph.insert_before(node, split)
+        for reader, at in zip(readers, numbers[1:], strict=True):
+            reader.outputs[0].replace_all_uses_with(split.outputs[int(at)])
+            graph.remove(reader, safe=True)
+        graph.remove(node, safe=True)
+
+
+def example_shapes(
+    model: ir.Model, given: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every input: as given, else as in the file; a first axis of unknown size is one sample.
+
+    Raises:
+        ValueError: an axis has no size, or there is no such input.
+    """
+    given = given or {}
+    inputs = {str(value.name): value for value in model.graph.inputs if not value.is_initializer()}
+    if strangers := sorted(set(given) - set(inputs)):
+        raise ValueError(f"shapes: the model has the inputs {', '.join(inputs)}, not {', '.join(strangers)}")
+    result = {}
+    for name, value in inputs.items():
+        dims: list[Any] = list(given.get(name, value.shape or ()))
+        if dims and not isinstance(dims[0], int):
+            dims[0] = 1
+        fixed_dims = zip(value.shape or dims, dims, strict=False)
+        if len(value.shape or dims) != len(dims) or any(isinstance(a, int) and a != b for a, b in fixed_dims):
+            raise ValueError(f"shapes: input {name} has the shape {value.shape}, not {tuple(dims)}")
+        if (value.shape is None and name not in given) or not all(isinstance(dim, int) for dim in dims):
+            known = "of unknown rank" if value.shape is None else f"has the shape {value.shape}"
+            raise ValueError(
+                f"shapes: input {name} {known}; give one, such as shapes={{{name!r}: (1, 3, 224, 224)}}"
+            )
+        result[name] = tuple(dims)
+    return result
+
+
+@dataclass(frozen=True)
+class NodeCall(Call):
+    """One node, as a rule sees it.
+
+    Attributes:
+        node: The node.
+        known: What the graph computes from shapes, and its short constants.
+        opset: The version of the node's operators.
+    """
+
+    node: ir.Node
+    known: Shapes
+    opset: int
+
+    def attribute(self, name: str, default: Any) -> Any:
+        """An attribute of the node."""
+        found = self.node.attributes.get(name)
+        return default if found is None else found.value
+
+    def numbers(self, index: int, name: str = "") -> list[int] | None:
+        """The integers of an input; in files of old versions, of an attribute. None if they are not known."""
+        if name in self.node.attributes:
+            return [int(n) for n in self.node.attributes[name].as_ints()]
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        found = None if value is None else self.known.numbers.get(value)
+        return None if found is None else [int(n) for n in found.ravel()]
+
+    def size(self, name: str, position: int | None, ids: Ids) -> None:
+        """Say that an input or attribute of the node is, at this position, the number of these channels."""
+        self.trace.sized[self.module, name, position] = ids
+
+    def holds(self, ids: Ids, attribute: str = "", position: int | None = None) -> None:
+        """Rules for PyTorch name the attributes of its modules; those of them that nodes have change along."""
+        name = "group" if attribute == "groups" else attribute
+        if name and name in self.node.attributes:
+            self.size(name, position, ids)
+
+    def padded_axes(self, rank: int) -> list[int]:
+        """The axes that a Pad is about."""
+        return [axis % rank for axis in self.numbers(3) or range(rank)]
+
+    def pad(self, ids: Ids, axis: int, before: int, after: int) -> Ids:
+        """The ids of an axis after adding constant channels, whose number is in the file."""
+        axes = self.padded_axes(len(self.shape))
+        parts = []
+        for position, size in ((axes.index(axis), before), (axes.index(axis) + len(axes), after)):
+            added = self.trace.couplings.fresh(size) if size else fixed(0)
+            self.size("pads", position, added)
+            parts.append(added)
+        return np.concatenate([parts[0], ids, parts[1]])
+
+
+def trace(model: ir.Model, inputs: Mapping[str, Sequence[int]], ignored: Collection[str] = ()) -> Trace:
+    """Apply the rules to every node of a model that :func:`read` has prepared.
+
+    Args:
+        model: The model.
+        inputs: The shape of every input.
+        ignored: Names of the nodes whose output channels are kept whole.
+
+    Raises:
+        ValueError: shapes do not fit together.
+        RuntimeError: a rule failed.
+    """
+    found = Trace({}, frozenset())
+    known = Shapes(model, inputs)
+    values: dict[ir.Value, Value] = {}
+
+    def tensor(value: ir.Value | None) -> Value | None:
+        if value is None or value in values:
+            return None if value is None else values[value]
+        shape = known.shapes.get(value)
+        if shape is None:
+            return None
+        is_size = value in known.numbers and known.numbers[value].dtype.kind == "i"
+        if value.is_initializer() and not is_size:
+            name = str(value.name)
+            found.tensors[name] = values[value] = Value(tuple(map(found.couplings.fresh, shape)), name)
+        else:
+            values[value] = Value(tuple(map(fixed, shape)))
+        return values[value]
+
+    for node in model.graph:
+        known.visit(node)
+        if all(value in known.numbers for value in node.outputs):
+            continue  # it computes sizes, which are read where they are used
+        shapes = tuple(known.shapes.get(value, ()) for value in node.outputs)
+        domain = "onnx" if node.domain in ("", "ai.onnx") else node.domain
+        opset = model.graph.opset_imports.get(node.domain, 1)
+        call = NodeCall(f"{domain}::{node.op_type}", str(node.name), shapes, found, node, known, opset)
+        for value, result in zip(
+            node.outputs, _outputs(call, list(map(tensor, node.inputs)), tensor), strict=True
+        ):
+            if value in known.shapes:
+                values[value] = result
+            if node.name in ignored:
+                for ids in result.axes:
+                    call.keep(ids)
+    for value in model.graph.outputs:
+        for ids in getattr(tensor(value), "axes", ()):
+            found.couplings.link(ids, fixed(len(ids)))
+    found.outputs = tuple(known.shapes.get(value, ()) for value in model.graph.outputs)
+    for split in found.couplings.resolve():
+        found.note(split.where, "splits a channel axis, or merges two")
+    return found
+
+
+def _outputs(call: NodeCall, inputs: list[Value | None], tensor: Any) -> list[Value]:
+    node = call.node
+    captured = [tensor(value) for value in _captured(node)]
+    seen = all(value is None or value in call.known.shapes for value in (*node.inputs, *node.outputs))
+    try:
+        if seen and not captured:
+            result = find_rule(call.op)(call, *inputs)
+        else:
+            for ids in (ids for value in values_in((*inputs, *captured)) for ids in value.axes):
+                call.keep(ids, "has a body of its own" if captured else "meets tensors of unknown shape")
+            result = [call.fixed_output(i) for i in range(len(call.shapes))]
+        outputs = [result] if isinstance(result, Value) else list(result)
+        if any(value.uses() for value in node.outputs[len(outputs) :]):
+            outputs = unknown(call, *inputs)
+        outputs += [call.fixed_output(i) for i in range(len(outputs), len(node.outputs))]
+        outputs = outputs[: len(node.outputs)]
+        if tuple(value.shape for value in outputs) != call.shapes:
+            raise ValueError(f"gives {[value.shape for value in outputs]}, the operator {list(call.shapes)}")
+    except Exception as error:
+        raise RuntimeError(f"the rule for {call.op} failed at node {call.module!r}: {error}") from error
+    return outputs
+
+
+def _captured(node: ir.Node) -> list[ir.Value]:
+    """The tensors that the bodies of a node (If, Loop, Scan) take from outside."""
+    bodies = [
+        body
+        for attribute in node.attributes.values()
+        for body in (
+            [attribute.value]
+            if attribute.type == ir.AttributeType.GRAPH
+            else attribute.value
+            if attribute.type == ir.AttributeType.GRAPHS
+            else []
+        )
+    ]
+    inside = [inner for body in bodies for inner in body.all_nodes()]
+    used = [value for inner in inside for value in inner.inputs if value is not None]
+    used += [value for body in bodies for value in body.outputs]
+    return [value for value in dict.fromkeys(used) if value.graph is node.graph]

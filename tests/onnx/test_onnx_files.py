@@ -1,0 +1,247 @@
+"""What is read, what is written and what is refused."""
+
+import pytest
+from peer_packages import skip_without
+
+skip_without("onnx_ir")
+skip_without("onnxruntime")
+import numpy as np
+import onnx
+from onnx_oracle import assert_close, assert_pruning_is_masking, floats, network, numbers, run
+
+import prunefuse.onnx
+from prunefuse.pruning import PruningPlan, register_rule, rules
+from prunefuse.pruning.coupling import Value
+
+CHAIN = """(float[N, 3, 8, 8] x) => (float[N, 6, H, W] y) {
+    b = Conv (x, first__weight, first__bias)
+    c = Relu (b)
+    d = Conv (c, second__weight)
+    e = Relu (d)
+    y = Conv (e, third__weight) }"""
+WEIGHTS = {
+    "first.weight": (8, 3, 3, 3), "first.bias": (8,), "second.weight": (10, 8, 1, 1), "third.weight": (6, 10, 1, 1)
+}  # fmt: skip
+X = floats(2, 3, 8, 8)
+
+
+@pytest.fixture
+def chain(tmp_path):
+    return network(tmp_path / "net.onnx", CHAIN, WEIGHTS)
+
+
+def test_the_largest_channels_are_kept(chain):
+    weight = onnx.numpy_helper.to_array(onnx.load(chain).graph.initializer[0]).reshape(8, -1)
+    for criterion, order in (("l1", 1), ("l2", 2)):
+        plan = prunefuse.onnx.plan(chain, criterion=criterion)
+        best = np.argsort(-np.linalg.norm(weight, order, axis=1))[:4]
+        assert plan.kept["first.weight"][0] == tuple(sorted(best.tolist()))
+
+
+def test_random_channels_follow_the_seed(chain):
+    picks = {
+        seed: prunefuse.onnx.plan(chain, criterion="random", seed=seed).kept["second.weight"][0]
+        for seed in range(5)
+    }
+    assert picks[1] == prunefuse.onnx.plan(chain, criterion="random", seed=1).kept["second.weight"][0]
+    assert len(set(picks.values())) > 1
+
+
+def test_ratio_and_rounding(chain):
+    for ratio, rounding, first, second in [(0.3, "floor", 5, 7), (0.3, "ceil", 6, 7), (0.9, "floor", 1, 1)]:
+        plan = prunefuse.onnx.plan(chain, ratio=ratio, rounding=rounding)
+        assert (len(plan.kept["first.bias"][0]), len(plan.kept["third.weight"][1])) == (first, second)
+
+
+@pytest.mark.parametrize("pattern", ["first", "first.weight", "fir*", "b"])
+def test_ignored_layers_keep_their_outputs(chain, pattern):
+    plan = prunefuse.onnx.plan(chain, ignore=pattern)
+    assert {name: list(axes) for name, axes in plan.kept.items()} == {
+        "second.weight": [0],
+        "third.weight": [1],
+    }
+
+
+def test_a_plan_is_saved_and_cuts_a_file_with_other_values(chain, tmp_path):
+    prunefuse.onnx.plan(chain).save(tmp_path / "plan.json")
+    plan = PruningPlan.load(tmp_path / "plan.json")
+    other = network(tmp_path / "other.onnx", CHAIN, WEIGHTS, seed=7)
+    prunefuse.onnx.write(other, tmp_path / "small.onnx", plan)
+    arrays = [
+        {x.name: onnx.numpy_helper.to_array(x) for x in onnx.load(path).graph.initializer}
+        for path in (other, tmp_path / "small.onnx")
+    ]
+    kept = plan.kept["second.weight"]
+    np.testing.assert_array_equal(
+        arrays[1]["second.weight"], arrays[0]["second.weight"][np.ix_(kept[0], kept[1])]
+    )
+    assert "10 -> 5" in plan.summary()
+
+
+def test_a_plan_for_another_network_is_refused(chain, tmp_path):
+    other = network(tmp_path / "other.onnx", CHAIN, {**WEIGHTS, "third.weight": (6, 12, 1, 1)})
+    with pytest.raises(ValueError, match="another network"):
+        prunefuse.onnx.write(other, tmp_path / "small.onnx", prunefuse.onnx.plan(chain))
+    assert not (tmp_path / "small.onnx").exists()
+
+
+def test_a_pruned_file_can_be_pruned_again(tmp_path):
+    text = """(float[N, 3, 4, 4] x) => (float[N, 5] y) {
+        b = Conv (x, w1)
+        s = Shape (x)
+        n = Slice (s, zero, one)
+        t = Concat <axis = 0> (n, rest)
+        c = Reshape (b, t)
+        y = MatMul (c, w2) }"""
+    weights = {"w1": (8, 3, 3, 3), "zero": numbers(0), "one": numbers(1), "rest": numbers(32), "w2": (32, 5)}
+    path = network(tmp_path / "net.onnx", text, weights)
+    assert_pruning_is_masking(path, x=floats(3, 3, 4, 4))
+    plan = assert_pruning_is_masking(tmp_path / "net-small.onnx", x=floats(3, 3, 4, 4))
+    assert plan.kept["w1"][0] == tuple(plan.kept["w1"][0])
+    assert len(plan.kept["w1"][0]) == 2
+
+
+def test_nothing_is_overwritten(chain, tmp_path):
+    before = chain.read_bytes()
+    with pytest.raises(FileExistsError, match=r"net\.onnx exists"):
+        prunefuse.onnx.prune(chain, chain)
+    (tmp_path / "out.onnx.data").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"out\.onnx\.data exists"):
+        prunefuse.onnx.prune(chain, tmp_path / "out.onnx")
+    assert chain.read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["net.onnx", "out.onnx.data"]
+
+
+def test_a_result_that_is_not_valid_is_not_written(chain, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise onnx.checker.ValidationError("no")
+
+    monkeypatch.setattr(onnx.checker, "check_model", refuse)
+    with pytest.raises(RuntimeError, match="not valid: no"):
+        prunefuse.onnx.prune(chain, tmp_path / "out.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_rule_that_lies_is_found_out(chain, tmp_path, monkeypatch):
+    def forgets(call, x):
+        return Value(tuple(map(call.trace.couplings.fresh, x.shape)))
+
+    monkeypatch.setitem(rules._RULES, "onnx::Relu", forgets)
+    with pytest.raises(RuntimeError, match="cannot couple axes of"):
+        prunefuse.onnx.prune(chain, tmp_path / "out.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+CUSTOM = """(float[2, 3, 8, 8] x) => (float[2, 6, 6, 6] y) {
+    b = Conv (x, w1)
+    c = Conv (b, w2)
+    d = com.example.Gate (c)
+    y = Conv (d, w3) }"""
+
+
+def test_operators_of_others_are_named_until_they_have_a_rule(tmp_path, monkeypatch):
+    weights = {"w1": (4, 3, 3, 3), "w2": (8, 4, 1, 1), "w3": (6, 8, 1, 1)}
+    path = network(tmp_path / "net.onnx", CUSTOM, weights, domains=["com.example"])
+    plan = prunefuse.onnx.plan(path)
+    assert set(plan.kept) == {"w1", "w2"}
+    assert any("com.example::Gate" in note and "unknown shape" in note for note in plan.notes)
+
+    model = onnx.load(path)
+    value = onnx.helper.make_tensor_value_info("d", onnx.TensorProto.FLOAT, [2, 8, 6, 6])
+    model.graph.value_info.append(value)
+    onnx.save(model, path)
+    assert any("no rule for com.example::Gate" in note for note in prunefuse.onnx.plan(path).notes)
+
+    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    register_rule("com.example::Gate")(lambda call, x: x)
+    assert set(prunefuse.onnx.plan(path).kept) == {"w1", "w2", "w3"}
+
+
+def test_what_the_body_of_a_loop_takes_from_outside_stays(tmp_path):
+    text = """(float[2, 6] x, bool choice) => (float[2, 5] y) {
+        a = MatMul (x, w1)
+        b = MatMul (a, w2)
+        c = If (choice) <
+            then_branch = yes () => (float[2, 8] t) { t = Identity (b) },
+            else_branch = no () => (float[2, 8] e) { e = Neg (b) }>
+        y = MatMul (c, w3) }"""
+    path = network(tmp_path / "net.onnx", text, {"w1": (6, 4), "w2": (4, 8), "w3": (8, 5)})
+    plan = assert_pruning_is_masking(path, x=floats(2, 6), choice=np.array(False))
+    assert set(plan.kept) == {"w1", "w2"}
+    assert any("body of its own" in note for note in plan.notes)
+
+
+def test_a_function_of_the_file_is_looked_into(tmp_path):
+    path = tmp_path / "net.onnx"
+    model = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["" : 17, "mine" : 1]>
+        g (float[2, 6] x, float[6, 8] w1, float[8, 5] w2) => (float[2, 5] y) {
+            a = MatMul (x, w1)
+            b = mine.gate (a)
+            y = MatMul (b, w2)
+        }
+        <domain: "mine", opset_import: ["" : 17]> gate (a) => (c) { b = Sigmoid (a) \n c = Mul (a, b) }""")
+    for value in list(model.graph.input)[1:]:
+        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(floats(*shape), value.name))
+    onnx.save(model, path)  # the weights are inputs as well, as in files of old versions
+    assert len(assert_pruning_is_masking(path, x=floats(2, 6)).kept["w1"][1]) == 4
+
+
+def test_sizes_that_the_file_leaves_open_are_asked_for(tmp_path):
+    text = CHAIN.replace("float[N, 3, 8, 8] x", "float[N, 3, A, B] x")
+    path = network(tmp_path / "net.onnx", text, WEIGHTS)
+    with pytest.raises(ValueError, match=r"shapes: input x has the shape .*; give one, such as shapes={'x'"):
+        prunefuse.onnx.plan(path)
+    for shapes, why in [({"z": (1,)}, "has the inputs x"), ({"x": (1, 4, 8, 8)}, "has the shape")]:
+        with pytest.raises(ValueError, match=why):
+            prunefuse.onnx.plan(path, shapes=shapes)
+    prunefuse.onnx.prune(path, tmp_path / "small.onnx", shapes={"x": (1, 3, 8, 8)})
+    assert run(tmp_path / "small.onnx", x=floats(2, 3, 12, 9))[0].shape == (2, 6, 10, 7)
+
+
+def test_half_precision(tmp_path):
+    model = onnx.load(network(tmp_path / "float.onnx", CHAIN, WEIGHTS))
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(
+            onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+        )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    onnx.save(model, tmp_path / "net.onnx")
+    plan = prunefuse.onnx.prune(tmp_path / "net.onnx", tmp_path / "small.onnx")
+    assert plan.inputs[0].dtype == "float16"
+    prunefuse.onnx.prune(tmp_path / "float.onnx", tmp_path / "small-float.onnx")
+    results = [run(tmp_path / name, x=X.astype(dtype)) for name, dtype in [
+        ("small.onnx", np.float16), ("small-float.onnx", np.float32)
+    ]]  # fmt: skip
+    assert_close([results[0][0].astype(np.float32)], results[1], tolerance=1e-2)
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), [
+    ({"ratio": 1}, ValueError, "ratio: expected 0 <= ratio < 1, got 1"),
+    ({"ratio": "half"}, TypeError, "ratio: expected a number, got str"),
+    ({"criterion": "l3"}, ValueError, "criterion: expected one of 'l2', 'l1', 'random', got 'l3'"),
+    ({"rounding": "up"}, ValueError, "rounding: expected one of"),
+    ({"ignore": "nothing"}, ValueError, "ignore: 'nothing' matches no node"),
+    ({"ignore": [3]}, TypeError, "ignore: expected names, got int"),
+    ({"ignore": "*"}, ValueError, "nothing was pruned at ratio 0.5"),
+])  # fmt: skip
+def test_bad_arguments(chain, arguments, error, message):
+    with pytest.raises(error, match=message.replace("(", r"\(")):
+        prunefuse.onnx.plan(chain, **arguments)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        prunefuse.onnx.plan(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(ValueError, match="path: not an ONNX file"):
+        prunefuse.onnx.plan(tmp_path / "text.onnx")
+
+
+def test_weights_that_are_not_finite_cannot_be_ranked(tmp_path):
+    weight = floats(8, 3, 3, 3)
+    weight[2, 0, 0, 0] = np.nan
+    path = network(tmp_path / "net.onnx", CHAIN, {**WEIGHTS, "first.weight": weight})
+    with pytest.raises(ValueError, match=r"first\.weight has values that are not finite"):
+        prunefuse.onnx.plan(path)
