@@ -139,8 +139,10 @@ def _fix_unranked(component: Ids, found: Trace) -> Ids:
     ranked[0] = True
     for name, axis in found.writers.items():
         ranked[component[found.tensors[name].axes[axis]]] = True
+    sizes = np.bincount(component)
     for name, value in found.tensors.items():
-        if not all(ranked[component[ids]].all() for ids in value.axes):
+        unranked = [component[ids][~ranked[component[ids]]] for ids in value.axes]
+        if any((sizes[channels] > 1).any() for channels in unranked):  # else it meets no channel
             found.note(name, "no convolution or linear map writes these channels, so nothing ranks them")
     return np.where(ranked[component], component, 0)
 

@@ -71,6 +71,10 @@ class Shapes:
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
             return
         schema = onnx.defs.get_schema(node.op_type, version, domain)
+        if not schema.has_type_and_shape_inference_function:  # group and mean-variance normalization
+            dtype = ir.DataType(self._types[inputs[0]].tensor_type.elem_type)
+            self._learn(node.outputs[0], dtype, self.shapes[inputs[0]])
+            return
         types = {str(value.name): self._types[value] for value in inputs}
         data = {
             str(value.name): numpy_helper.from_array(self.numbers[value], str(value.name))

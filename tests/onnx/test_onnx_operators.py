@@ -116,6 +116,43 @@ MIDDLES = {
 }  # fmt: skip
 
 
+VERSIONS = {
+    "slice by attributes": (9, "c = Slice <axes = [2], starts = [1], ends = [5]> (b)", {}),
+    "channels sliced by attributes": (
+        9, "d = Slice <axes = [1], starts = [4], ends = [9]> (b) \n c = Concat <axis = 1> (d, d)", {}
+    ),
+    "pad by attribute": (9, "c = Pad <pads = [0, 0, 1, 0, 0, 0, 0, 2]> (b)", {}),
+    "split by attribute": (9, "d, e = Split <axis = 1, split = [4, 4]> (b) \n c = Concat <axis = 1> (e, d)", {}),
+    "upsample": (9, "c = Upsample (b, s)", {"s": np.array([1, 1, 2, 2], dtype=np.float32)}),
+    "softmax of a tail": (11, "c = Softmax <axis = 2> (b)", {}),
+    "dropout": (13, "c, unused = Dropout (b)", {}),
+    "split in two": (18, "d, e = Split <axis = 1, num_outputs = 2> (b) \n c = Concat <axis = 1> (e, d)", {}),
+    "pad some axes": (18, "c = Pad (b, p, , a)", {"p": numbers(1, 2), "a": numbers(-1)}),
+    "mean of given axes": (18, "c = ReduceMean (b, a)", {"a": numbers(-1, -2)}),
+    "constant of a computed shape": (18, "s = Shape (b) \n d = ConstantOfShape (s) \n c = Add (d, b)", {}),
+    "constant of a given shape": (
+        18, "d = ConstantOfShape <value = float[1] {2.0}> (s) \n e = Add (d, b) \n f = Shape (x) \n g = Gather (f, i) \n "
+        "h = Cast <to = 1> (g) \n c = Mul (e, h)", {"s": numbers(2, 8, 6, 6), "i": numbers(0)}
+    ),
+    "sums along and backwards": (
+        18, "d = CumSum (b, a) \n c = Slice (d, start, end, w, step)",
+        {"a": np.array(3), "start": numbers(-1), "end": numbers(-9), "w": numbers(3), "step": numbers(-1)},
+    ),
+    "triangle": (18, "c = Trilu (b)", {}),
+    "group norm": (21, "c = GroupNormalization <num_groups = 8> (b, s, t)", {"s": (8,), "t": (8,)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_operators_of_several_versions(tmp_path, name):
+    opset, middle, weights = VERSIONS[name]
+    text = f"(float[2, 3, 8, 8] x) => (float[N, 6, H, W] y) {{ b = Conv (x, w1) \n {middle} \n y = Conv (c, w2) }}"
+    path = network(tmp_path / "net.onnx", text, {**IMAGE, **weights}, opset)
+    plan = assert_pruning_is_masking(path, x=floats(2, 3, 8, 8))
+    assert len(plan.kept["w1"][0]) == 4
+    assert plan.notes == ()
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 def test_idioms_of_converters(tmp_path, name):
     text, weights = GRAPHS[name]
@@ -130,7 +167,9 @@ def test_operators_between_convolutions(tmp_path, name):
     text = f"(float[2, 3, 8, 8] x) => (float[N, 6, H, W] y) {{ b = Conv (x, w1) \n {middle} \n y = Conv (c, w2) }}"
     path = network(tmp_path / "net.onnx", text, {**IMAGE, **weights})
     plan = assert_pruning_is_masking(path, x=floats(2, 3, 8, 8))
-    assert len(plan.kept["w1"][0]) == 4
+    for weight in {"w1", "g", "h"} & {"w1", *weights}:
+        width = {**IMAGE, **weights}[weight][0]
+        assert len(plan.kept[weight][0]) == width // 2
     assert plan.notes == ()
 
 
