@@ -40,7 +40,7 @@ def unchanged(call: Call, x: Value, *_: Any, **__: Any) -> Value:
 )
 def constant(call: Call, *_: Any, **__: Any) -> Value:
     """A new tensor, of sizes that the module gives."""
-    out = Value(tuple(map(call.trace.couplings.fresh, call.shape)))
+    out = Value(tuple(map(call.trace.couplings.open, call.shape)))
     for ids in out.axes:
         call.holds(ids)
     return out

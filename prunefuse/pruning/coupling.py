@@ -82,7 +82,7 @@ class Couplings:
     def __init__(self) -> None:
         self._nodes = 1
         self._equalities: list[tuple[Ids, Ids]] = []
-        self._factors: list[tuple[int, int]] = []  # first and last node of every factor, increasing
+        self._open: list[tuple[int, int]] = []  # first and last node of each such axis, increasing
         self.splits: list[Split] = []
 
     def split(self, flat: Ids, sizes: tuple[int, ...], where: str) -> tuple[Ids, ...]:
@@ -90,8 +90,7 @@ class Couplings:
         for known in reversed(self.splits):
             if known.flat is flat and tuple(map(len, known.factors)) == sizes:
                 return known.factors
-        factors = tuple(map(self.fresh, sizes))
-        self._factors += [(int(ids[0]), int(ids[-1])) for ids in factors if ids.any()]
+        factors = tuple(map(self.open, sizes))
         self.splits.append(Split(flat, factors, where))
         return factors
 
@@ -104,10 +103,17 @@ class Couplings:
         self.splits.append(Split(flat, factors, where))
         return flat
 
-    def is_factor(self, ids: Ids) -> bool:
-        """Whether all of these are of a factor of some split, which may stay while the other one is pruned."""
-        at = bisect_right(self._factors, (int(ids.min()), self._nodes)) - 1
-        return at >= 0 and int(ids.max()) <= self._factors[at][1]
+    def open(self, size: int) -> Ids:
+        """Like :meth:`fresh`, for an axis of which nobody needs to know that it stays."""
+        ids = self.fresh(size)
+        if size > 1:
+            self._open.append((int(ids[0]), int(ids[-1])))
+        return ids
+
+    def is_open(self, ids: Ids) -> bool:
+        """Whether all of these are of one axis that :meth:`open` made: a factor of a split, or a constant."""
+        at = bisect_right(self._open, (int(ids.min()), self._nodes)) - 1
+        return at >= 0 and int(ids.max()) <= self._open[at][1]
 
     def fresh(self, size: int) -> Ids:
         """Ids for a new axis that may be pruned. An axis of one channel cannot be, and is fixed."""

@@ -133,7 +133,7 @@ class Call:
         """Keep an axis whole; with a reason, the plan's notes name this call."""
         if ids.any():
             self.trace.couplings.link(ids, fixed(len(ids)))
-            if why and not self.trace.couplings.is_factor(ids):
+            if why and not self.trace.couplings.is_open(ids):
                 self.note(why)
 
     def note(self, why: str) -> None:
