@@ -11,6 +11,7 @@ import importlib
 
 import pytest
 import torch
+from peer_packages import skip_without
 from pruning_oracle import assert_pruning_is_masking, scramble_
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -139,7 +140,7 @@ TIMM = {
 
 @pytest.mark.parametrize("family", TIMM)
 def test_timm(family):
-    pytest.importorskip("timm")
+    skip_without("timm")
     name, size, options = TIMM[family]
     module, _, function = name.partition(".")
     module = importlib.import_module(f"timm.models.{module}")
@@ -175,7 +176,8 @@ TRANSFORMERS = {
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_transformers(name):
-    transformers = pytest.importorskip("transformers")
+    skip_without("transformers")
+    transformers = importlib.import_module("transformers")
     config = name.partition("For")[0].removesuffix("LMHeadModel") + "Config"
     tokens = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "vocab_size": 24, "use_cache": False}
     if name.startswith(("Bert", "GPT2", "Dist", "Llama", "Qwen2")):
