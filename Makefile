@@ -72,7 +72,7 @@ asan: $(VENV)/.installed-for-tests
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(abspath $(BIN))/python -m pytest tests/native --capture=sys -p no:cacheprovider $(ARGS)
 
-# Every torchvision classifier, planned, cut, run, trained a step and fused back; goes on where it was stopped.
+# Every architecture of benchmarks/zoo.py, planned, cut, run, trained a step and fused back; goes on where it was stopped.
 coverage: $(VENV)/.installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage $(ARGS)
 

@@ -16,6 +16,7 @@ from prunefuse.pruning.trace import Call
 
 register_rule(  # pointwise, without the tag in some form
     *("aten::" + name for name in ("hardswish", "log_sigmoid", "mish", "relu6", "threshold")),
+    "aten::_weight_norm",  # its norm is over what is left of the other axes
     *("aten::" + name for name in ("copy", "floor_divide", "masked_fill", "rsub", "true_divide", "where")),
 )(broadcast)
 
@@ -213,7 +214,20 @@ def vector_norm(call: Call, x: Value, order: Any = 2, dim: Any = None, *_: Any, 
     return reduction(call, x, dim)
 
 
-@register_rule(*("aten::" + name for name in ("mean", "sum", "amax", "amin", "prod", "logsumexp")))
+@register_rule("aten::mean")
+def mean(call: Call, x: Value, dim: Any = None, keepdim: bool = False, **_: Any) -> Value:
+    """A reduction; but the mean square over channels is an RMS norm's, which takes it over what is left of them."""
+    last = call.trace.calls[-1] if call.trace.calls else None
+    dims = [dim] if isinstance(dim, int) else list(dim or ())
+    if last is None or not any(x is y for y in last.outputs) or len(dims) != 1 or not keepdim:
+        return reduction(call, x, dim)
+    square = last.op in ("aten::pow", "aten::square") or (
+        last.op == "aten::mul" and len(last.inputs) == 2 and last.inputs[0] is last.inputs[1]
+    )
+    return x.with_axis(dims[0], fixed(1)) if square else reduction(call, x, dim)
+
+
+@register_rule(*("aten::" + name for name in ("sum", "amax", "amin", "prod", "logsumexp")))
 def reduction(call: Call, x: Value, dim: Any = None, *_: Any, **__: Any) -> Value:
     """Reduced axes stay whole: the result depends on every one of their channels."""
     dims = [dim] if isinstance(dim, int) else dim

@@ -10,7 +10,7 @@ whose heads together are as wide as its input); in the end such axes stay whole,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -27,7 +27,7 @@ from prunefuse.pruning.graph import LAYOUT, CaptureError, call_shapes, export
 from prunefuse.pruning.identity import named_tensors
 from prunefuse.pruning.modules import sizes_of
 from prunefuse.pruning.surgery import cut
-from prunefuse.pruning.trace import Trace
+from prunefuse.pruning.trace import Kind, Size, Trace, kind_of
 
 
 class Remedy(NamedTuple):
@@ -37,7 +37,7 @@ class Remedy(NamedTuple):
         doubtful: Attributes with the number of an axis that loses channels change, also where an axis that stays
             whole is as long.
         alike: Axes that were equally long keep equally many indices.
-        whole: "live": axes as long as one of theirs that may be pruned stay whole; "all": as any of theirs.
+        whole: "live": axes as long as one of theirs that may be pruned stay whole; "all": all axes inside.
     """
 
     doubtful: bool = True
@@ -53,8 +53,9 @@ STEPS = (
     Remedy(whole="live"),
     Remedy(whole="all"),
 )
-Remedies: TypeAlias = Mapping[type[nn.Module], int]
-"""Module type -> which of :data:`STEPS`; the first where it is not there."""
+Remedies: TypeAlias = Mapping[Kind, int]
+"""Modules -> which of :data:`STEPS`; the first where they are not there. Only modules whose parameters have the same
+shapes as well stay whole together: an attention of one head cannot lose any, the others of its type can."""
 
 
 @dataclass(frozen=True)
@@ -110,53 +111,65 @@ class Decision:
         )
 
     @cached_property
-    def changing(self) -> dict[str, dict[str, tuple[int, bool]]]:
-        """Module path -> attribute with the number of an axis that loses channels -> (how many stay, is it certain).
+    def changing(self) -> dict[Size, tuple[int, bool]]:
+        """Attribute with the number of an axis that loses channels -> (how many stay, is it certain).
 
         It is not where another axis is as long and stays whole, unless an attribute of this name in a module of
-        the same type tells: one with the number of axes of one kind only.
+        the same type tells: one with the number of axes of one kind only. In tuples only the certain ones change.
         """
-        found: dict[str, dict[str, tuple[int, bool]]] = {}
-        seen: dict[tuple[type[nn.Module], str], set[bool]] = {}  # -> has it been seen to change, to stay
+        found: dict[Size, tuple[int, bool]] = {}
+        seen: dict[tuple[object, ...], set[bool]] = {}  # -> has it been seen to change, to stay
         for path, axes in self.found.literals.items():
-            module = self.found.modules[path]
             new = {len(ids): self.count(ids) for ids in axes if not self.keep[ids].all()}
             whole = {len(ids) for ids in axes if self.keep[ids].all()}
-            for name, x in vars(module).items():
-                if type(x) is int and (x in new) != (x in whole):
-                    seen.setdefault((type(module), name), set()).add(x in new)
-                if type(x) is int and x in new:
-                    found.setdefault(path, {})[name] = (new[x], x not in whole)
-        for path, mine in found.items():
-            for name, (value, certain) in list(mine.items()):
-                known = seen.get((type(self.found.modules[path]), name))
-                if not certain and known == {True}:
-                    mine[name] = (value, True)
-                elif not certain and known == {False}:
-                    del mine[name]
+            for holder in self._holders.get(path, ()):
+                module = self.found.modules[holder]
+                for name, position, x in _numbers(module):
+                    if x > 1 and (x in new) != (x in whole):
+                        seen.setdefault((type(module), name, position), set()).add(x in new)
+                    if x in new:
+                        found[holder, name, position] = (new[x], x not in whole)
+        for (path, name, position), (value, certain) in list(found.items()):
+            known = seen.get((type(self.found.modules[path]), name, position))
+            if not certain and known == {True}:
+                found[path, name, position] = (value, True)
+            elif not certain and (known == {False} or position is not None):
+                del found[path, name, position]
         return found
 
-    def next_step(self, kind: type[nn.Module]) -> int | None:
-        """Which of :data:`STEPS` could be tried for a type of module after the one that failed; None if none."""
+    @cached_property
+    def _holders(self) -> dict[str, list[str]]:
+        """Module that makes calls -> it and those next inside it that make none: it may use what they hold."""
+        callers = {call.module for call in self.found.calls}
+        found: dict[str, list[str]] = {}
+        for path in self.found.modules:
+            caller = path
+            while caller and caller not in callers:
+                caller = caller.rpartition(".")[0]
+            found.setdefault(caller, []).append(path)
+        return found
+
+    def step(self, module: nn.Module) -> int:
+        """Which of :data:`STEPS` is taken for a module."""
+        return self.remedies.get(kind_of(module), self.remedies.get(type(module), 0))
+
+    def next_step(self, module: nn.Module) -> int | None:
+        """Which of :data:`STEPS` could be tried for such modules after the one that failed; None if none."""
         doubtful = any(
-            not certain
-            for path, mine in self.changing.items()
-            if type(self.found.modules[path]) is kind
-            for _, certain in mine.values()
+            not certain and type(self.found.modules[path]) is type(module)
+            for (path, _, _), (_, certain) in self.changing.items()
         )
-        later = range(self.remedies.get(kind, 0) + 1, len(STEPS))
+        later = range(self.step(module) + 1, len(STEPS))
         return next((step for step in later if STEPS[step].doubtful or doubtful), None)
 
     def attributes(self) -> dict[str, dict[str, int | tuple[int, ...]]]:
         """New values of module attributes, where they change."""
-        result: dict[str, dict[str, int | tuple[int, ...]]] = {}
         found = self.found
-        for path, mine in self.changing.items():
-            step = STEPS[self.remedies.get(type(found.modules[path]), 0)]
-            if changed := {
-                name: value for name, (value, certain) in mine.items() if certain or step.doubtful
-            }:
-                result[path] = dict(changed)
+        new = {
+            size: value
+            for size, (value, certain) in self.changing.items()
+            if certain or STEPS[self.step(found.modules[size[0]])].doubtful
+        }
         sized = dict(found.sized)
         for path, module in found.modules.items():
             for (tensor, axis), attribute in sizes_of(module).items():
@@ -164,16 +177,25 @@ class Decision:
                 if tied is not None:
                     is_tuple = isinstance(getattr(module, attribute), tuple)
                     sized[path, attribute, axis if is_tuple else None] = tied.axes[axis]
-        for (path, attribute, position), ids in sized.items():
-            if self.keep[ids].all():
-                continue
+        new.update((size, self.count(ids)) for size, ids in sized.items() if not self.keep[ids].all())
+        result: dict[str, dict[str, int | tuple[int, ...]]] = {}
+        for (path, attribute, position), value in new.items():
             held = result.setdefault(path, {})
             if position is None:
-                held[attribute] = self.count(ids)
+                held[attribute] = value
             else:
                 amounts = held.get(attribute, getattr(found.modules[path], attribute))
-                held[attribute] = (*amounts[:position], self.count(ids), *amounts[position + 1 :])
+                held[attribute] = (*amounts[:position], value, *amounts[position + 1 :])
         return result
+
+
+def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
+    """The numbers that the attributes of a module hold: name, position in a tuple or list, number."""
+    for name, value in vars(module).items():
+        if type(value) is int:
+            yield name, None, value
+        elif isinstance(value, tuple | list) and all(type(x) is int for x in value):
+            yield from ((name, position, x) for position, x in enumerate(value))
 
 
 def settle_sizes(
@@ -187,11 +209,13 @@ def settle_sizes(
         programs = replace(programs, training=training)
         decision = decide(programs, remedies)
     while (call := _first_fault(model, inputs, decision)) is not None:
-        steps = {kind: decision.next_step(kind) for kind in decision.found.types_with_literals(call)}
-        kind = next((kind for kind, step in steps.items() if step is not None), None)
-        if kind is None:
+        steps = ((m, decision.next_step(m)) for m in decision.found.modules_with_literals(call))
+        module, step = next(((m, step) for m, step in steps if step is not None), (None, None))
+        if module is None or step is None:
             break  # extraction will say what is wrong
-        remedies = {**remedies, kind: steps[kind] or 0}
+        if STEPS[step].whole:  # the others of the type start again
+            remedies = {kind: n for kind, n in remedies.items() if kind is not type(module)}
+        remedies = {**remedies, kind_of(module) if STEPS[step].whole else type(module): step}
         decision = decide(programs, remedies)
     return decision
 
@@ -200,7 +224,8 @@ def alike_axes(found: Trace, remedies: Remedies) -> list[list[Ids]]:
     """For every module that shall keep equally long axes equally long, the sets of these."""
     result = []
     for path in found.literals:
-        if STEPS[remedies.get(type(found.modules[path]), 0)].alike:
+        module = found.modules[path]
+        if STEPS[remedies.get(kind_of(module), remedies.get(type(module), 0))].alike:
             axes = found.same_sizes(path, live=True)
             result += [[ids for ids in axes if len(ids) == size] for size in {len(ids) for ids in axes}]
     return result
@@ -227,6 +252,14 @@ def _first_fault(model: nn.Module, inputs: tuple[Tensor, ...], decision: Decisio
         return found.last_call(error.module)
     calls = [number for number, call in enumerate(found.calls) if call.op not in LAYOUT]
     for number, real in zip_longest(calls, got):
-        if number is None or (found.calls[number].op, decision.sizes[number]) != real:
+        if (
+            number is None
+            or (
+                found.calls[number].op,
+                decision.sizes[number],
+                found.calls[number].numbers,
+            )
+            != real
+        ):
             return len(found.calls) - 1 if number is None else number
     return None

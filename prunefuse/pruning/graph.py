@@ -8,11 +8,12 @@ import logging
 import operator
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
@@ -23,7 +24,7 @@ import prunefuse.pruning.recurrent  # noqa: F401  (they register the rules)
 from prunefuse.pruning.coupling import Value, fixed
 from prunefuse.pruning.identity import all_names
 from prunefuse.pruning.rules import find_rule, values_in
-from prunefuse.pruning.trace import Call, Record, Trace
+from prunefuse.pruning.trace import Call, Kind, Record, Trace, kind_of
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -125,7 +126,7 @@ def trace(
     program: ExportedProgram,
     ignored: Collection[str] = (),
     training: ExportedProgram | None = None,
-    whole: Mapping[type[nn.Module], bool] = MappingProxyType({}),
+    whole: Mapping[Kind, bool] = MappingProxyType({}),
 ) -> Trace:
     """Apply the rules to every operator of the exported model.
 
@@ -134,8 +135,8 @@ def trace(
         program: Its graph in evaluation mode.
         ignored: Paths of modules whose output channels are kept whole.
         training: Its graph in training mode, for parameters that only that one uses.
-        whole: Types of modules whose axes stay whole that are as long as one whose size they give to an operator;
-            true: only of such ones as may be pruned.
+        whole: Modules that cannot follow; true: their axes stay whole that are as long as one that may be pruned
+            and whose size they give to an operator; false: all axes inside.
 
     Raises:
         RuntimeError: a rule failed.
@@ -143,18 +144,27 @@ def trace(
     found = Trace(dict(model.named_modules(remove_duplicate=False)), frozenset(ignored))
     for name, (first, tensor) in all_names(model).items():
         if first not in found.tensors:
-            found.tensors[first] = Value(tuple(map(found.couplings.fresh, tensor.shape)), first)
+            # Whole numbers are indices and counters: their places are no channels.
+            index = tensor.dtype in (torch.int64, torch.int32)
+            axes = tuple(map(fixed if index else found.couplings.fresh, tensor.shape))
+            found.tensors[first] = Value(axes, first)
         found.tensors[name] = found.tensors[first]
     lifted = _walk(found, program)
+    kept = (found.calls, found.literals, found.outputs)
     if training is not None:
-        kept = (found.calls, found.literals, found.outputs)
         found.counting, found.calls, found.literals = False, [], {}
         lifted |= _walk(found, training)
-        found.calls, found.literals, found.outputs = kept
         found.counting = True
+    used = {id(value) for call in (*kept[0], *found.calls) for value in call.inputs}
+    for first, tensor in all_names(model).values():
+        value = found.tensors[first]
+        if id(value) not in used and not isinstance(tensor, nn.Parameter):  # a table nobody reads
+            for ids in value.axes:
+                found.couplings.link(ids, fixed(len(ids)))
+    found.calls, found.literals, found.outputs = kept
     for path in found.literals:
-        if (kind := type(found.modules[path])) in whole:
-            for ids in found.same_sizes(path, live=whole[kind]):
+        if (kind := kind_of(found.modules[path])) in whole:
+            for ids in found.same_sizes(path, live=True) if whole[kind] else found.axes_inside(path):
                 found.couplings.link(ids, fixed(len(ids)))
             found.note(
                 describe(model, [path]),
@@ -218,15 +228,31 @@ LAYOUT = frozenset("aten::" + name for name in ("contiguous", "clone", "alias", 
 """Operators that the exporter leaves out where they would do nothing."""
 
 
-def call_shapes(program: ExportedProgram) -> list[tuple[str, tuple[tuple[int, ...], ...]]]:
-    """Name and output shapes of every operator call that a trace of the program records, but for :data:`LAYOUT`."""
+def call_shapes(
+    program: ExportedProgram,
+) -> list[tuple[str, tuple[tuple[int, ...], ...], tuple[float, ...]]]:
+    """What a trace of the program records of every call, but for :data:`LAYOUT`: name, output shapes, numbers."""
     result = []
-    for node in program.graph.nodes:
-        if node.op == "call_function" and node.target is not operator.getitem:
-            name, shapes = _operator(node)
-            if name is not None and name not in LAYOUT:
-                result.append((name, shapes))
+    for node in _calls(program.graph):
+        name, shapes = _operator(node)
+        if name is not None and name not in LAYOUT:
+            result.append((name, shapes, _numbers(node)))
     return result
+
+
+def _numbers(node: fx.Node) -> tuple[float, ...]:
+    if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+        return ()
+    given = (*node.args, *node.kwargs.values())
+    return tuple(x for x in given if isinstance(x, int | float) and not isinstance(x, bool))
+
+
+def _calls(graph: fx.Graph) -> Iterator[fx.Node]:
+    for node in graph.nodes:
+        if (block := _block(node)) is not None:
+            yield from _calls(block[0])
+        elif node.op == "call_function" and node.target is not operator.getitem:
+            yield node
 
 
 def _operator(node: fx.Node) -> tuple[str | None, tuple[tuple[int, ...], ...]]:
@@ -238,11 +264,33 @@ def _operator(node: fx.Node) -> tuple[str | None, tuple[tuple[int, ...], ...]]:
     return schema.name if schema else str(node.target), shapes
 
 
+def _block(node: fx.Node) -> tuple[fx.Graph, tuple[Any, ...]] | None:
+    """The graph that a call stands for, and what it gets: a part of the model without gradients, or under autocast."""
+    if str(node.target) not in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
+        return None
+    at = next(i for i, x in enumerate(node.args) if isinstance(x, fx.Node))
+    body = getattr(node.graph.owning_module, str(cast(fx.Node, node.args[at]).target))
+    return body.graph, node.args[at + 1 :]
+
+
+def _call_block(found: Trace, graph: fx.Graph, given: Iterable[Any]) -> Any:
+    values = dict(zip(graph.find_nodes(op="placeholder"), given, strict=True))
+    for node in graph.nodes:
+        if node.op == "call_function":
+            values[node] = _call(found, node, values)
+        elif node.op == "get_attr":
+            values[node] = None
+    return fx.node.map_arg(graph.output_node().args[0], values.__getitem__)
+
+
 def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     args: Any = fx.node.map_arg(node.args, values.__getitem__)
     kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
     if node.target is operator.getitem:
         return args[0][args[1]]
+    if (block := _block(node)) is not None:
+        graph, given = block
+        return _call_block(found, graph, fx.node.map_arg(given, values.__getitem__))
     name, shapes = _operator(node)
     if name is None:
         return None
@@ -260,7 +308,7 @@ def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
             for ids in value.axes:
                 call.keep(ids)
     inputs = tuple(values_in((*args, *kwargs.values())))
-    found.calls.append(Record(call.op, call.module, inputs, tuple(outputs)))
+    found.calls.append(Record(call.op, call.module, inputs, tuple(outputs), _numbers(node)))
     return outputs[0] if isinstance(node.meta["val"], Tensor) else outputs
 
 

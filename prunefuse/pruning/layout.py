@@ -161,15 +161,22 @@ def stack(call: Call, tensors: Sequence[Value], dim: int = 0) -> Value:
 def slice_(
     call: Call, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Value:
-    """Part of an axis; a channel axis is cut into equal blocks, or stays whole."""
+    """Part of an axis; a channel axis is cut into equal blocks, or where the module says."""
     ids, size = x.axes[dim], call.shape[dim]
     if size == len(ids):
         return Value(x.axes)
     first = range(len(ids))[start:].start  # counted from the front
-    if step != 1 or not size or len(ids) % size or first % size:
+    if step == 1 and size and not len(ids) % size and not first % size:
+        return x.with_axis(dim, _blocks(call, ids, size)[first // size])
+    parts = [n for n in (first, size, len(ids) - first - size) if n]
+    if step != 1 or not size or 1 in parts:
         call.keep(ids, "cuts a channel axis at fixed positions")
         return x.with_axis(dim, fixed(size))
-    return x.with_axis(dim, _blocks(call, ids, size)[first // size])
+    part = ids[first : first + size]
+    for held in (ids, ids[:first], ids[: first + size], part):
+        if len(held):
+            call.holds(held)
+    return x.with_axis(dim, part)
 
 
 def _blocks(call: Call, ids: Ids, size: int) -> list[Ids]:
@@ -183,13 +190,17 @@ def _blocks(call: Call, ids: Ids, size: int) -> list[Ids]:
 
 @register_rule(*("aten::" + name for name in ("chunk", "split", "split_with_sizes", "tensor_split")))
 def split(call: Call, x: Value, sections: Any, dim: int = 0) -> list[Value]:
-    """Several parts of an axis: of equal size, or the axis stays whole."""
+    """Several parts of an axis: of equal size, or of sizes that the module says."""
     ids = x.axes[dim]
     sizes = [shape[dim] for shape in call.shapes]
-    if len(set(sizes)) > 1:
+    if len(set(sizes)) == 1:
+        return [x.with_axis(dim, block) for block in _blocks(call, ids, sizes[0])]
+    if not isinstance(sections, list | tuple) or call.op == "aten::tensor_split":
         call.keep(ids, "cuts a channel axis at fixed positions")
-        return [x.with_axis(dim, fixed(size)) for size in sizes]
-    return [x.with_axis(dim, block) for block in _blocks(call, ids, sizes[0])]
+    parts = np.split(ids if isinstance(sections, list | tuple) else fixed(len(ids)), np.cumsum(sizes)[:-1])
+    for held in (ids, *parts):
+        call.holds(held)
+    return [x.with_axis(dim, part) for part in parts]
 
 
 @register_rule("aten::glu")
@@ -236,6 +247,33 @@ def index_select(call: Call, x: Value, dim: int, picks: Value) -> Value:
     call.keep(x.axes[dim], "" if x.name else "picks channels by index")
     call.keep(picks.axes[0])
     return x.with_axis(dim, fixed(call.shape[dim]))
+
+
+@register_rule("aten::gather")
+def gather(call: Call, x: Value, dim: int, picks: Value, **_: Any) -> Value:
+    """Picks by as many indices as there are results: everything stays."""
+    for ids in (*x.axes, *picks.axes):
+        call.keep(ids, "picks channels by index")
+    return call.fixed_output()
+
+
+@register_rule("aten::im2col")
+def im2col(call: Call, x: Value, kernel: Sequence[int], *_: Any) -> Value:
+    """x (..., C, H, W) -> (..., C * kernel elements, places)."""
+    for ids in x.axes[-2:]:
+        call.keep(ids)
+    channels = np.repeat(x.axes[-3], math.prod(kernel))
+    return Value((*x.axes[:-3], channels, fixed(call.shape[-1])))
+
+
+@register_rule("aten::col2im")
+def col2im(call: Call, x: Value, size: Sequence[int], kernel: Sequence[int], *_: Any) -> Value:
+    """x (..., C * kernel elements, places) -> (..., C, H, W)."""
+    each = math.prod(kernel)
+    channels = x.axes[-2][::each]
+    call.link(x.axes[-2], np.repeat(channels, each))
+    call.keep(x.axes[-1])
+    return Value((*x.axes[:-2], channels, *map(fixed, call.shape[-2:])))
 
 
 @register_rule("aten::channel_shuffle", "aten::native_channel_shuffle")

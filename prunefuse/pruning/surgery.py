@@ -111,9 +111,10 @@ def _set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int 
     for path, mine in attributes.items():
         for name, value in mine.items():
             before = getattr(modules.get(path), name, None)
-            if type(before) is not type(value):
+            new = list(value) if isinstance(before, list) and isinstance(value, tuple) else value
+            if type(before) is not type(new):
                 raise ValueError(f"plan: damaged: it sets {name!r} of {path!r} from {before!r} to {value!r}")
-            setattr(modules[path], name, value)
+            setattr(modules[path], name, new)
 
 
 def _check_runs(small: nn.Module, dense: nn.Module, plan: PruningPlan) -> None:

@@ -15,16 +15,27 @@ from prunefuse.pruning.modules import padding_of
 
 Size: TypeAlias = tuple[str, str, int | None]
 """A size that a module holds: module path, attribute, position in the attribute if it is a tuple."""
+Kind: TypeAlias = "type[nn.Module] | tuple[type[nn.Module], tuple[tuple[int, ...], ...]]"
+"""Modules that are treated alike: of one type, or also with parameters of the same shapes."""
+
+
+def kind_of(module: nn.Module) -> Kind:
+    """The type and the shapes of the parameters."""
+    return type(module), tuple(tuple(parameter.shape) for parameter in module.parameters())
 
 
 @dataclass(frozen=True)
 class Record:
-    """One operator call: its name, the module that makes it, the tensors that go in and come out."""
+    """One operator call: its name, the module that makes it, the tensors that go in and come out.
+
+    Also the numbers that a pointwise operator gets, which pruning must not change: they are no sizes.
+    """
 
     op: str
     module: str
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    numbers: tuple[float, ...] = ()
 
 
 @dataclass
@@ -87,21 +98,36 @@ class Trace:
         ]
         return numbers[-1] if numbers else len(self.calls) - 1
 
-    def types_with_literals(self, last: int) -> list[type[nn.Module]]:
-        """Types of the modules that gave sizes to operators, from call number ``last`` backwards."""
-        paths = [call.module for call in self.calls[last::-1] if call.module in self.literals]
-        return list(dict.fromkeys(type(self.modules[path]) for path in paths))
+    def modules_with_literals(self, last: int) -> list[nn.Module]:
+        """The modules that gave sizes to operators, from call number ``last`` backwards."""
+        paths = dict.fromkeys(call.module for call in self.calls[last::-1] if call.module in self.literals)
+        return [self.modules[path] for path in paths]
 
-    def same_sizes(self, path: str, live: bool = False) -> list[Ids]:
-        """The axes inside a module that are as long as one (a live one) whose size it gives to an operator."""
-        sizes = {len(ids) for ids in self.literals.get(path, ()) if ids.any() or not live}
+    def axes_inside(self, path: str) -> list[Ids]:
+        """The axes that may be pruned of all tensors that calls from inside a module take or give."""
         inside = f"{path}." if path else ""
         found: dict[int, Ids] = {}
         for call in self.calls:
             if call.module == path or call.module.startswith(inside):
                 for value in (*call.inputs, *call.outputs):
-                    found.update((id(ids), ids) for ids in value.axes if len(ids) in sizes and ids.any())
+                    found.update((id(ids), ids) for ids in value.axes if ids.any())
         return list(found.values())
+
+    def same_sizes(self, path: str, live: bool = False) -> list[Ids]:
+        """Those of them that are as long as one (a live one) whose size the module gives to an operator."""
+        sizes = {len(ids) for ids in self.literals.get(path, ()) if ids.any() or not live}
+        return [ids for ids in self.axes_inside(path) if len(ids) in sizes]
+
+    def origin(self, value: Value) -> Value:
+        """The parameter or buffer that a computed value comes from, if it has the same shape; else the value."""
+        known = {id(value)}
+        for call in reversed(self.calls):
+            if not known.isdisjoint(map(id, call.outputs)):
+                known.update(map(id, call.inputs))
+                for source in call.inputs:
+                    if source.name is not None and source.shape == value.shape:
+                        return source
+        return value
 
 
 @dataclass(frozen=True)
@@ -170,6 +196,7 @@ class Call:
             out_axis: The axis of its output channels.
             applied: How often it is applied; None: as often as there are outputs of each channel.
         """
+        weight = self.trace.origin(weight) if weight.name is None else weight
         if weight.name is None:
             self.note("the weight is computed from other tensors, so its FLOPs are not counted")
             return

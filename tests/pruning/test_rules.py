@@ -104,6 +104,7 @@ PASSING = {
     "rolled pixels": lambda x: x.roll((1, 2), (2, 3)),
     "picked pixels": lambda x: x[:, :, torch.tensor([0, 2, 4])],
     "einsum": lambda x: torch.einsum("nchw,nchv->ncwv", x, x),
+    "unfold and fold": lambda x: F.fold(F.unfold(x, 3, padding=1), x.shape[2:], 3, padding=1),
     "clone and fill": lambda x: x.clone() + x.clone().fill_(2),
 }
 
@@ -116,7 +117,8 @@ def test_channels_pass(function):
 
 
 FREEZING = {
-    "slice": (lambda x: x[:, 2:], 6, "cuts a channel axis"),
+    "slice": (lambda x: x[:, 2:], 6, "its forward needs sizes that no pruned module has"),
+    "one and the rest": (lambda x: x[:, 1:], 7, "cuts a channel axis"),
     "chunk": (lambda x: torch.cat(x.chunk(3, 1)[::-1], 1), 8, "cuts a channel axis"),
     "one channel": (lambda x: x[:, 3].unsqueeze(1), 1, "picks one channel"),
     "softmax": (lambda x: x.softmax(1), 8, "normalizes over channels"),
@@ -406,7 +408,7 @@ def test_a_faulty_rule_is_named(monkeypatch):
         register_rule("flip")
 
 
-def test_ops_under_no_grad_inside_the_model_are_kept_whole():
+def test_parts_of_a_model_without_gradients_or_under_autocast_are_looked_into():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -415,9 +417,83 @@ def test_ops_under_no_grad_inside_the_model_are_kept_whole():
         def forward(self, x):
             x = self.a(x)
             with torch.no_grad():
-                x = x * 2
-            return self.c(self.b(x))
+                y = x * 2
+            with torch.autocast("cpu", enabled=False):
+                y = self.b(x + y)
+            return self.c(y)
 
-    plan = plan_pruning(Net(), torch.zeros(1, 4))
-    assert [layer.width_after for layer in plan.layers] == [8, 3, 2]
-    assert "wrap_with_set_grad_enabled" in plan.notes[0]
+    model, x = scramble_(Net()).double(), torch.randn(3, 4).double()
+    plan = plan_pruning(model, x)
+    assert_pruning_is_masking(model, plan, x)
+    assert [layer.width_after for layer in plan.layers] == [4, 3, 2]
+    assert plan.notes == ()
+
+
+class Parts(nn.Module):
+    """Unequal parts of channels, at places that it holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 20, 1), nn.Conv2d(14, 2, 1)
+        self.first, self.sizes = 6, [6, 14]
+
+    def forward(self, x):
+        x = self.a(x)
+        y = self.b(x)
+        y = torch.cat([y[:, : self.first] + x, y[:, self.first :]], 1)
+        return self.c(y.split(self.sizes, 1)[1])
+
+
+def test_attributes_that_cut_channels_in_parts_are_repaired():
+    model, x = scramble_(Parts()).double(), torch.randn(2, 3, 5, 5).double()
+    plan = plan_pruning(model, x)
+    small = assert_pruning_is_masking(model, plan, x)
+    assert (small.first, small.sizes) == (3, [3, 7])
+    assert plan.notes == ()
+
+
+def test_a_number_that_is_no_size_stays():
+    class Buckets(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heads = self.buckets = 8
+
+        def forward(self, x):
+            return x.reshape(len(x), self.heads, -1) * self.buckets
+
+    layers = (nn.Linear(4, 24), Buckets(), nn.Flatten(), nn.Linear(24, 6), nn.Linear(6, 2))
+    model, x = scramble_(nn.Sequential(*layers)).double(), torch.randn(3, 4).double()
+    plan = plan_pruning(model, x)
+    assert assert_pruning_is_masking(model, plan, x)[1].buckets == 8
+    assert any("Buckets" in note for note in plan.notes)
+
+
+def test_a_weight_that_is_computed_from_a_parameter_counts():
+    model = nn.Sequential(
+        nn.Linear(4, 8), nn.utils.parametrizations.weight_norm(nn.Linear(8, 6)), nn.Linear(6, 2)
+    )
+    model, x = model.double(), torch.randn(3, 4).double()
+    plan = plan_pruning(model, x)
+    small = plan.extract(model)
+    assert small(x).shape == (3, 2)
+    assert plan.flops == (2 * (32 + 48 + 12), 2 * (16 + 12 + 6))
+    assert plan.notes == ()
+
+
+def test_the_mean_square_over_channels_is_that_of_a_norm():
+    class Norm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(8))
+
+        def forward(self, x):
+            return self.weight * x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6)
+
+    model = scramble_(nn.Sequential(nn.Linear(4, 8), Norm(), nn.Linear(8, 2))).double()
+    x = torch.randn(3, 4).double()
+    plan = plan_pruning(model, x)
+    small = plan.extract(model)
+    kept = torch.tensor(plan.kept["1.weight"][0])
+    inner = model[0](x)[:, kept]
+    inner = inner * (inner.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * model[1].weight[kept]
+    assert torch.allclose(small(x), inner @ model[2].weight[:, kept].T + model[2].bias)
