@@ -31,7 +31,7 @@ def bench(
 ) -> None:
     """Measure the operators on this machine, beside the packages that are installed, plain torch and physical limits.
 
-    All cases take about six minutes on two cores. Every result is checked first; exit code 1 if one of ours is wrong.
+    All cases take about five minutes on two cores. Every result is checked first; exit code 1 if one of ours is wrong.
     """
     with reported():
         from prunefuse.bench import record, table
