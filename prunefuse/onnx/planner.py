@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -20,7 +19,8 @@ from prunefuse.onnx.shapes import Shapes
 from prunefuse.pruning.coupling import Ids
 from prunefuse.pruning.groups import ROUNDINGS, kept_count, settle
 from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
-from prunefuse.pruning.trace import Trace
+from prunefuse.pruning.planner import counted_layer
+from prunefuse.pruning.trace import Trace, fix_unranked
 
 CRITERIA = ("l2", "l1", "random")
 _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64", "BOOL": "bool", "UINT8": "uint8", "INT8": "int8"}
@@ -70,7 +70,8 @@ def plan(
     model = read(path)
     inputs = example_shapes(model, shapes)
     found = trace(model, inputs, _matching_nodes(model, ignore))
-    component = _fix_unranked(found.couplings.components(), found)
+    # Constants that meet no channel, such as numbers that a graph computes with, are no news.
+    component = fix_unranked(found.couplings.components(), found, least=2)
     fraction = Fraction(str(ratio))  # the decimal that was written
     keep = settle(
         (component[ids] for tensor in found.tensors.values() for ids in tensor.axes),
@@ -131,20 +132,6 @@ def _matching_nodes(model: ir.Model, ignore: Iterable[str] | str) -> set[str]:
             raise ValueError(f"ignore: {pattern!r} matches no node and no tensor of the file")
         found.update(*matches)
     return found
-
-
-def _fix_unranked(component: Ids, found: Trace) -> Ids:
-    """Keep what no weight writes: there is nothing to rank it by."""
-    ranked = np.zeros(len(component), dtype=np.bool_)
-    ranked[0] = True
-    for name, axis in found.writers.items():
-        ranked[component[found.tensors[name].axes[axis]]] = True
-    sizes = np.bincount(component)
-    for name, value in found.tensors.items():
-        unranked = [component[ids][~ranked[component[ids]]] for ids in value.axes]
-        if any((sizes[channels] > 1).any() for channels in unranked):  # else it meets no channel
-            found.note(name, "no convolution or linear map writes these channels, so nothing ranks them")
-    return np.where(ranked[component], component, 0)
 
 
 def _scores(
@@ -227,25 +214,6 @@ def _layers(
         counted.update(names)
         if not names:
             continue
-        before = {name: found.tensors[name].shape for name in names}
-        after = {
-            name: [len(kept.get(name, {}).get(axis, range(size))) for axis, size in enumerate(shape)]
-            for name, shape in before.items()
-        }
-        main = next((name for name in names if name in found.writers), names[0])
-        axis = found.writers.get(main, int(np.argmax(before[main])))
-        applied = {name: found.positions.get(name, 0) for name in names}
-        layers.append(
-            Layer(
-                name=str(node.name),
-                type=node.op_type,
-                width_before=before[main][axis],
-                width_after=after[main][axis],
-                params_before=sum(map(math.prod, before.values())),
-                params_after=sum(map(math.prod, after.values())),
-                positions=applied[main] // batch,
-                flops_before=sum(2 * applied[name] * math.prod(before[name]) for name in names) // batch,
-                flops_after=sum(2 * applied[name] * math.prod(after[name]) for name in names) // batch,
-            )
-        )
+        shapes = {name: found.tensors[name].shape for name in names}
+        layers.append(counted_layer(str(node.name), node.op_type, shapes, found, kept, batch))
     return tuple(layers)

@@ -220,27 +220,43 @@ def _layers(
     for name, tensor in tensors.items():
         if isinstance(tensor, nn.Parameter):
             owned.setdefault(name.rpartition(".")[0], []).append(name)
-    layers = []
-    for path, names in owned.items():
-        before = {name: list(tensors[name].shape) for name in names}
-        after = {
-            name: [len(kept.get(name, {}).get(axis, range(size))) for axis, size in enumerate(shape)]
-            for name, shape in before.items()
-        }
-        main = next((name for name in names if name in found.writers), names[0])
-        axis = found.writers.get(main, 0)
-        applied = {name: found.positions.get(name, 0) for name in names}
-        layers.append(
-            Layer(
-                name=path,
-                type=type(found.modules[path]).__name__,
-                width_before=before[main][axis] if before[main] else 1,
-                width_after=after[main][axis] if after[main] else 1,
-                params_before=sum(map(math.prod, before.values())),
-                params_after=sum(map(math.prod, after.values())),
-                positions=applied[main] // batch,
-                flops_before=sum(2 * applied[name] * math.prod(before[name]) for name in names) // batch,
-                flops_after=sum(2 * applied[name] * math.prod(after[name]) for name in names) // batch,
-            )
+    return tuple(
+        counted_layer(
+            path,
+            type(found.modules[path]).__name__,
+            {name: tuple(tensors[name].shape) for name in names},
+            found,
+            kept,
+            batch,
         )
-    return tuple(layers)
+        for path, names in owned.items()
+    )
+
+
+def counted_layer(
+    name: str,
+    kind: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    found: Trace,
+    kept: Mapping[str, Mapping[int, tuple[int, ...]]],
+    batch: int,
+) -> Layer:
+    """A layer's record from the shapes of its tensors, of which the first that writes channels gives the width."""
+    after = {
+        tensor: [len(kept.get(tensor, {}).get(axis, range(size))) for axis, size in enumerate(shape)]
+        for tensor, shape in shapes.items()
+    }
+    main = next((tensor for tensor in shapes if tensor in found.writers), next(iter(shapes)))
+    axis = found.writers.get(main, 0)
+    applied = {tensor: found.positions.get(tensor, 0) for tensor in shapes}
+    return Layer(
+        name=name,
+        type=kind,
+        width_before=shapes[main][axis] if shapes[main] else 1,
+        width_after=after[main][axis] if after[main] else 1,
+        params_before=sum(map(math.prod, shapes.values())),
+        params_after=sum(map(math.prod, after.values())),
+        positions=applied[main] // batch,
+        flops_before=sum(2 * applied[tensor] * math.prod(shapes[tensor]) for tensor in shapes) // batch,
+        flops_after=sum(2 * applied[tensor] * math.prod(after[tensor]) for tensor in shapes) // batch,
+    )

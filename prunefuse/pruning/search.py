@@ -22,7 +22,7 @@ from prunefuse.pruning.identity import named_tensors
 from prunefuse.pruning.ranking import Selection, groups_of, normalized
 from prunefuse.pruning.surgery import cut
 from prunefuse.pruning.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
-from prunefuse.pruning.trace import Trace
+from prunefuse.pruning.trace import Trace, fix_unranked
 
 _LATENCY_STEPS = 6  # every step runs the small model, and noise hides finer ones
 
@@ -151,7 +151,7 @@ class Search:
     def _ranked(self, programs: Programs, remedies: Remedies) -> Ranked:
         whole = {kind: STEPS[step].whole == "live" for kind, step in remedies.items() if STEPS[step].whole}
         found = trace(self.model, programs.evaluation, self.ignored, programs.training, whole)
-        component = _fix_unranked(found.couplings.components(), found)
+        component = fix_unranked(found.couplings.components(), found)
         scores = channel_scores(self.scoring, found, component, self.tensors, self.evidence)
         component = _fix_unscored(component, scores, found, self.scoring.name)
         axes = [component[ids] for name in self.tensors for ids in found.tensors[name].axes]
@@ -184,18 +184,6 @@ def _not_reached(target: Target, dense: float, least: float, ranked: Ranked) -> 
         f"target: expected at most {target.limit(dense):,.4g} for {target.quantity}; with every axis at its smallest "
         f"width there are {least:,.4g} of the dense model's {dense:,.4g}{stays}"
     )
-
-
-def _fix_unranked(component: Ids, found: Trace) -> Ids:
-    """Keep what no weight writes: there is nothing to rank it by."""
-    ranked = np.zeros(len(component), dtype=np.bool_)
-    ranked[0] = True
-    for name, axis in found.writers.items():
-        ranked[component[found.tensors[name].axes[axis]]] = True
-    for name, value in found.tensors.items():
-        if not all(ranked[component[ids]].all() for ids in value.axes):
-            found.note(name, "no convolution or linear map writes these channels, so nothing ranks them")
-    return np.where(ranked[component], component, 0)
 
 
 def _fix_unscored(component: Ids, scores: npt.NDArray[np.float64], found: Trace, criterion: str) -> Ids:

@@ -227,3 +227,21 @@ class Call:
             self.trace.sized[key] = added
             parts.append(added)
         return np.concatenate([parts[0], ids, parts[1]])
+
+
+def fix_unranked(component: Ids, found: Trace, *, least: int = 1) -> Ids:
+    """Keep what no weight writes: there is nothing to rank it by.
+
+    A note names the tensors with such channels, if these stand for ``least`` nodes or more: an index that is tied to no
+    other is one node.
+    """
+    ranked = np.zeros(len(component), dtype=np.bool_)
+    ranked[0] = True
+    for name, axis in found.writers.items():
+        ranked[component[found.tensors[name].axes[axis]]] = True
+    sizes = np.bincount(component)
+    for name, value in found.tensors.items():
+        unranked = [component[ids][~ranked[component[ids]]] for ids in value.axes]
+        if any((sizes[channels] >= least).any() for channels in unranked):
+            found.note(name, "no convolution or linear map writes these channels, so nothing ranks them")
+    return np.where(ranked[component], component, 0)
