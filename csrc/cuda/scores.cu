@@ -8,7 +8,9 @@
 //
 // Instructions: about 15 to a value, 45 to a merge and 60 to a row's end, so lanes have at least four loads each.
 // An H200 issues 28e12 lane instructions a second and moves 4.8e12 bytes: 24 a float32 value, 12 a bfloat16 one.
-// Occupancy and registers: benchmarks/results/ptxas.txt. Not run on a GPU yet.
+// At 40 registers (float32) 6 blocks, 1,536 threads, are resident on a multiprocessor; 16 bytes under way in each are
+// 24 KB, just what the latency of an H200's memory takes. A short row's thread has 48 registers: 5 blocks, with at most
+// 33 KB of shared memory each (4 fit on an A100). Registers: benchmarks/results/ptxas.txt. Not run on a GPU yet.
 #include "../scores.h"
 
 #include <torch/csrc/stable/library.h>

@@ -14,13 +14,6 @@ namespace {
 constexpr int64_t kBlock = 512;
 constexpr int64_t kSum = 32;  // the same for values added up one by one
 
-// The part of a block's last vector that the row has; what is left is filled up with `filler`.
-inline floats load_part(const float* from, int64_t count, float filler) {
-  floats value = broadcast(filler);
-  for (int64_t i = 0; i < count; ++i) value[i] = from[i];
-  return value;
-}
-
 // The whole row as logits in the accumulation type: the caller's memory if it is that already, else `room`.
 template <class Stored>
 const accumulate_t<Stored>* row_logits(const Pool& pool, const Stored* row, accumulate_t<Stored>* room) {
@@ -85,7 +78,7 @@ PassSums<float> exponentials(const float* x, float* e, int64_t classes, float in
     floats top = broadcast(lowest);
     int64_t j = begin;
     for (; j + kLanes <= end; j += kLanes) top = larger(load(x + j), top);
-    top = larger(load_part(x + j, end - j, lowest), top);
+    top = larger(load_first(x + j, end - j, lowest), top);
     float block = lowest;
     for (int lane = 0; lane < kLanes; ++lane) block = top[lane] > block ? top[lane] : block;
     if (block > highest) {
@@ -115,7 +108,7 @@ PassSums<float> exponentials(const float* x, float* e, int64_t classes, float in
     int64_t j = begin;
     for (; j + kLanes <= end; j += kLanes) store(e + j, take(load(x + j)));
     if (j < end) {
-      const floats power = take(load_part(x + j, end - j, lowest));
+      const floats power = take(load_first(x + j, end - j, lowest));
       for (int64_t i = 0; j + i < end; ++i) e[j + i] = power[i];
     }
     tail += sum(block_tail);
@@ -175,7 +168,7 @@ float entropy_of(const float* sums, int64_t classes) {
   floats tops{};
   int64_t j = 0;
   for (; j + kLanes <= classes; j += kLanes) tops = larger(load(sums + j), tops);
-  tops = larger(load_part(sums + j, classes - j, 0.0f), tops);
+  tops = larger(load_first(sums + j, classes - j, 0.0f), tops);
   float largest = 0;
   for (int lane = 0; lane < kLanes; ++lane) largest = tops[lane] > largest ? tops[lane] : largest;
   const floats top = broadcast(largest), scale = broadcast(1 / largest);
@@ -191,7 +184,7 @@ float entropy_of(const float* sums, int64_t classes) {
       block_dot += part.product;
     };
     for (j = begin; j + kLanes <= end; j += kLanes) take(load(sums + j));
-    if (j < end) take(load_part(sums + j, end - j, 0.0f));
+    if (j < end) take(load_first(sums + j, end - j, 0.0f));
     tail += sum(block_tail);
     dot += sum(block_dot);
     for (int lane = 0; lane < kLanes; ++lane) ties += static_cast<float>(block_ties[lane]);

@@ -11,12 +11,6 @@ namespace {
 // Centers are taken in runs that stay in the L1 cache while the rows of a block pass by.
 constexpr int64_t kCenterRun = 64;
 
-inline floats load_part(const float* from, int64_t count) {
-  floats value{};
-  for (int64_t lane = 0; lane < count; ++lane) value[lane] = from[lane];
-  return value;
-}
-
 // out[lane] = |fixed - others[lane]|^2
 inline void squared_distances(const float* fixed, const float* const (&others)[kLanes], int64_t width,
                               float (&out)[kLanes]) {
@@ -30,9 +24,9 @@ inline void squared_distances(const float* fixed, const float* const (&others)[k
     }
   }
   if (j < width) {
-    const floats x = load_part(fixed + j, width - j);
+    const floats x = load_first(fixed + j, width - j, 0.0f);
     for (int lane = 0; lane < kLanes; ++lane) {
-      const floats difference = x - load_part(others[lane] + j, width - j);
+      const floats difference = x - load_first(others[lane] + j, width - j, 0.0f);
       sums[lane] += difference * difference;
     }
   }
