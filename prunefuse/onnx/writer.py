@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,19 +21,11 @@ from prunefuse.pruning.plan import PruningPlan, check_plan
 def prune(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    *,
-    ratio: float = 0.5,
-    criterion: str = "l2",
-    rounding: str = "floor",
-    ignore: Iterable[str] | str = (),
-    seed: int = 0,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    **planning: Any,
 ) -> PruningPlan:
-    """Write a narrower network: :func:`plan`, then :func:`write`; their docstrings describe arguments and errors."""
+    """Write a narrower network: :func:`plan` with these options, then :func:`write`, whose errors it has."""
     _check_free(Path(out))
-    made = plan(
-        path, ratio=ratio, criterion=criterion, rounding=rounding, ignore=ignore, seed=seed, shapes=shapes
-    )
+    made = plan(path, **planning)
     write(path, out, made)
     return made
 

@@ -25,6 +25,7 @@ _MATRICES = {
 _OTHERS = {
     *(f"aten::conv_transpose{d}d" for d in (1, 2, 3)),
     *(f"aten::{name}" for name in ("einsum", "bmm", "baddbmm", "lstm", "gru", "rnn_tanh", "rnn_relu")),
+    "onnx::Gemm",  # with factors, a transposed input or a computed bias; others have the names above
 }
 """Operators that read channels in ways that are not made up for."""
 _APPLIED = {

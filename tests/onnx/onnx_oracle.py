@@ -40,12 +40,12 @@ def masked(path, plan, out):
     onnx_ir.save(model, out, external_data=f"{out.name}.data")
 
 
-def assert_pruning_is_masking(path, **inputs):
-    """Prunes half of the channels beside the file; returns the plan."""
+def assert_pruning_is_masking(path, planning=None, **inputs):
+    """Prunes half of the channels, or as ``planning`` says, beside the file; returns the plan."""
     small, dense, zeroed = (
         path.with_name(f"{path.stem}-{kind}.onnx") for kind in ("small", "dense", "zeroed")
     )
-    plan = prunefuse.onnx.prune(path, small)
+    plan = prunefuse.onnx.prune(path, small, **planning or {})
     assert plan.params[1] < plan.params[0]
     onnx.checker.check_model(small, full_check=True)
     masked(path, plan, zeroed)
