@@ -12,12 +12,13 @@ from prunefuse.pruning.rules import values_in
 from prunefuse.pruning.trace import Record
 
 _NAMES = {
-    **{kind: "aten::" + name for kind, name in [("MatMul", "matmul"), ("Einsum", "einsum")]},
-    "BatchNormalization": "aten::batch_norm",
-    "InstanceNormalization": "aten::instance_norm",
-    "LayerNormalization": "aten::layer_norm",
-    "RMSNormalization": "aten::rms_norm",
-    "GroupNormalization": "aten::group_norm",
+    "onnx::MatMul": "aten::matmul",
+    "onnx::Einsum": "aten::einsum",
+    "onnx::BatchNormalization": "aten::batch_norm",
+    "onnx::InstanceNormalization": "aten::instance_norm",
+    "onnx::LayerNormalization": "aten::layer_norm",
+    "onnx::RMSNormalization": "aten::rms_norm",
+    "onnx::GroupNormalization": "aten::group_norm",
 }
 
 
@@ -110,9 +111,6 @@ def record(
         products = [product(made) for value in node.inputs if value and (made := value.producer())]
         if any(made is not None and made.out is node.outputs[0] for made in products):
             given = [value for value in given if value.name is None]
-    if node.op_type in ("Conv", "ConvTranspose"):
-        kind = {"Conv": "conv", "ConvTranspose": "conv_transpose"}[node.op_type]
-        op = f"aten::{kind}{len(inputs[1].axes) - 2 if inputs[1] else 0}d"
-    return Record(
-        _NAMES.get(node.op_type, op) if op.startswith("onnx::") else op, name, tuple(given), tuple(outputs)
-    )
+    if op == "onnx::ConvTranspose":
+        op = f"aten::conv_transpose{len(outputs[0].axes) - 2}d"
+    return Record(_NAMES.get(op, op), name, tuple(given), tuple(outputs))

@@ -268,14 +268,14 @@ def trace(model: ir.Model, inputs: Mapping[str, Sequence[int]], ignored: Collect
 
 def _outputs(call: NodeCall, inputs: list[Value | None], tensor: Any) -> list[Value]:
     node = call.node
-    captured = [tensor(value) for value in _captured(node)]
+    taken = [tensor(value) for value in captured(node)]
     seen = all(value is None or value in call.known.shapes for value in (*node.inputs, *node.outputs))
     try:
-        if seen and not captured:
+        if seen and not taken:
             result = find_rule(call.op)(call, *inputs)
         else:
-            for ids in (ids for value in values_in((*inputs, *captured)) for ids in value.axes):
-                call.keep(ids, "has a body of its own" if captured else "meets tensors of unknown shape")
+            for ids in (ids for value in values_in((*inputs, *taken)) for ids in value.axes):
+                call.keep(ids, "has a body of its own" if taken else "meets tensors of unknown shape")
             result = [call.fixed_output(i) for i in range(len(call.shapes))]
         outputs = [result] if isinstance(result, Value) else list(result)
         if any(value.uses() for value in node.outputs[len(outputs) :]):
@@ -289,7 +289,7 @@ def _outputs(call: NodeCall, inputs: list[Value | None], tensor: Any) -> list[Va
     return outputs
 
 
-def _captured(node: ir.Node) -> list[ir.Value]:
+def captured(node: ir.Node) -> list[ir.Value]:
     """The tensors that the bodies of a node (If, Loop, Scan) take from outside."""
     bodies = [
         body

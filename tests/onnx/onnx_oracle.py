@@ -82,6 +82,19 @@ def network(path, text, weights, opset=17, domains=(), seed=0):
     return path
 
 
+def as_bfloat16(path):
+    """Rewrite a file of float32 in bfloat16."""
+    model = onnx.load(path)
+    kind = onnx.TensorProto.BFLOAT16
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        value.type.tensor_type.elem_type = kind
+    for tensor in model.graph.initializer:
+        values = torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+        bits = values.bfloat16().view(torch.int16).numpy().tobytes()
+        tensor.CopyFrom(onnx.helper.make_tensor(tensor.name, kind, values.shape, bits, raw=True))
+    onnx.save(model, path)
+
+
 def numbers(*values):
     """Sizes, as ONNX has them."""
     return np.array(values, dtype=np.int64)

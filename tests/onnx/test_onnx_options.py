@@ -13,7 +13,7 @@ skip_without("onnxruntime")
 skip_without("onnxscript")
 import numpy as np
 import onnx
-from onnx_oracle import assert_pruning_is_masking, export, floats, network
+from onnx_oracle import as_bfloat16, assert_pruning_is_masking, export, floats, network
 
 import prunefuse
 import prunefuse.onnx
@@ -101,21 +101,10 @@ def test_shapes_in_the_order_of_the_inputs(tmp_path):
         prunefuse.onnx.plan(path, shapes=[(1, 6)] * 3)
 
 
-def test_half_precision_weights_of_sixteen_bits_are_ranked(tmp_path):
+def test_weights_in_bfloat16_are_ranked(tmp_path):
     path = network(tmp_path / "net.onnx", "(float[2, 6] x) => (float[2, 4] y) { a = MatMul (x, w1) y = MatMul (a, w2) }",
                    {"w1": (6, 8), "w2": (8, 4)})  # fmt: skip
-    model = onnx.load(path)
-    weight = onnx.numpy_helper.to_array(model.graph.initializer[0])
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.elem_type = onnx.TensorProto.BFLOAT16
-    for tensor in model.graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor)
-        bits = torch.from_numpy(values.copy()).bfloat16().view(torch.int16).numpy()
-        tensor.CopyFrom(
-            onnx.helper.make_tensor(
-                tensor.name, onnx.TensorProto.BFLOAT16, values.shape, bits.tobytes(), raw=True
-            )
-        )
-    onnx.save(model, path)
+    weight = onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0])
+    as_bfloat16(path)
     plan = prunefuse.onnx.prune(path, tmp_path / "small.onnx")
     assert plan.kept["w1"][1] == tuple(sorted(np.argsort(-np.linalg.norm(weight, axis=0))[:4].tolist()))
