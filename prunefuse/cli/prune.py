@@ -9,7 +9,7 @@ import typer
 
 from prunefuse.cli.errors import reported
 from prunefuse.pruning.criteria import ALL_CRITERIA, NEEDS
-from prunefuse.pruning.planner import PRESETS
+from prunefuse.pruning.options import PRESETS
 from prunefuse.pruning.targets import QUANTITIES
 
 _AMOUNT = "as a fraction of the dense model's or an amount"
@@ -62,7 +62,7 @@ def prune(
     target_latency: Annotated[
         str | None,
         typer.Option(
-            help="Time of one forward on this machine, as a fraction or such as 5ms.",
+            help="Time of one forward on this machine, as a fraction or such as 5ms; not of an .onnx file.",
             metavar="X",
             show_default=False,
         ),
@@ -75,7 +75,8 @@ def prune(
     ignore: Annotated[
         list[str] | None,
         typer.Option(
-            help="Module, or pattern, whose output channels stay; may be given again.",
+            help="Module (of an .onnx file also node or tensor), or pattern, whose output channels stay; may be given "
+            "again.",
             metavar="NAME",
             show_default=False,
         ),
@@ -88,7 +89,7 @@ def prune(
             "--input",
             help="Shape of an input with its batch, and its dtype if not float32: 1x16:int64. Again for more inputs.",
             metavar="SHAPE",
-            show_default="1x3x224x224",
+            show_default="1x3x224x224; of an .onnx file, what it says",
         ),
     ] = None,
     num_classes: Annotated[
@@ -123,14 +124,18 @@ def prune(
                 "min_channels": min_channels,
                 "seed": seed,
             }
+            shapes = [command.parse_input(text) for text in input_ or []]
             if model.endswith(".onnx"):
-                typer.echo(command.prune_onnx(Path(model), out, wanted))
+                plan = command.prune_onnx(
+                    Path(model), out, weights=weights, num_classes=num_classes, inputs=shapes, **wanted
+                )
+                typer.echo(f"{plan.summary()}\n\nWritten to {out}.")
                 return
             plan, loading = command.prune_to_folder(
                 command.find_model(model, num_classes),
                 out,
                 weights=weights,
-                inputs=[command.parse_input(text) for text in input_ or ["1x3x224x224"]],
+                inputs=shapes or [command.parse_input("1x3x224x224")],
                 **wanted,
             )
         except (ValueError, TypeError) as error:

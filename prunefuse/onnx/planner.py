@@ -4,50 +4,70 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+import torch
+from torch import Tensor, nn
 
 import prunefuse.onnx.operators  # noqa: F401  (registers the rules)
 from prunefuse.onnx.reader import example_shapes, read, trace
 from prunefuse.onnx.shapes import Shapes
-from prunefuse.pruning.coupling import Ids
-from prunefuse.pruning.groups import ROUNDINGS, kept_count, settle
+from prunefuse.pruning.criteria import CRITERIA as _CRITERIA
+from prunefuse.pruning.criteria import Function, Scores
+from prunefuse.pruning.evidence import Evidence
+from prunefuse.pruning.options import checked_options
 from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
 from prunefuse.pruning.planner import counted_layer
-from prunefuse.pruning.trace import Trace, fix_unranked
+from prunefuse.pruning.search import rank, ratio_for
+from prunefuse.pruning.targets import Target
+from prunefuse.pruning.trace import Trace
 
-CRITERIA = ("l2", "l1", "random")
+CRITERIA = (*_CRITERIA, "bn_scale")
 _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64", "BOOL": "bool", "UINT8": "uint8", "INT8": "int8"}
 
 
 def plan(
     path: str | os.PathLike[str],
     *,
-    ratio: float = 0.5,
-    criterion: str = "l2",
+    ratio: float | Fraction | None = None,
+    target: Target | None = None,
+    criterion: str | Function = "l2",
+    ranking: str | None = None,
     rounding: str = "floor",
     ignore: Iterable[str] | str = (),
     seed: int = 0,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    preset: str = "prunefuse",
+    scope: str | None = None,
+    aggregation: str | None = None,
+    normalization: str | None = None,
+    ratios: Mapping[str, float] | None = None,
+    round_to: int = 1,
+    min_channels: int = 1,
+    scores: Scores | None = None,
+    shapes: Mapping[str, Sequence[int]] | Sequence[Sequence[int]] | None = None,
 ) -> PruningPlan:
     """Decide which channels of an ONNX file to keep, as :func:`prunefuse.plan_pruning` does of a PyTorch model.
 
+    Arguments that are not listed here mean what they mean there. Parameters are the floating-point constants of the
+    file, but for the statistics of batch norms.
+
     Args:
         path: The file. Weights may be in a file of their own beside it.
-        ratio: The fraction of channels to remove from every axis, 0 <= ratio < 1.
-        criterion: ``"l2"``, ``"l1"``: the norm of the weights that compute a channel; or ``"random"``.
-        rounding: ``"floor"``, ``"nearest"`` (halves up) or ``"ceil"``, of the kept count.
+        target: What the small network may cost: parameters, FLOPs or memory.
+        criterion: ``"l2"``, ``"l1"``, ``"random"`` or ``"bn_scale"``, or a function (weight as a tensor of PyTorch,
+            None) -> scores of its elements.
         ignore: Names of nodes, of tensors, or of the modules that a tensor's name begins with (``"conv1"`` for
             ``conv1.weight``), or patterns of these (:mod:`fnmatch`): the nodes with that name, with that output or
             with that constant keep all output channels.
-        seed: For ``"random"``.
-        shapes: Input name -> its shape, where the file leaves sizes open. An open first axis needs none.
+        ratios: Such a name or pattern -> the ratio for the channels that those nodes write.
+        scores: Instead of a criterion: name of a constant -> axis -> a tensor with a score for each index there.
+        shapes: Input name -> its shape, or the shapes in the order of the inputs, where the file leaves sizes open. An
+            open first axis needs none.
 
     Returns:
         The plan: tensors and nodes have the names that :func:`prunefuse.onnx.read` gives them; it can be saved.
@@ -55,53 +75,85 @@ def plan(
     Raises:
         OSError: the file cannot be read.
         TypeError: an argument has the wrong type.
-        ValueError: an argument has a value that is not allowed, or nothing would be pruned.
+        ValueError: an argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
     """
-    if isinstance(ratio, bool) or not isinstance(ratio, float | int | Real):
-        raise TypeError(f"ratio: expected a number, got {type(ratio).__name__}")
-    if not 0 <= ratio < 1:
-        raise ValueError(f"ratio: expected 0 <= ratio < 1, got {ratio}")
-    for name, value, allowed in (
-        ("criterion", criterion, CRITERIA),
-        ("rounding", rounding, tuple(ROUNDINGS)),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
     model = read(path)
+    options = checked_options(
+        ratio=ratio,
+        target=target,
+        criterion=criterion,
+        criteria=CRITERIA,
+        ranking=ranking,
+        rounding=rounding,
+        seed=seed,
+        preset=preset,
+        scope=scope,
+        aggregation=aggregation,
+        normalization=normalization,
+        ratios=ratios,
+        matching=lambda pattern: _constants_of(model, _matching_nodes(model, "ratios", pattern)),
+        round_to=round_to,
+        min_channels=min_channels,
+        scores=scores,
+    )
+    if target is not None and target.quantity == "latency":
+        raise ValueError("target: expected parameters, flops or memory for an ONNX file, got 'latency'")
     inputs = example_shapes(model, shapes)
-    found = trace(model, inputs, _matching_nodes(model, ignore))
-    # Constants that meet no channel, such as numbers that a graph computes with, are no news.
-    component = fix_unranked(found.couplings.components(), found, least=2)
-    fraction = Fraction(str(ratio))  # the decimal that was written
-    keep = settle(
-        (component[ids] for tensor in found.tensors.values() for ids in tensor.axes),
-        _scores(model, found, component, criterion, seed),
-        lambda width: kept_count(width, fraction, rounding),
-    )[component]
-    kept: dict[str, dict[int, tuple[int, ...]]] = {}
-    for name, tensor in found.tensors.items():
-        for axis, ids in enumerate(tensor.axes):
-            if not keep[ids].all():
-                kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(keep[ids]).tolist())
-    notes = found.note_lines()
-    if fraction and not kept:
-        why = notes or ("every channel is an input, an output, ignored, or the only one of its axis",)
-        raise ValueError(f"nothing was pruned at ratio {float(fraction):g}: {'; '.join(why)}")
+    found = trace(model, inputs, _matching_nodes(model, "ignore", ignore))
+    tensors = weights(model, found)
+    # Constants that meet no channel, such as numbers that a graph computes with, are no news: least=2.
+    ranked = rank(found, tensors, options, Evidence(), options.own_ratios, least=2)
+    batch = next((shape[0] for shape in inputs.values() if shape), 1)
+    fraction, reached = options.ratio, ""
+    if target is not None:
+        fraction, reached = ratio_for(ranked, target, tensors, batch)
+    decision = ranked.decision(fraction, {})
+    kept = decision.kept(tensors)
+    options.check_pruned(kept, fraction, found)
     types = {str(value.name): value.dtype for value in model.graph.inputs}
     return PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(fraction),
-        criterion=criterion,
-        ranking="local",
+        criterion=options.scoring.name,
+        ranking=options.selection.ranking,
         rounding=rounding,
         seed=seed,
         inputs=tuple(TensorSpec(shape, _dtype(types[name])) for name, shape in inputs.items()),
         outputs=found.outputs,
         kept=kept,
-        attributes=_sizes(model, inputs, found, keep),
-        layers=_layers(model, found, kept, next(iter(inputs.values()), ())),
-        notes=notes,
+        attributes=_sizes(model, inputs, found, decision.keep),
+        layers=_layers(model, tensors, found, kept, batch),
+        notes=(*options.notes, *filter(None, [reached]), *found.note_lines()),
     )
+
+
+def weights(model: ir.Model, found: Trace) -> dict[str, Tensor]:
+    """The constants of a trace as PyTorch's tensors, in its order; those that training would change are parameters."""
+    statistics = {
+        str(value.name)
+        for node in model.graph
+        if node.op_type == "BatchNormalization"
+        for value in node.inputs[3:5]
+        if value is not None
+    }
+    result: dict[str, Tensor] = {}
+    for name, value in found.tensors.items():
+        tensor = as_tensor(model.graph.initializers[name])
+        trained = tensor.is_floating_point() and name not in statistics and value.axes
+        result[name] = nn.Parameter(tensor, requires_grad=False) if trained else tensor
+    return result
+
+
+def as_tensor(value: ir.Value) -> Tensor:
+    """A copy of a constant."""
+    if value.const_value is None:
+        raise ValueError(f"path: {value.name} has no value")
+    array = np.array(value.const_value.numpy())
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    if array.dtype.kind not in "biufc":  # the small ones of packed and eight-bit formats
+        array = array.astype(np.float32)
+    return torch.from_numpy(array)
 
 
 def fingerprint(model: ir.Model) -> str:
@@ -116,7 +168,12 @@ def _dtype(dtype: ir.DataType | None) -> str:
     return _DTYPES.get(name, name.lower())
 
 
-def _matching_nodes(model: ir.Model, ignore: Iterable[str] | str) -> set[str]:
+def _constants_of(model: ir.Model, nodes: Collection[str]) -> list[str]:
+    inside = [value for node in model.graph if node.name in nodes for value in node.inputs]
+    return [str(value.name) for value in inside if value is not None and value.is_initializer()]
+
+
+def _matching_nodes(model: ir.Model, argument: str, patterns: Iterable[str] | str) -> set[str]:
     names: dict[str, set[str]] = {}
     for node in model.graph:
         constants = [str(value.name) for value in node.inputs if value is not None and value.is_initializer()]
@@ -124,44 +181,14 @@ def _matching_nodes(model: ir.Model, ignore: Iterable[str] | str) -> set[str]:
         for name in (str(node.name), *(str(value.name) for value in node.outputs), *constants, *modules):
             names.setdefault(name, set()).add(str(node.name))
     found: set[str] = set()
-    for pattern in [ignore] if isinstance(ignore, str) else ignore:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if not isinstance(pattern, str):
-            raise TypeError(f"ignore: expected names, got {type(pattern).__name__}")
+            raise TypeError(f"{argument}: expected names, got {type(pattern).__name__}")
         matches = [nodes for name, nodes in names.items() if fnmatchcase(name, pattern)]
         if not matches:
-            raise ValueError(f"ignore: {pattern!r} matches no node and no tensor of the file")
+            raise ValueError(f"{argument}: {pattern!r} matches no node and no tensor of the file")
         found.update(*matches)
     return found
-
-
-def _scores(
-    model: ir.Model, found: Trace, component: Ids, criterion: str, seed: int
-) -> npt.NDArray[np.float64]:
-    """As :func:`prunefuse.pruning.criteria.channel_scores`: the norm over the slices of all writers of a channel."""
-    count = int(component.max()) + 1
-    if criterion == "random":
-        return np.random.default_rng(seed).random(count)
-    order = 2 if criterion == "l2" else 1
-    scores = np.zeros(count)
-    for name, axis in found.writers.items():
-        channels = component[found.tensors[name].axes[axis]]
-        if not channels.any():
-            continue
-        weight = np.moveaxis(_constant(model, name).numpy(), axis, 0)
-        rows = weight.reshape(len(channels), -1).astype(np.float64)
-        amounts = (np.abs(rows) ** order).sum(1)
-        if not np.isfinite(amounts).all():
-            raise ValueError(f"path: {name} has values that are not finite, so its channels cannot be ranked")
-        scores += np.bincount(channels, weights=amounts, minlength=count)
-    total: npt.NDArray[np.float64] = scores ** (1 / order)
-    return total
-
-
-def _constant(model: ir.Model, name: str) -> ir.TensorProtocol:
-    tensor = model.graph.initializers[name].const_value
-    if tensor is None:
-        raise ValueError(f"path: {name} has no value")
-    return tensor
 
 
 def _sizes(
@@ -202,18 +229,21 @@ def operand_index(node: ir.Node, name: str) -> int:
 
 
 def _layers(
-    model: ir.Model, found: Trace, kept: dict[str, dict[int, tuple[int, ...]]], shape: Sequence[int]
+    model: ir.Model,
+    tensors: Mapping[str, Tensor],
+    found: Trace,
+    kept: Mapping[str, Mapping[int, tuple[int, ...]]],
+    batch: int,
 ) -> tuple[Layer, ...]:
-    batch = shape[0] if shape else 1
     counted: set[str] = set()
     layers = []
     for node in model.graph:
         names = [str(value.name) for value in node.inputs if value is not None and value.is_initializer()]
-        names = [name for name in dict.fromkeys(names) if name in found.tensors and name not in counted]
-        names = [name for name in names if found.tensors[name].axes]
+        names = [name for name in dict.fromkeys(names) if name not in counted]
+        names = [name for name in names if isinstance(tensors.get(name), nn.Parameter)]
         counted.update(names)
         if not names:
             continue
-        shapes = {name: found.tensors[name].shape for name in names}
+        shapes = {name: tuple(tensors[name].shape) for name in names}
         layers.append(counted_layer(str(node.name), node.op_type, shapes, found, kept, batch))
     return tuple(layers)

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx import helper
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
+from prunefuse.onnx.layers import record
 from prunefuse.onnx.shapes import Shapes, evaluate
 from prunefuse.pruning.coupling import Ids, Value, fixed
 from prunefuse.pruning.rules import find_rule, unknown, values_in
@@ -123,15 +124,20 @@ def _without_sequences(model: ir.Model) -> None:
 
 
 def example_shapes(
-    model: ir.Model, given: Mapping[str, Sequence[int]] | None = None
+    model: ir.Model, given: Mapping[str, Sequence[int]] | Sequence[Sequence[int]] | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of every input: as given, else as in the file; a first axis of unknown size is one sample.
+    """The shape of every input: as given, by name or in their order, else as in the file.
+
+    A first axis of unknown size is one sample.
 
     Raises:
         ValueError: an axis has no size, or there is no such input.
     """
-    given = given or {}
     inputs = {str(value.name): value for value in model.graph.inputs if not value.is_initializer()}
+    if not isinstance(given, Mapping):
+        if len(given or ()) > len(inputs):
+            raise ValueError(f"shapes: the model has the inputs {', '.join(inputs)}, not {len(given or ())}")
+        given = dict(zip(inputs, given or (), strict=False))
     if strangers := sorted(set(given) - set(inputs)):
         raise ValueError(f"shapes: the model has the inputs {', '.join(inputs)}, not {', '.join(strangers)}")
     result = {}
@@ -222,6 +228,7 @@ def trace(model: ir.Model, inputs: Mapping[str, Sequence[int]], ignored: Collect
     def tensor(value: ir.Value | None) -> Value | None:
         if value is None or value in values:
             return None if value is None else values[value]
+        known.learn(value)
         shape = known.shapes.get(value)
         if shape is None:
             return None
@@ -241,9 +248,10 @@ def trace(model: ir.Model, inputs: Mapping[str, Sequence[int]], ignored: Collect
         domain = "onnx" if node.domain in ("", "ai.onnx") else node.domain
         opset = model.graph.opset_imports.get(node.domain, 1)
         call = NodeCall(f"{domain}::{node.op_type}", str(node.name), shapes, found, node, known, opset)
-        for value, result in zip(
-            node.outputs, _outputs(call, list(map(tensor, node.inputs)), tensor), strict=True
-        ):
+        operands = list(map(tensor, node.inputs))
+        outputs = _outputs(call, operands, tensor)
+        found.calls.append(record(node, call.op, operands, outputs, tensor))
+        for value, result in zip(node.outputs, outputs, strict=True):
             if value in known.shapes:
                 values[value] = result
             if node.name in ignored:
@@ -260,14 +268,14 @@ def trace(model: ir.Model, inputs: Mapping[str, Sequence[int]], ignored: Collect
 
 def _outputs(call: NodeCall, inputs: list[Value | None], tensor: Any) -> list[Value]:
     node = call.node
-    captured = [tensor(value) for value in _captured(node)]
+    taken = [tensor(value) for value in captured(node)]
     seen = all(value is None or value in call.known.shapes for value in (*node.inputs, *node.outputs))
     try:
-        if seen and not captured:
+        if seen and not taken:
             result = find_rule(call.op)(call, *inputs)
         else:
-            for ids in (ids for value in values_in((*inputs, *captured)) for ids in value.axes):
-                call.keep(ids, "has a body of its own" if captured else "meets tensors of unknown shape")
+            for ids in (ids for value in values_in((*inputs, *taken)) for ids in value.axes):
+                call.keep(ids, "has a body of its own" if taken else "meets tensors of unknown shape")
             result = [call.fixed_output(i) for i in range(len(call.shapes))]
         outputs = [result] if isinstance(result, Value) else list(result)
         if any(value.uses() for value in node.outputs[len(outputs) :]):
@@ -281,7 +289,7 @@ def _outputs(call: NodeCall, inputs: list[Value | None], tensor: Any) -> list[Va
     return outputs
 
 
-def _captured(node: ir.Node) -> list[ir.Value]:
+def captured(node: ir.Node) -> list[ir.Value]:
     """The tensors that the bodies of a node (If, Loop, Scan) take from outside."""
     bodies = [
         body

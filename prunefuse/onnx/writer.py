@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,19 +21,11 @@ from prunefuse.pruning.plan import PruningPlan, check_plan
 def prune(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    *,
-    ratio: float = 0.5,
-    criterion: str = "l2",
-    rounding: str = "floor",
-    ignore: Iterable[str] | str = (),
-    seed: int = 0,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    **planning: Any,
 ) -> PruningPlan:
-    """Write a narrower network: :func:`plan`, then :func:`write`; their docstrings describe arguments and errors."""
-    _check_free(Path(out))
-    made = plan(
-        path, ratio=ratio, criterion=criterion, rounding=rounding, ignore=ignore, seed=seed, shapes=shapes
-    )
+    """Write a narrower network: :func:`plan` with these options, then :func:`write`, whose errors it has."""
+    check_free(Path(out))
+    made = plan(path, **planning)
     write(path, out, made)
     return made
 
@@ -57,7 +50,12 @@ def write(path: str | os.PathLike[str], out: str | os.PathLike[str], plan: Pruni
     """
     check_plan(plan)
     target = Path(out)
-    _check_free(target)
+    check_free(target)
+    save(narrowed(path, plan), target, like=path)
+
+
+def narrowed(path: str | os.PathLike[str], plan: PruningPlan) -> ir.Model:
+    """The network of a file, cut by a plan; errors are those of :func:`write`."""
     model = read(path)
     if fingerprint(model) != plan.fingerprint:
         raise ValueError(
@@ -74,10 +72,11 @@ def write(path: str | os.PathLike[str], out: str | os.PathLike[str], plan: Pruni
         raise RuntimeError(f"the planned network does not fit together: {error}") from error
     if outputs != plan.outputs:
         raise RuntimeError(f"the planned network returns the shapes {outputs}, not {plan.outputs}")
-    _save(model, target, external=_is_external(path))
+    return model
 
 
-def _check_free(target: Path) -> None:
+def check_free(target: Path) -> None:
+    """Raise ``FileExistsError`` if the file to write, or that of its data, is there."""
     for path in (target, _data_file(target)):
         if path.exists():
             raise FileExistsError(f"out: {path} exists already")
@@ -156,7 +155,9 @@ def _initializer(
     return value
 
 
-def _save(model: ir.Model, target: Path, external: bool) -> None:
+def save(model: ir.Model, target: Path, like: str | os.PathLike[str]) -> None:
+    """Check a network and write it, its data outside if that of the file ``like`` is; see :func:`write`."""
+    external = _is_external(like)
     target.parent.mkdir(parents=True, exist_ok=True)
     data = _data_file(target)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
@@ -170,6 +171,6 @@ def _save(model: ir.Model, target: Path, external: bool) -> None:
         for path in made:
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
-        _check_free(target)
+        check_free(target)
         for path in made:  # the network last: whoever sees it finds its data
             path.replace(target.parent / path.name)

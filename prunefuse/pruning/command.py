@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-import inspect
 import os
 import re
 import sys
@@ -210,29 +209,40 @@ def prune_to_folder(
     )
 
 
-def prune_onnx(path: Path, out: Path, wanted: Mapping[str, Any]) -> str:
-    """Prune an ONNX file; returns the summary of what was done.
+def prune_onnx(
+    path: Path,
+    out: Path,
+    *,
+    weights: Path | None = None,
+    num_classes: int | None = None,
+    inputs: Sequence[Tensor] = (),
+    **planning: Any,
+) -> PruningPlan:
+    """Prune an ONNX file.
 
     Args:
         path: The file.
         out: The file to write, which must not exist.
-        wanted: What :func:`plan_pruning` would be given; what is as it is by default is left out.
+        weights: None: they are in the file.
+        num_classes: None: the network is as it is.
+        inputs: The example inputs in their order, of which the shapes count, where the file leaves sizes open.
+        planning: What :func:`plan_pruning` takes beside a model.
+
+    Returns:
+        The plan.
 
     Raises:
         FileExistsError: ``out`` exists.
-        ValueError: this installation has no reader of ONNX files, or the file cannot be pruned so.
+        ValueError: the package onnx is not installed, or the file cannot be pruned so.
     """
+    for name, value in (("weights", weights), ("num_classes", num_classes)):
+        if value is not None:
+            raise ValueError(f"{name}: expected none for an ONNX file, which has a network and its weights")
     if out.exists():
         raise FileExistsError(f"{out} exists and is not overwritten")
-    defaults = {name: p.default for name, p in inspect.signature(plan_pruning).parameters.items()}
-    asked = {name: value for name, value in wanted.items() if value != defaults[name]}
     try:
         onnx = importlib.import_module("prunefuse.onnx")
     except ImportError as error:
         raise ValueError(f"model: ONNX files cannot be read here: {error}") from error
-    unknown = asked.keys() - inspect.signature(onnx.prune).parameters.keys()
-    if unknown:
-        raise ValueError(f"{min(unknown)}: not for ONNX files")
-    result = onnx.prune(path, out, **asked)
-    summary = getattr(result, "summary", None)
-    return f"{summary() if callable(summary) else result}\n\nWritten to {out}."
+    plan: PruningPlan = onnx.prune(path, out, shapes=[tuple(x.shape) for x in inputs], **planning)
+    return plan

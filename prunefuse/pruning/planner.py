@@ -9,35 +9,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunefuse.pruning.arguments import (
-    check_choice,
-    check_count,
-    checked_inputs,
-    checked_ratio,
-    matching_modules,
-)
-from prunefuse.pruning.criteria import (
-    AGGREGATIONS,
-    ALL_CRITERIA,
-    NEEDS,
-    SCOPES,
-    Function,
-    Scores,
-    Scoring,
-)
+from prunefuse.pruning.arguments import checked_inputs, matching_modules
+from prunefuse.pruning.criteria import ALL_CRITERIA, NEEDS, Function, Scores, Scoring
 from prunefuse.pruning.evidence import Evidence, Loss, gather
-from prunefuse.pruning.groups import ROUNDINGS
 from prunefuse.pruning.identity import fingerprint
+from prunefuse.pruning.options import checked_options
 from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
-from prunefuse.pruning.ranking import NORMALIZATIONS, RANKINGS, Selection
 from prunefuse.pruning.search import Search
 from prunefuse.pruning.targets import Target
 from prunefuse.pruning.trace import Trace
-
-PRESETS = {
-    "prunefuse": {"scope": "writers", "aggregation": "norm", "normalization": "none", "ranking": "local"},
-    "spa": {"scope": "coupled", "aggregation": "sum", "normalization": "sum", "ranking": "global"},
-}
 
 
 def plan_pruning(
@@ -114,40 +94,28 @@ def plan_pruning(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    if target is not None and not isinstance(target, Target):
-        raise TypeError(f"target: expected a Target, got {type(target).__name__}")
-    if ratio is not None and target is not None:
-        raise ValueError("target: expected a ratio or a target, not both")
     inputs = checked_inputs(example_inputs)
-    fraction = checked_ratio("ratio", (0 if ratios else 0.5) if ratio is None else ratio)
-    if not callable(criterion):
-        check_choice("criterion", criterion, ALL_CRITERIA)
-    check_choice("preset", preset, tuple(PRESETS))
-    given = {"scope": scope, "aggregation": aggregation, "normalization": normalization, "ranking": ranking}
-    settings = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
-    choices = {
-        "scope": SCOPES,
-        "aggregation": AGGREGATIONS,
-        "normalization": NORMALIZATIONS,
-        "ranking": RANKINGS,
-    }
-    for name, allowed in choices.items():
-        check_choice(name, settings[name], allowed)
-    check_choice("rounding", rounding, tuple(ROUNDINGS))
-    check_count("round_to", round_to)
-    check_count("min_channels", min_channels)
-
-    scoring = Scoring(criterion, settings["scope"], settings["aggregation"], seed, scores)
-    search = Search(
-        model,
-        inputs,
-        scoring,
-        _gathered(model, scoring, loss, batches),
-        settings["normalization"],
-        Selection(settings["ranking"], rounding, round_to, min_channels),
-        matching_modules(model, "ignore", ignore),
-        _own_ratios(model, ratios or {}),
+    options = checked_options(
+        ratio=ratio,
+        target=target,
+        criterion=criterion,
+        criteria=ALL_CRITERIA,
+        ranking=ranking,
+        rounding=rounding,
+        seed=seed,
+        preset=preset,
+        scope=scope,
+        aggregation=aggregation,
+        normalization=normalization,
+        ratios=ratios,
+        matching=lambda pattern: matching_modules(model, "ratios", pattern),
+        round_to=round_to,
+        min_channels=min_channels,
+        scores=scores,
     )
+    evidence = _gathered(model, options.scoring, loss, batches)
+    search = Search(model, inputs, options, evidence, matching_modules(model, "ignore", ignore))
+    fraction = options.ratio
     target_notes: tuple[str, ...] = ()
     if target is None:
         decision = search.at_ratio(fraction)
@@ -156,17 +124,12 @@ def plan_pruning(
     found = decision.found
     tensors = search.tensors
     kept = decision.kept(tensors)
-    notes = found.note_lines()
-    if (fraction or any(search.own_ratios.values())) and not kept:
-        why = notes or (
-            "every channel is an input, an output, ignored, the only one of its axis, or too few are left to round",
-        )
-        raise ValueError(f"nothing was pruned at ratio {float(fraction):g}: {'; '.join(why)}")
+    options.check_pruned(kept, fraction, found)
     return PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(fraction),
-        criterion=scoring.name,
-        ranking=settings["ranking"],
+        criterion=options.scoring.name,
+        ranking=options.selection.ranking,
         rounding=rounding,
         seed=seed,
         inputs=tuple(map(TensorSpec.of, inputs)),
@@ -174,19 +137,8 @@ def plan_pruning(
         kept=kept,
         attributes=decision.attributes(),
         layers=_layers(found, tensors, kept, search.batch),
-        notes=(*_settings_note(settings), *target_notes, *notes),
+        notes=(*options.notes, *target_notes, *found.note_lines()),
     )
-
-
-def _settings_note(settings: Mapping[str, str]) -> tuple[str, ...]:
-    """How scores were made, where it is not PruneFuse's way."""
-    scope, aggregation, normalization = (settings[x] for x in ("scope", "aggregation", "normalization"))
-    if all(
-        settings[name] == PRESETS["prunefuse"][name] for name in ("scope", "aggregation", "normalization")
-    ):
-        return ()
-    by = "" if normalization == "none" else f", over the {normalization} of their group"
-    return (f"scores of {scope} parameters, aggregation {aggregation}{by}",)
 
 
 def _gathered(
@@ -202,15 +154,6 @@ def _gathered(
     if batches is None:
         raise ValueError(f"batches: the criterion {criterion!r} needs data, such as [(x, y)]")
     return gather(model, kind, loss, batches, scoring.seed)
-
-
-def _own_ratios(model: nn.Module, ratios: Mapping[str, float]) -> dict[str, Fraction]:
-    """Module path -> its own ratio; of several patterns the last that matches."""
-    own: dict[str, Fraction] = {}
-    for pattern, ratio in ratios.items():
-        value = checked_ratio(f"ratios[{pattern!r}]", ratio)
-        own.update(dict.fromkeys(matching_modules(model, "ratios", pattern), value))
-    return own
 
 
 def _layers(

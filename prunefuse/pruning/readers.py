@@ -25,6 +25,8 @@ _MATRICES = {
 _OTHERS = {
     *(f"aten::conv_transpose{d}d" for d in (1, 2, 3)),
     *(f"aten::{name}" for name in ("einsum", "bmm", "baddbmm", "lstm", "gru", "rnn_tanh", "rnn_relu")),
+    "onnx::Conv",  # with a computed bias; and of products those with factors or a transposed input:
+    "onnx::Gemm",  # others have the names above
 }
 """Operators that read channels in ways that are not made up for."""
 _APPLIED = {
@@ -164,8 +166,8 @@ def find_readers(found: Trace, component: Ids) -> tuple[list[Reader], dict[str, 
         component: The coupled channel of every node of it.
 
     Returns:
-        The readers, in the order of their first calls; and module path -> why the channels that it writes must stay:
-        something reads them that cannot make up for their loss.
+        The readers, in the order of their first calls; and name of a weight -> why the channels that it writes must
+        stay: something reads them that cannot make up for their loss.
     """
     users: dict[str, set[tuple[str, str | None]]] = {}
     for call in found.calls:
@@ -189,7 +191,7 @@ def find_readers(found: Trace, component: Ids) -> tuple[list[Reader], dict[str, 
             stuck |= {int(c): where for ids in _read_by(call, found) for c in component[ids]}
     stuck.pop(0, None)
     whole = {
-        name.rpartition(".")[0]: stuck[int(c)]
+        name: stuck[int(c)]
         for name, axis in found.writers.items()
         for c in component[found.tensors[name].axes[axis]]
         if int(c) in stuck

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -13,12 +13,13 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from prunefuse.pruning.coupling import Ids
-from prunefuse.pruning.criteria import Scoring, channel_scores
+from prunefuse.pruning.criteria import channel_scores
 from prunefuse.pruning.evidence import Evidence
 from prunefuse.pruning.fitting import STEPS, Decision, Programs, Remedies, alike_axes, settle_sizes
 from prunefuse.pruning.graph import trace
 from prunefuse.pruning.groups import Axes
 from prunefuse.pruning.identity import named_tensors
+from prunefuse.pruning.options import Options
 from prunefuse.pruning.ranking import Selection, groups_of, normalized
 from prunefuse.pruning.surgery import cut
 from prunefuse.pruning.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
@@ -36,15 +37,75 @@ class Ranked:
     axes: Axes
     scores: npt.NDArray[np.float64]
     selection: Selection
-    remedies: Remedies
 
     def choose(self, ratio: Fraction) -> npt.NDArray[np.bool_]:
         """Which coupled channels stay."""
         return self.selection.choose(self.axes, self.scores, ratio)
 
-    def decision(self, ratio: Fraction) -> Decision:
+    def decision(self, ratio: Fraction, remedies: Remedies) -> Decision:
         """Which nodes stay."""
-        return Decision(self.found, self.choose(ratio)[self.component], self.remedies)
+        return Decision(self.found, self.choose(ratio)[self.component], remedies)
+
+
+def rank(
+    found: Trace,
+    tensors: Mapping[str, Tensor],
+    options: Options,
+    evidence: Evidence,
+    own_ratios: Mapping[str, Fraction],
+    *,
+    alike: Sequence[Sequence[Ids]] = (),
+    least: int = 1,
+) -> Ranked:
+    """Score what a trace has found.
+
+    Args:
+        found: The trace.
+        tensors: Its parameters and buffers.
+        options: How channels are scored, and how many leave.
+        evidence: What that needs of the user's data.
+        own_ratios: Name of a tensor -> the ratio of the channels that it writes.
+        alike: Sets of axes that keep equally many indices.
+        least: See :func:`fix_unranked`.
+    """
+    component = fix_unranked(found.couplings.components(), found, least=least)
+    scores = channel_scores(options.scoring, found, component, tensors, evidence)
+    component = _fix_unscored(component, scores, found, options.scoring.name)
+    axes = [component[ids] for name in tensors for ids in found.tensors[name].axes]
+    groups = groups_of(axes, len(scores))
+    own: dict[int, Fraction] = {}
+    for name, axis in found.writers.items():
+        for channel in component[found.tensors[name].axes[axis]].tolist() if name in own_ratios else ():
+            own[channel] = min(own.get(channel, Fraction(1)), own_ratios[name])
+    own.pop(0, None)
+    return Ranked(
+        found,
+        component,
+        Axes.of(axes, [[component[ids] for ids in members] for members in alike]),
+        normalized(scores, groups, options.normalization),
+        replace(options.selection, own=own),
+    )
+
+
+def ratio_for(
+    ranked: Ranked, target: Target, tensors: Mapping[str, Tensor], batch: int
+) -> tuple[Fraction, str]:
+    """The smallest ratio that keeps to a target for parameters, FLOPs or memory, and a note on what is reached.
+
+    Raises:
+        ValueError: the dense model keeps to it already, or no ratio does.
+    """
+    costs = Costs(ranked.found, ranked.component, tensors, batch)
+    dense = costs.amount(target.quantity, np.ones(len(ranked.scores), dtype=np.bool_))
+    if dense <= target.limit(dense):
+        raise _reached_already(target, dense)
+    try:
+        ratio = find_ratio(
+            lambda tried: costs.amount(target.quantity, ranked.choose(tried)), target.limit(dense)
+        )
+    except Unreachable as error:
+        raise _not_reached(target, dense, error.least, ranked) from None
+    return ratio, target.describe(dense, costs.amount(target.quantity, ranked.choose(ratio)))
 
 
 @dataclass(frozen=True)
@@ -54,22 +115,16 @@ class Search:
     Attributes:
         model: The dense model.
         inputs: Its example inputs.
-        scoring: How channels are scored.
+        options: How channels are scored, and how many leave.
         evidence: What that needs of the user's data.
-        normalization: By what of their group scores are divided.
-        selection: How many are kept, but for the channels with ratios of their own.
         ignored: Paths of modules that keep their output channels.
-        own_ratios: Path of a module -> the ratio of the channels that it writes.
     """
 
     model: nn.Module
     inputs: tuple[Tensor, ...]
-    scoring: Scoring
+    options: Options
     evidence: Evidence
-    normalization: str
-    selection: Selection
     ignored: set[str]
-    own_ratios: Mapping[str, Fraction]
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -83,7 +138,9 @@ class Search:
 
     def at_ratio(self, ratio: Fraction) -> Decision:
         """What is kept at a ratio, so that the model's own code can run with it."""
-        return settle_sizes(self.model, self.inputs, lambda *given: self._ranked(*given).decision(ratio))
+        return settle_sizes(
+            self.model, self.inputs, lambda *given: self._ranked(*given).decision(ratio, given[1])
+        )
 
     def at_target(self, target: Target) -> tuple[Decision, Fraction, tuple[str, ...]]:
         """What is kept at the smallest ratio that keeps to the target, that ratio, and notes on what is reached.
@@ -99,18 +156,8 @@ class Search:
         def decide(programs: Programs, remedies: Remedies) -> Decision:
             nonlocal ratio, note
             ranked = self._ranked(programs, remedies)
-            costs = Costs(ranked.found, ranked.component, self.tensors, self.batch)
-            dense = costs.amount(target.quantity, np.ones(len(ranked.scores), dtype=np.bool_))
-            if dense <= target.limit(dense):
-                raise _reached_already(target, dense)
-            try:
-                ratio = find_ratio(
-                    lambda tried: costs.amount(target.quantity, ranked.choose(tried)), target.limit(dense)
-                )
-            except Unreachable as error:
-                raise _not_reached(target, dense, error.least, ranked) from None
-            note = target.describe(dense, costs.amount(target.quantity, ranked.choose(ratio)))
-            return ranked.decision(ratio)
+            ratio, note = ratio_for(ranked, target, self.tensors, self.batch)
+            return ranked.decision(ratio, remedies)
 
         return settle_sizes(self.model, self.inputs, decide), ratio, (note,)
 
@@ -120,9 +167,9 @@ class Search:
         def decide(programs: Programs, remedies: Remedies) -> Decision:
             nonlocal ranked
             ranked = self._ranked(programs, remedies)
-            return ranked.decision(Fraction(1, 2))
+            return ranked.decision(Fraction(1, 2), remedies)
 
-        settle_sizes(self.model, self.inputs, decide)  # what it takes for the model's code to run
+        remedies = settle_sizes(self.model, self.inputs, decide).remedies  # for the model's code to run
         assert ranked is not None
         known = ranked
         dense = copy.deepcopy(self.model).eval()
@@ -132,10 +179,10 @@ class Search:
             return measure(dense, small, self.inputs, target.repeats)
 
         def relative(ratio: Fraction) -> float:  # to the dense model in the same minute
-            taken = timed(known.decision(ratio))
+            taken = timed(known.decision(ratio, remedies))
             return taken.small / target.limit(taken.dense)
 
-        whole = timed(known.decision(Fraction(0)))
+        whole = timed(known.decision(Fraction(0), remedies))
         if whole.dense <= target.limit(whole.dense):
             raise _reached_already(target, whole.dense)
         try:
@@ -151,24 +198,13 @@ class Search:
     def _ranked(self, programs: Programs, remedies: Remedies) -> Ranked:
         whole = {kind: STEPS[step].whole == "live" for kind, step in remedies.items() if STEPS[step].whole}
         found = trace(self.model, programs.evaluation, self.ignored, programs.training, whole)
-        component = fix_unranked(found.couplings.components(), found)
-        scores = channel_scores(self.scoring, found, component, self.tensors, self.evidence)
-        component = _fix_unscored(component, scores, found, self.scoring.name)
-        axes = [component[ids] for name in self.tensors for ids in found.tensors[name].axes]
-        alike = [[component[ids] for ids in axes] for axes in alike_axes(found, remedies)]
-        groups = groups_of(axes, len(scores))
-        selection = replace(self.selection, own=self._own_channels(found, component))
-        scores = normalized(scores, groups, self.normalization)
-        return Ranked(found, component, Axes.of(axes, alike), scores, selection, remedies)
-
-    def _own_channels(self, found: Trace, component: Ids) -> dict[int, Fraction]:
-        own: dict[int, Fraction] = {}
-        for name, axis in found.writers.items():
-            ratio = self.own_ratios.get(name.rpartition(".")[0])
-            for channel in component[found.tensors[name].axes[axis]].tolist() if ratio is not None else ():
-                own[channel] = min(own.get(channel, Fraction(1)), ratio or Fraction(0))
-        own.pop(0, None)
-        return own
+        own = {
+            name: self.options.own_ratios[path]
+            for name in found.writers
+            if (path := name.rpartition(".")[0]) in self.options.own_ratios
+        }
+        alike = alike_axes(found, remedies)
+        return rank(found, self.tensors, self.options, self.evidence, own, alike=alike)
 
 
 def _reached_already(target: Target, dense: float) -> ValueError:

@@ -8,6 +8,7 @@ from importlib.machinery import ModuleSpec
 
 import pytest
 import torch
+from peer_packages import skip_without
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -158,19 +159,52 @@ def test_what_exists_is_not_overwritten(folder, name):
     assert not list((folder / "small").iterdir())
 
 
-def test_an_onnx_file_goes_to_the_package_for_onnx_with_what_was_asked_for(folder, monkeypatch):
-    calls = []
+@pytest.fixture
+def chain(folder):
+    skip_without("onnx_ir")
+    import numpy as np
+    import onnx
 
-    def prune(path, out, *, ratio=0.5, seed=0):
-        calls.append((path.name, out.name, ratio, seed))
-        return "done"
+    text = """<ir_version: 9, opset_import: ["" : 17]> g (float[N, A] x) => (float[N, 4] y) {
+        a = MatMul (x, w1)
+        b = Relu (a)
+        y = MatMul (b, w2) }"""
+    model = onnx.parser.parse_model(text)
+    for name, shape in (("w1", (6, 40)), ("w2", (40, 4))):
+        weight = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    onnx.save(model, "net.onnx")
+    return folder
 
-    monkeypatch.setitem(sys.modules, "prunefuse.onnx", types.SimpleNamespace(prune=prune))
-    result = call("net.onnx --ratio 0.25 -o small.onnx")
-    assert (result.exit_code, result.output) == (0, "done\n\nWritten to small.onnx.\n")
-    assert calls == [("net.onnx", "small.onnx", 0.25, 0)]
-    result = call("net.onnx --preset spa -o small.onnx")
-    assert (result.exit_code, result.output) == (2, "Error: preset: not for ONNX files\n")
+
+def test_an_onnx_file_takes_the_same_options(chain):
+    import onnx
+
+    line = "net.onnx --target-flops 0.5 --preset spa --criterion l1 --round-to 4 --input 1x6 -o small.onnx"
+    result = call(line)
+    assert result.exit_code == 0, result.output
+    assert "40 -> 20" in result.output
+    assert "flops at most 400: 800 -> 400 (0.500)" in result.output
+    assert result.output.endswith("Written to small.onnx.\n")
+    assert list(onnx.load("small.onnx").graph.initializer[0].dims) == [6, 20]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", "shapes: input x has the shape"),
+        ("--input 1x6 --weights w.pth", "weights: expected none for an ONNX file"),
+        ("--input 1x6 --num-classes 3", "num_classes: expected none for an ONNX file"),
+        ("--input 1x6 --target-latency 0.5", "target: expected parameters, flops or memory for an ONNX file"),
+        ("--input 1x6 --criterion snip", "criterion: expected one of 'l2', 'l1', 'random', 'bn_scale', got"),
+        ("--input 1x6 --ignore w3", "ignore: 'w3' matches no node and no tensor of the file"),
+    ],
+)
+def test_what_an_onnx_file_does_not_take_is_said(chain, options, message):
+    result = call(f"net.onnx {options} -o small.onnx")
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert [path.name for path in chain.glob("*.onnx")] == ["net.onnx"]
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,12 @@ def masked(path, plan, out):
     onnx_ir.save(model, out, external_data=f"{out.name}.data")
 
 
-def assert_pruning_is_masking(path, **inputs):
-    """Prunes half of the channels beside the file; returns the plan."""
+def assert_pruning_is_masking(path, planning=None, **inputs):
+    """Prunes half of the channels, or as ``planning`` says, beside the file; returns the plan."""
     small, dense, zeroed = (
         path.with_name(f"{path.stem}-{kind}.onnx") for kind in ("small", "dense", "zeroed")
     )
-    plan = prunefuse.onnx.prune(path, small)
+    plan = prunefuse.onnx.prune(path, small, **planning or {})
     assert plan.params[1] < plan.params[0]
     onnx.checker.check_model(small, full_check=True)
     masked(path, plan, zeroed)
@@ -80,6 +80,19 @@ def network(path, text, weights, opset=17, domains=(), seed=0):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(weight), name))
     onnx.save(model, path)
     return path
+
+
+def as_bfloat16(path):
+    """Rewrite a file of float32 in bfloat16."""
+    model = onnx.load(path)
+    kind = onnx.TensorProto.BFLOAT16
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        value.type.tensor_type.elem_type = kind
+    for tensor in model.graph.initializer:
+        values = torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+        bits = values.bfloat16().view(torch.int16).numpy().tobytes()
+        tensor.CopyFrom(onnx.helper.make_tensor(tensor.name, kind, values.shape, bits, raw=True))
+    onnx.save(model, path)
 
 
 def numbers(*values):

@@ -1,5 +1,7 @@
 """What is read, what is written and what is refused."""
 
+import re
+
 import pytest
 from peer_packages import skip_without
 
@@ -10,7 +12,7 @@ import onnx
 from onnx_oracle import assert_close, assert_pruning_is_masking, floats, network, numbers, run
 
 import prunefuse.onnx
-from prunefuse.pruning import PruningPlan, register_rule, rules
+from prunefuse.pruning import PruningPlan, Target, register_rule, rules
 from prunefuse.pruning.coupling import Value
 
 CHAIN = """(float[N, 3, 8, 8] x) => (float[N, 6, H, W] y) {
@@ -220,14 +222,21 @@ def test_half_precision(tmp_path):
 @pytest.mark.parametrize(("arguments", "error", "message"), [
     ({"ratio": 1}, ValueError, "ratio: expected 0 <= ratio < 1, got 1"),
     ({"ratio": "half"}, TypeError, "ratio: expected a number, got str"),
-    ({"criterion": "l3"}, ValueError, "criterion: expected one of 'l2', 'l1', 'random', got 'l3'"),
+    ({"criterion": "l3"}, ValueError, "criterion: expected one of 'l2', 'l1', 'random', 'bn_scale', got 'l3'"),
     ({"rounding": "up"}, ValueError, "rounding: expected one of"),
     ({"ignore": "nothing"}, ValueError, "ignore: 'nothing' matches no node"),
     ({"ignore": [3]}, TypeError, "ignore: expected names, got int"),
+    ({"ratio": 0.5, "target": Target("flops", 0.5)}, ValueError, "target: expected a ratio or a target, not both"),
+    ({"target": Target("latency", 0.5)}, ValueError, "target: expected parameters, flops or memory for an ONNX file"),
+    ({"target": Target("flops", 0.0001)}, ValueError, "target: expected at most"),
+    ({"ratios": {"nothing": 0.5}}, ValueError, "ratios: 'nothing' matches no node"),
+    ({"ratios": {"b": 1.5}}, ValueError, "ratios['b']: expected 0 <= ratio < 1, got 1.5"),
+    ({"preset": "none"}, ValueError, "preset: expected one of 'prunefuse', 'spa'"),
+    ({"round_to": 0}, ValueError, "round_to: expected at least 1"),
     ({"ignore": "*"}, ValueError, "nothing was pruned at ratio 0.5"),
 ])  # fmt: skip
 def test_bad_arguments(chain, arguments, error, message):
-    with pytest.raises(error, match=message.replace("(", r"\(")):
+    with pytest.raises(error, match=re.escape(message)):
         prunefuse.onnx.plan(chain, **arguments)
 
 

@@ -1,0 +1,74 @@
+"""Pruning a trained network in an ONNX file without training it again: :mod:`prunefuse.pruning.obspa`, by onnxruntime."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunefuse.onnx import planner
+from prunefuse.onnx.reader import example_shapes, read, trace
+from prunefuse.onnx.runtime import Feeds, FileNetwork
+from prunefuse.onnx.writer import check_free, narrowed, save
+from prunefuse.pruning.compensation import check_planning, compensate, costs, with_notes
+from prunefuse.pruning.plan import PruningPlan
+from prunefuse.pruning.readers import find_readers
+
+
+def prune_without_finetuning(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    calibration: Any,
+    *,
+    damping: float = 0.01,
+    memory: int = 2**30,
+    **planning: Any,
+) -> PruningPlan:
+    """Write a narrower network that needs no training afterwards (OBSPA; see :mod:`prunefuse.pruning.obspa`).
+
+    Convolutions and products with constant matrices are refitted, whose values differ from a plain cut therefore; what
+    else reads channels keeps them, and the plan's notes name it.
+
+    Args:
+        path: The file of the trained network.
+        out: The new file; there must be none of this name.
+        calibration: Inputs like those that the network will see, or others; about 2000. An array, for a network of one
+            input; arrays by input name; or batches that can be read several times (a list, a data loader): arrays,
+            arrays by name, or tuples whose first entries are the inputs in order. Arrays are read in batches of the size
+            that the file says, or of 64.
+        damping: λ of the layers' Hessians, as a multiple of the mean of their diagonals. The default is ours.
+        memory: Bytes for Hessians that are gathered in one run over the calibration inputs.
+        planning: What else :func:`plan` takes, such as ``target=``; no criterion or scores.
+
+    Returns:
+        The plan.
+
+    Raises:
+        FileExistsError: ``out`` or its data file is there already.
+        OSError: a file cannot be read or written.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument has a value that is not allowed, no layer reads channels that may be pruned, the inputs
+            determine no weights (``damping=0`` and too few of them), or onnxruntime is not there or cannot run the file.
+        RuntimeError: the result would not be a valid network, which is a fault of a rule; nothing is written.
+    """
+    check_planning(planning, damping)
+    target = Path(out)
+    check_free(target)
+    model = read(path)
+    found = trace(model, example_shapes(model, planning.get("shapes")))
+    readers, stuck = find_readers(found, found.couplings.components())
+    if not readers:
+        raise ValueError("path: no convolution or matrix product reads channels that may be pruned")
+    batches, dense = Feeds(calibration, model), FileNetwork(model, readers)
+    with torch.no_grad():
+        scores = costs(dense, readers, batches, damping, memory)
+        ignore = planning.pop("ignore", ())
+        ignore = [*([ignore] if isinstance(ignore, str) else ignore), *map(glob.escape, stuck)]
+        plan = with_notes(planner.plan(path, scores=scores, ignore=ignore, **planning), stuck)
+        small = narrowed(path, plan)
+        compensate(FileNetwork(small, readers), dense, plan, dense.steps(readers), batches, damping)
+    save(small, target, like=path)
+    return plan
