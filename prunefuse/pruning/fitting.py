@@ -163,8 +163,10 @@ class Decision:
         return next((step for step in later if STEPS[step].doubtful or doubtful), None)
 
     def attributes(self) -> dict[str, dict[str, int | tuple[int, ...]]]:
-        """New values of module attributes, where they change."""
+        """New values of module attributes, where they change; none if the graph is cut and not the module."""
         found = self.found
+        if found.free:
+            return {}
         new = {
             size: value
             for size, (value, certain) in self.changing.items()
@@ -208,7 +210,7 @@ def settle_sizes(
     if decision.found.unused() and (training := _export_training(model, inputs)) is not None:
         programs = replace(programs, training=training)
         decision = decide(programs, remedies)
-    while (call := _first_fault(model, inputs, decision)) is not None:
+    while not decision.found.free and (call := _first_fault(model, inputs, decision)) is not None:
         steps = ((m, decision.next_step(m)) for m in decision.found.modules_with_literals(call))
         module, step = next(((m, step) for m, step in steps if step is not None), (None, None))
         if module is None or step is None:

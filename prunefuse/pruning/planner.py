@@ -28,7 +28,7 @@ from prunefuse.pruning.criteria import (
 from prunefuse.pruning.evidence import Evidence, Loss, gather
 from prunefuse.pruning.groups import ROUNDINGS
 from prunefuse.pruning.identity import fingerprint
-from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
+from prunefuse.pruning.plan import EXPRESSED_BY, Layer, PruningPlan, TensorSpec
 from prunefuse.pruning.ranking import NORMALIZATIONS, RANKINGS, Selection
 from prunefuse.pruning.search import Search
 from prunefuse.pruning.targets import Target
@@ -61,6 +61,7 @@ def plan_pruning(
     loss: Loss | None = None,
     batches: Iterable[Any] | None = None,
     scores: Scores | None = None,
+    expressed_by: str = "module",
 ) -> PruningPlan:
     """Decide which channels of a model to keep, from its exported graph.
 
@@ -103,9 +104,13 @@ def plan_pruning(
             if there are batches; other criteria do not read them.
         scores: Instead of a criterion: tensor name -> axis -> a score for each index there, summed (or as
             ``aggregation`` says) over what is coupled. Channels that have none are kept.
+        expressed_by: What the small network will be. ``"module"``: a model of the same class, so that channels stay
+            where the code of a module has sizes written in it. ``"program"``: the exported program, in whose graph
+            every size follows.
 
     Returns:
-        The plan; ``plan.extract(model)`` is the small model.
+        The plan; ``plan.extract(model)`` is the small model, or ``plan.extract_program(model, example_inputs)``
+        the small program.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -134,6 +139,11 @@ def plan_pruning(
     for name, allowed in choices.items():
         check_choice(name, settings[name], allowed)
     check_choice("rounding", rounding, tuple(ROUNDINGS))
+    check_choice("expressed_by", expressed_by, EXPRESSED_BY)
+    if expressed_by == "program" and target is not None and target.quantity == "latency":
+        raise ValueError(
+            'target: expected parameters, flops or memory with expressed_by="program", got latency'
+        )
     check_count("round_to", round_to)
     check_count("min_channels", min_channels)
 
@@ -147,6 +157,7 @@ def plan_pruning(
         Selection(settings["ranking"], rounding, round_to, min_channels),
         matching_modules(model, "ignore", ignore),
         _own_ratios(model, ratios or {}),
+        expressed_by == "program",
     )
     target_notes: tuple[str, ...] = ()
     if target is None:
@@ -175,6 +186,7 @@ def plan_pruning(
         attributes=decision.attributes(),
         layers=_layers(found, tensors, kept, search.batch),
         notes=(*_settings_note(settings), *target_notes, *notes),
+        expressed_by=expressed_by,
     )
 
 

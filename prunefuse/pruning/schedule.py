@@ -90,7 +90,11 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
     for plan in (first, second):
         check_plan(plan)
     before = {layer.name: layer for layer in first.layers}
-    if first.params[1] != second.params[0] or list(before) != [layer.name for layer in second.layers]:
+    if (
+        first.expressed_by != second.expressed_by
+        or first.params[1] != second.params[0]
+        or list(before) != [layer.name for layer in second.layers]
+    ):
         raise ValueError("second: expected a plan for the small model of the first")
     kept = {name: dict(axes) for name, axes in first.kept.items()}
     for name, axes in second.kept.items():

@@ -39,8 +39,19 @@ class Ranked:
     remedies: Remedies
 
     def choose(self, ratio: Fraction) -> npt.NDArray[np.bool_]:
-        """Which coupled channels stay."""
-        return self.selection.choose(self.axes, self.scores, ratio)
+        """Which coupled channels stay; of every part that an axis is cut into, at least the best one."""
+        keep = self.selection.choose(self.axes, self.scores, ratio)
+        for channels in self._parts:
+            if not keep[channels].any():
+                keep[channels[np.argmax(self.scores[channels])]] = True
+        return keep
+
+    @cached_property
+    def _parts(self) -> list[Ids]:
+        """The different axes of computed tensors that may lose all they have."""
+        arrays = {id(ids): ids for call in self.found.calls for out in call.outputs for ids in out.axes}
+        labels = (np.unique(self.component[ids]) for ids in arrays.values())
+        return list({channels.tobytes(): channels for channels in labels if channels[0]}.values())
 
     def decision(self, ratio: Fraction) -> Decision:
         """Which nodes stay."""
@@ -60,6 +71,7 @@ class Search:
         selection: How many are kept, but for the channels with ratios of their own.
         ignored: Paths of modules that keep their output channels.
         own_ratios: Path of a module -> the ratio of the channels that it writes.
+        free: Whether the exported program is pruned, in which every size can follow.
     """
 
     model: nn.Module
@@ -70,6 +82,7 @@ class Search:
     selection: Selection
     ignored: set[str]
     own_ratios: Mapping[str, Fraction]
+    free: bool = False
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -150,7 +163,7 @@ class Search:
 
     def _ranked(self, programs: Programs, remedies: Remedies) -> Ranked:
         whole = {kind: STEPS[step].whole == "live" for kind, step in remedies.items() if STEPS[step].whole}
-        found = trace(self.model, programs.evaluation, self.ignored, programs.training, whole)
+        found = trace(self.model, programs.evaluation, self.ignored, programs.training, whole, self.free)
         component = fix_unranked(found.couplings.components(), found)
         scores = channel_scores(self.scoring, found, component, self.tensors, self.evidence)
         component = _fix_unscored(component, scores, found, self.scoring.name)

@@ -18,7 +18,13 @@ from prunefuse.pruning.plan import PruningPlan, check_plan
 
 def extract(model: nn.Module, plan: PruningPlan) -> nn.Module:
     """See :meth:`PruningPlan.extract`."""
-    result = cut(model, plan.kept_indices(model), plan.attributes)
+    kept = plan.kept_indices(model)
+    if plan.expressed_by != "module":
+        raise ValueError(
+            'plan: it was made with expressed_by="program", so the model\'s own code may not run with what it keeps; '
+            'plan.extract_program(model, example_inputs) gives the exported program, or plan with expressed_by="module"'
+        )
+    result = cut(model, kept, plan.attributes)
     _check_runs(result, model, plan)
     return result
 
@@ -33,21 +39,26 @@ def cut(
     # refers to one (tied weights do so twice) receives it.
     memo: dict[int, Any] = {}
     for name, tensor in named_tensors(model).items():
-        small = tensor.detach()
-        for axis, indices in enumerate(kept[name]):
-            if indices is not None:
-                small = small.index_select(axis, indices.to(tensor.device))
-        if small.shape != tensor.shape:
-            # index_select writes rows; channels-last weights stay so.
-            layout = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
-            small = torch.empty_permuted(small.shape, layout, dtype=small.dtype, device=small.device).copy_(
-                small
-            )
-            is_parameter = isinstance(tensor, nn.Parameter)
-            memo[id(tensor)] = nn.Parameter(small, tensor.requires_grad) if is_parameter else small
+        small = cut_tensor(tensor, kept[name])
+        if small is not tensor:
+            memo[id(tensor)] = small
     result = copy.deepcopy(model, memo)
     _set_attributes(result, attributes)
     return result
+
+
+def cut_tensor(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
+    """A parameter or buffer with these indices of its axes; itself if these are all."""
+    small = tensor.detach()
+    for axis, indices in enumerate(kept):
+        if indices is not None:
+            small = small.index_select(axis, indices.to(tensor.device))
+    if small.shape == tensor.shape:
+        return tensor
+    # index_select writes rows; channels-last weights stay so.
+    layout = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+    small = torch.empty_permuted(small.shape, layout, dtype=small.dtype, device=small.device).copy_(small)
+    return nn.Parameter(small, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
 
 
 def load_pruned(
@@ -120,8 +131,8 @@ def _set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int 
 def _check_runs(small: nn.Module, dense: nn.Module, plan: PruningPlan) -> None:
     """Run shapes, not values, through the small model; if that fails, through the dense one to tell why."""
     advice = (
-        "read it from the input there (-1 or x.shape), list it with register_sizes, or keep the layers in front "
-        "whole with ignore="
+        "read it from the input there (-1 or x.shape), list it with register_sizes, keep the layers in front whole "
+        'with ignore=, or plan with expressed_by="program"'
     )
     with running_modules(small) as running:
         try:
