@@ -1,15 +1,9 @@
-"""From a PyTorch model to its couplings: export the graph, then walk it with the rules."""
+"""From the exported graph of a PyTorch model to its couplings: walk it with the rules."""
 
 from __future__ import annotations
 
-import copy
-import io
-import logging
 import operator
-import sys
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +16,7 @@ import prunefuse.pruning.aten
 import prunefuse.pruning.attention
 import prunefuse.pruning.layout
 import prunefuse.pruning.recurrent  # noqa: F401  (they register the rules)
+from prunefuse.pruning.capture import describe
 from prunefuse.pruning.coupling import Value, fixed
 from prunefuse.pruning.identity import all_names
 from prunefuse.pruning.rules import find_rule, values_in
@@ -29,102 +24,6 @@ from prunefuse.pruning.trace import OFFER, Call, Kind, Record, Trace, kind_of
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
-
-
-@contextmanager
-def running_modules(model: nn.Module) -> Iterator[list[str]]:
-    """Follow which modules of ``model`` are running; after an error the last path is where it happened."""
-    running: list[str] = []
-
-    def entering(path: str) -> Callable[..., None]:
-        return lambda *_: running.append(path)
-
-    def leaving(*_: object) -> None:
-        running.pop()
-
-    handles = []
-    for path, module in model.named_modules():
-        handles += [module.register_forward_pre_hook(entering(path)), module.register_forward_hook(leaving)]
-    try:
-        yield running
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """While it lasts torch logs no warnings and errors; on an exception nothing reaches ``sys.stderr`` either.
-
-    An exporter that fails prints the graph so far, and meta kernels log their tracebacks; the exception says it
-    all. What the model itself writes to ``sys.stderr`` is passed on at the end of a block that does not fail.
-    """
-    import torch._subclasses.fake_tensor
-    import torch.export._trace  # noqa: F401  (their loggers are among those below)
-
-    def below_warning(record: logging.LogRecord) -> bool:
-        return record.levelno < logging.WARNING
-
-    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "torch"]
-    loggers = [logging.getLogger(name) for name in names]
-    written = io.StringIO()
-    for logger in loggers:
-        logger.addFilter(below_warning)
-    try:
-        with redirect_stderr(written):
-            yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(below_warning)
-    if text := written.getvalue():
-        print(text, end="", file=sys.stderr)
-
-
-def describe(model: nn.Module, running: list[str]) -> str:
-    """Name the innermost running module: ``'stage1.0.conv1' (Conv2d)``."""
-    path = running[-1] if running else ""
-    kind = type(model.get_submodule(path)).__name__
-    return f"module {path!r} ({kind})" if path else f"the model itself ({kind})"
-
-
-class CaptureError(RuntimeError):
-    """A model cannot be exported; ``module`` is the path of the innermost running module."""
-
-    def __init__(self, message: str, module: str) -> None:
-        super().__init__(message)
-        self.module = module
-
-
-def export(
-    model: nn.Module, inputs: tuple[Tensor, ...], training: bool = False, dynamic_shapes: Any = None
-) -> ExportedProgram:
-    """The graph of ``model`` in evaluation mode, or all of it in training mode, from a copy.
-
-    Raises:
-        RuntimeError: the model cannot be copied or exported; the message names the module and the reason.
-    """
-    try:
-        model = copy.deepcopy(model).train(training)
-    except Exception as error:
-        raise RuntimeError(f"model: {type(model).__name__} cannot be copied: {first_line(error)}") from error
-    with running_modules(model) as running:
-        try:
-            return capture(model, inputs, dynamic_shapes)
-        except Exception as error:
-            where = describe(model, running)
-            reason = first_line(error)
-            raise CaptureError(
-                f"model: torch.export cannot capture it, in {where}: {reason}", running[-1] if running else ""
-            ) from error
-
-
-def capture(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_shapes: Any = None) -> ExportedProgram:
-    """What ``torch.export`` makes of a model, without what it logs."""
-    import torch.export
-
-    with quiet(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The tensor attribute")  # a recurrent layer's list of its weights
-        return torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes, strict=False)
 
 
 def trace(
@@ -349,8 +248,3 @@ def _known(size: Any) -> Any:
 def _fixed_value(node: fx.Node) -> Value | None:
     shapes = _shapes(node.meta.get("val"))
     return Value(tuple(map(fixed, shapes[0]))) if shapes else None
-
-
-def first_line(error: Exception) -> str:
-    """The gist of an error, whose message may go on for pages."""
-    return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__

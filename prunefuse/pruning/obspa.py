@@ -34,7 +34,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunefuse.pruning.calibration import Batches
-from prunefuse.pruning.graph import export, trace
+from prunefuse.pruning.capture import Exporter
+from prunefuse.pruning.graph import trace
 from prunefuse.pruning.identity import named_tensors
 from prunefuse.pruning.plan import PruningPlan
 from prunefuse.pruning.planner import plan_pruning
@@ -84,7 +85,7 @@ def prune_without_finetuning(
     batches = Batches(calibration, len(inputs), device)
     dense = copy.deepcopy(model).eval()
 
-    found = trace(model, export(model, inputs))
+    found = trace(model, Exporter().dense(model, inputs))
     readers, stuck = find_readers(found, found.couplings.components())
     if not readers:
         raise ValueError("model: no convolution or linear layer reads channels that may be pruned")

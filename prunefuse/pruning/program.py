@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunefuse.pruning.arguments import checked_inputs
+from prunefuse.pruning.capture import capture, export, first_line
 from prunefuse.pruning.coupling import Ids
+from prunefuse.pruning.cutting import cut_tensor
 from prunefuse.pruning.fitting import Decision
-from prunefuse.pruning.graph import LAYOUT, call_shapes, capture, export, first_line, trace
+from prunefuse.pruning.graph import LAYOUT, call_shapes, trace
 from prunefuse.pruning.identity import all_names
 from prunefuse.pruning.plan import PruningPlan
-from prunefuse.pruning.surgery import cut_tensor
 from prunefuse.pruning.trace import Record, Trace
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -12,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from prunefuse.pruning.capture import Exporter
 from prunefuse.pruning.coupling import Ids
 from prunefuse.pruning.criteria import Scoring, channel_scores
+from prunefuse.pruning.cutting import cut
 from prunefuse.pruning.evidence import Evidence
 from prunefuse.pruning.fitting import STEPS, Decision, Programs, Remedies, alike_axes, settle_sizes
 from prunefuse.pruning.graph import trace
 from prunefuse.pruning.groups import Axes
 from prunefuse.pruning.identity import named_tensors
 from prunefuse.pruning.ranking import Selection, groups_of, normalized
-from prunefuse.pruning.surgery import cut
 from prunefuse.pruning.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
 from prunefuse.pruning.trace import Trace, fix_unranked
 
@@ -72,6 +73,7 @@ class Search:
         ignored: Paths of modules that keep their output channels.
         own_ratios: Path of a module -> the ratio of the channels that it writes.
         free: Whether the exported program is pruned, in which every size can follow.
+        exporter: What exports the model, and knows how long it took.
     """
 
     model: nn.Module
@@ -83,6 +85,7 @@ class Search:
     ignored: set[str]
     own_ratios: Mapping[str, Fraction]
     free: bool = False
+    exporter: Exporter = field(default_factory=Exporter)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -96,7 +99,7 @@ class Search:
 
     def at_ratio(self, ratio: Fraction) -> Decision:
         """What is kept at a ratio, so that the model's own code can run with it."""
-        return settle_sizes(self.model, self.inputs, lambda *given: self._ranked(*given).decision(ratio))
+        return self._settled(lambda *given: self._ranked(*given).decision(ratio))
 
     def at_target(self, target: Target) -> tuple[Decision, Fraction, tuple[str, ...]]:
         """What is kept at the smallest ratio that keeps to the target, that ratio, and notes on what is reached.
@@ -125,7 +128,7 @@ class Search:
             note = target.describe(dense, costs.amount(target.quantity, ranked.choose(ratio)))
             return ranked.decision(ratio)
 
-        return settle_sizes(self.model, self.inputs, decide), ratio, (note,)
+        return self._settled(decide), ratio, (note,)
 
     def _at_latency(self, target: Target) -> tuple[Decision, Fraction, tuple[str, ...]]:
         ranked: Ranked | None = None
@@ -135,7 +138,7 @@ class Search:
             ranked = self._ranked(programs, remedies)
             return ranked.decision(Fraction(1, 2))
 
-        settle_sizes(self.model, self.inputs, decide)  # what it takes for the model's code to run
+        self._settled(decide)  # what it takes for the model's code to run
         assert ranked is not None
         known = ranked
         dense = copy.deepcopy(self.model).eval()
@@ -160,6 +163,9 @@ class Search:
         taken = timed(decision)
         reached = f"{target.describe(taken.dense, taken.small)}: {taken.describe(target.repeats)}"
         return decision, ratio, (reached,)
+
+    def _settled(self, decide: Callable[[Programs, Remedies], Decision]) -> Decision:
+        return settle_sizes(self.model, self.inputs, decide, self.exporter)
 
     def _ranked(self, programs: Programs, remedies: Remedies) -> Ranked:
         whole = {kind: STEPS[step].whole == "live" for kind, step in remedies.items() if STEPS[step].whole}

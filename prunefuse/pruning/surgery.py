@@ -1,18 +1,18 @@
-"""Carrying out a plan: cutting the small model out of the dense one."""
+"""Carrying out a plan: the small model out of the dense one, and from saved weights."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from prunefuse.pruning.graph import describe, first_line, quiet, running_modules
-from prunefuse.pruning.identity import all_names, named_tensors
+from prunefuse.pruning.capture import describe, first_line, quiet, running_modules
+from prunefuse.pruning.cutting import cut
+from prunefuse.pruning.identity import all_names
 from prunefuse.pruning.plan import PruningPlan, check_plan
 
 
@@ -27,38 +27,6 @@ def extract(model: nn.Module, plan: PruningPlan) -> nn.Module:
     result = cut(model, kept, plan.attributes)
     _check_runs(result, model, plan)
     return result
-
-
-def cut(
-    model: nn.Module,
-    kept: Mapping[str, Sequence[Tensor | None]],
-    attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
-) -> nn.Module:
-    """A copy of ``model`` with these indices of every axis of its tensors (None = all), and these attributes."""
-    # deepcopy takes what its memo already holds for an object: hand it the cut tensors, and every module that
-    # refers to one (tied weights do so twice) receives it.
-    memo: dict[int, Any] = {}
-    for name, tensor in named_tensors(model).items():
-        small = cut_tensor(tensor, kept[name])
-        if small is not tensor:
-            memo[id(tensor)] = small
-    result = copy.deepcopy(model, memo)
-    _set_attributes(result, attributes)
-    return result
-
-
-def cut_tensor(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
-    """A parameter or buffer with these indices of its axes; itself if these are all."""
-    small = tensor.detach()
-    for axis, indices in enumerate(kept):
-        if indices is not None:
-            small = small.index_select(axis, indices.to(tensor.device))
-    if small.shape == tensor.shape:
-        return tensor
-    # index_select writes rows; channels-last weights stay so.
-    layout = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
-    small = torch.empty_permuted(small.shape, layout, dtype=small.dtype, device=small.device).copy_(small)
-    return nn.Parameter(small, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
 
 
 def load_pruned(
@@ -115,17 +83,6 @@ def _with_tied_names(small: nn.Module, weights: Mapping[str, Tensor]) -> dict[st
         if name not in result and (first := names[name][0]) in given:
             result[name] = given[first]
     return result
-
-
-def _set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]) -> None:
-    modules = dict(small.named_modules(remove_duplicate=False))
-    for path, mine in attributes.items():
-        for name, value in mine.items():
-            before = getattr(modules.get(path), name, None)
-            new = list(value) if isinstance(before, list) and isinstance(value, tuple) else value
-            if type(before) is not type(new):
-                raise ValueError(f"plan: damaged: it sets {name!r} of {path!r} from {before!r} to {value!r}")
-            setattr(modules[path], name, new)
 
 
 def _check_runs(small: nn.Module, dense: nn.Module, plan: PruningPlan) -> None:
