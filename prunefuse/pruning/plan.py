@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +92,9 @@ class PruningPlan:
         notes: What was kept whole although it is no input or output, and why.
         expressed_by: What the small network is: ``"module"``, of the dense model's class, or ``"program"``, the
             exported one.
+        seconds: What planning took: in all, and without ``torch.export``; None where nothing was planned, as for
+            what :meth:`load` reads. It says nothing of what the plan does, so plans that differ in it are equal, and
+            files do not have it: they depend on what was planned only.
     """
 
     fingerprint: str
@@ -107,6 +110,7 @@ class PruningPlan:
     layers: tuple[Layer, ...]
     notes: tuple[str, ...]
     expressed_by: str = "module"
+    seconds: tuple[float, float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Check the indices, the input types and what expresses the result.
@@ -222,14 +226,19 @@ class PruningPlan:
         Raises:
             OSError: the file cannot be written.
         """
-        content = {"format": FORMAT, "version": VERSION, **asdict(self), "checksum": self.checksum()}
+        content = {"format": FORMAT, "version": VERSION, **self._content(), "checksum": self.checksum()}
         # One line per field: readable, and not a line for every index.
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
         files.write_text(path, "{\n" + lines + "\n}\n")
 
     def checksum(self) -> str:
         """SHA-256 of the content, by which :meth:`load` sees that a file was changed."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+
+    def _content(self) -> dict[str, Any]:
+        """The fields by which plans are compared."""
+        content = asdict(self)
+        return {x.name: content[x.name] for x in fields(self) if x.compare}
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> PruningPlan:
@@ -271,7 +280,7 @@ class PruningPlan:
         return sum(x.flops_before for x in self.layers), sum(x.flops_after for x in self.layers)
 
     def summary(self) -> str:
-        """A table of layers, widths, parameters and FLOPs per input before and after, and the notes."""
+        """A table of layers, widths, parameters and FLOPs per input before and after, the notes, and the time it took."""
         title = f"ratio {self.ratio:g}, {self.criterion}, {self.ranking} ranking, rounded by {self.rounding}"
         if self.expressed_by != "module":
             title += f", expressed by the exported {self.expressed_by}"
@@ -286,7 +295,10 @@ class PruningPlan:
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         lines.insert(1, "-" * max(map(len, lines)))
         lines.insert(-1, lines[1])
-        return "\n".join([title, *lines, *(f"note: {note}" for note in self.notes)])
+        lines += [f"note: {note}" for note in self.notes]
+        if self.seconds is not None:
+            lines.append("planned in {:.2f} s, {:.2f} s of them beyond torch.export".format(*self.seconds))
+        return "\n".join([title, *lines])
 
 
 def check_plan(plan: object) -> None:

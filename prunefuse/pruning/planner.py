@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -117,6 +119,7 @@ def plan_pruning(
         ValueError: an argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
         RuntimeError: ``torch.export`` cannot capture the model; the message names the module and the reason.
     """
+    start = time.perf_counter()
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
     if target is not None and not isinstance(target, Target):
@@ -173,7 +176,7 @@ def plan_pruning(
             "every channel is an input, an output, ignored, the only one of its axis, or too few are left to round",
         )
         raise ValueError(f"nothing was pruned at ratio {float(fraction):g}: {'; '.join(why)}")
-    return PruningPlan(
+    plan = PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(fraction),
         criterion=scoring.name,
@@ -188,6 +191,8 @@ def plan_pruning(
         notes=(*_settings_note(settings), *target_notes, *notes),
         expressed_by=expressed_by,
     )
+    total = time.perf_counter() - start
+    return replace(plan, seconds=(total, total - search.exporter.seconds))
 
 
 def _settings_note(settings: Mapping[str, str]) -> tuple[str, ...]:
