@@ -109,7 +109,7 @@ def _resized(
         ids, size = call.inputs[0].axes[dim], call.outputs[0].shape[dim]
         if count(ids) == len(ids):
             return None
-        first = range(len(ids))[given["start"] :].start
+        first = range(len(ids))[given.get("start") :].start
         start, end = count(ids[:first]), count(ids[: first + size])
         return {"start": start, "end": end, "length": end - start}[name]
     if name in ("split_size", "split_sizes", "indices") and op in (
