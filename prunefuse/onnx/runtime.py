@@ -18,8 +18,8 @@ from prunefuse.onnx.layers import Product, constant_sizes, product
 from prunefuse.onnx.planner import as_tensor
 from prunefuse.onnx.reader import captured
 from prunefuse.pruning.calibration import BATCH
+from prunefuse.pruning.capture import first_line
 from prunefuse.pruning.compensation import Norm, Run
-from prunefuse.pruning.graph import first_line
 from prunefuse.pruning.readers import Application, Enough, Reader
 
 Feed: TypeAlias = dict[str, npt.NDArray[np.generic]]

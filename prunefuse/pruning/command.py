@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse import files
-from prunefuse.pruning.graph import first_line
+from prunefuse.pruning.capture import first_line
 from prunefuse.pruning.plan import PruningPlan
 from prunefuse.pruning.planner import plan_pruning
 from prunefuse.pruning.targets import Target

@@ -21,6 +21,7 @@ Scores: TypeAlias = Mapping[str, Mapping[int, Tensor]]
 """Tensor name -> axis -> a score for every index there."""
 
 _ORDERS = {"l2": 2, "l1": 1}
+_BLOCK = 2**22  # elements of a weight that are scored at once
 CRITERIA = (*_ORDERS, "random")
 """Those that need nothing but weights at initialization."""
 
@@ -86,14 +87,29 @@ class Scoring:
         return str(getattr(self.criterion, "__name__", type(self.criterion).__name__))
 
 
+def _matrix(values: Tensor) -> Tensor:
+    return values.flatten(1) if values.ndim > 1 else values[:, None]
+
+
 @dataclass(frozen=True)
 class _Part:
-    """Some scores: row i belongs to coupled channel ``channels[i]``, and so many of its elements count."""
+    """Some scores: index i of the first axis belongs to coupled channel ``channels[i]``.
+
+    Of its elements those count that ``counting`` says; None: all.
+    """
 
     name: str
     channels: Ids
     rows: Tensor
-    sizes: npt.NDArray[np.int64] | int = 1
+    counting: Tensor | None = None
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """Some rows at a time, as matrices, with what counts there: what is computed from them needs little memory."""
+        step = max(1, _BLOCK * len(self.rows) // max(1, self.rows.numel()))
+        for first in range(0, len(self.rows), step):
+            part = slice(first, first + step)
+            counting = None if self.counting is None else _matrix(self.counting[part])
+            yield part, _matrix(self.rows[part]), counting
 
 
 def channel_scores(
@@ -124,25 +140,17 @@ def channel_scores(
     elements = np.zeros(count)
     largest = np.full(count, -np.inf)
     for part in _parts(scoring, found, component, tensors, evidence):
-        if order and scoring.aggregation in ("norm", "sum", "mean"):  # part.rows are the weights themselves
-            rows = torch.linalg.vector_norm(part.rows, order, dim=1, dtype=torch.float64).pow(order)
-        elif order:
-            rows = part.rows.abs() if order == 1 else part.rows.double().square()
-        else:
-            rows = part.rows
-        if rows.ndim > 1 and scoring.aggregation == "l2":
-            rows = torch.linalg.vector_norm(rows, 2, dim=1, dtype=torch.float64).square()
-        elif rows.ndim > 1 and scoring.aggregation == "max":
-            rows = (rows.abs() if scoring.criterion == "taylor" else rows).amax(1)
-        elif rows.ndim > 1:
-            rows = rows.sum(1, dtype=torch.float64)
-        amounts = rows.numpy().astype(np.float64)
+        amounts, sizes = np.zeros(len(part.channels)), np.zeros(len(part.channels))
+        for place, rows, counting in part.blocks():
+            if counting is not None and scoring.aggregation != "max":
+                rows = rows.where(counting, 0)
+            amounts[place] = _row_scores(scoring, order, rows).numpy()
+            sizes[place] = rows.shape[1] if counting is None else counting.sum(1).numpy()
         if not np.isfinite(amounts).all():
             raise ValueError(
                 f"model: {part.name} has values that are not finite, so its channels cannot be ranked"
             )
         total += np.bincount(part.channels, weights=amounts, minlength=count)
-        sizes = np.broadcast_to(part.sizes, amounts.shape)
         elements += np.bincount(part.channels, weights=sizes, minlength=count)
         np.maximum.at(largest, part.channels, amounts)
     if scoring.aggregation == "max":
@@ -157,6 +165,24 @@ def channel_scores(
     return result
 
 
+def _row_scores(scoring: Scoring, order: int, rows: Tensor) -> Tensor:
+    """Row by row, what its elements amount to; with an order they are the weights themselves."""
+    norm = torch.linalg.vector_norm
+    result: Tensor
+    if order and scoring.aggregation in ("norm", "sum", "mean"):
+        result = norm(rows, order, dim=1, dtype=torch.float64).pow(order)
+        return result
+    if order:
+        rows = rows.abs() if order == 1 else rows.double().square()
+    if scoring.aggregation == "l2":
+        result = norm(rows, 2, dim=1, dtype=torch.float64).square()
+    elif scoring.aggregation == "max":
+        result = (rows.abs() if scoring.criterion == "taylor" else rows).amax(1).double()
+    else:
+        result = rows.sum(1, dtype=torch.float64)
+    return result
+
+
 def _parts(
     scoring: Scoring, found: Trace, component: Ids, tensors: Mapping[str, Tensor], evidence: Evidence
 ) -> Iterator[_Part]:
@@ -168,7 +194,7 @@ def _parts(
     elif scoring.criterion == "bn_scale":
         for name in _norm_weights(found):
             for axis, channels in enumerate(axes[name]):
-                yield _Part(name, channels, _slices(_values(tensors[name], name, scoring).abs(), axis))
+                yield _Part(name, channels, _values(tensors[name], name, scoring).abs().movedim(axis, 0))
     else:
         for name, tensor in tensors.items():
             if scoring.scope == "writers":
@@ -179,13 +205,14 @@ def _parts(
             if not scored:
                 continue
             values = _element_scores(scoring, name, _values(tensor, name, scoring), evidence)
-            counting = torch.ones(values.shape, dtype=torch.bool)
             for position, axis in enumerate(scored):
-                for earlier in scored[:position]:  # an element that is on a channel by both counts once
-                    counting = counting & ~_double(axes[name], earlier, axis)
-                shown = values if scoring.aggregation == "max" else values.where(counting, 0)
-                sizes = _slices(counting, axis).sum(1).numpy()
-                yield _Part(name, axes[name][axis], _slices(shown, axis), sizes)
+                counting = None
+                if position:  # an element that is on a channel by an earlier axis too counts once
+                    counting = torch.ones(values.shape, dtype=torch.bool)
+                    for earlier in scored[:position]:
+                        counting &= ~_double(axes[name], earlier, axis)
+                    counting = counting.movedim(axis, 0)
+                yield _Part(name, axes[name][axis], values.movedim(axis, 0), counting)
 
 
 def _values(tensor: Tensor, name: str, scoring: Scoring) -> Tensor:
@@ -217,10 +244,6 @@ def _element_scores(scoring: Scoring, name: str, x: Tensor, evidence: Evidence) 
     return result.detach().cpu()
 
 
-def _slices(values: Tensor, axis: int) -> Tensor:
-    return values.movedim(axis, 0).flatten(1) if values.ndim > 1 else values[:, None]
-
-
 def _double(axes: list[Ids], one: int, other: int) -> Tensor:
     """Where an element's coupled channel by one axis is that by another axis too, to be broadcast."""
     rows, columns = [1] * len(axes), [1] * len(axes)
@@ -238,7 +261,7 @@ def _given(scores: Scores, axes: Mapping[str, list[Ids]]) -> Iterator[_Part]:
                     f"scores: expected {len(axes[name][axis])} finite numbers for axis {axis} of {name!r}, got shape "
                     f"{tuple(values.shape)}"
                 )
-            yield _Part(name, axes[name][axis], values.detach().cpu()[:, None])
+            yield _Part(name, axes[name][axis], values.detach().cpu())
 
 
 def _norm_weights(found: Trace) -> list[str]:
@@ -260,4 +283,4 @@ def _activations(found: Trace, component: Ids, evidence: Evidence) -> Iterator[_
             if call is not None and axis < len(call.inputs[0].axes):
                 channels = component[call.inputs[0].axes[axis]]
                 if len(channels) == len(amounts) and channels.any():
-                    yield _Part(f"the input of {path!r}", channels, amounts.cpu()[:, None])
+                    yield _Part(f"the input of {path!r}", channels, amounts.cpu())

@@ -21,7 +21,7 @@ def decode(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
         hints = get_type_hints(hint)
-        names = {field.name for field in fields(hint)}
+        names = {field.name for field in fields(hint) if field.compare}  # others are not in files
         if wrong := names.symmetric_difference(value):
             raise ValueError(f"{where}: missing or unknown fields {sorted(wrong)}")
         return hint(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in sorted(names)})

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from prunefuse.pruning.capture import CaptureError, Exporter
 from prunefuse.pruning.coupling import Ids
-from prunefuse.pruning.graph import LAYOUT, CaptureError, call_shapes, export
+from prunefuse.pruning.graph import LAYOUT, call_shapes
 from prunefuse.pruning.identity import named_tensors
 from prunefuse.pruning.modules import sizes_of
-from prunefuse.pruning.surgery import cut
 from prunefuse.pruning.trace import Kind, Size, Trace, kind_of
 
 
@@ -163,8 +163,10 @@ class Decision:
         return next((step for step in later if STEPS[step].doubtful or doubtful), None)
 
     def attributes(self) -> dict[str, dict[str, int | tuple[int, ...]]]:
-        """New values of module attributes, where they change."""
+        """New values of module attributes, where they change; none if the graph is cut and not the module."""
         found = self.found
+        if found.free:
+            return {}
         new = {
             size: value
             for size, (value, certain) in self.changing.items()
@@ -199,16 +201,19 @@ def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
 
 
 def settle_sizes(
-    model: nn.Module, inputs: tuple[Tensor, ...], decide: Callable[[Programs, Remedies], Decision]
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    decide: Callable[[Programs, Remedies], Decision],
+    exporter: Exporter,
 ) -> Decision:
     """Decide what is kept so that the model's own code can run with it."""
-    programs = Programs(export(model, inputs), None)
+    programs = Programs(exporter.dense(model, inputs), None)
     remedies: Remedies = {}
     decision = decide(programs, remedies)
-    if decision.found.unused() and (training := _export_training(model, inputs)) is not None:
+    if decision.found.unused() and (training := _export_training(model, inputs, exporter)) is not None:
         programs = replace(programs, training=training)
         decision = decide(programs, remedies)
-    while (call := _first_fault(model, inputs, decision)) is not None:
+    while not decision.found.free and (call := _first_fault(model, inputs, decision, exporter)) is not None:
         steps = ((m, decision.next_step(m)) for m in decision.found.modules_with_literals(call))
         module, step = next(((m, step) for m, step in steps if step is not None), (None, None))
         if module is None or step is None:
@@ -231,23 +236,27 @@ def alike_axes(found: Trace, remedies: Remedies) -> list[list[Ids]]:
     return result
 
 
-def _export_training(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram | None:
+def _export_training(
+    model: nn.Module, inputs: tuple[Tensor, ...], exporter: Exporter
+) -> ExportedProgram | None:
     if inputs[0].ndim and len(inputs[0]) == 1:  # batch norm cannot train on one sample
         inputs = tuple(torch.cat([x, x]) if x.ndim and len(x) == 1 else x for x in inputs)
     try:
-        return export(model, inputs, training=True)
+        return exporter.dense(model, inputs, training=True)
     except CaptureError:
         return None
 
 
-def _first_fault(model: nn.Module, inputs: tuple[Tensor, ...], decision: Decision) -> int | None:
+def _first_fault(
+    model: nn.Module, inputs: tuple[Tensor, ...], decision: Decision, exporter: Exporter
+) -> int | None:
     """The number of the first call in which the small model differs from the plan; None if none can, or does."""
     found = decision.found
     if all(decision.keep[ids].all() for path in found.literals for ids in found.same_sizes(path)):
         return None
     indices = decision.indices(named_tensors(model))
     try:
-        got = call_shapes(export(cut(model, indices, decision.attributes()), inputs))
+        got = call_shapes(exporter.small(model, inputs, indices, decision.attributes()))
     except CaptureError as error:
         return found.last_call(error.module)
     calls = [number for number, call in enumerate(found.calls) if call.op not in LAYOUT]

@@ -1,18 +1,13 @@
-"""From a PyTorch model to its couplings: export the graph, then walk it with the rules."""
+"""From the exported graph of a PyTorch model to its couplings: walk it with the rules."""
 
 from __future__ import annotations
 
-import copy
-import io
-import logging
 import operator
-import sys
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
@@ -21,104 +16,14 @@ import prunefuse.pruning.aten
 import prunefuse.pruning.attention
 import prunefuse.pruning.layout
 import prunefuse.pruning.recurrent  # noqa: F401  (they register the rules)
+from prunefuse.pruning.capture import describe
 from prunefuse.pruning.coupling import Value, fixed
 from prunefuse.pruning.identity import all_names
 from prunefuse.pruning.rules import find_rule, values_in
-from prunefuse.pruning.trace import Call, Kind, Record, Trace, kind_of
+from prunefuse.pruning.trace import OFFER, Call, Kind, Record, Trace, kind_of
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
-
-
-@contextmanager
-def running_modules(model: nn.Module) -> Iterator[list[str]]:
-    """Follow which modules of ``model`` are running; after an error the last path is where it happened."""
-    running: list[str] = []
-
-    def entering(path: str) -> Callable[..., None]:
-        return lambda *_: running.append(path)
-
-    def leaving(*_: object) -> None:
-        running.pop()
-
-    handles = []
-    for path, module in model.named_modules():
-        handles += [module.register_forward_pre_hook(entering(path)), module.register_forward_hook(leaving)]
-    try:
-        yield running
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """While it lasts torch logs no warnings and errors; on an exception nothing reaches ``sys.stderr`` either.
-
-    An exporter that fails prints the graph so far, and meta kernels log their tracebacks; the exception says it
-    all. What the model itself writes to ``sys.stderr`` is passed on at the end of a block that does not fail.
-    """
-    import torch._subclasses.fake_tensor
-    import torch.export._trace  # noqa: F401  (their loggers are among those below)
-
-    def below_warning(record: logging.LogRecord) -> bool:
-        return record.levelno < logging.WARNING
-
-    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "torch"]
-    loggers = [logging.getLogger(name) for name in names]
-    written = io.StringIO()
-    for logger in loggers:
-        logger.addFilter(below_warning)
-    try:
-        with redirect_stderr(written):
-            yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(below_warning)
-    if text := written.getvalue():
-        print(text, end="", file=sys.stderr)
-
-
-def describe(model: nn.Module, running: list[str]) -> str:
-    """Name the innermost running module: ``'stage1.0.conv1' (Conv2d)``."""
-    path = running[-1] if running else ""
-    kind = type(model.get_submodule(path)).__name__
-    return f"module {path!r} ({kind})" if path else f"the model itself ({kind})"
-
-
-class CaptureError(RuntimeError):
-    """A model cannot be exported; ``module`` is the path of the innermost running module."""
-
-    def __init__(self, message: str, module: str) -> None:
-        super().__init__(message)
-        self.module = module
-
-
-def export(model: nn.Module, inputs: tuple[Tensor, ...], training: bool = False) -> ExportedProgram:
-    """The graph of ``model`` in evaluation mode, or all of it in training mode, from a copy.
-
-    Raises:
-        RuntimeError: the model cannot be copied or exported; the message names the module and the reason.
-    """
-    import torch.export
-
-    try:
-        model = copy.deepcopy(model).train(training)
-    except Exception as error:
-        raise RuntimeError(f"model: {type(model).__name__} cannot be copied: {first_line(error)}") from error
-    with running_modules(model) as running:
-        try:
-            with quiet(), warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "ignore", "The tensor attribute"
-                )  # a recurrent layer's list of its weights
-                return torch.export.export(model, inputs, strict=False)
-        except Exception as error:
-            where = describe(model, running)
-            reason = first_line(error)
-            raise CaptureError(
-                f"model: torch.export cannot capture it, in {where}: {reason}", running[-1] if running else ""
-            ) from error
 
 
 def trace(
@@ -127,6 +32,8 @@ def trace(
     ignored: Collection[str] = (),
     training: ExportedProgram | None = None,
     whole: Mapping[Kind, bool] = MappingProxyType({}),
+    free: bool = False,
+    kept: Mapping[str, Sequence[Tensor | None]] | None = None,
 ) -> Trace:
     """Apply the rules to every operator of the exported model.
 
@@ -137,11 +44,13 @@ def trace(
         training: Its graph in training mode, for parameters that only that one uses.
         whole: Modules that cannot follow; true: their axes stay whole that are as long as one that may be pruned
             and whose size they give to an operator; false: all axes inside.
+        free: The graph will be cut and not the module: sizes and constants follow.
+        kept: What is kept is known: indices of every axis of every tensor, None = all.
 
     Raises:
         RuntimeError: a rule failed.
     """
-    found = Trace(dict(model.named_modules(remove_duplicate=False)), frozenset(ignored))
+    found = Trace(dict(model.named_modules(remove_duplicate=False)), frozenset(ignored), free)
     for name, (first, tensor) in all_names(model).items():
         if first not in found.tensors:
             # Whole numbers are indices and counters: their places are no channels.
@@ -149,19 +58,21 @@ def trace(
             axes = tuple(map(fixed if index else found.couplings.fresh, tensor.shape))
             found.tensors[first] = Value(axes, first)
         found.tensors[name] = found.tensors[first]
-    lifted = _walk(found, program)
-    kept = (found.calls, found.literals, found.outputs)
+    _walk(found, program)
+    evaluation = (found.calls, found.literals, found.outputs)
     if training is not None:
         found.counting, found.calls, found.literals = False, [], {}
-        lifted |= _walk(found, training)
+        _walk(found, training)
         found.counting = True
-    used = {id(value) for call in (*kept[0], *found.calls) for value in call.inputs}
+    used = {id(value) for call in (*evaluation[0], *found.calls) for value in call.inputs}
     for first, tensor in all_names(model).values():
         value = found.tensors[first]
-        if id(value) not in used and not isinstance(tensor, nn.Parameter):  # a table nobody reads
+        if (
+            kept is None and id(value) not in used and not isinstance(tensor, nn.Parameter)
+        ):  # nobody reads this table
             for ids in value.axes:
                 found.couplings.link(ids, fixed(len(ids)))
-    found.calls, found.literals, found.outputs = kept
+    found.calls, found.literals, found.outputs = evaluation
     for path in found.literals:
         if (kind := kind_of(found.modules[path])) in whole:
             for ids in found.same_sizes(path, live=True) if whole[kind] else found.axes_inside(path):
@@ -169,24 +80,37 @@ def trace(
             found.note(
                 describe(model, [path]),
                 "its forward needs sizes that no pruned module has (they are written in its code, or are those of "
-                "several axes at once), so what it reshapes stays whole",
+                f"several axes at once), so what it reshapes stays whole; {OFFER}",
             )
+    if kept is not None:
+        _separate(found, kept)
     for split in found.couplings.resolve():
         found.note(split.where, "splits a channel axis, or merges two")
-    _keep_lifted(found, lifted)
+    if not free:
+        _keep_lifted(found)
     return found
 
 
-def _walk(found: Trace, program: ExportedProgram) -> dict[str, Value]:
-    """Apply the rules to one graph; returns the tensors that it holds and the model does not."""
+def _separate(found: Trace, kept: Mapping[str, Sequence[Tensor | None]]) -> None:
+    """Tie every index that is kept to what stays, and all that are not to each other."""
+    gone = found.couplings.fresh(2)[:1]
+    for name, axes in kept.items():
+        for ids, indices in zip(found.tensors[name].axes, axes, strict=True):
+            stays = np.full(len(ids), indices is None)
+            if indices is not None:
+                stays[indices.numpy()] = True
+            found.couplings.link(ids, np.where(stays, 0, gone))
+
+
+def _walk(found: Trace, program: ExportedProgram) -> None:
+    """Apply the rules to one graph."""
     names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
-    lifted: dict[str, Value] = {}
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.name in constants:
             axes = (found.couplings.fresh(size) for size in _shapes(node.meta["val"])[0])
-            values[node] = lifted[constants[node.name]] = Value(tuple(axes))
+            values[node] = found.lifted[constants[node.name]] = Value(tuple(axes))
         elif node.op == "placeholder":
             values[node] = found.tensors.get(names[node.name] or "") or _fixed_value(node)
         elif node.op == "call_function":
@@ -199,17 +123,16 @@ def _walk(found: Trace, program: ExportedProgram) -> dict[str, Value]:
                 found.couplings.link(ids, fixed(len(ids)))
             users = [value for name, value in returned if name in program.graph_signature.user_outputs]
             found.outputs = tuple(value.shape for value in values_in(users))
-    return lifted
 
 
-def _keep_lifted(found: Trace, lifted: dict[str, Value]) -> None:
+def _keep_lifted(found: Trace) -> None:
     """Keep whole what meets a tensor that is neither parameter nor buffer, which no plan can cut."""
-    axes = [ids for value in lifted.values() for ids in value.axes]
+    axes = [ids for value in found.lifted.values() for ids in value.axes]
     if not axes:
         return
     component = found.couplings.components()
     live = {int(c) for value in found.tensors.values() for ids in value.axes for c in component[ids]} - {0}
-    for name, value in lifted.items():
+    for name, value in found.lifted.items():
         if any(live.intersection(component[ids].tolist()) for ids in value.axes):
             path, _, attribute = name.rpartition(".")
             where = describe(found.modules[""], [path])
@@ -218,7 +141,7 @@ def _keep_lifted(found: Trace, lifted: dict[str, Value]) -> None:
             found.note(
                 what,
                 "a tensor that is neither parameter nor buffer cannot be cut, so the channels it meets stay "
-                "whole; make it one with register_buffer",
+                f"whole; make it one with register_buffer, or {OFFER}",
             )
     for ids in axes:
         found.couplings.link(ids, fixed(len(ids)))
@@ -259,7 +182,7 @@ def _operator(node: fx.Node) -> tuple[str | None, tuple[tuple[int, ...], ...]]:
     """Name (None for an assertion, or what gives a number) and output shapes of a call."""
     shapes = _shapes(node.meta.get("val"))
     schema = getattr(node.target, "_schema", None)
-    if not shapes and schema is not None and not schema.is_mutable:
+    if not shapes and (schema is None or not schema.is_mutable):
         return None, ()
     return schema.name if schema else str(node.target), shapes
 
@@ -293,7 +216,7 @@ def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         return _call_block(found, graph, fx.node.map_arg(given, values.__getitem__))
     name, shapes = _operator(node)
     if name is None:
-        return None
+        return _known(node.meta.get("val"))
     stack = list(node.meta.get("nn_module_stack", {}).values())
     call = Call(name, stack[-1][0] if stack else "", shapes, found)
     try:
@@ -308,20 +231,20 @@ def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
             for ids in value.axes:
                 call.keep(ids)
     inputs = tuple(values_in((*args, *kwargs.values())))
-    found.calls.append(Record(call.op, call.module, inputs, tuple(outputs), _numbers(node)))
+    found.calls.append(Record(call.op, call.module, inputs, tuple(outputs), _numbers(node), node))
     return outputs[0] if isinstance(node.meta["val"], Tensor) else outputs
 
 
 def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
     values = value if isinstance(value, list | tuple) else [value]
-    return tuple(tuple(map(int, v.shape)) for v in values if isinstance(v, Tensor))
+    return tuple(tuple(map(_known, v.shape)) for v in values if isinstance(v, Tensor))
+
+
+def _known(size: Any) -> Any:
+    """The number that a size with a range of values has for the example inputs."""
+    return size.node.hint if isinstance(size, torch.SymInt) else size
 
 
 def _fixed_value(node: fx.Node) -> Value | None:
     shapes = _shapes(node.meta.get("val"))
     return Value(tuple(map(fixed, shapes[0]))) if shapes else None
-
-
-def first_line(error: Exception) -> str:
-    """The gist of an error, whose message may go on for pages."""
-    return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__

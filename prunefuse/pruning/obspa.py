@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunefuse.pruning.calibration import Batches
+from prunefuse.pruning.capture import Exporter
 from prunefuse.pruning.compensation import Norm, Run, check_planning, compensate, costs, with_notes
-from prunefuse.pruning.graph import export, trace
+from prunefuse.pruning.graph import trace
 from prunefuse.pruning.identity import named_tensors
 from prunefuse.pruning.plan import PruningPlan
 from prunefuse.pruning.planner import plan_pruning
@@ -81,7 +82,7 @@ def prune_without_finetuning(
     batches = Batches(calibration, len(inputs), device)
     dense = ModuleNetwork(copy.deepcopy(model).eval())
 
-    found = trace(model, export(model, inputs))
+    found = trace(model, Exporter().dense(model, inputs))
     readers, unrepaired = find_readers(found, found.couplings.components())
     stuck = {name.rpartition(".")[0]: where for name, where in unrepaired.items()}
     if not readers:

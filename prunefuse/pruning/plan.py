@@ -5,20 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from prunefuse import files
+from prunefuse.pruning.arguments import check_choice
 from prunefuse.pruning.decode import decode
 from prunefuse.pruning.identity import fingerprint, named_tensors
 
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
 FORMAT = "prunefuse plan"
-VERSION = 2
+VERSION = 3
+EXPRESSED_BY = ("module", "program")
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,11 @@ class PruningPlan:
         attributes: Module path -> attribute -> its value in the small model.
         layers: One record per module with parameters of its own.
         notes: What was kept whole although it is no input or output, and why.
+        expressed_by: What the small network is: ``"module"``, of the dense model's class, or ``"program"``, the
+            exported one.
+        seconds: What planning took: in all, and without ``torch.export``; None where nothing was planned, as for
+            what :meth:`load` reads. It says nothing of what the plan does, so plans that differ in it are equal, and
+            files do not have it: they depend on what was planned only.
     """
 
     fingerprint: str
@@ -98,13 +109,16 @@ class PruningPlan:
     attributes: dict[str, dict[str, int | tuple[int, ...]]]
     layers: tuple[Layer, ...]
     notes: tuple[str, ...]
+    expressed_by: str = "module"
+    seconds: tuple[float, float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the indices and the input types.
+        """Check the indices, the input types and what expresses the result.
 
         Raises:
-            ValueError: indices that are empty, negative or not increasing; an unknown dtype.
+            ValueError: indices that are empty, negative or not increasing; an unknown dtype or form.
         """
+        check_choice("expressed_by", self.expressed_by, EXPRESSED_BY)
         for name, axes in self.kept.items():
             for axis, indices in axes.items():
                 increasing = all(a < b for a, b in pairwise(indices))
@@ -128,12 +142,45 @@ class PruningPlan:
 
         Raises:
             TypeError: ``model`` is no module.
-            ValueError: The plan is for another model, or the small model cannot run because a size is
-                written in the code; the message names the module.
+            ValueError: The plan is for another model or for an exported program, or the small model cannot run
+                because a size is written in the code; the message names the module.
         """
         from prunefuse.pruning.surgery import extract
 
         return extract(model, self)
+
+    def extract_program(
+        self,
+        model: nn.Module,
+        example_inputs: Tensor | Sequence[Tensor],
+        *,
+        dynamic_shapes: Any = None,
+        training: bool = False,
+    ) -> ExportedProgram:
+        """Export a dense model, which is not changed, and cut the small program out of that.
+
+        It can be saved by ``torch.export.save``, and ``.module()`` runs, trains and is taken by ``fuse_``: its tensors
+        have the dense model's names. A program is in one mode for good, whatever ``.train()`` or ``.eval()``: export
+        once for each, and move weights by ``state_dict()``.
+
+        Args:
+            model: A model of the architecture that was planned, with any values.
+            example_inputs: As for :func:`plan_pruning`. The program takes inputs of these shapes, the batch
+                included, but for ``dynamic_shapes``.
+            dynamic_shapes: Of :func:`torch.export.export`, such as ``({0: torch.export.Dim("batch")},)`` for batches of
+                any size; the example then needs at least two inputs.
+            training: Batch norms with the statistics of the batch, dropout, and what else the model does in training
+                mode; else evaluation mode.
+
+        Raises:
+            TypeError: An argument has the wrong type.
+            ValueError: The plan is for another model.
+            RuntimeError: ``torch.export`` cannot capture the model, or the small program would not fit together,
+                because an operator gets sizes that are not known to be such.
+        """
+        from prunefuse.pruning.program import extract_program
+
+        return extract_program(model, self, example_inputs, dynamic_shapes, training)
 
     def check_model(self, model: nn.Module, argument: str = "model") -> None:
         """Raise ``ValueError`` unless ``model`` has the fingerprint of the planned model.
@@ -179,14 +226,19 @@ class PruningPlan:
         Raises:
             OSError: the file cannot be written.
         """
-        content = {"format": FORMAT, "version": VERSION, **asdict(self), "checksum": self.checksum()}
+        content = {"format": FORMAT, "version": VERSION, **self._content(), "checksum": self.checksum()}
         # One line per field: readable, and not a line for every index.
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
         files.write_text(path, "{\n" + lines + "\n}\n")
 
     def checksum(self) -> str:
         """SHA-256 of the content, by which :meth:`load` sees that a file was changed."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+
+    def _content(self) -> dict[str, Any]:
+        """The fields by which plans are compared."""
+        content = asdict(self)
+        return {x.name: content[x.name] for x in fields(self) if x.compare}
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> PruningPlan:
@@ -228,8 +280,10 @@ class PruningPlan:
         return sum(x.flops_before for x in self.layers), sum(x.flops_after for x in self.layers)
 
     def summary(self) -> str:
-        """A table of layers, widths, parameters and FLOPs per input before and after, and the notes."""
+        """A table of layers, widths, parameters and FLOPs per input before and after, the notes, and the time it took."""
         title = f"ratio {self.ratio:g}, {self.criterion}, {self.ranking} ranking, rounded by {self.rounding}"
+        if self.expressed_by != "module":
+            title += f", expressed by the exported {self.expressed_by}"
         rows = [("layer", "type", "width", "parameters", "FLOPs")]
         for x in self.layers:
             width = _change(x.width_before, x.width_after)
@@ -241,7 +295,10 @@ class PruningPlan:
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         lines.insert(1, "-" * max(map(len, lines)))
         lines.insert(-1, lines[1])
-        return "\n".join([title, *lines, *(f"note: {note}" for note in self.notes)])
+        lines += [f"note: {note}" for note in self.notes]
+        if self.seconds is not None:
+            lines.append("planned in {:.2f} s, {:.2f} s of them beyond torch.export".format(*self.seconds))
+        return "\n".join([title, *lines])
 
 
 def check_plan(plan: object) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
 
-from prunefuse.pruning.arguments import checked_inputs, matching_modules
+from prunefuse.pruning.arguments import check_choice, checked_inputs, matching_modules
 from prunefuse.pruning.criteria import ALL_CRITERIA, NEEDS, Function, Scores, Scoring
 from prunefuse.pruning.evidence import Evidence, Loss, gather
 from prunefuse.pruning.identity import fingerprint
 from prunefuse.pruning.options import checked_options
-from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
+from prunefuse.pruning.plan import EXPRESSED_BY, Layer, PruningPlan, TensorSpec
 from prunefuse.pruning.search import Search
 from prunefuse.pruning.targets import Target
 from prunefuse.pruning.trace import Trace
@@ -41,6 +43,7 @@ def plan_pruning(
     loss: Loss | None = None,
     batches: Iterable[Any] | None = None,
     scores: Scores | None = None,
+    expressed_by: str = "module",
 ) -> PruningPlan:
     """Decide which channels of a model to keep, from its exported graph.
 
@@ -83,15 +86,20 @@ def plan_pruning(
             if there are batches; other criteria do not read them.
         scores: Instead of a criterion: tensor name -> axis -> a score for each index there, summed (or as
             ``aggregation`` says) over what is coupled. Channels that have none are kept.
+        expressed_by: What the small network will be. ``"module"``: a model of the same class, so that channels stay
+            where the code of a module has sizes written in it. ``"program"``: the exported program, in whose graph
+            every size follows.
 
     Returns:
-        The plan; ``plan.extract(model)`` is the small model.
+        The plan; ``plan.extract(model)`` is the small model, or ``plan.extract_program(model, example_inputs)``
+        the small program.
 
     Raises:
         TypeError: an argument has the wrong type.
         ValueError: an argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
         RuntimeError: ``torch.export`` cannot capture the model; the message names the module and the reason.
     """
+    start = time.perf_counter()
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
     inputs = checked_inputs(example_inputs)
@@ -113,8 +121,20 @@ def plan_pruning(
         min_channels=min_channels,
         scores=scores,
     )
+    check_choice("expressed_by", expressed_by, EXPRESSED_BY)
+    if expressed_by == "program" and target is not None and target.quantity == "latency":
+        raise ValueError(
+            'target: expected parameters, flops or memory with expressed_by="program", got latency'
+        )
     evidence = _gathered(model, options.scoring, loss, batches)
-    search = Search(model, inputs, options, evidence, matching_modules(model, "ignore", ignore))
+    search = Search(
+        model,
+        inputs,
+        options,
+        evidence,
+        matching_modules(model, "ignore", ignore),
+        expressed_by == "program",
+    )
     fraction = options.ratio
     target_notes: tuple[str, ...] = ()
     if target is None:
@@ -125,7 +145,7 @@ def plan_pruning(
     tensors = search.tensors
     kept = decision.kept(tensors)
     options.check_pruned(kept, fraction, found)
-    return PruningPlan(
+    plan = PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(fraction),
         criterion=options.scoring.name,
@@ -138,7 +158,10 @@ def plan_pruning(
         attributes=decision.attributes(),
         layers=_layers(found, tensors, kept, search.batch),
         notes=(*options.notes, *target_notes, *found.note_lines()),
+        expressed_by=expressed_by,
     )
+    total = time.perf_counter() - start
+    return replace(plan, seconds=(total, total - search.exporter.seconds))
 
 
 def _gathered(

@@ -90,7 +90,11 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
     for plan in (first, second):
         check_plan(plan)
     before = {layer.name: layer for layer in first.layers}
-    if first.params[1] != second.params[0] or list(before) != [layer.name for layer in second.layers]:
+    if (
+        first.expressed_by != second.expressed_by
+        or first.params[1] != second.params[0]
+        or list(before) != [layer.name for layer in second.layers]
+    ):
         raise ValueError("second: expected a plan for the small model of the first")
     kept = {name: dict(axes) for name, axes in first.kept.items()}
     for name, axes in second.kept.items():
@@ -118,4 +122,9 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         attributes=attributes,
         layers=layers,
         notes=tuple(notes),
+        seconds=(
+            (first.seconds[0] + second.seconds[0], first.seconds[1] + second.seconds[1])
+            if first.seconds and second.seconds
+            else None
+        ),
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from prunefuse.pruning.capture import Exporter
 from prunefuse.pruning.coupling import Ids
 from prunefuse.pruning.criteria import channel_scores
+from prunefuse.pruning.cutting import cut
 from prunefuse.pruning.evidence import Evidence
 from prunefuse.pruning.fitting import STEPS, Decision, Programs, Remedies, alike_axes, settle_sizes
 from prunefuse.pruning.graph import trace
@@ -21,7 +23,6 @@ from prunefuse.pruning.groups import Axes
 from prunefuse.pruning.identity import named_tensors
 from prunefuse.pruning.options import Options
 from prunefuse.pruning.ranking import Selection, groups_of, normalized
-from prunefuse.pruning.surgery import cut
 from prunefuse.pruning.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
 from prunefuse.pruning.trace import Trace, fix_unranked
 
@@ -39,8 +40,19 @@ class Ranked:
     selection: Selection
 
     def choose(self, ratio: Fraction) -> npt.NDArray[np.bool_]:
-        """Which coupled channels stay."""
-        return self.selection.choose(self.axes, self.scores, ratio)
+        """Which coupled channels stay; of every part that an axis is cut into, at least the best one."""
+        keep = self.selection.choose(self.axes, self.scores, ratio)
+        for channels in self._parts:
+            if not keep[channels].any():
+                keep[channels[np.argmax(self.scores[channels])]] = True
+        return keep
+
+    @cached_property
+    def _parts(self) -> list[Ids]:
+        """The different axes of computed tensors that may lose all they have."""
+        arrays = {id(ids): ids for call in self.found.calls for out in call.outputs for ids in out.axes}
+        labels = (np.unique(self.component[ids]) for ids in arrays.values())
+        return list({channels.tobytes(): channels for channels in labels if channels[0]}.values())
 
     def decision(self, ratio: Fraction, remedies: Remedies) -> Decision:
         """Which nodes stay."""
@@ -118,6 +130,8 @@ class Search:
         options: How channels are scored, and how many leave.
         evidence: What that needs of the user's data.
         ignored: Paths of modules that keep their output channels.
+        free: Whether the exported program is pruned, in which every size can follow.
+        exporter: What exports the model, and knows how long it took.
     """
 
     model: nn.Module
@@ -125,6 +139,8 @@ class Search:
     options: Options
     evidence: Evidence
     ignored: set[str]
+    free: bool = False
+    exporter: Exporter = field(default_factory=Exporter)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -138,9 +154,7 @@ class Search:
 
     def at_ratio(self, ratio: Fraction) -> Decision:
         """What is kept at a ratio, so that the model's own code can run with it."""
-        return settle_sizes(
-            self.model, self.inputs, lambda *given: self._ranked(*given).decision(ratio, given[1])
-        )
+        return self._settled(lambda *given: self._ranked(*given).decision(ratio, given[1]))
 
     def at_target(self, target: Target) -> tuple[Decision, Fraction, tuple[str, ...]]:
         """What is kept at the smallest ratio that keeps to the target, that ratio, and notes on what is reached.
@@ -159,7 +173,7 @@ class Search:
             ratio, note = ratio_for(ranked, target, self.tensors, self.batch)
             return ranked.decision(ratio, remedies)
 
-        return settle_sizes(self.model, self.inputs, decide), ratio, (note,)
+        return self._settled(decide), ratio, (note,)
 
     def _at_latency(self, target: Target) -> tuple[Decision, Fraction, tuple[str, ...]]:
         ranked: Ranked | None = None
@@ -169,7 +183,7 @@ class Search:
             ranked = self._ranked(programs, remedies)
             return ranked.decision(Fraction(1, 2), remedies)
 
-        remedies = settle_sizes(self.model, self.inputs, decide).remedies  # for the model's code to run
+        remedies = self._settled(decide).remedies  # for the model's code to run
         assert ranked is not None
         known = ranked
         dense = copy.deepcopy(self.model).eval()
@@ -195,9 +209,12 @@ class Search:
         reached = f"{target.describe(taken.dense, taken.small)}: {taken.describe(target.repeats)}"
         return decision, ratio, (reached,)
 
+    def _settled(self, decide: Callable[[Programs, Remedies], Decision]) -> Decision:
+        return settle_sizes(self.model, self.inputs, decide, self.exporter)
+
     def _ranked(self, programs: Programs, remedies: Remedies) -> Ranked:
         whole = {kind: STEPS[step].whole == "live" for kind, step in remedies.items() if STEPS[step].whole}
-        found = trace(self.model, programs.evaluation, self.ignored, programs.training, whole)
+        found = trace(self.model, programs.evaluation, self.ignored, programs.training, whole, self.free)
         own = {
             name: self.options.own_ratios[path]
             for name in found.writers

@@ -1,52 +1,31 @@
-"""Carrying out a plan: cutting the small model out of the dense one."""
+"""Carrying out a plan: the small model out of the dense one, and from saved weights."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from prunefuse.pruning.graph import describe, first_line, quiet, running_modules
-from prunefuse.pruning.identity import all_names, named_tensors
+from prunefuse.pruning.capture import describe, first_line, quiet, running_modules
+from prunefuse.pruning.cutting import cut
+from prunefuse.pruning.identity import all_names
 from prunefuse.pruning.plan import PruningPlan, check_plan
 
 
 def extract(model: nn.Module, plan: PruningPlan) -> nn.Module:
     """See :meth:`PruningPlan.extract`."""
-    result = cut(model, plan.kept_indices(model), plan.attributes)
+    kept = plan.kept_indices(model)
+    if plan.expressed_by != "module":
+        raise ValueError(
+            'plan: it was made with expressed_by="program", so the model\'s own code may not run with what it keeps; '
+            'plan.extract_program(model, example_inputs) gives the exported program, or plan with expressed_by="module"'
+        )
+    result = cut(model, kept, plan.attributes)
     _check_runs(result, model, plan)
-    return result
-
-
-def cut(
-    model: nn.Module,
-    kept: Mapping[str, Sequence[Tensor | None]],
-    attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
-) -> nn.Module:
-    """A copy of ``model`` with these indices of every axis of its tensors (None = all), and these attributes."""
-    # deepcopy takes what its memo already holds for an object: hand it the cut tensors, and every module that
-    # refers to one (tied weights do so twice) receives it.
-    memo: dict[int, Any] = {}
-    for name, tensor in named_tensors(model).items():
-        small = tensor.detach()
-        for axis, indices in enumerate(kept[name]):
-            if indices is not None:
-                small = small.index_select(axis, indices.to(tensor.device))
-        if small.shape != tensor.shape:
-            # index_select writes rows; channels-last weights stay so.
-            layout = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
-            small = torch.empty_permuted(small.shape, layout, dtype=small.dtype, device=small.device).copy_(
-                small
-            )
-            is_parameter = isinstance(tensor, nn.Parameter)
-            memo[id(tensor)] = nn.Parameter(small, tensor.requires_grad) if is_parameter else small
-    result = copy.deepcopy(model, memo)
-    _set_attributes(result, attributes)
     return result
 
 
@@ -106,22 +85,11 @@ def _with_tied_names(small: nn.Module, weights: Mapping[str, Tensor]) -> dict[st
     return result
 
 
-def _set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]) -> None:
-    modules = dict(small.named_modules(remove_duplicate=False))
-    for path, mine in attributes.items():
-        for name, value in mine.items():
-            before = getattr(modules.get(path), name, None)
-            new = list(value) if isinstance(before, list) and isinstance(value, tuple) else value
-            if type(before) is not type(new):
-                raise ValueError(f"plan: damaged: it sets {name!r} of {path!r} from {before!r} to {value!r}")
-            setattr(modules[path], name, new)
-
-
 def _check_runs(small: nn.Module, dense: nn.Module, plan: PruningPlan) -> None:
     """Run shapes, not values, through the small model; if that fails, through the dense one to tell why."""
     advice = (
-        "read it from the input there (-1 or x.shape), list it with register_sizes, or keep the layers in front "
-        "whole with ignore="
+        "read it from the input there (-1 or x.shape), list it with register_sizes, keep the layers in front whole "
+        'with ignore=, or plan with expressed_by="program"'
     )
     with running_modules(small) as running:
         try:

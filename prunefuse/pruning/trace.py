@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from torch import nn
 
 from prunefuse.pruning.coupling import Couplings, Ids, Value, fixed
 from prunefuse.pruning.modules import padding_of
+
+if TYPE_CHECKING:
+    from torch import fx
+
+OFFER = 'the exported program can lose them: expressed_by="program"'
+"""What notes say of channels that only the code of a module keeps whole."""
 
 Size: TypeAlias = tuple[str, str, int | None]
 """A size that a module holds: module path, attribute, position in the attribute if it is a tuple."""
@@ -28,7 +34,8 @@ def kind_of(module: nn.Module) -> Kind:
 class Record:
     """One operator call: its name, the module that makes it, the tensors that go in and come out.
 
-    Also the numbers that a pointwise operator gets, which pruning must not change: they are no sizes.
+    Also the numbers that a pointwise operator gets, which pruning must not change: they are no sizes; and the node of
+    PyTorch's graph.
     """
 
     op: str
@@ -36,6 +43,7 @@ class Record:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     numbers: tuple[float, ...] = ()
+    node: fx.Node | None = None
 
 
 @dataclass
@@ -45,8 +53,10 @@ class Trace:
     Attributes:
         modules: Path -> module.
         ignored: Paths of the modules whose output channels are kept whole.
+        free: Whether every size and constant can follow, since the graph is cut and not the module.
         tensors: Every parameter and buffer under each of its names; tied names share one value, which
             carries the first of them.
+        lifted: Tensors that the graph holds and the model does not name.
         couplings: The equalities.
         writers: Tensor name -> the axis of its output channels, for weights of convolutions and linear maps.
         positions: Tensor name -> how often the whole weight is applied in one forward.
@@ -61,7 +71,9 @@ class Trace:
 
     modules: dict[str, nn.Module]
     ignored: Collection[str]
+    free: bool = False
     tensors: dict[str, Value] = field(default_factory=dict)
+    lifted: dict[str, Value] = field(default_factory=dict)
     couplings: Couplings = field(default_factory=Couplings)
     writers: dict[str, int] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
@@ -211,9 +223,12 @@ class Call:
     def pad(self, ids: Ids, axis: int, before: int, after: int) -> Ids:
         """The ids of an axis after adding constant channels, whose number the calling module must hold."""
         module = self.trace.modules.get(self.module)
+        if self.trace.free:
+            fresh = self.trace.couplings.fresh
+            return np.concatenate([fresh(before), ids, fresh(after)])
         held = None if module is None else padding_of(module)
         if held is None:
-            why = "pads channels by amounts written in the code; use a module listed with register_padding"
+            why = f"pads channels by amounts written in the code; use a module listed with register_padding, or {OFFER}"
             self.keep(ids, why)
             return fixed(before + len(ids) + after)
         position = 2 * (len(self.shape) - 1 - axis)

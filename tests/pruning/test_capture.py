@@ -80,6 +80,53 @@ def test_loggers_and_stderr_are_left_as_found(fails, capsys):
     assert ("mine" in capsys.readouterr().err) is not fails
 
 
+class CopiesItself(nn.Linear):
+    """Its copy has values, whatever the copies of other modules have."""
+
+    def __deepcopy__(self, memo):
+        copied = type(self)(self.in_features, self.out_features)
+        copied.load_state_dict(self.state_dict())
+        return copied
+
+
+def test_a_model_that_copies_itself():
+    model = nn.Sequential(nn.Linear(4, 8), CopiesItself(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    plan = plan_pruning(model, torch.zeros(2, 4))
+    assert [layer.width_after for layer in plan.layers] == [4, 3, 3, 2]
+
+
+PEAK = """
+import resource, torch
+from torch import nn
+from prunefuse.pruning import plan_pruning
+torch.set_num_threads(1)
+
+class Flat(nn.Module):  # its small network is exported as well
+    def forward(self, x):
+        return x.view(-1, 4096)
+
+def model(width):
+    return nn.Sequential(nn.Linear(4, width), Flat(), nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, 4))
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+plan_pruning(model(4096)[2:], torch.zeros(1, 4096))
+dense = model(4096)
+before = peak()
+for options in ({}, {"preset": "spa"}, {"criterion": "l1", "aggregation": "max"}):
+    plan_pruning(dense, torch.zeros(1, 4), **options)
+print((peak() - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+def test_planning_takes_less_memory_than_the_weights_do():
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 128  # MiB: what the weights have
+
+
 class Scale(nn.Module):
     def __init__(self):
         super().__init__()

@@ -12,9 +12,10 @@ from torch import nn
 
 from prunefuse import models
 from prunefuse.pruning import plan_pruning
+from prunefuse.pruning.capture import export
 from prunefuse.pruning.criteria import Scoring, channel_scores
 from prunefuse.pruning.evidence import Evidence, gather
-from prunefuse.pruning.graph import export, trace
+from prunefuse.pruning.graph import trace
 from prunefuse.pruning.identity import named_tensors
 
 

@@ -71,7 +71,7 @@ def test_the_file_holds_the_plan(plan, tmp_path):
     plan.save(path)
     assert PruningPlan.load(path) == plan
     content = json.loads(path.read_text())
-    assert (content["format"], content["version"]) == ("prunefuse plan", 2)
+    assert (content["format"], content["version"]) == ("prunefuse plan", 3)
     assert content["kept"]["stage1.0.conv1.weight"]["1"] == list(plan.kept["conv1.weight"][0])
     assert list(tmp_path.rglob("*")) == [path.parent, path]
 
@@ -87,7 +87,7 @@ def test_a_file_read_on_its_own_cuts_the_same_model(plan, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.update(version=1), "expected plan format version 2, got 1"),
+        (lambda p: p.update(version=1), "expected plan format version 3, got 1"),
         (lambda p: p.update(format="other"), "not a pruning plan"),
         (lambda p: p.pop("fingerprint"), "fields ['fingerprint']"),
         (lambda p: p.update(extra=1), "fields ['extra']"),
@@ -289,5 +289,22 @@ def test_layers_and_summary(plan):
     assert lines[1].split() == ["layer", "type", "width", "parameters", "FLOPs"]
     assert "conv1" in lines[3]
     assert "16 -> 4" in lines[3]
-    assert f"{plan.params[0]:,} -> {plan.params[1]:,}" in lines[-1]
-    assert f"{plan.flops[0]:,} -> {plan.flops[1]:,}" in lines[-1]
+    assert f"{plan.params[0]:,} -> {plan.params[1]:,}" in lines[-2]
+    assert f"{plan.flops[0]:,} -> {plan.flops[1]:,}" in lines[-2]
+
+
+def test_the_time_that_planning_took_is_no_part_of_the_plan(tmp_path):
+    model = models.resnet8()
+    one, other = plan_pruning(model, IMAGE), plan_pruning(model, IMAGE)
+    assert one.seconds[0] > one.seconds[1] > 0
+    assert one.seconds != other.seconds
+    assert (one, one.checksum()) == (other, other.checksum())
+    for plan, name in ((one, "one"), (other, "other")):
+        plan.save(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    total, own = one.seconds
+    *lines, last = one.summary().splitlines()
+    assert last == f"planned in {total:.2f} s, {own:.2f} s of them beyond torch.export"
+    loaded = PruningPlan.load(tmp_path / "one")
+    assert loaded.seconds is None
+    assert loaded.summary().splitlines() == lines

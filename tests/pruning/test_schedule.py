@@ -33,6 +33,7 @@ def test_steps_end_at_the_ratio_and_their_plan_cuts_and_fuses(options, tmp_path)
     assert seen == sorted(set(seen), reverse=True)
     assert plan.params == (sum(p.numel() for p in dense.parameters()), seen[-1])
     assert plan.ratio == 0.75
+    assert plan.seconds[0] > plan.seconds[1] > 0
     if not options:  # 16 -> 12 -> 8 -> 4: nothing is rounded
         assert plan.layers == plan_pruning(dense, IMAGE, ratio=0.75).layers
     plan.save(tmp_path / "plan.json")

@@ -1,0 +1,69 @@
+"""Copies of a model: cut, or without values."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunefuse.pruning.identity import named_tensors
+
+
+def cut(
+    model: nn.Module,
+    kept: Mapping[str, Sequence[Tensor | None]],
+    attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
+    values: bool = True,
+) -> nn.Module:
+    """A copy of ``model`` with these indices of every axis of its tensors (None = all), and these attributes.
+
+    Without ``values``, its parameters and buffers have shapes only.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    # deepcopy takes what its memo already holds for an object: hand it the cut tensors, and every module that
+    # refers to one (tied weights do so twice) receives it.
+    memo: dict[int, Any] = {}
+    mode = None if values else FakeTensorMode(allow_non_fake_inputs=True)
+    for name, tensor in named_tensors(model).items():
+        if mode is not None:
+            with mode:
+                memo[id(tensor)] = cut_tensor(mode.from_tensor(tensor, static_shapes=True), kept[name])
+        elif (small := cut_tensor(tensor, kept[name])) is not tensor:
+            memo[id(tensor)] = small
+    result = copy.deepcopy(model, memo)
+    _set_attributes(result, attributes)
+    return result
+
+
+def cut_tensor(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
+    """A parameter or buffer with these indices of its axes; itself if these are all."""
+    small = tensor.detach()
+    for axis, indices in enumerate(kept):
+        if indices is not None:
+            small = small.index_select(axis, indices.to(tensor.device))
+    if small.shape == tensor.shape:
+        return tensor
+    # index_select writes rows; channels-last weights stay so.
+    layout = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+    small = torch.empty_permuted(small.shape, layout, dtype=small.dtype, device=small.device).copy_(small)
+    return nn.Parameter(small, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
+
+
+def hollow(model: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers have no values and take no memory; other tensors are copied."""
+    return cut(model, dict.fromkeys(named_tensors(model), ()), {}, values=False)
+
+
+def _set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]) -> None:
+    modules = dict(small.named_modules(remove_duplicate=False))
+    for path, mine in attributes.items():
+        for name, value in mine.items():
+            before = getattr(modules.get(path), name, None)
+            new = list(value) if isinstance(before, list) and isinstance(value, tuple) else value
+            if type(before) is not type(new):
+                raise ValueError(f"plan: damaged: it sets {name!r} of {path!r} from {before!r} to {value!r}")
+            setattr(modules[path], name, new)
