@@ -112,13 +112,23 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...], training: bool = False)
                 warnings.filterwarnings(
                     "ignore", "The tensor attribute"
                 )  # a recurrent layer's list of its weights
-                return torch.export.export(model, inputs, strict=False)
+                program = torch.export.export(model, inputs, strict=False)
         except Exception as error:
             where = describe(model, running)
             reason = first_line(error)
             raise CaptureError(
                 f"model: torch.export cannot capture it, in {where}: {reason}", running[-1] if running else ""
             ) from error
+    _drop_unread(program)
+    return program
+
+
+def _drop_unread(program: ExportedProgram) -> None:
+    """Drop calls of which nobody reads the result, but for those that read a tensor of the model."""
+    for node in reversed(program.graph.nodes):
+        reads = any(x.op == "placeholder" for x in node.all_input_nodes)
+        if node.op == "call_function" and not (node.users or node.is_impure() or reads):
+            program.graph.erase_node(node)
 
 
 def trace(
