@@ -176,7 +176,7 @@ class Decision:
                 tied = found.tensors.get(f"{path}.{tensor}" if path else tensor)
                 if tied is not None:
                     is_tuple = isinstance(getattr(module, attribute), tuple)
-                    sized[path, attribute, axis if is_tuple else None] = tied.axes[axis]
+                    sized.setdefault((path, attribute, axis if is_tuple else None), tied.axes[axis])
         new.update((size, self.count(ids)) for size, ids in sized.items() if not self.keep[ids].all())
         result: dict[str, dict[str, int | tuple[int, ...]]] = {}
         for (path, attribute, position), value in new.items():

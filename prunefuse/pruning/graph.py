@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+import prunefuse.pruning.along
 import prunefuse.pruning.aten
 import prunefuse.pruning.attention
 import prunefuse.pruning.layout
 import prunefuse.pruning.recurrent  # noqa: F401  (they register the rules)
+from prunefuse.pruning.composite import parts_of
 from prunefuse.pruning.coupling import Value, fixed
 from prunefuse.pruning.identity import all_names
-from prunefuse.pruning.rules import find_rule, values_in
+from prunefuse.pruning.rules import find_rule, unknown, values_in
 from prunefuse.pruning.trace import Call, Kind, Record, Trace, kind_of
 
 if TYPE_CHECKING:
@@ -116,18 +118,26 @@ def export(model: nn.Module, inputs: tuple[Tensor, ...], training: bool = False)
         except Exception as error:
             where = describe(model, running)
             reason = first_line(error)
+            if running and isinstance(model.get_submodule(running[-1]), nn.RNNBase):
+                reason += (
+                    "; if its sequences are packed, which export cannot follow: plan and extract with a forward that "
+                    "does not pack them, as behind a flag of the model"
+                )
             raise CaptureError(
                 f"model: torch.export cannot capture it, in {where}: {reason}", running[-1] if running else ""
             ) from error
-    _drop_unread(program)
+    _drop_unread_means(program)
     return program
 
 
-def _drop_unread(program: ExportedProgram) -> None:
-    """Drop calls of which nobody reads the result, but for those that read a tensor of the model."""
-    for node in reversed(program.graph.nodes):
-        reads = any(x.op == "placeholder" for x in node.all_input_nodes)
-        if node.op == "call_function" and not (node.users or node.is_impure() or reads):
+def _drop_unread_means(program: ExportedProgram) -> None:
+    """Drop means that nobody reads, as of attention weights over heads: they run with any number of channels."""
+    for node in program.graph.nodes:
+        if (
+            not node.users
+            and getattr(node.target, "_schema", None)
+            and node.target._schema.name == "aten::mean"
+        ):
             program.graph.erase_node(node)
 
 
@@ -288,8 +298,11 @@ def _call_block(found: Trace, graph: fx.Graph, given: Iterable[Any]) -> Any:
     for node in graph.nodes:
         if node.op == "call_function":
             values[node] = _call(found, node, values)
-        elif node.op == "get_attr":
-            values[node] = None
+        elif (
+            node.op == "get_attr"
+        ):  # a tensor that the operator makes, or the body of a higher-order operator
+            held = getattr(graph.owning_module, str(node.target), None)
+            values[node] = Value(tuple(map(fixed, held.shape))) if isinstance(held, Tensor) else None
     return fx.node.map_arg(graph.output_node().args[0], values.__getitem__)
 
 
@@ -306,8 +319,14 @@ def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         return None
     stack = list(node.meta.get("nn_module_stack", {}).values())
     call = Call(name, stack[-1][0] if stack else "", shapes, found)
+    rule = find_rule(node.target)
     try:
-        result = find_rule(node.target)(call, *args, **kwargs)
+        if rule is unknown and (parts := parts_of(node)) is not None:
+            before = len(found.calls)
+            result = _call_block(found, parts, map(values.__getitem__, node.all_input_nodes))
+            del found.calls[before:]  # what is compared with other graphs are the calls in these
+        else:
+            result = rule(call, *args, **kwargs)
         outputs = [result] if isinstance(result, Value) else list(result)
         if tuple(value.shape for value in outputs) != shapes:
             raise ValueError(f"gives {[value.shape for value in outputs]}, the operator {list(shapes)}")

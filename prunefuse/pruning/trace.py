@@ -193,6 +193,11 @@ class Call:
         else:
             self.trace.literals.setdefault(self.module, []).append(ids)
 
+    def counts(self, ids: Ids, attribute: str) -> None:
+        """Say that an attribute of the calling module, if it has it, is the size of this axis."""
+        if hasattr(self.trace.modules.get(self.module), attribute):
+            self.holds(ids, attribute)
+
     def fixed_output(self, index: int = 0) -> Value:
         """An output of this call none of whose axes can be pruned."""
         return Value(tuple(fixed(size) for size in self.shapes[index]))
