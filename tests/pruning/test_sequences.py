@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from pruning_oracle import assert_pruning_is_masking, scramble_
+from pruning_oracle import assert_pruning_is_masking, assert_same_function, masked, scramble_
 from torch import nn
 
 from prunefuse.fusion import fuse_
@@ -247,7 +247,7 @@ def test_transformers_with_a_decoder(kind, norm_first):
     assert_fuses_back(model, small, plan)
 
 
-def test_results_that_nobody_reads_keep_nothing_whole():
+def test_a_mean_that_nobody_reads_keeps_nothing_whole():
     class Net(nn.Module):
         def __init__(self, both):
             super().__init__()
@@ -266,18 +266,75 @@ def test_results_that_nobody_reads_keep_nothing_whole():
         plan_pruning(Net(True), TOKENS)
 
 
-def test_a_parameter_that_is_read_for_nothing_follows():
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}])
+def test_lstm_with_projections(options):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(8, 2)
+            self.embed, self.layer = (
+                nn.Embedding(20, 10),
+                nn.LSTM(10, 8, proj_size=4, batch_first=True, **options),
+            )
+            self.head, self.last = nn.Linear(4 * (1 + self.layer.bidirectional), 3), nn.Linear(12, 3)
 
         def forward(self, x):
-            x = self.a(x)
-            self.b(x).sum()
-            return self.c(x)
+            y, states = self.layer(self.embed(x))
+            return self.head(y[:, -1]) + self.last(torch.cat(states, -1)[-1])
 
-    model, x = scramble_(Net()).double(), torch.randn(3, 4).double()
-    plan = plan_pruning(model, x)
-    small = assert_pruning_is_masking(model, plan, x)
-    assert (small.a.out_features, small.b.in_features) == (4, 4)
+    model = scramble_(Net()).double()
+    plan = plan_pruning(model, TOKENS)
+    small = assert_pruning_is_masking(model, plan, TOKENS)
+    assert plan.notes == ()
+    assert (small.layer.input_size, small.layer.hidden_size, small.layer.proj_size) == (5, 4, 2)
+    small.train()(TOKENS).sum().backward()
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_recurrent_cells(kind):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.cell, self.head = nn.Embedding(20, 10), kind(10, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            state = None
+            for y in self.embed(x).unbind(1):
+                state = self.cell(y, state)
+            return self.head(state[0] if isinstance(state, tuple) else state)
+
+    model = scramble_(Net()).double()
+    plan = plan_pruning(model, TOKENS)
+    small = assert_pruning_is_masking(model, plan, TOKENS)
+    assert plan.notes == ()
+    assert (small.cell.input_size, small.cell.hidden_size) == (5, 4)
+
+
+class Packing(Recurrent):
+    packs = True
+
+    def forward(self, x):
+        if not self.packs:
+            return super().forward(x)
+        y = nn.utils.rnn.pack_padded_sequence(self.embed(x), torch.tensor([5, 3]), batch_first=True)
+        y, (state, _) = self.layer(y)
+        y = nn.utils.rnn.pad_packed_sequence(y, batch_first=True)[0]
+        return self.head(y[:, -1]) + self.last(state)[-1]
+
+
+def test_a_model_that_packs_is_planned_without_packing():
+    model = scramble_(Packing(nn.LSTM, 1)).double()
+    with pytest.raises(RuntimeError, match=r"in module 'layer' \(LSTM\).*a forward that does not pack"):
+        plan_pruning(model, TOKENS)
+    model.packs = False
+    plan = plan_pruning(model, TOKENS)
+    small = assert_pruning_is_masking(model, plan, TOKENS)
+    model.packs = small.packs = True
+    assert_same_function(small, masked(model, plan), TOKENS)
+
+
+def test_bags_of_embeddings():
+    for mode in ("mean", "sum", "max"):
+        model = scramble_(nn.Sequential(nn.EmbeddingBag(20, 8, mode=mode), nn.Linear(8, 2))).double()
+        plan = plan_pruning(model, TOKENS)
+        assert assert_pruning_is_masking(model, plan, TOKENS)[0].embedding_dim == 4
+        assert plan.notes == ()
