@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -338,3 +340,45 @@ def test_bags_of_embeddings():
         plan = plan_pruning(model, TOKENS)
         assert assert_pruning_is_masking(model, plan, TOKENS)[0].embedding_dim == 4
         assert plan.notes == ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    heads: int = 4
+    dim: int = 3
+    width: int = 12
+
+
+class Configured(nn.Module):
+    """Attention that reads its sizes from an object that others hold as well."""
+
+    def __init__(self, settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.qkv = nn.Linear(settings.width, 3 * settings.heads * settings.dim)
+        self.out = nn.Linear(settings.heads * settings.dim, settings.width)
+
+    def forward(self, x):
+        n, t, _ = x.shape
+        own = self.settings
+        q, k, v = self.qkv(x).view(n, t, 3, own.heads, own.dim).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).reshape(n, t, own.heads * own.dim))
+
+
+@pytest.mark.parametrize("settings", [Settings(), SimpleNamespace(heads=4, dim=3, width=12)])
+def test_sizes_in_an_object_that_modules_share(settings):
+    layers = (
+        nn.Embedding(20, 12),
+        Configured(settings),
+        nn.LayerNorm(12),
+        Configured(settings),
+        nn.Linear(12, 2),
+    )
+    model = scramble_(nn.Sequential(*layers)).double()
+    plan = plan_pruning(model, TOKENS, ignore=["3.qkv"])
+    small = assert_pruning_is_masking(model, plan, TOKENS)
+    assert (small[1].settings.heads, small[3].settings.heads) == (2, 4)
+    assert small[1].settings.dim == 3
+    assert (settings.heads, model[1].settings is settings) == (4, True)
+    assert_fuses_back(model, small, plan)
