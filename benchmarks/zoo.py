@@ -107,9 +107,9 @@ def _timm(name: str) -> tuple[nn.Module, Tensor]:
     name, _, pixels = name.partition("@")
     size = int(pixels or 64)
     try:
-        model = timm.create_model(name, img_size=size)
+        model = timm.create_model(name, img_size=size, num_classes=1000)  # some come without a classifier
     except TypeError:  # it takes images of any size
-        model = timm.create_model(name)
+        model = timm.create_model(name, num_classes=1000)
     return model, torch.randn(2, 3, size, size)
 
 

@@ -36,8 +36,9 @@ def fuse_(
         small: ``plan.extract`` of such a model, trained or not; same dtypes and device. Not changed.
         plan: The plan that ``small`` was cut with.
         complement: What the other positions hold afterwards. ``"keep"``: what they held. ``"reinit"``: a new
-            draw by each module's own ``reset_parameters`` (not by an initialization of the whole network: for
-            that, give a freshly built model). ``"zero"``: zeros, and in norm layers weight 1, bias 0, mean 0,
+            draw by each module's own ``reset_parameters`` (not by an initialization of the whole network, and not of
+            parameters that only their model fills, as a class token: for both give a freshly built model,
+            ``fuse_(dense, small, plan, build())``). ``"zero"``: zeros, and in norm layers weight 1, bias 0, mean 0,
             variance 1, so that ``dense`` computes the function of ``small``. A module: its values there; it
             must have the architecture of ``dense`` and is not changed.
         generator: For ``"reinit"``; None draws from torch's default generator.
@@ -113,15 +114,20 @@ def _copy(target: dict[str, Tensor], other: nn.Module, plan: PruningPlan, pruned
 
 def _reset(dense: nn.Module, pruned: set[str], generator: torch.Generator | None) -> None:
     owners = {name.rpartition(".")[0]: None for name in named_tensors(dense) if name in pruned}
-    resets: dict[str, Any] = {
-        path: getattr(dense.get_submodule(path), "reset_parameters", None) for path in owners
-    }
-    for path, reset in resets.items():
+    resets: dict[str, Any] = {}
+    without: list[str] = []
+    for path in owners:
+        module = dense.get_submodule(path)
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
         if reset is None:
-            kind = type(dense.get_submodule(path)).__name__
-            raise ValueError(
-                f'complement: "reinit" needs reset_parameters, which {path!r} ({kind}) does not have'
-            )
+            without.append(f"{path!r} ({type(module).__name__})")
+        resets[path] = reset
+    if without:
+        more = f" and {len(without) - 3} more" if len(without) > 3 else ""
+        raise ValueError(
+            f'complement: "reinit" needs reset_parameters; there is none in {", ".join(without[:3])}{more}. Give a '
+            "freshly built model, whose values are taken there: fuse_(dense, small, plan, build())"
+        )
     # reset_parameters draws from the global generators: seed them from ours inside, restore them afterwards.
     device = generator.device if generator is not None else "cpu"
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))

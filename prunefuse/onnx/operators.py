@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prunefuse.onnx.reader import NodeCall
-from prunefuse.pruning import aten, attention, layout
+from prunefuse.pruning import along, aten, attention, layout
 from prunefuse.pruning.coupling import Value, fixed
 from prunefuse.pruning.rules import broadcast, register_rule, unknown, values_in
 
@@ -87,7 +87,7 @@ def group_norm(call: NodeCall, x: Value, *parameters: Value) -> Value | list[Val
 @register_rule(*(f"onnx::Global{kind}Pool" for kind in ("Average", "Max", "Lp")))
 def pool(call: NodeCall, x: Value) -> list[Value]:
     """x (N, C, ...)."""
-    return aten.over_space(call, x, len(x.axes) - 2)
+    return along.over_space(call, x, len(x.axes) - 2)
 
 
 @register_rule("onnx::Resize", "onnx::Upsample")
@@ -118,22 +118,22 @@ def reduce(call: NodeCall, x: Value, *_: Value | None) -> Value:
     dims = call.numbers(1, "axes")
     if not dims and call.attribute("noop_with_empty_axes", 0):
         return Value(x.axes)
-    return aten.reduction(call, x, dims)
+    return along.reduction(call, x, dims)[0]
 
 
 @register_rule("onnx::ArgMax", "onnx::ArgMin")
 def arg_reduce(call: NodeCall, x: Value) -> Value:
     """A reduction along one axis."""
-    return aten.reduction(call, x, call.attribute("axis", 0))
+    return along.reduction(call, x, call.attribute("axis", 0))[0]
 
 
 @register_rule("onnx::Softmax", "onnx::LogSoftmax", "onnx::Hardmax")
 def softmax(call: NodeCall, x: Value) -> Value:
     """Over one axis; before version 13 over all from there on."""
     if call.opset >= 13:
-        return aten.softmax(call, x, call.attribute("axis", -1))
+        return along.softmax(call, x, call.attribute("axis", -1))[0]
     for axis in range(call.attribute("axis", 1) % len(x.axes), len(x.axes)):
-        aten.softmax(call, x, axis)
+        along.softmax(call, x, axis)
     return Value(x.axes)
 
 
@@ -141,7 +141,7 @@ def softmax(call: NodeCall, x: Value) -> Value:
 def cumulative_sum(call: NodeCall, x: Value, _: Value) -> Value | list[Value]:
     """Along one axis, which stays."""
     axis = call.numbers(1)
-    return aten.softmax(call, x, axis[0]) if axis else unknown(call, x)
+    return along.softmax(call, x, axis[0]) if axis else unknown(call, x)
 
 
 @register_rule("onnx::Trilu")

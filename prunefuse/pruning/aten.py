@@ -5,11 +5,13 @@ Most pointwise operators are not listed: :func:`~prunefuse.pruning.rules.find_ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from prunefuse.pruning.along import reduction
 from prunefuse.pruning.coupling import Ids, Value, fixed
 from prunefuse.pruning.rules import broadcast, register_rule, unknown, values_in
 from prunefuse.pruning.trace import Call
@@ -18,6 +20,7 @@ register_rule(  # pointwise, without the tag in some form
     *("aten::" + name for name in ("hardswish", "log_sigmoid", "mish", "relu6", "threshold")),
     "aten::_weight_norm",  # its norm is over what is left of the other axes
     *("aten::" + name for name in ("copy", "floor_divide", "masked_fill", "rsub", "true_divide", "where")),
+    *("aten::" + name for name in ("complex", "polar", "_conj", "_neg_view", "resolve_conj", "resolve_neg")),
 )(broadcast)
 
 
@@ -67,6 +70,7 @@ def convolution(
         call.link(x.axes[channel], weight.axes[1])
     else:
         _grouped(call, x.axes[channel], weight.axes[1], out, groups)
+        call.counts(x.axes[channel], "in_channels")
     if bias is not None:
         call.link(bias.axes[0], out)
     call.apply_weight(weight, 0)
@@ -74,7 +78,10 @@ def convolution(
 
 
 def _grouped(call: Call, inputs: Ids, group_inputs: Ids, outputs: Ids, groups: int) -> None:
-    """All groups stay of one size: they lose the same local channels; or, if a side has one each, leave whole."""
+    """Inputs of which a weight has those of one group, and outputs (transposed: the other way round).
+
+    All groups stay of one size: they lose the same local channels; or, if a side has one each, leave whole.
+    """
     each_in, each_out = len(inputs) // groups, len(outputs) // groups
     if each_in > 1 and each_out > 1:
         call.link(inputs, np.tile(group_inputs, groups))
@@ -103,15 +110,17 @@ def transposed_convolution(
     channel = len(call.shape) - len(weight.axes) + 1
     for ids in (*weight.axes[2:], *x.axes[channel + 1 :]):
         call.keep(ids)
-    if groups > 1:
-        for ids in (x.axes[channel], *weight.axes, *(bias.axes if bias else ())):
-            call.keep(ids, "grouped transposed convolutions are kept whole")
-        return call.fixed_output()
     call.link(x.axes[channel], weight.axes[0])
+    out, writing = weight.axes[1], 1
+    if groups > 1:
+        out = call.trace.couplings.fresh(call.shape[channel])
+        _grouped(call, out, weight.axes[1], weight.axes[0], groups)
+        call.counts(out, "out_channels")
+        writing = int(len(weight.axes[1]) > 1 and len(weight.axes[0]) > groups)
     if bias is not None:
-        call.link(bias.axes[0], weight.axes[1])
-    call.apply_weight(weight, 1)
-    return Value((*x.axes[:channel], weight.axes[1], *map(fixed, call.shape[channel + 1 :])))
+        call.link(bias.axes[0], out)
+    call.apply_weight(weight, writing, math.prod(x.shape) // len(x.axes[channel]))
+    return Value((*x.axes[:channel], out, *map(fixed, call.shape[channel + 1 :])))
 
 
 @register_rule("aten::linear")
@@ -132,6 +141,8 @@ def matmul(call: Call, a: Value, b: Value) -> Value:
     """a (..., M, K) @ b (..., K, N) -> (..., M, N); batch axes broadcast."""
     if len(a.axes) < 2 or len(b.axes) < 2:
         return unknown(call, a, b)[0]
+    if (weight := _transposed(call, b)) is not None:
+        return linear(call, a, weight)
     call.link(a.axes[-1], b.axes[-2])
     if a.name is None and b.name is None:
         call.keep(a.axes[-1], SCALED)
@@ -144,10 +155,54 @@ def matmul(call: Call, a: Value, b: Value) -> Value:
     return out.with_axis(-2, a.axes[-2]).with_axis(-1, b.axes[-1])
 
 
+def _transposed(call: Call, x: Value) -> Value | None:
+    """The parameter or buffer, a matrix, of which a computed value is the transpose."""
+    made = next(
+        (record for record in reversed(call.trace.calls) if any(x is y for y in record.outputs)), None
+    )
+    if len(x.axes) != 2 or made is None or made.op.rpartition("::")[2] not in _TRANSPOSES:
+        return None
+    return (
+        made.inputs[0] if made.inputs[0].name is not None and made.inputs[0].shape == x.shape[::-1] else None
+    )
+
+
+_TRANSPOSES = ("t", "transpose", "numpy_T", "mT", "permute", "swapaxes", "swapdims")
+
+
 @register_rule("aten::addmm", "aten::baddbmm")
 def addmm(call: Call, bias: Value, a: Value, b: Value, **_: Any) -> Value:
     """bias + a @ b."""
     return broadcast(call, matmul(call, a, b), bias)
+
+
+@register_rule("aten::mv", "aten::dot", "aten::vdot")
+def product_of_vectors(call: Call, a: Value, b: Value) -> Value:
+    """a (M, K) or (K) times b (K): as a matrix product, one side of which reads the channels."""
+    call.link(a.axes[-1], b.axes[0])
+    if all(call.trace.origin(value)[0].name is None for value in (a, b)):
+        call.keep(b.axes[0], SCALED)
+    return Value(a.axes[:-1])
+
+
+@register_rule("aten::cdist", "aten::_cdist_forward", "aten::_euclidean_dist")
+def distances(call: Call, a: Value, b: Value, *_: Any) -> Value:
+    """a (..., M, K), b (..., N, K) -> (..., M, N)."""
+    for ids in (a.axes[-1], b.axes[-1]):
+        call.keep(ids, "reduces over channels")
+    batch = (Value((*v.axes[:-2], fixed(1), fixed(1))) for v in (a, b))
+    return broadcast(call, *batch).with_axis(-2, a.axes[-2]).with_axis(-1, b.axes[-2])
+
+
+@register_rule("aten::bilinear")
+def bilinear(call: Call, a: Value, b: Value, weight: Value, bias: Value | None = None) -> Value:
+    """a (..., I), b (..., J), weight (O, I, J) -> (..., O)."""
+    call.link(a.axes[-1], weight.axes[1])
+    call.link(b.axes[-1], weight.axes[2])
+    if bias is not None:
+        call.link(bias.axes[0], weight.axes[0])
+    call.apply_weight(weight, 0)
+    return broadcast(call, a.with_axis(-1, fixed(1)), b.with_axis(-1, fixed(1))).with_axis(-1, weight.axes[0])
 
 
 @register_rule("aten::batch_norm", "aten::instance_norm")
@@ -189,58 +244,14 @@ def prelu(call: Call, x: Value, weight: Value) -> Value:
     return Value(x.axes)
 
 
-@register_rule(
-    *(f"aten::{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for d in (1, 2, 3)),
-    *(
-        f"aten::upsample_{kind}"
-        for kind in ("nearest1d", "nearest2d", "nearest3d", "bilinear2d", "trilinear3d")
-    ),
-)
-def spatial(call: Call, x: Value, *_: Any, **__: Any) -> list[Value]:
-    """Pooling and resizing: the last one, two or three axes change, the channels before them do not."""
-    return over_space(call, x, int(call.op.rstrip("d")[-1]))
-
-
-def over_space(call: Call, x: Value, dims: int) -> list[Value]:
-    """Pooling and resizing of so many of the last axes, which stay; the others do not change."""
-    for ids in x.axes[-dims:]:
-        call.keep(ids, "pools or resizes a channel axis")
-    return [Value((*x.axes[:-dims], *map(fixed, shape[-dims:]))) for shape in call.shapes]
-
-
-@register_rule("aten::linalg_vector_norm")
-def vector_norm(call: Call, x: Value, order: Any = 2, dim: Any = None, *_: Any, **__: Any) -> Value:
-    """A reduction."""
-    return reduction(call, x, dim)
-
-
 @register_rule("aten::mean")
 def mean(call: Call, x: Value, dim: Any = None, keepdim: bool = False, **_: Any) -> Value:
     """A reduction; but the mean square over channels is an RMS norm's, which takes it over what is left of them."""
     last = call.trace.calls[-1] if call.trace.calls else None
     dims = [dim] if isinstance(dim, int) else list(dim or ())
     if last is None or not any(x is y for y in last.outputs) or len(dims) != 1 or not keepdim:
-        return reduction(call, x, dim)
+        return reduction(call, x, dim)[0]
     square = last.op in ("aten::pow", "aten::square") or (
         last.op == "aten::mul" and len(last.inputs) == 2 and last.inputs[0] is last.inputs[1]
     )
-    return x.with_axis(dims[0], fixed(1)) if square else reduction(call, x, dim)
-
-
-@register_rule(*("aten::" + name for name in ("sum", "amax", "amin", "prod", "logsumexp")))
-def reduction(call: Call, x: Value, dim: Any = None, *_: Any, **__: Any) -> Value:
-    """Reduced axes stay whole: the result depends on every one of their channels."""
-    dims = [dim] if isinstance(dim, int) else dim
-    reduced = {d % len(x.axes) for d in dims} if dims else set(range(len(x.axes)))
-    for axis in reduced:
-        call.keep(x.axes[axis], "reduces over channels")
-    keepdim = len(call.shape) == len(x.axes)
-    axes = [fixed(1) if axis in reduced else ids for axis, ids in enumerate(x.axes)]
-    return Value(tuple(ids for axis, ids in enumerate(axes) if keepdim or axis not in reduced))
-
-
-@register_rule("aten::softmax", "aten::log_softmax", "aten::_softmax", "aten::_log_softmax")
-def softmax(call: Call, x: Value, dim: int, *_: Any, **__: Any) -> Value:
-    """Normalizes over one axis, which stays whole."""
-    call.keep(x.axes[dim], "normalizes over channels")
-    return Value(x.axes)
+    return x.with_axis(dims[0], fixed(1)) if square else reduction(call, x, dim)[0]

@@ -9,7 +9,7 @@ import numpy as np
 
 from prunefuse.pruning.aten import SCALED
 from prunefuse.pruning.coupling import Ids, Value, fixed
-from prunefuse.pruning.rules import broadcast, register_rule, unknown
+from prunefuse.pruning.rules import broadcast, register_rule, unknown, values_in
 from prunefuse.pruning.trace import Call
 
 
@@ -46,9 +46,8 @@ def attention(
 @register_rule("aten::einsum")
 def einsum(call: Call, equation: str, tensors: Sequence[Value], **_: Any) -> Value:
     """Axes of one letter are coupled; a letter that is summed over computed tensors only stays."""
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    if not arrow or "." in equation or any(len(set(term)) < len(term) for term in terms):
+    terms, right = _letters(equation, [len(value.axes) for value in tensors])
+    if any(len(set(term)) < len(term) for term in terms):
         return unknown(call, *tensors)[0]
     letters: dict[str, Ids] = {}
     for term, value in zip(terms, tensors, strict=True):
@@ -70,6 +69,39 @@ def einsum(call: Call, equation: str, tensors: Sequence[Value], **_: Any) -> Val
         if value.name is not None and made:
             call.apply_weight(value, made[0])
     return out
+
+
+def _letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """The letters of the inputs' and of the output's axes, with others in the place of dots, and none left out."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    more = [chr(0x100 + i) for i in range(max(ranks, default=0))]
+    counts = [rank - len(term) + 3 for term, rank in zip(terms, ranks, strict=True) if "..." in term]
+    if not arrow:
+        right = "..." * bool(counts) + "".join(sorted(x for x in set(left) - set(".,") if left.count(x) == 1))
+    named = [
+        term.replace("...", "".join(more[len(more) - max(0, rank - len(term) + 3) :]))
+        for term, rank in zip(terms, ranks, strict=True)
+    ]
+    return named, right.replace("...", "".join(more[len(more) - max(counts, default=0) :]))
+
+
+@register_rule("aten::embedding_bag", "aten::_embedding_bag", "aten::_embedding_bag_forward_only")
+def embedding_bag(call: Call, table: Value, *picks: Any, **_: Any) -> list[Value]:
+    """table (K, D) -> (bags, D), and what its gradient needs."""
+    for ids in (table.axes[0], *(ids for value in values_in(picks) for ids in value.axes)):
+        call.keep(ids)
+    if table.name is not None:
+        call.trace.writers.setdefault(table.name, 1)
+    rest = [
+        Value(
+            tuple(
+                table.axes[1] if len(shape) == 2 and axis else fixed(size) for axis, size in enumerate(shape)
+            )
+        )
+        for shape in call.shapes[1:]
+    ]
+    return [Value((fixed(call.shape[0]), table.axes[1])), *rest]
 
 
 @register_rule("aten::embedding")

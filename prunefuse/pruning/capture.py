@@ -152,6 +152,11 @@ def _export(
         except Exception as error:
             where = describe(model, running)
             reason = first_line(error)
+            if running and isinstance(model.get_submodule(running[-1]), nn.RNNBase):
+                reason += (
+                    "; if its sequences are packed, which export cannot follow: plan and extract with a forward that "
+                    "does not pack them, as behind a flag of the model"
+                )
             raise CaptureError(
                 f"model: torch.export cannot capture it, in {where}: {reason}", running[-1] if running else ""
             ) from error
@@ -163,7 +168,17 @@ def capture(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_shapes: Any = 
 
     with quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The tensor attribute")  # a recurrent layer's list of its weights
-        return torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+        program = torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+    _drop_unread_means(program)
+    return program
+
+
+def _drop_unread_means(program: ExportedProgram) -> None:
+    """Drop means that nobody reads, as of attention weights over heads: they run with any number of channels."""
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if not node.users and schema is not None and schema.name == "aten::mean":
+            program.graph.erase_node(node)
 
 
 def first_line(error: Exception) -> str:

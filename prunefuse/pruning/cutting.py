@@ -62,8 +62,16 @@ def _set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int 
     modules = dict(small.named_modules(remove_duplicate=False))
     for path, mine in attributes.items():
         for name, value in mine.items():
-            before = getattr(modules.get(path), name, None)
+            owner: Any = modules.get(path)
+            held, _, attribute = name.rpartition(".")
+            if hasattr(owner, held):  # an object that other modules may hold as well
+                setattr(owner, held, copy.copy(getattr(owner, held)))
+                owner = getattr(owner, held)
+            before = getattr(owner, attribute, None)
             new = list(value) if isinstance(before, list) and isinstance(value, tuple) else value
             if type(before) is not type(new):
                 raise ValueError(f"plan: damaged: it sets {name!r} of {path!r} from {before!r} to {value!r}")
-            setattr(modules[path], name, new)
+            if held:
+                vars(owner)[attribute] = new  # it may be frozen
+            else:
+                setattr(owner, attribute, new)

@@ -5,7 +5,8 @@ reads from the shape of a tensor, from an attribute, or has written in its code.
 followed the channels, attributes with those numbers are changed along, the small model is exported as well, and
 its shapes are compared with the planned ones, call by call. Where they differ, the modules of that type go one step
 further in :data:`STEPS`: some attributes stay; axes that were equally long keep equally many channels (an attention
-whose heads together are as wide as its input); in the end such axes stay whole, with a note.
+whose heads together are as wide as its input); numbers in objects that modules share, as a configuration, change in a
+copy for each; in the end such axes stay whole, with a note.
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ class Remedy(NamedTuple):
         doubtful: Attributes with the number of an axis that loses channels change, also where an axis that stays
             whole is as long.
         alike: Axes that were equally long keep equally many indices.
+        objects: Numbers change too that are attributes of an object that a module holds, as of a configuration; each
+            module gets a copy of its own.
         whole: "live": axes as long as one of theirs that may be pruned stay whole; "all": all axes inside.
     """
 
     doubtful: bool = True
     alike: bool = False
+    objects: bool = False
     whole: str = ""
 
 
@@ -50,6 +54,8 @@ STEPS = (
     Remedy(doubtful=False),
     Remedy(alike=True),
     Remedy(doubtful=False, alike=True),
+    Remedy(objects=True),
+    Remedy(alike=True, objects=True),
     Remedy(whole="live"),
     Remedy(whole="all"),
 )
@@ -155,30 +161,38 @@ class Decision:
 
     def next_step(self, module: nn.Module) -> int | None:
         """Which of :data:`STEPS` could be tried for such modules after the one that failed; None if none."""
-        doubtful = any(
-            not certain and type(self.found.modules[path]) is type(module)
-            for (path, _, _), (_, certain) in self.changing.items()
-        )
+        mine = [
+            ("." in name, certain)
+            for (path, name, _), (_, certain) in self.changing.items()
+            if type(self.found.modules[path]) is type(module)
+        ]
+        doubtful = any(not certain for inner, certain in mine if not inner)
+        objects = any(inner for inner, _ in mine)
         later = range(self.step(module) + 1, len(STEPS))
-        return next((step for step in later if STEPS[step].doubtful or doubtful), None)
+        useful = (
+            step
+            for step in later
+            if (STEPS[step].doubtful or doubtful) and (objects or not STEPS[step].objects)
+        )
+        return next(useful, None)
 
     def attributes(self) -> dict[str, dict[str, int | tuple[int, ...]]]:
         """New values of module attributes, where they change; none if the graph is cut and not the module."""
         found = self.found
         if found.free:
             return {}
-        new = {
-            size: value
-            for size, (value, certain) in self.changing.items()
-            if certain or STEPS[self.step(found.modules[size[0]])].doubtful
-        }
+        new = {}
+        for size, (value, certain) in self.changing.items():
+            remedy = STEPS[self.step(found.modules[size[0]])]
+            if (certain or remedy.doubtful) and (remedy.objects or "." not in size[1]):
+                new[size] = value
         sized = dict(found.sized)
         for path, module in found.modules.items():
             for (tensor, axis), attribute in sizes_of(module).items():
                 tied = found.tensors.get(f"{path}.{tensor}" if path else tensor)
                 if tied is not None:
                     is_tuple = isinstance(getattr(module, attribute), tuple)
-                    sized[path, attribute, axis if is_tuple else None] = tied.axes[axis]
+                    sized.setdefault((path, attribute, axis if is_tuple else None), tied.axes[axis])
         new.update((size, self.count(ids)) for size, ids in sized.items() if not self.keep[ids].all())
         result: dict[str, dict[str, int | tuple[int, ...]]] = {}
         for (path, attribute, position), value in new.items():
@@ -192,12 +206,18 @@ class Decision:
 
 
 def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
-    """The numbers that the attributes of a module hold: name, position in a tuple or list, number."""
+    """The numbers that the attributes of a module hold: name, position in a tuple or list, number.
+
+    The name of an attribute of an object that it holds, such as a configuration, has a dot.
+    """
     for name, value in vars(module).items():
         if type(value) is int:
             yield name, None, value
         elif isinstance(value, tuple | list) and all(type(x) is int for x in value):
             yield from ((name, position, x) for position, x in enumerate(value))
+        elif hasattr(value, "__dict__") and not callable(value) and not isinstance(value, Tensor):
+            numbers = ((inner, x) for inner, x in vars(value).items() if type(x) is int)
+            yield from ((f"{name}.{inner}", None, x) for inner, x in numbers if not inner.startswith("_"))
 
 
 def settle_sizes(

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+import prunefuse.pruning.along
 import prunefuse.pruning.aten
 import prunefuse.pruning.attention
 import prunefuse.pruning.layout
 import prunefuse.pruning.recurrent  # noqa: F401  (they register the rules)
 from prunefuse.pruning.capture import describe
+from prunefuse.pruning.composite import parts_of
 from prunefuse.pruning.coupling import Value, fixed
 from prunefuse.pruning.identity import all_names
-from prunefuse.pruning.rules import find_rule, values_in
+from prunefuse.pruning.rules import find_rule, unknown, values_in
 from prunefuse.pruning.trace import OFFER, Call, Kind, Record, Trace, kind_of
 
 if TYPE_CHECKING:
@@ -201,8 +203,11 @@ def _call_block(found: Trace, graph: fx.Graph, given: Iterable[Any]) -> Any:
     for node in graph.nodes:
         if node.op == "call_function":
             values[node] = _call(found, node, values)
-        elif node.op == "get_attr":
-            values[node] = None
+        elif (
+            node.op == "get_attr"
+        ):  # a tensor that the operator makes, or the body of a higher-order operator
+            held = getattr(graph.owning_module, str(node.target), None)
+            values[node] = Value(tuple(map(fixed, held.shape))) if isinstance(held, Tensor) else None
     return fx.node.map_arg(graph.output_node().args[0], values.__getitem__)
 
 
@@ -219,8 +224,14 @@ def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         return _known(node.meta.get("val"))
     stack = list(node.meta.get("nn_module_stack", {}).values())
     call = Call(name, stack[-1][0] if stack else "", shapes, found)
+    rule = find_rule(node.target)
     try:
-        result = find_rule(node.target)(call, *args, **kwargs)
+        if rule is unknown and (parts := parts_of(node)) is not None:
+            before = len(found.calls)
+            result = _call_block(found, parts, map(values.__getitem__, node.all_input_nodes))
+            del found.calls[before:]  # what is compared with other graphs are the calls in these
+        else:
+            result = rule(call, *args, **kwargs)
         outputs = [result] if isinstance(result, Value) else list(result)
         if tuple(value.shape for value in outputs) != shapes:
             raise ValueError(f"gives {[value.shape for value in outputs]}, the operator {list(shapes)}")

@@ -188,7 +188,10 @@ def _blocks(call: Call, ids: Ids, size: int) -> list[Ids]:
     return list(ids.reshape(-1, size))
 
 
-@register_rule(*("aten::" + name for name in ("chunk", "split", "split_with_sizes", "tensor_split")))
+@register_rule(
+    *("aten::" + name for name in ("chunk", "split", "split_with_sizes", "tensor_split")),
+    *("aten::unsafe_" + name for name in ("chunk", "split", "split_with_sizes")),
+)
 def split(call: Call, x: Value, sections: Any, dim: int = 0) -> list[Value]:
     """Several parts of an axis: of equal size, or of sizes that the module says."""
     ids = x.axes[dim]
@@ -241,22 +244,6 @@ def index(call: Call, x: Value, indices: Sequence[Value | None]) -> Value:
     return Value((*rest[:first], *map(fixed, shape), *rest[first:]))
 
 
-@register_rule("aten::index_select")
-def index_select(call: Call, x: Value, dim: int, picks: Value) -> Value:
-    """Picks by one list of indices along one axis, which stays."""
-    call.keep(x.axes[dim], "" if x.name else "picks channels by index")
-    call.keep(picks.axes[0])
-    return x.with_axis(dim, fixed(call.shape[dim]))
-
-
-@register_rule("aten::gather")
-def gather(call: Call, x: Value, dim: int, picks: Value, **_: Any) -> Value:
-    """Picks by as many indices as there are results: everything stays."""
-    for ids in (*x.axes, *picks.axes):
-        call.keep(ids, "picks channels by index")
-    return call.fixed_output()
-
-
 @register_rule("aten::im2col")
 def im2col(call: Call, x: Value, kernel: Sequence[int], *_: Any) -> Value:
     """x (..., C, H, W) -> (..., C * kernel elements, places)."""
@@ -296,14 +283,6 @@ def pixel_shuffle(call: Call, x: Value, factor: int) -> Value:
 def pixel_unshuffle(call: Call, x: Value, factor: int) -> Value:
     """x (..., C, H, W) -> (..., C * factor ** 2, H / factor, W / factor)."""
     return Value((*x.axes[:-3], np.repeat(x.axes[-3], factor**2), *map(fixed, call.shape[-2:])))
-
-
-@register_rule("aten::roll")
-def roll(call: Call, x: Value, shifts: Any, dims: Any = ()) -> Value:
-    """Moves elements round along some axes, which stay."""
-    for dim in [dims] if isinstance(dims, int) else dims or range(len(x.axes)):
-        call.keep(x.axes[dim], "rolls a channel axis")
-    return Value(x.axes)
 
 
 @register_rule("aten::pad", "aten::constant_pad_nd")

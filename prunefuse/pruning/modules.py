@@ -27,8 +27,8 @@ def register_sizes(module_type: type[nn.Module], sizes: Mapping[tuple[str, int],
 
     Args:
         module_type: The type; subclasses without an entry of their own share it.
-        sizes: (name of a parameter or buffer of the module, axis) -> the integer attribute that holds the
-            size of that axis.
+        sizes: (name of a parameter or buffer of the module or of one inside it, axis) -> the integer attribute
+            that holds the size of that axis.
     """
     _SIZES[module_type] = dict(sizes)
 
@@ -66,6 +66,12 @@ register_sizes(nn.PReLU, {("weight", 0): "num_parameters"})
 for _transposed in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
     register_sizes(_transposed, {("weight", 0): "in_channels", ("weight", 1): "out_channels"})
 register_sizes(nn.Embedding, {("weight", 1): "embedding_dim"})
+register_sizes(nn.EmbeddingBag, {("weight", 1): "embedding_dim"})
+register_sizes(
+    nn.Bilinear, {("weight", 0): "out_features", ("weight", 1): "in1_features", ("weight", 2): "in2_features"}
+)
 register_sizes(nn.GroupNorm, {("weight", 0): "num_channels"})
+register_sizes(nn.RNNCellBase, {("weight_ih", 1): "input_size", ("weight_hh", 1): "hidden_size"})
+register_sizes(nn.Transformer, {("decoder.layers.0.linear2.weight", 0): "d_model"})
 register_padding(ChannelPad, ("left", "right"))
 register_padding(_ConstantPadNd, "padding")

@@ -25,6 +25,7 @@ _MATRICES = {
 _OTHERS = {
     *(f"aten::conv_transpose{d}d" for d in (1, 2, 3)),
     *(f"aten::{name}" for name in ("einsum", "bmm", "baddbmm", "lstm", "gru", "rnn_tanh", "rnn_relu")),
+    *(f"aten::{name}" for name in ("bilinear", "tensordot", "inner", "linalg_vecdot", "mv", "dot", "vdot")),
     "onnx::Conv",  # with a computed bias; and of products those with factors or a transposed input:
     "onnx::Gemm",  # others have the names above
 }
@@ -202,8 +203,8 @@ def find_readers(found: Trace, component: Ids) -> tuple[list[Reader], dict[str, 
 def _read_by(call: Record, found: Trace) -> list[Ids]:
     """The axes of weights along which a call sums channels."""
     if call.op in ("aten::matmul", "aten::mm"):
-        left, right = call.inputs[:2]  # of computed tensors, the axis that is summed over stays
-        return [left.axes[-1]] * (left.name is not None) + [right.axes[-2]] * (right.name is not None)
+        left, right = call.inputs[:2]  # of tensors computed from data, the axis that is summed over stays
+        return [left.axes[-1], right.axes[-2]]
     if call.op in _MATRICES:
         value = call.inputs[2 if call.op == "aten::addmm" else 1]
         return [value.axes[_MATRICES[call.op]]]

@@ -10,8 +10,9 @@ list of them). Adding one takes five lines::
             call.link(a, b)
         return x
 
-Pointwise operators need no entry (see :func:`find_rule`); an operator without any rule keeps whole what it
-touches and is named in the plan's notes.
+Pointwise operators need no entry (see :func:`find_rule`), nor do those that PyTorch composes of others
+(:mod:`~prunefuse.pruning.composite`); any other operator without a rule keeps whole what it touches and is named in
+the plan's notes.
 """
 
 from __future__ import annotations

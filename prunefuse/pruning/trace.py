@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -76,7 +77,7 @@ class Trace:
     lifted: dict[str, Value] = field(default_factory=dict)
     couplings: Couplings = field(default_factory=Couplings)
     writers: dict[str, int] = field(default_factory=dict)
-    positions: dict[str, int] = field(default_factory=dict)
+    positions: dict[str, Fraction] = field(default_factory=dict)
     sized: dict[Size, Ids] = field(default_factory=dict)
     literals: dict[str, list[Ids]] = field(default_factory=dict)
     calls: list[Record] = field(default_factory=list)
@@ -130,16 +131,24 @@ class Trace:
         sizes = {len(ids) for ids in self.literals.get(path, ()) if ids.any() or not live}
         return [ids for ids in self.axes_inside(path) if len(ids) in sizes]
 
-    def origin(self, value: Value) -> Value:
-        """The parameter or buffer that a computed value comes from, if it has the same shape; else the value."""
+    def origin(self, value: Value) -> tuple[Value, Fraction]:
+        """The parameter or buffer that a computed value has the shape of, or is a part of, and which part; else itself."""
         known = {id(value)}
         for call in reversed(self.calls):
             if not known.isdisjoint(map(id, call.outputs)):
                 known.update(map(id, call.inputs))
                 for source in call.inputs:
-                    if source.name is not None and source.shape == value.shape:
-                        return source
-        return value
+                    if source.name is not None and _is_part(value, source):
+                        return source, Fraction(math.prod(value.shape), math.prod(source.shape))
+        return value, Fraction(1)
+
+
+def _is_part(value: Value, source: Value) -> bool:
+    """Whether all axes are as long as those of the source, or have a part of their ids."""
+    return len(value.axes) == len(source.axes) and all(
+        len(mine) == len(ids) or bool(np.isin(mine, ids).all())
+        for mine, ids in zip(value.axes, source.axes, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -196,6 +205,11 @@ class Call:
         else:
             self.trace.literals.setdefault(self.module, []).append(ids)
 
+    def counts(self, ids: Ids, attribute: str) -> None:
+        """Say that an attribute of the calling module, if it has it, is the size of this axis."""
+        if hasattr(self.trace.modules.get(self.module), attribute):
+            self.holds(ids, attribute)
+
     def fixed_output(self, index: int = 0) -> Value:
         """An output of this call none of whose axes can be pruned."""
         return Value(tuple(fixed(size) for size in self.shapes[index]))
@@ -208,15 +222,18 @@ class Call:
             out_axis: The axis of its output channels.
             applied: How often it is applied; None: as often as there are outputs of each channel.
         """
-        weight = self.trace.origin(weight) if weight.name is None else weight
+        made = len(weight.axes[out_axis])
+        weight, part = self.trace.origin(weight) if weight.name is None else (weight, Fraction(1))
         if weight.name is None:
             self.note("the weight is computed from other tensors, so its FLOPs are not counted")
             return
         self.trace.writers[weight.name] = out_axis
         if self.trace.counting:
             if applied is None:
-                applied = math.prod(self.shape) // len(weight.axes[out_axis])
-            self.trace.positions[weight.name] = self.trace.positions.get(weight.name, 0) + applied
+                applied = math.prod(self.shape) // made
+            self.trace.positions[weight.name] = (
+                self.trace.positions.get(weight.name, Fraction(0)) + applied * part
+            )
         if weight.name.rpartition(".")[0] in self.trace.ignored:
             self.keep(weight.axes[out_axis])
 

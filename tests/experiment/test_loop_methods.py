@@ -151,6 +151,37 @@ def test_complements(trainings: Trainings) -> None:
     assert 0.5 < drawn.std() / kept.std() < 2
 
 
+class Scaled(nn.Module):
+    """A network with a parameter that only itself can fill."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp()
+        self.layers.layers[2] = nn.Sequential(nn.Linear(16, 16), Scale())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def test_reinit_takes_parameters_that_nothing_resets_from_another_model_of_the_factory() -> None:
+    config = replace(CONFIG, schedule=(10,), complement="reinit")
+    loop = ActiveLearning(Scaled, POOL, TEST, config)
+    list(loop)
+    assert loop.plan is not None
+    assert any(name.endswith("scale") for name in loop.plan.kept)
+    assert loop.final is not None
+
+
 def test_dense_is_trained_once_per_round_and_is_its_own_result(trainings: Trainings) -> None:
     loop = learner(replace(CONFIG, selector="dense"))
     rounds = list(loop)

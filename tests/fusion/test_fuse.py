@@ -141,9 +141,30 @@ def test_a_module_that_cannot_reset_itself_is_named_before_anything_is_written()
     dense = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4), Bare())
     plan = plan_pruning(dense, torch.zeros(1, 4))
     before = copy.deepcopy(dense.state_dict())
-    with pytest.raises(ValueError, match=r"needs reset_parameters, which '2' \(Bare\) does not have"):
-        fuse_(dense, fill_(plan.extract(dense), 3), plan, "reinit")
+    small = fill_(plan.extract(dense), 3)
+    message = (
+        r"needs reset_parameters; there is none in '2' \(Bare\)\. .*fuse_\(dense, small, plan, build\(\)\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        fuse_(dense, small, plan, "reinit")
     assert all(torch.equal(t, before[name]) for name, t in dense.state_dict().items())
+    fresh = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4), Bare())
+    fuse_(dense, small, plan, fresh)
+    back = plan.extract(dense).state_dict()
+    assert all(torch.equal(back[name], tensor) for name, tensor in small.state_dict().items())
+
+
+def test_reinit_knows_how_attention_draws():
+    layer = nn.TransformerEncoderLayer(12, 4, 16, batch_first=True)
+    dense = nn.Sequential(nn.Embedding(20, 12), layer, nn.Linear(12, 2))
+    plan = plan_pruning(dense, torch.arange(10).view(2, 5))
+    before = dense[1].self_attn.in_proj_weight.clone()
+    small = plan.extract(dense)
+    fuse_(dense, small, plan, "reinit", generator=torch.Generator().manual_seed(0))
+    assert torch.equal(plan.extract(dense)[1].self_attn.in_proj_weight, small[1].self_attn.in_proj_weight)
+    drawn = dense[1].self_attn.in_proj_weight != before
+    assert drawn.sum() == before.numel() - small[1].self_attn.in_proj_weight.numel()
+    assert float(dense[1].self_attn.in_proj_weight.detach().abs().max()) <= (6 / 48) ** 0.5  # Xavier's bound
 
 
 def test_modes_gradients_and_identity_stay_and_autograd_notices():

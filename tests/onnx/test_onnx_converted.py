@@ -21,7 +21,7 @@ HERE = Path(__file__).parent / "converted"
     [
         ("tf2onnx", {"x": (3, 8, 8, 3)}, 0),
         ("jax2onnx", {"in_0": (3, 8, 8, 3)}, 0),
-        ("skl2onnx", {"X": (3, 64)}, 2),  # of the probabilities and the label, which are outputs
+        ("skl2onnx", {"X": (3, 64)}, 1),  # of the probabilities, which are an output
     ],
 )
 def test_converted_files(tmp_path, name, inputs, notes):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from prunefuse.pruning import PruningPlan
+from prunefuse.pruning import PruningPlan, plan_pruning
 
 
 def scramble_(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -90,3 +90,29 @@ def assert_pruning_is_masking(
     small = plan.extract(model)
     assert_same_function(small, masked(model, plan), *inputs, tolerance=tolerance)
     return small
+
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class Between(nn.Module):
+    """A 1x1 convolution to 8 channels, ``function``, a 1x1 convolution of what came out, its spatial mean."""
+
+    def __init__(self, function, channels: int = 8, dims: int = 2) -> None:
+        super().__init__()
+        self.first = CONVOLUTIONS[dims](3, 8, 1)
+        self.layer = function if isinstance(function, nn.Module) else nn.Identity()
+        self.function = self.layer if isinstance(function, nn.Module) else function
+        self.last = CONVOLUTIONS[dims](channels, 2, 1)
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x))).flatten(2).mean(2)
+
+
+def plan_and_check(model, *, size=6, ratio=0.5, dims=2):
+    """Plan for images, and hold the plan against masking: the plan, the small model, widths by name."""
+    model = scramble_(model).double()
+    image = torch.randn(2, 3, *[size] * dims, generator=torch.Generator().manual_seed(0)).double()
+    plan = plan_pruning(model, image, ratio=ratio)
+    small = assert_pruning_is_masking(model, plan, image)
+    return plan, small, {layer.name: layer.width_after for layer in plan.layers}

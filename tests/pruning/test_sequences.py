@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from pruning_oracle import assert_pruning_is_masking, scramble_
+from pruning_oracle import assert_pruning_is_masking, assert_same_function, masked, scramble_
 from torch import nn
 
+from prunefuse.fusion import fuse_
 from prunefuse.pruning import plan_pruning
 
 TOKENS = torch.arange(10).view(2, 5)
@@ -156,3 +159,226 @@ def test_multihead_attention_on_the_input_stays_whole_and_is_named():
     assert small.attention.num_heads == 4
     assert small.a.weight.shape == (4, 12)
     assert any("MultiheadAttention" in note for note in plan.notes)
+
+
+class Streams(nn.Module):
+    """Two streams of tokens that meet in one layer, which is given what to attend with and what to attend to."""
+
+    def __init__(self, layer: nn.Module, *, keys: int = 12, values: int = 12) -> None:
+        super().__init__()
+        self.embed, self.keys, self.layer, self.head = (
+            nn.Embedding(20, 12),
+            nn.Embedding(20, keys),
+            layer,
+            nn.Linear(12, 2),
+        )
+        self.values = nn.Linear(keys, values) if values != keys else nn.Identity()
+
+    def forward(self, x, y):
+        x, y = self.embed(x), self.keys(y)
+        if isinstance(self.layer, nn.MultiheadAttention):
+            return self.head(self.layer(x, y, self.values(y))[0])
+        return self.head(self.layer(x, y))
+
+
+CROSS = {
+    "packed": {},
+    "sequence first": {"batch_first": False},
+    "no bias": {"bias": False},
+    "keys of another width": {"kdim": 8, "vdim": 8},
+    "values of another width": {"kdim": 8, "vdim": 10},
+    "values of another width, sequence first": {"kdim": 8, "vdim": 10, "batch_first": False},
+    "biases of key and value": {"add_bias_kv": True},
+    "zeros to attend to": {"add_zero_attn": True},
+    "both": {"add_bias_kv": True, "add_zero_attn": True},
+}
+
+
+@pytest.mark.parametrize("options", CROSS.values(), ids=CROSS.keys())
+def test_attention_to_another_stream(options):
+    options = {"batch_first": True, **options}
+    attention = nn.MultiheadAttention(12, 4, **options)
+    model = scramble_(
+        Streams(attention, keys=options.get("kdim", 12), values=options.get("vdim", 12))
+    ).double()
+    more = torch.arange(4, 16).view(2, 6)
+    inputs = (TOKENS, more) if options["batch_first"] else (TOKENS.T, more.T)
+    plan = plan_pruning(model, inputs)
+    small = assert_pruning_is_masking(model, plan, *inputs)
+    assert plan.notes == ()
+    assert (small.layer.num_heads, small.layer.embed_dim) == (2, 6)
+    assert small.embed.embedding_dim == 6
+    assert small.keys.embedding_dim == options.get("kdim", 12) // 2
+    small.train()(*inputs).sum().backward()
+    assert_fuses_back(model, small, plan)
+
+
+def assert_fuses_back(model, small, plan):
+    scramble_(small, seed=1)
+    back = plan.extract(fuse_(model, small, plan)).state_dict()
+    assert all(torch.equal(back[name], tensor) for name, tensor in small.state_dict().items())
+
+
+def test_each_part_of_a_packed_weight_counts_as_often_as_it_is_applied():
+    model = Streams(nn.MultiheadAttention(12, 4, bias=False, batch_first=True))
+    plan = plan_pruning(model, (TOKENS, torch.arange(4, 16).view(2, 6)))
+    layer = next(layer for layer in plan.layers if layer.name == "layer")
+    assert layer.flops_before == 2 * (5 + 6 + 6) * 12 * 12
+    assert layer.flops_after == 2 * (5 + 6 + 6) * 6 * 6
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("kind", ["layer", "decoder", "transformer"])
+@pytest.mark.usefixtures("no_fast_path")
+def test_transformers_with_a_decoder(kind, norm_first):
+    torch.manual_seed(0)
+    options = {"batch_first": True, "norm_first": norm_first}
+    layer = nn.TransformerDecoderLayer(12, 4, 16, **options)
+    if kind == "decoder":
+        layer = nn.TransformerDecoder(layer, 2)
+    elif kind == "transformer":
+        layer = nn.Transformer(12, 4, 2, 2, 16, **options)
+    model = scramble_(Streams(layer)).double()
+    inputs = (TOKENS, torch.arange(4, 16).view(2, 6))
+    plan = plan_pruning(model, inputs)
+    small = assert_pruning_is_masking(model, plan, *inputs)
+    assert plan.notes == ()
+    attentions = [module for module in small.modules() if isinstance(module, nn.MultiheadAttention)]
+    assert {(attention.num_heads, attention.embed_dim) for attention in attentions} == {(2, 6)}
+    small.train()(*inputs).sum().backward()
+    assert_fuses_back(model, small, plan)
+
+
+def test_a_mean_that_nobody_reads_keeps_nothing_whole():
+    class Net(nn.Module):
+        def __init__(self, both):
+            super().__init__()
+            self.embed, self.layer = nn.Embedding(20, 12), nn.MultiheadAttention(12, 4, batch_first=True)
+            self.head, self.both = nn.Linear(12, 2), both
+
+        def forward(self, x):
+            x = self.embed(x)
+            y, weights = self.layer(x, x, x)  # the mean over the heads
+            return (self.head(y), weights) if self.both else self.head(y)
+
+    model = scramble_(Net(False)).double()
+    plan = plan_pruning(model, TOKENS)
+    assert assert_pruning_is_masking(model, plan, TOKENS).layer.num_heads == 2
+    with pytest.raises(ValueError, match=r"nothing was pruned .*module .layer. \(MultiheadAttention\)"):
+        plan_pruning(Net(True), TOKENS)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}])
+def test_lstm_with_projections(options):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.layer = (
+                nn.Embedding(20, 10),
+                nn.LSTM(10, 8, proj_size=4, batch_first=True, **options),
+            )
+            self.head, self.last = nn.Linear(4 * (1 + self.layer.bidirectional), 3), nn.Linear(12, 3)
+
+        def forward(self, x):
+            y, states = self.layer(self.embed(x))
+            return self.head(y[:, -1]) + self.last(torch.cat(states, -1)[-1])
+
+    model = scramble_(Net()).double()
+    plan = plan_pruning(model, TOKENS)
+    small = assert_pruning_is_masking(model, plan, TOKENS)
+    assert plan.notes == ()
+    assert (small.layer.input_size, small.layer.hidden_size, small.layer.proj_size) == (5, 4, 2)
+    small.train()(TOKENS).sum().backward()
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_recurrent_cells(kind):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.cell, self.head = nn.Embedding(20, 10), kind(10, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            state = None
+            for y in self.embed(x).unbind(1):
+                state = self.cell(y, state)
+            return self.head(state[0] if isinstance(state, tuple) else state)
+
+    model = scramble_(Net()).double()
+    plan = plan_pruning(model, TOKENS)
+    small = assert_pruning_is_masking(model, plan, TOKENS)
+    assert plan.notes == ()
+    assert (small.cell.input_size, small.cell.hidden_size) == (5, 4)
+
+
+class Packing(Recurrent):
+    packs = True
+
+    def forward(self, x):
+        if not self.packs:
+            return super().forward(x)
+        y = nn.utils.rnn.pack_padded_sequence(self.embed(x), torch.tensor([5, 3]), batch_first=True)
+        y, (state, _) = self.layer(y)
+        y = nn.utils.rnn.pad_packed_sequence(y, batch_first=True)[0]
+        return self.head(y[:, -1]) + self.last(state)[-1]
+
+
+def test_a_model_that_packs_is_planned_without_packing():
+    model = scramble_(Packing(nn.LSTM, 1)).double()
+    with pytest.raises(RuntimeError, match=r"in module 'layer' \(LSTM\).*a forward that does not pack"):
+        plan_pruning(model, TOKENS)
+    model.packs = False
+    plan = plan_pruning(model, TOKENS)
+    small = assert_pruning_is_masking(model, plan, TOKENS)
+    model.packs = small.packs = True
+    assert_same_function(small, masked(model, plan), TOKENS)
+
+
+def test_bags_of_embeddings():
+    for mode in ("mean", "sum", "max"):
+        model = scramble_(nn.Sequential(nn.EmbeddingBag(20, 8, mode=mode), nn.Linear(8, 2))).double()
+        plan = plan_pruning(model, TOKENS)
+        assert assert_pruning_is_masking(model, plan, TOKENS)[0].embedding_dim == 4
+        assert plan.notes == ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    heads: int = 4
+    dim: int = 3
+    width: int = 12
+
+
+class Configured(nn.Module):
+    """Attention that reads its sizes from an object that others hold as well."""
+
+    def __init__(self, settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.qkv = nn.Linear(settings.width, 3 * settings.heads * settings.dim)
+        self.out = nn.Linear(settings.heads * settings.dim, settings.width)
+
+    def forward(self, x):
+        n, t, _ = x.shape
+        own = self.settings
+        q, k, v = self.qkv(x).view(n, t, 3, own.heads, own.dim).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).reshape(n, t, own.heads * own.dim))
+
+
+@pytest.mark.parametrize("settings", [Settings(), SimpleNamespace(heads=4, dim=3, width=12)])
+def test_sizes_in_an_object_that_modules_share(settings):
+    layers = (
+        nn.Embedding(20, 12),
+        Configured(settings),
+        nn.LayerNorm(12),
+        Configured(settings),
+        nn.Linear(12, 2),
+    )
+    model = scramble_(nn.Sequential(*layers)).double()
+    plan = plan_pruning(model, TOKENS, ignore=["3.qkv"])
+    small = assert_pruning_is_masking(model, plan, TOKENS)
+    assert (small[1].settings.heads, small[3].settings.heads) == (2, 4)
+    assert small[1].settings.dim == 3
+    assert (settings.heads, model[1].settings is settings) == (4, True)
+    assert_fuses_back(model, small, plan)
