@@ -5,7 +5,7 @@ its outputs are shaped as the dense one's, it trains for a step, and something w
 is left. Nobody's classifier is pruned, channels are ranked within their layer by the L2 norm of what leaves together.
 
 torch-pruning is called as its README shows, with what its examples add for any model: the numbers of heads, and widths
-divisible by them. Where that fails, the attributes that its examples set by hand after pruning are set, and where that
+divisible by them. Where that fails, the attributes that these set by hand after pruning are set, and where that
 fails too the model is built without the auxiliary classifiers that its graph leaves out, as an example of it does. It has
 no target: its way to one (reproduce/main.py there) is to prune in small steps until its own count is low enough.
 
@@ -132,6 +132,9 @@ def _repair(model: nn.Module) -> None:
     for module, qkv in _attention(model):
         module.attn_dim = qkv.out_features // 3
         module.head_dim = module.attn_dim // module.num_heads
+    for module in model.modules():  # the one of its README: scales that view a parameter in a shape they hold
+        if isinstance(getattr(module, "shape", None), tuple) and hasattr(module, "scale"):
+            module.shape = tuple(module.scale.numel() if size > 1 else 1 for size in module.shape)
     if hasattr(model, "hidden_dim") and hasattr(model, "conv_proj"):
         model.hidden_dim = model.conv_proj.out_channels
 

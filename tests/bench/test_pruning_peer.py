@@ -1,12 +1,15 @@
-"""The comparison with torch-pruning: processes under limits, what counts as success, the tables."""
+"""The comparison with torch-pruning: processes under limits, what counts as success, the tables and the README's."""
 
+import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks import isolated, peer, peer_tables
 
+ROOT = Path(__file__).parents[2]
 WORKED = {"error": "", "way": "", "cpu_seconds": 2.0, "seconds": 2.5, "params": 0.26, "flops": 0.25}
 FAILED = {**WORKED, "error": "no answer\nwithin 60 s"}
 HELPED = {**WORKED, "way": "attributes set by hand", "cpu_seconds": 4.0}
@@ -87,3 +90,8 @@ def test_every_failure_has_a_line():
     assert lines[0] == "torch-pruning: swin_t: no answer within 60 s"
     assert "prunefuse: timm:dla34: no answer within 60 s" in lines
     assert len(lines) == 6
+
+
+def test_the_readme_shows_the_committed_results():
+    content = json.loads((ROOT / "benchmarks" / "results" / "pruning.json").read_text())
+    assert peer_tables.tables(content) in (ROOT / "README.md").read_text()
