@@ -7,7 +7,7 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find cmake csrc prunef
 	-not -name '*.so' -not -path '*/__pycache__/*')
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: run test lint format fuzz check asan coverage abi ptxas clean
+.PHONY: run test lint format fuzz check asan coverage peer abi ptxas clean
 
 run: $(VENV)/.installed
 	$(BIN)/prunefuse run $(ARGS)
@@ -75,6 +75,10 @@ asan: $(VENV)/.installed-for-tests
 # Every architecture of benchmarks/zoo.py, planned, cut, run, trained a step and fused back; goes on where it was stopped.
 coverage: $(VENV)/.installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage $(ARGS)
+
+# Pruning beside torch-pruning, all of torchvision and timm in that list; goes on where it was stopped.
+peer: $(VENV)/.installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peer
 
 # The same binaries beside another torch: the operators' tests in an environment of their own.
 ABI_TORCH ?= 2.13.0

@@ -12,7 +12,7 @@ import torch
 from prunefuse.bench import record, table
 
 HERE = Path(__file__).parent
-RESULTS, COSTS = pytest.StashKey(), pytest.StashKey()
+RESULTS, COSTS, PRUNING = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
 
 
 def pytest_addoption(parser):
@@ -30,6 +30,7 @@ def pytest_configure(config):
     config.option.benchmark_quiet = True
     config.option.showcapture = "no"  # the compiler's log of itself
     config.stash[RESULTS], config.stash[COSTS] = [], []
+    config.stash[PRUNING] = {"coverage": {}, "networks": {}}
     try:
         if (path := _target(config)) is not None:
             record.require_new(path)
@@ -47,8 +48,13 @@ def costs(request):
     return request.config.stash[COSTS]
 
 
+@pytest.fixture
+def pruning(request):
+    return request.config.stash[PRUNING]
+
+
 def pytest_terminal_summary(terminalreporter, config):
-    results, costs = config.stash[RESULTS], config.stash[COSTS]
+    results, costs, pruning = config.stash[RESULTS], config.stash[COSTS], config.stash[PRUNING]
     if results:
         terminalreporter.section("speed: beside peers and limits (ratios of times; below 1 is faster)")
         terminalreporter.write_line("\n\n".join(map(table.block, results)))
@@ -59,8 +65,16 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("cost of selection")
         plot = selection_cost.plot(costs, _plot(config))
         terminalreporter.write_line(selection_cost.report(costs) + f"\n\nPlot: {plot}")
-    if (results or costs) and (path := _target(config)) is not None:
+    if any(pruning.values()):
+        from benchmarks import peer_tables
+
+        versions = record.header("", _device())["versions"]
+        terminalreporter.section("pruning, beside torch-pruning")
+        found = {"versions": versions, **pruning}
+        terminalreporter.write_line(f"{peer_tables.tables(found)}\n\n{peer_tables.failures(found)}")
+    if (results or costs or any(pruning.values())) and (path := _target(config)) is not None:
         more = {"selection_cost": selection_cost.as_json(costs)} if costs else {}
+        more |= {name: found for name, found in pruning.items() if found}
         record.save(path, results, shlex.join(["pytest", *sys.argv[1:]]), _device(), more)
         terminalreporter.write_line(f"Results: {path}")
 

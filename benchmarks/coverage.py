@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import multiprocessing
 import resource
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from benchmarks import isolated
 from benchmarks.zoo import SMALLEST, build, families
 from prunefuse import files
 from prunefuse.fusion import fuse_
@@ -103,15 +102,7 @@ def attempt(case: Case) -> Outcome:
     seconds = time.perf_counter() - start
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     small = plan.extract(model)
-    with torch.no_grad():
-        small.eval()(images)
-    optimizer = torch.optim.SGD(small.parameters(), lr=1e-3)
-    without = _backward(small, images)
-    optimizer.step()
-    if without and (cut_off := without - _backward(copy.deepcopy(model), images)):
-        raise RuntimeError(
-            f"no gradient reaches {', '.join(sorted(cut_off)[:3])}, as it does in the dense model"
-        )
+    train_a_step(small, model, images)
     back = plan.extract(fuse_(copy.deepcopy(model), small, plan)).state_dict()
     if wrong := [name for name, x in small.state_dict().items() if not torch.equal(x, back[name])]:
         raise RuntimeError(f"fusing and cutting again changed {', '.join(wrong[:3])}")
@@ -119,35 +110,40 @@ def attempt(case: Case) -> Outcome:
     return Outcome("", spent[0], seconds - spent[0], memory, few / params, less / flops, plan.notes)
 
 
+def train_a_step(small: nn.Module, dense: nn.Module, inputs: Tensor) -> None:
+    """Run a pruned model and train it for one step.
+
+    Raises:
+        RuntimeError: its outputs are not shaped as the dense model's, or no gradient reaches what it reaches there.
+    """
+    with torch.no_grad():
+        shapes, expected = ([x.shape for x in _tensors(m.eval()(inputs))] for m in (small, dense))
+    if shapes != expected:
+        raise RuntimeError(f"outputs of shape {[*map(list, shapes)]} instead of {[*map(list, expected)]}")
+    optimizer = torch.optim.SGD(small.parameters(), lr=1e-3)
+    without = _backward(small, inputs)
+    optimizer.step()
+    if without and (cut_off := without - _backward(copy.deepcopy(dense), inputs)):
+        raise RuntimeError(
+            f"no gradient reaches {', '.join(sorted(cut_off)[:3])}, as it does in the dense model"
+        )
+
+
 def _backward(model: nn.Module, inputs: Tensor) -> set[str]:
     """Backpropagate some loss in training mode; the parameters that get no gradient."""
-    outputs = (x for x in tree_leaves(model.train()(inputs)) if isinstance(x, Tensor) and x.requires_grad)
+    outputs = (x for x in _tensors(model.train()(inputs)) if x.requires_grad)
     torch.stack([x.square().mean() for x in outputs]).sum().backward()
     return {name for name, parameter in model.named_parameters() if parameter.grad is None}
 
 
-def _work(case: Case, answer: Connection) -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (GIBIBYTES << 30, GIBIBYTES << 30))
-    try:
-        answer.send(attempt(case))
-    except Exception as error:
-        answer.send(Outcome(f"{type(error).__name__}: {error}"[:600]))
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(outputs) if isinstance(x, Tensor)]
 
 
 def run(case: Case) -> Outcome:
     """One case in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(case, send))
-    process.start()
-    send.close()
-    try:
-        outcome = receive.recv() if receive.poll(SECONDS) else Outcome(f"no answer within {SECONDS} s")
-    except EOFError:
-        outcome = Outcome("the process died, probably for want of memory")
-    process.kill()
-    process.join()
-    return outcome
+    outcome = isolated.run(attempt, case, seconds=SECONDS, gibibytes=GIBIBYTES)
+    return Outcome(outcome.why) if isinstance(outcome, isolated.Failed) else outcome
 
 
 def table(results: dict[str, Any]) -> str:

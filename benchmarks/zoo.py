@@ -1,7 +1,7 @@
 """The architectures of the coverage table: torchvision's classifiers, one or more of each family in timm, transformers.
 
-All from random weights. A name is torchvision's, ``timm:NAME``, ``timm:NAME@SIZE`` for images that are not of 64
-pixels, or ``hf:NAME`` for a model of Hugging Face's transformers, built small from its configuration.
+All from random weights. A name is torchvision's, ``timm:NAME``, one of these and ``@SIZE`` for images that are not
+of 64 pixels, or ``hf:NAME`` for a model of Hugging Face's transformers, built small from its configuration.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SMALLEST = (
     *("regnet_y_400mf", "resnext50_32x4d", "wide_resnet50_2", "resnet18", "shufflenet_v2_x0_5"),
     *("squeezenet1_1", "swin_v2_t", "swin_t", "vgg11", "vit_b_32"),
 )
-SIZES = {"inception_v3": 299, "maxvit_t": 224}
+SIZES = {"inception_v3": 299, "maxvit_t": 224, "vit_h_14": 56}
 """Image sizes other than 64 pixels, where an architecture of torchvision has a least one or fixes it."""
 TIMM = (
     *("resnet18d", "res2net50_14w_8s", "resnest14d", "skresnet18", "seresnet50", "cspresnet50", "darknet53"),
@@ -92,10 +92,9 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 def _torchvision(name: str) -> tuple[nn.Module, Tensor]:
     import torchvision
 
-    size = SIZES.get(name, 64)
-    options: dict[str, Any] = {}
-    if name.startswith("vit"):
-        options["image_size"] = size = 56 if name == "vit_h_14" else 64
+    name, _, pixels = name.partition("@")
+    size = int(pixels or SIZES.get(name, 64))
+    options: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = False
     return torchvision.models.get_model(name, weights=None, **options), torch.randn(2, 3, size, size)

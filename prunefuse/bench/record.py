@@ -16,7 +16,17 @@ from prunefuse import files
 from prunefuse.bench.race import Result
 from prunefuse.experiment.machine import describe_machine, describe_versions
 
-_PEERS = ("scipy", "scikit-learn", "modAL-python", "scikit-activeml", "baal", "small-text", "triton")
+_PEERS = (
+    "scipy",
+    "scikit-learn",
+    "modAL-python",
+    "scikit-activeml",
+    "baal",
+    "small-text",
+    "torch-pruning",
+    "timm",
+    "triton",
+)
 
 
 def default_name(device: torch.device) -> str:
@@ -50,16 +60,23 @@ def save(
         OSError: it cannot be written.
     """
     content = {
+        **header(command, device),
+        "results": [dataclasses.asdict(result) for result in results],
+        **more,
+    }
+    files.write_json(require_new(path), content)
+
+
+def header(command: str, device: torch.device) -> dict[str, Any]:
+    """When, where and how it was measured."""
+    return {
         "format": "prunefuse benchmark",
         "version": 1,
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": command,
         "machine": describe_machine(device),
         "versions": {**describe_versions(), **_versions_of_peers()},
-        "results": [dataclasses.asdict(result) for result in results],
-        **more,
     }
-    files.write_json(require_new(path), content)
 
 
 def _versions_of_peers() -> dict[str, str]:
