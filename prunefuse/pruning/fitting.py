@@ -72,13 +72,21 @@ class Programs:
     training: ExportedProgram | None
 
 
+class Attribute(NamedTuple):
+    """An attribute by its name, in all modules of a type."""
+
+    type: type[nn.Module]
+    name: str
+
+
 @dataclass
 class Decision:
-    """What is kept: one flag per node of the trace."""
+    """What is kept: one flag per node of the trace; attributes in ``staying`` are no sizes, whatever their number."""
 
     found: Trace
     keep: npt.NDArray[np.bool_]
     remedies: Remedies
+    staying: frozenset[Attribute] = frozenset()
 
     def kept(self, tensors: dict[str, Tensor]) -> dict[str, dict[int, tuple[int, ...]]]:
         """Tensor -> axis -> kept indices, for axes that lose some."""
@@ -131,6 +139,8 @@ class Decision:
             for holder in self._holders.get(path, ()):
                 module = self.found.modules[holder]
                 for name, position, x in _numbers(module):
+                    if Attribute(type(module), name) in self.staying:
+                        continue
                     if x > 1 and (x in new) != (x in whole):
                         seen.setdefault((type(module), name, position), set()).add(x in new)
                     if x in new:
@@ -233,16 +243,40 @@ def settle_sizes(
     if decision.found.unused() and (training := _export_training(model, inputs, exporter)) is not None:
         programs = replace(programs, training=training)
         decision = decide(programs, remedies)
-    while not decision.found.free and (call := _first_fault(model, inputs, decision, exporter)) is not None:
-        steps = ((m, decision.next_step(m)) for m in decision.found.modules_with_literals(call))
+    staying: frozenset[Attribute] = frozenset()
+    while not decision.found.free and (fault := _first_fault(model, inputs, decision, exporter)) is not None:
+        if fault.number_alone and (no_size := _no_size(model, inputs, decision, exporter, fault)) is not None:
+            staying |= {no_size}
+            decision = replace(decision, staying=staying)
+            continue
+        steps = ((m, decision.next_step(m)) for m in decision.found.modules_with_literals(fault.call))
         module, step = next(((m, step) for m, step in steps if step is not None), (None, None))
         if module is None or step is None:
             break  # extraction will say what is wrong
         if STEPS[step].whole:  # the others of the type start again
             remedies = {kind: n for kind, n in remedies.items() if kind is not type(module)}
         remedies = {**remedies, kind_of(module) if STEPS[step].whole else type(module): step}
-        decision = decide(programs, remedies)
+        decision = replace(decide(programs, remedies), staying=staying)
     return decision
+
+
+def _no_size(
+    model: nn.Module, inputs: tuple[Tensor, ...], decision: Decision, exporter: Exporter, fault: Fault
+) -> Attribute | None:
+    """The attribute that must not change for a call to get its number, which is no size: by trying them in turn."""
+    found = decision.found
+    names = dict.fromkeys(
+        Attribute(type(module), name)
+        for module in found.modules_with_literals(fault.call)
+        for path, name, _ in decision.changing
+        if type(found.modules[path]) is type(module)
+    )
+    for attribute in names:
+        tried = replace(decision, staying=decision.staying | {attribute})
+        next_fault = _first_fault(model, inputs, tried, exporter)
+        if next_fault is None or next_fault.call > fault.call:
+            return attribute
+    return None
 
 
 def alike_axes(found: Trace, remedies: Remedies) -> list[list[Ids]]:
@@ -267,10 +301,17 @@ def _export_training(
         return None
 
 
+class Fault(NamedTuple):
+    """A call in which the small model differs from the plan; maybe in nothing but a number given to the operator."""
+
+    call: int
+    number_alone: bool = False
+
+
 def _first_fault(
     model: nn.Module, inputs: tuple[Tensor, ...], decision: Decision, exporter: Exporter
-) -> int | None:
-    """The number of the first call in which the small model differs from the plan; None if none can, or does."""
+) -> Fault | None:
+    """The first fault of the small model; None if there can be none, or is none."""
     found = decision.found
     if all(decision.keep[ids].all() for path in found.literals for ids in found.same_sizes(path)):
         return None
@@ -278,17 +319,12 @@ def _first_fault(
     try:
         got = call_shapes(exporter.small(model, inputs, indices, decision.attributes()))
     except CaptureError as error:
-        return found.last_call(error.module)
+        return Fault(found.last_call(error.module))
     calls = [number for number, call in enumerate(found.calls) if call.op not in LAYOUT]
     for number, real in zip_longest(calls, got):
-        if (
-            number is None
-            or (
-                found.calls[number].op,
-                decision.sizes[number],
-                found.calls[number].numbers,
-            )
-            != real
-        ):
-            return len(found.calls) - 1 if number is None else number
+        if number is None or real is None:
+            return Fault(len(found.calls) - 1 if number is None else number)
+        planned = found.calls[number].op, decision.sizes[number]
+        if (*planned, found.calls[number].numbers) != real:
+            return Fault(number, planned == real[:2])
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -382,3 +383,24 @@ def test_sizes_in_an_object_that_modules_share(settings):
     assert small[1].settings.dim == 3
     assert (settings.heads, model[1].settings is settings) == (4, True)
     assert_fuses_back(model, small, plan)
+
+
+class Bucketed(nn.Module):
+    """Reads one number as a size and another, as large, as what it is: T5's largest distance of two positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_distance, self.width = 12, 12
+        self.enter, self.leave = nn.Linear(12, 12), nn.Linear(12, 12)
+
+    def forward(self, x):
+        y = self.enter(x).reshape(*x.shape[:2], self.width) / math.log(self.max_distance)
+        return self.leave(y)
+
+
+def test_a_number_that_happens_to_be_as_large_as_a_size_stays():
+    model = scramble_(nn.Sequential(nn.Embedding(20, 12), Bucketed(), nn.Linear(12, 2))).double()
+    plan = plan_pruning(model, TOKENS)
+    small = assert_pruning_is_masking(model, plan, TOKENS)
+    assert (small[1].width, small[1].max_distance) == (6, 12)
+    assert plan.notes == ()
