@@ -30,124 +30,157 @@ inline bool nearer(const Neighbor& a, const Neighbor& b) {
   return a.squared < b.squared || (a.squared == b.squared && a.row < b.row);
 }
 
+template <class Body>
+void for_rows(int64_t rows, int64_t work, const Body& body) {
+  torch::stable::parallel_for(0, rows, kGrainValues / work + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) body(i);
+  });
+}
+
+// Rows that are searched with or among, as they were given.
 template <class Stored>
-class Searcher {
+struct Rows {
+  const Stored* values;
+  int64_t count;
+  int64_t width;
+
+  const Stored* operator[](int64_t i) const { return values + i * width; }
+  Rows part(int64_t first, int64_t rows) const { return {values + first * width, rows, width}; }
+};
+
+template <class Stored>
+Rows<Stored> rows_of(const Tensor& tensor) {
+  return {static_cast<const Stored*>(tensor.data_ptr()), tensor.size(0), tensor.size(1)};
+}
+
+template <class Acc>
+Tensor new_matrix(const Tensor& like, int64_t rows, int64_t columns) {
+  using torch::headeronly::ScalarType;
+  return torch::stable::new_empty(like, {rows, columns},
+                                  sizeof(Acc) == sizeof(double) ? ScalarType::Double : ScalarType::Float);
+}
+
+// What a row is multiplied by: the scale, for cosine also 1 / |row|; 0 for a row of zeros.
+template <class Stored>
+void find_factors(const Rows<Stored>& rows, const Neighbors& search, double* factors) {
+  if (!search.cosine) return std::fill(factors, factors + rows.count, search.scale);
+  const auto norm = PRUNEFUSE_CHOOSE(squared_norm<Stored>);
+  for_rows(rows.count, rows.width, [&](int64_t i) {
+    const double squared = norm(rows[i], search.scale, rows.width);
+    factors[i] = squared > 0 ? search.scale / std::sqrt(squared) : 0;
+  });
+}
+
+template <class Stored>
+void prepare(const Rows<Stored>& rows, const double* factors, const accumulate_t<Stored>* origin,
+             const Tensor& prepared) {
+  const auto kernel = PRUNEFUSE_CHOOSE(prepare_row<Stored>);
+  auto* const to = static_cast<accumulate_t<Stored>*>(prepared.data_ptr());
+  for_rows(rows.count, rows.width,
+           [&](int64_t i) { kernel(rows[i], factors[i], origin, rows.width, to + i * rows.width); });
+}
+
+// Squared norms of `count` prepared rows.
+template <class Acc, class Norm>
+void find_norms(const Tensor& prepared, int64_t count, const double* factors, Norm* norms) {
+  const auto kernel = PRUNEFUSE_CHOOSE(squared_norm<Acc>);
+  const Rows<Acc> rows = rows_of<Acc>(prepared);
+  for_rows(count, rows.width, [&](int64_t i) {
+    // The cosine distance of a row of zeros is 1 to all: squared, it lies 2 from every unit vector, not 1.
+    norms[i] = static_cast<Norm>(kernel(rows[i], 1, rows.width) + (factors[i] == 0 ? 1 : 0));
+  });
+}
+
+template <class Stored>
+struct References {
+  using Acc = accumulate_t<Stored>;
+
+  References(const Tensor& references, const Neighbors& given)
+      : rows(rows_of<Stored>(references)),
+        search(given),
+        factors(static_cast<size_t>(rows.count)),
+        origin(static_cast<size_t>(rows.width)),
+        norms(static_cast<size_t>(rows.count)) {
+    find_factors(rows, search, factors.data());
+    find_origin();
+    const Tensor prepared = new_matrix<Acc>(references, std::min(rows.count, kReferenceTile), rows.width);
+    for (int64_t start = 0; start < rows.count; start += kReferenceTile) {
+      const int64_t count = std::min(kReferenceTile, rows.count - start);
+      prepare(rows.part(start, count), factors.data() + start, origin.data(), prepared);
+      find_norms<Acc>(prepared, count, factors.data() + start, norms.data() + start);
+    }
+    largest = *std::max_element(norms.begin(), norms.end());
+  }
+
+  Rows<Stored> rows;
+  Neighbors search;
+  std::vector<double> factors;
+  std::vector<Acc> origin;  // about the mean: it changes how many candidates are computed again, never the result
+  std::vector<Acc> norms;   // squared, of the prepared rows
+  double largest = 0;       // of them
+
+ private:
+  void find_origin() {
+    constexpr int64_t kSample = 1024;
+    const int64_t sample = std::min(rows.count, kSample);
+    std::vector<double> sums(origin.size(), 0.0);
+    for (int64_t i = 0; i < sample; ++i) {
+      const int64_t row = i * rows.count / sample;
+      for (size_t j = 0; j < sums.size(); ++j) sums[j] += widen(rows[row][j]) * factors[static_cast<size_t>(row)];
+    }
+    for (size_t j = 0; j < sums.size(); ++j) origin[j] = static_cast<Acc>(sums[j] / static_cast<double>(sample));
+  }
+};
+
+// A tile of queries with their candidates.
+template <class Stored>
+class Queries {
  public:
   using Acc = accumulate_t<Stored>;
 
-  Searcher(const Tensor& queries, const Tensor& references, const Neighbors& search)
-      : queries_(static_cast<const Stored*>(queries.data_ptr())),
-        references_(static_cast<const Stored*>(references.data_ptr())),
-        rows_(queries.size(0)),
-        count_(references.size(0)),
-        width_(queries.size(1)),
-        search_(search),
-        room_(2 * search.k + 2 * kNeighborRun),
-        tile_(std::min(rows_, std::max<int64_t>(128, std::min<int64_t>(2048, (int64_t{1} << 21) / room_)))),
-        factors_(static_cast<size_t>(count_)),
-        origin_(static_cast<size_t>(width_), Acc(0)),
-        norms_(static_cast<size_t>(count_)),
-        query_factors_(static_cast<size_t>(tile_)),
-        query_norms_(static_cast<size_t>(tile_)),
-        lengths_(static_cast<size_t>(tile_)),
-        exact_lengths_(static_cast<size_t>(tile_)),
-        farthest_(static_cast<size_t>(tile_)),
-        keys_(new Acc[static_cast<size_t>(tile_ * room_)]),
-        list_(new int64_t[static_cast<size_t>(tile_ * room_)]),
-        exact_(new double[static_cast<size_t>(tile_ * search.k)]) {
-    const auto dtype =
-        sizeof(Acc) == sizeof(double) ? torch::headeronly::ScalarType::Double : torch::headeronly::ScalarType::Float;
-    const int64_t columns = std::min(count_, kReferenceTile);
-    query_tile_ = torch::stable::new_empty(queries, {tile_, width_}, dtype);
-    reference_tile_ = torch::stable::new_empty(queries, {columns, width_}, dtype);
-    products_ = torch::stable::new_empty(queries, {tile_, columns}, dtype);
-    find_factors(references_, count_, factors_.data());
-    find_origin();
-    for (int64_t start = 0; start < count_; start += columns) {
-      const int64_t count = std::min(columns, count_ - start);
-      prepare(references_ + start * width_, count, factors_.data() + start, reference_tile_);
-      find_norms(reference_tile_, count, factors_.data() + start, norms_.data() + start);
-    }
-    largest_ = *std::max_element(norms_.begin(), norms_.end());
+  Queries(const References<Stored>& among, const Tensor& like, int64_t rows)
+      : among_(among),
+        search_(among.search),
+        width_(among.rows.width),
+        room_(2 * search_.k + 2 * kNeighborRun),
+        factors_(static_cast<size_t>(rows)),
+        norms_(static_cast<size_t>(rows)),
+        lengths_(static_cast<size_t>(rows)),
+        exact_lengths_(static_cast<size_t>(rows)),
+        farthest_(static_cast<size_t>(rows)),
+        keys_(new Acc[static_cast<size_t>(rows * room_)]),
+        list_(new int64_t[static_cast<size_t>(rows * room_)]),
+        exact_(new double[static_cast<size_t>(rows * search_.k)]) {
+    const int64_t columns = std::min(among.rows.count, kReferenceTile);
+    prepared_ = new_matrix<Acc>(like, rows, width_);
+    references_ = new_matrix<Acc>(like, columns, width_);
+    products_ = new_matrix<Acc>(like, rows, columns);
   }
 
-  void run(Acc* distances, int64_t* indices) {
-    for (int64_t first = 0; first < rows_; first += tile_) {
-      const int64_t rows = std::min(tile_, rows_ - first);
-      const Stored* block = queries_ + first * width_;
-      find_factors(block, rows, query_factors_.data());
-      prepare(block, rows, query_factors_.data(), query_tile_);
-      find_norms(query_tile_, rows, query_factors_.data(), query_norms_.data());
-      std::fill(lengths_.begin(), lengths_.end(), 0);
-      std::fill(exact_lengths_.begin(), exact_lengths_.end(), 0);
-      std::fill(farthest_.begin(), farthest_.end(), std::numeric_limits<Acc>::infinity());
-      for (int64_t start = 0; start < count_; start += kReferenceTile) {
-        take(start, std::min(kReferenceTile, count_ - start), block, rows);
-      }
-      for_rows(rows, room_, [&](int64_t i) {
-        finish(i, block + i * width_, distances + (first + i) * search_.k, indices + (first + i) * search_.k);
-      });
+  // The nearest of `queries`, of which there are at most as many as the tile has rows.
+  void run(const Rows<Stored>& queries, Acc* distances, int64_t* indices) {
+    find_factors(queries, search_, factors_.data());
+    prepare(queries, factors_.data(), among_.origin.data(), prepared_);
+    find_norms<Acc>(prepared_, queries.count, factors_.data(), norms_.data());
+    std::fill(lengths_.begin(), lengths_.end(), 0);
+    std::fill(exact_lengths_.begin(), exact_lengths_.end(), 0);
+    std::fill(farthest_.begin(), farthest_.end(), std::numeric_limits<Acc>::infinity());
+    for (int64_t start = 0; start < among_.rows.count; start += kReferenceTile) {
+      take(queries, start, std::min(kReferenceTile, among_.rows.count - start));
     }
+    for_rows(queries.count, room_,
+             [&](int64_t i) { finish(i, queries[i], distances + i * search_.k, indices + i * search_.k); });
   }
 
  private:
-  template <class Body>
-  static void for_rows(int64_t rows, int64_t work, const Body& body) {
-    torch::stable::parallel_for(0, rows, kGrainValues / work + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) body(i);
-    });
-  }
-
-  // What a row is multiplied by: the scale, for cosine also 1 / |row|; 0 for a row of zeros.
-  void find_factors(const Stored* rows, int64_t count, double* factors) {
-    if (!search_.cosine) return std::fill(factors, factors + count, search_.scale);
-    const auto norm = PRUNEFUSE_CHOOSE(squared_norm<Stored>);
-    for_rows(count, width_, [&](int64_t i) {
-      const double squared = norm(rows + i * width_, search_.scale, width_);
-      factors[i] = squared > 0 ? search_.scale / std::sqrt(squared) : 0;
-    });
-  }
-
-  // About the mean of the references. It changes how many candidates are computed again, never the result.
-  void find_origin() {
-    constexpr int64_t kSample = 1024;
-    const int64_t sample = std::min(count_, kSample);
-    std::vector<double> sums(static_cast<size_t>(width_), 0.0);
-    for (int64_t i = 0; i < sample; ++i) {
-      const int64_t row = i * count_ / sample;
-      for (int64_t j = 0; j < width_; ++j) {
-        sums[static_cast<size_t>(j)] += widen(references_[row * width_ + j]) * factors_[static_cast<size_t>(row)];
-      }
-    }
-    for (size_t j = 0; j < sums.size(); ++j) origin_[j] = static_cast<Acc>(sums[j] / static_cast<double>(sample));
-  }
-
-  void prepare(const Stored* rows, int64_t count, const double* factors, const Tensor& prepared) {
-    const auto kernel = PRUNEFUSE_CHOOSE(prepare_row<Stored>);
-    Acc* const to = static_cast<Acc*>(prepared.data_ptr());
-    for_rows(count, width_,
-             [&](int64_t i) { kernel(rows + i * width_, factors[i], origin_.data(), width_, to + i * width_); });
-  }
-
-  template <class Norm>
-  void find_norms(const Tensor& prepared, int64_t count, const double* factors, Norm* norms) {
-    const auto kernel = PRUNEFUSE_CHOOSE(squared_norm<Acc>);
-    const Acc* const rows = static_cast<const Acc*>(prepared.data_ptr());
-    for_rows(count, width_, [&](int64_t i) {
-      // The cosine distance of a row of zeros is 1 to all: squared, it lies 2 from every unit vector, not 1.
-      norms[i] = static_cast<Norm>(kernel(rows + i * width_, 1, width_) + (factors[i] == 0 ? 1 : 0));
-    });
-  }
-
-  // References start to start + count meet the tile of queries.
-  void take(int64_t start, int64_t count, const Stored* block, int64_t rows) {
-    prepare(references_ + start * width_, count, factors_.data() + start, reference_tile_);
-    Tensor products = first_rows(products_, rows);
+  // References start to start + count meet the queries.
+  void take(const Rows<Stored>& queries, int64_t start, int64_t count) {
+    prepare(among_.rows.part(start, count), among_.factors.data() + start, among_.origin.data(), references_);
+    Tensor products = first_rows(products_, queries.count);
     products = torch::stable::narrow(products, 1, 0, count);
-    product(first_rows(query_tile_, rows), first_rows(reference_tile_, count), products);
-    const Acc* const values = static_cast<const Acc*>(products_.data_ptr());
-    const int64_t stride = products_.size(1);
-    for_rows(rows, count, [&](int64_t i) { filter(i, block + i * width_, values + i * stride, start, count); });
+    product(first_rows(prepared_, queries.count), first_rows(references_, count), products);
+    const Rows<Acc> values = rows_of<Acc>(products_);
+    for_rows(queries.count, count, [&](int64_t i) { filter(i, queries[i], values[i], start, count); });
   }
 
   // Products of row i with references start to start + count: what may be among its nearest joins its list.
@@ -161,7 +194,7 @@ class Searcher {
     const double margin = slack(row);
     Acc bar = bar_of(row, margin);
     for (int64_t begin = 0; begin < count; begin += kNeighborRun) {
-      const int64_t found = below(products + begin, norms_.data() + start + begin,
+      const int64_t found = below(products + begin, among_.norms.data() + start + begin,
                                   std::min(kNeighborRun, count - begin), bar, keys + length, positions);
       for (int64_t n = 0; n < found; ++n) references[length + n] = start + begin + positions[n];
       length += found;
@@ -175,7 +208,7 @@ class Searcher {
 
   // Twice how far a key may be from the truth.
   double slack(size_t row) const {
-    return 2 * product_error<Acc>(std::sqrt(query_norms_[row]), std::sqrt(largest_), width_, search_.input_roundoff,
+    return 2 * product_error<Acc>(std::sqrt(norms_[row]), std::sqrt(among_.largest), width_, search_.input_roundoff,
                                   search_.cosine ? 2 : 0);
   }
 
@@ -195,7 +228,7 @@ class Searcher {
     farthest_[row] = std::numeric_limits<Acc>::lowest();
     for (size_t n = 0; n < k; ++n) {
       const size_t at = row * static_cast<size_t>(room_) + n;
-      keys_[at] = static_cast<Acc>(list[n].squared - query_norms_[row]);
+      keys_[at] = static_cast<Acc>(list[n].squared - norms_[row]);
       list_[at] = list[n].row;
       exact_[row * k + n] = list[n].squared;
       farthest_[row] = std::max(farthest_[row], keys_[at]);
@@ -229,11 +262,11 @@ class Searcher {
     const auto distance = PRUNEFUSE_CHOOSE(squared_distance<Stored>);
     const int64_t* const references = list_.get() + static_cast<int64_t>(row) * room_;
     const double* const squared = exact_.get() + static_cast<int64_t>(row) * search_.k;
-    const double a = query_factors_[row];
+    const double a = factors_[row];
     std::vector<Neighbor> list(static_cast<size_t>(length));
     for (int64_t n = 0; n < length; ++n) {
       const int64_t reference = references[n];
-      const double b = factors_[static_cast<size_t>(reference)];
+      const double b = among_.factors[static_cast<size_t>(reference)];
       Neighbor& neighbor = list[static_cast<size_t>(n)];
       neighbor.row = reference;
       if (n < exact_lengths_[row]) {
@@ -241,7 +274,7 @@ class Searcher {
       } else if (a == 0 || b == 0) {
         neighbor.squared = 2;  // see find_norms
       } else {
-        neighbor.squared = distance(query, a, references_ + reference * width_, b, width_);
+        neighbor.squared = distance(query, a, among_.rows[reference], b, width_);
       }
     }
     return list;
@@ -262,36 +295,51 @@ class Searcher {
     }
   }
 
-  const Stored* queries_;
-  const Stored* references_;
-  int64_t rows_, count_, width_;
+  const References<Stored>& among_;
   Neighbors search_;
-  int64_t room_;                 // of a list
-  int64_t tile_;                 // queries at a time
-  std::vector<double> factors_;  // of the references
-  std::vector<Acc> origin_;
-  std::vector<Acc> norms_;  // squared, of the prepared references
-  double largest_ = 0;      // of them
-  std::vector<double> query_factors_;
-  std::vector<double> query_norms_;  // squared
-  // The candidates of each query in the tile: references and their keys, the squared distance less the query's squared
-  // norm. The first of them may be exact.
+  int64_t width_;
+  int64_t room_;  // of a list
+  std::vector<double> factors_;
+  std::vector<double> norms_;  // squared, of the prepared queries
+  // The candidates of each query: references and their keys, the squared distance less the query's squared norm. The
+  // first of them may be exact.
   std::vector<int64_t> lengths_, exact_lengths_;
   std::vector<Acc> farthest_;  // k candidates' keys are at most this
   std::unique_ptr<Acc[]> keys_;
   std::unique_ptr<int64_t[]> list_;
   std::unique_ptr<double[]> exact_;
-  Tensor query_tile_, reference_tile_, products_;
+  Tensor prepared_, references_, products_;
 };
+
+// Queries are shared out among the threads, each with tiles of its own: a thread that waits for no other is not held up
+// by what else the machine does. Few queries are searched for one tile after the other, with all threads in each.
+template <class Stored>
+void search_all(const Tensor& queries, const Tensor& references, const Tensor& distances, const Tensor& indices,
+                const Neighbors& search) {
+  using Acc = accumulate_t<Stored>;
+  constexpr int64_t kFewest = 256, kMost = 2048, kRoom = int64_t{1} << 20;  // queries in a tile; candidates
+  const Rows<Stored> rows = rows_of<Stored>(queries);
+  const References<Stored> among(references, search);
+  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t most = std::clamp(std::min(2 * kMost / threads, kRoom / search.k), kFewest, kMost);
+  const auto run = [&](int64_t begin, int64_t end) {
+    const int64_t tile = std::min(most, end - begin);
+    Queries<Stored> worker(among, queries, tile);
+    for (int64_t first = begin; first < end; first += tile) {
+      worker.run(rows.part(first, std::min(tile, end - first)),
+                 static_cast<Acc*>(distances.data_ptr()) + first * search.k,
+                 static_cast<int64_t*>(indices.data_ptr()) + first * search.k);
+    }
+  };
+  if (threads == 1 || rows.count < threads * kFewest) return run(0, rows.count);
+  torch::stable::parallel_for(0, rows.count, kFewest, run);
+}
 
 std::tuple<Tensor, Tensor> nearest_neighbors(const Tensor& queries, const Tensor& references, int64_t k, bool cosine,
                                              double scale, double input_roundoff) {
   const auto run = [](const Tensor& q, const Tensor& r, const Tensor& distances, const Tensor& indices,
-                      const Neighbors& search, auto stored) {
-    using Stored = decltype(stored);
-    Searcher<Stored>(q, r, search)
-        .run(static_cast<accumulate_t<Stored>*>(distances.data_ptr()), static_cast<int64_t*>(indices.data_ptr()));
-  };
+                      const Neighbors& search,
+                      auto stored) { search_all<decltype(stored)>(q, r, distances, indices, search); };
   return prunefuse::nearest_neighbors(queries, references, k, cosine, scale, input_roundoff, run);
 }
 

@@ -260,7 +260,8 @@ struct Row {
       const double b = search.factors[reference];
       double sum = 0;
       for (int64_t j = lane; j < search.width; j += kWarp) {
-        const double difference = widen(x[j]) * a - widen(y[j]) * b;
+        // Not fused: a x - a x must be 0.
+        const double difference = __dmul_rn(widen(x[j]), a) - __dmul_rn(widen(y[j]), b);
         sum += difference * difference;
       }
       sum = warp_sum(sum);
