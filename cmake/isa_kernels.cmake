@@ -2,6 +2,9 @@
 # instruction-set level, in the namespace of that level's name, with that level's flags and FLAG....
 function(prunefuse_isa_kernels target)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../csrc/cpu/kernels/*.cpp)
+  # a x - a x must be 0, which a fused multiply-add would not give.
+  set_source_files_properties(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../csrc/cpu/kernels/neighbors.cpp
+                              PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
   set(levels baseline)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     list(APPEND levels avx2 avx512)

@@ -137,5 +137,6 @@ void math_case(Random& random);
 void score_case(Random& random);
 void ensemble_case(Random& random);
 void k_center_case(Random& random);
+void neighbor_case(Random& random);
 
 }  // namespace prunefuse::fuzz

@@ -136,3 +136,23 @@ def scikit_activeml_k_center(features: Tensor, b: int) -> Run:
     y[0] = 0
     strategy = CoreSet(random_state=0)
     return lambda: torch.from_numpy(np.asarray(strategy.query(X=x, y=y, batch_size=b)))
+
+
+def faiss_flat(queries: Tensor, references: Tensor, k: int) -> Run:
+    """Distances by faiss, which gives them squared; with as many threads as torch."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    x = queries.numpy()
+    index = faiss.IndexFlatL2(references.shape[1])
+    index.add(references.numpy())
+    return lambda: torch.from_numpy(index.search(x, k)[0]).clamp_min(0).sqrt()
+
+
+def scikit_learn_brute(queries: Tensor, references: Tensor, k: int) -> Run:
+    """Distances by scikit-learn's brute force."""
+    from sklearn.neighbors import NearestNeighbors
+
+    x = queries.numpy()
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(references.numpy())
+    return lambda: torch.from_numpy(search.kneighbors(x)[0])

@@ -18,6 +18,7 @@ __all__ = [
     "ensemble_add_",
     "k_center_greedy",
     "keep_best_",
+    "nearest_neighbors",
     "scatter_",
     "score",
     "score_ensemble",
@@ -104,6 +105,18 @@ def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Te
     if features.is_cuda:
         loader.require_cuda("k_center_greedy")
     result: Tensor = torch.ops.prunefuse.k_center_greedy(features, labeled, b, start)
+    return result
+
+
+def nearest_neighbors(
+    queries: Tensor, references: Tensor, k: int, cosine: bool, scale: float, input_roundoff: float
+) -> tuple[Tensor, Tensor]:
+    """Distances and indices (N, k) of the k nearest references (M, d) of queries (N, d) (`csrc/library.cpp`)."""
+    if queries.is_cuda:
+        loader.require_cuda("nearest_neighbors")
+    result: tuple[Tensor, Tensor] = torch.ops.prunefuse.nearest_neighbors(
+        queries, references, k, cosine, scale, input_roundoff
+    )
     return result
 
 

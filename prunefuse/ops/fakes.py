@@ -64,6 +64,14 @@ def _(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
     return features.new_empty((b,), dtype=torch.int64)
 
 
+@torch.library.register_fake("prunefuse::nearest_neighbors")
+def _(
+    queries: Tensor, references: Tensor, k: int, cosine: bool, scale: float, input_roundoff: float
+) -> tuple[Tensor, Tensor]:
+    shape = (queries.shape[0], k)
+    return queries.new_empty(shape, dtype=_result_dtype(queries)), queries.new_empty(shape, dtype=torch.int64)
+
+
 @torch.library.register_fake("prunefuse::scatter_")
 def _(
     dense: Sequence[Tensor], small: Sequence[Tensor], kept: Sequence[Tensor], kept_of_axis: Sequence[int]

@@ -59,6 +59,19 @@ def k_center_flops(rows: int, width: int, centers: int) -> int:
     return 2 * rows * width * centers
 
 
+@register_flop_formula(_ops.nearest_neighbors)
+def _nearest_neighbors_flops(
+    queries_shape: tuple[int, ...], references_shape: tuple[int, ...], *_: Any, **__: Any
+) -> int:
+    rows, width = queries_shape
+    return nearest_neighbors_flops(rows, references_shape[0], width)
+
+
+def nearest_neighbors_flops(rows: int, references: int, width: int) -> int:
+    """The matrix product, and a multiply-add per product; the few distances computed again are left out."""
+    return 2 * rows * references * (width + 1)
+
+
 @register_flop_formula([_ops.top_b, _ops.keep_best_, _ops.scatter_])
 def _no_flops(*_: Any, **__: Any) -> int:
     return 0

@@ -170,6 +170,28 @@ def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Te
     return picks
 
 
+def nearest_neighbors(
+    queries: Tensor, references: Tensor, k: int, cosine: bool, scale: float, input_roundoff: float
+) -> tuple[Tensor, Tensor]:
+    """See `prunefuse::nearest_neighbors`; every distance from differences, a query at a time."""
+    dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
+    x, y = queries.double() * scale, references.double() * scale
+    if cosine:
+        x, y = (rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-300) for rows in (x, y))
+    found = []
+    for query in x:
+        squared = (query - y).square().sum(1)
+        if cosine:
+            zero = ~query.any() | ~y.any(1)
+            squared = torch.where(zero, 2.0, squared)
+        found.append(squared.sort(stable=True))
+    if not found:
+        return queries.new_empty((0, k), dtype=dtype), queries.new_empty((0, k), dtype=torch.int64)
+    squared = torch.stack([values[:k] for values, _ in found])
+    distances = squared / 2 if cosine else squared.sqrt() / scale
+    return distances.to(dtype), torch.stack([order[:k] for _, order in found])
+
+
 def scatter_(
     dense: Sequence[Tensor], small: Sequence[Tensor], kept: Sequence[Tensor], kept_of_axis: Sequence[int]
 ) -> None:

@@ -25,6 +25,15 @@ def state(rows):
     return torch.cat([torch.full((2, rows), -math.inf), torch.zeros(4, rows)])
 
 
+def neighbors():
+    """Enough rows for several tiles; clusters so tight, and equals so many, that the product cannot tell them apart."""
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randn(7, 20, generator=generator)[torch.randint(7, (5300,), generator=generator)]
+    x[::2] += 1e-5 * torch.randn(2650, 20, generator=generator)
+    x[::50] = 0
+    return x[:2300], x[2300:]
+
+
 def sums(rows, classes):
     return torch.zeros(rows, classes), torch.zeros(rows, classes, dtype=torch.int32), torch.zeros(rows)
 
@@ -164,6 +173,24 @@ OPS = {
             ({2: 3001}, r"b must lie in \[0, 3000\], got 3001"),
             ({3: 3000}, "start must be a row of features or -1, got 3000"),
             ({3: 4}, "start is already labeled: 4"),
+        ),
+    ),
+    "nearest_neighbors": Op(
+        lambda: (*neighbors(), 5, True, 1.0, 0.0),
+        (
+            ({0: torch.zeros(3)}, r"nearest_neighbors: queries must have 2 dimension\(s\), got 1"),
+            ({1: torch.zeros(3)}, r"references must have 2 dimension\(s\), got 1"),
+            ({0: torch.zeros(3, 0)}, r"queries must have at least one feature, got shape \(3, 0\)"),
+            ({1: torch.zeros(30, 19)}, "references must have the features of queries, 20, got 19"),
+            ({1: torch.zeros(30, 20).half()}, "references must be Float, got Half"),
+            (
+                {0: torch.zeros(3, 20).int(), 1: torch.zeros(30, 20).int()},
+                "queries must be float16, bfloat16, float32 or float64, got Int",
+            ),
+            ({2: 0}, r"k must lie in \[1, 3000\], got 0"),
+            ({2: 3001}, r"k must lie in \[1, 3000\], got 3001"),
+            ({4: 0.0}, "scale must be positive and finite, got 0"),
+            ({5: 1.0}, r"input_roundoff must lie in \[0, 1\), got 1"),
         ),
     ),
     "scatter_": Op(

@@ -185,3 +185,23 @@ def of_scatter(dense, small, kept):
         return small.cpu().clone()
     result[torch.meshgrid(*axes, indexing="ij")] = small.cpu()
     return result
+
+
+def of_neighbors(queries, references, k, metric="euclidean"):
+    """Distances (float64) and indices of the k nearest references; equals by lower index."""
+    q, r = queries.double().cpu().numpy(), references.double().cpu().numpy()
+    distances = np.empty((len(q), k))
+    indices = np.empty((len(q), k), dtype=np.int64)
+    largest = max(np.abs(q).max(initial=0), np.abs(r).max(initial=0)) or 1.0
+    q, r = q / largest, r / largest
+    if metric == "cosine":
+        q, r = (x / np.maximum(np.sqrt((x**2).sum(1, keepdims=True)), 1e-300) for x in (q, r))
+    for i, x in enumerate(q):
+        squared = ((x - r) ** 2).sum(1)
+        if metric == "cosine":
+            squared[(~r.any(1)) | (not x.any())] = 2
+        # Equal rows have equal distances here as well: sums of the same numbers.
+        order = np.argsort(squared, kind="stable")[:k]
+        indices[i] = order
+        distances[i] = squared[order] / 2 if metric == "cosine" else np.sqrt(squared[order]) * largest
+    return distances, indices

@@ -128,6 +128,21 @@ inline bool any(ints mask) {
 #endif
 }
 
+// A bit for every lane of a comparison's result.
+inline uint32_t bits_of(ints mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(bits_as<__m512i>(mask));
+#elif defined(__AVX__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(bits_as<__m256>(mask)));
+#elif defined(__SSE2__)
+  return static_cast<uint32_t>(_mm_movemask_ps(bits_as<__m128>(mask)));
+#else
+  uint32_t found = 0;
+  for (int lane = 0; lane < kLanes; ++lane) found |= (mask[lane] & 1u) << lane;
+  return found;
+#endif
+}
+
 template <int... Lane>
 struct lane_numbers {};
 template <int Count, int... Lane>

@@ -1,0 +1,38 @@
+// The inner loops of the search for nearest neighbors, one instance per instruction-set level.
+#pragma once
+
+#include "../../math/portable.h"
+
+namespace prunefuse::cpu {
+
+// Products are filtered in runs of so many.
+constexpr int64_t kNeighborRun = 128;
+
+#define PRUNEFUSE_DECLARE(isa)                                                                                     \
+  namespace isa {                                                                                                  \
+  /* The sum of squares of a row of which every value is multiplied by `factor` first. */                          \
+  template <class Stored>                                                                                          \
+  double squared_norm(const Stored* row, double factor, int64_t width);                                            \
+  /* |a x - b y|^2, from differences. */                                                                           \
+  template <class Stored>                                                                                          \
+  double squared_distance(const Stored* x, double a, const Stored* y, double b, int64_t width);                    \
+  /* prepared = factor * row - origin */                                                                           \
+  template <class Stored>                                                                                          \
+  void prepare_row(const Stored* row, double factor, const accumulate_t<Stored>* origin, int64_t width,            \
+                   accumulate_t<Stored>* prepared);                                                                \
+  /* keys[i] = norms[i] - 2 products[i] for the i < count <= kNeighborRun where that is at most `bar`, packed, and \
+     these i in `positions` (room for `count` + 1 in both); returns how many they are. */                          \
+  template <class T>                                                                                               \
+  int64_t keys_below(const T* products, const T* norms, int64_t count, T bar, T* keys, int32_t* positions);        \
+  /* A number that at least k of count >= k >= 1 finite values do not exceed, and hardly more of them. */          \
+  template <class T>                                                                                               \
+  T at_least_smallest(const T* values, int64_t count, int64_t k);                                                  \
+  }
+PRUNEFUSE_DECLARE(baseline)
+#if defined(__x86_64__)
+PRUNEFUSE_DECLARE(avx2)
+PRUNEFUSE_DECLARE(avx512)
+#endif
+#undef PRUNEFUSE_DECLARE
+
+}  // namespace prunefuse::cpu

@@ -1,0 +1,351 @@
+// Exact nearest neighbors on the CPU: csrc/neighbors.h says how.
+//
+// A tile of queries meets all references, tile by tile. Each of its rows keeps its candidates in a list of bounded
+// length, and the k-th smallest distance by the time it was last cut. A list that stays too long (many references
+// nearly as far as the k-th) has its distances computed exactly and is cut to k.
+#include "../neighbors.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "../math/neighbors.h"
+#include "isa.h"
+#include "kernels/neighbors.h"
+
+namespace prunefuse::cpu {
+namespace {
+
+constexpr int64_t kGrainValues = 32768;
+
+struct Neighbor {
+  double squared;
+  int64_t row;
+};
+
+inline bool nearer(const Neighbor& a, const Neighbor& b) {
+  return a.squared < b.squared || (a.squared == b.squared && a.row < b.row);
+}
+
+template <class Body>
+void for_rows(int64_t rows, int64_t work, const Body& body) {
+  torch::stable::parallel_for(0, rows, kGrainValues / work + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) body(i);
+  });
+}
+
+// Rows that are searched with or among, as they were given.
+template <class Stored>
+struct Rows {
+  const Stored* values;
+  int64_t count;
+  int64_t width;
+
+  const Stored* operator[](int64_t i) const { return values + i * width; }
+  Rows part(int64_t first, int64_t rows) const { return {values + first * width, rows, width}; }
+};
+
+template <class Stored>
+Rows<Stored> rows_of(const Tensor& tensor) {
+  return {static_cast<const Stored*>(tensor.data_ptr()), tensor.size(0), tensor.size(1)};
+}
+
+template <class Acc>
+Tensor new_matrix(const Tensor& like, int64_t rows, int64_t columns) {
+  using torch::headeronly::ScalarType;
+  return torch::stable::new_empty(like, {rows, columns},
+                                  sizeof(Acc) == sizeof(double) ? ScalarType::Double : ScalarType::Float);
+}
+
+// What a row is multiplied by: the scale, for cosine also 1 / |row|; 0 for a row of zeros.
+template <class Stored>
+void find_factors(const Rows<Stored>& rows, const Neighbors& search, double* factors) {
+  if (!search.cosine) return std::fill(factors, factors + rows.count, search.scale);
+  const auto norm = PRUNEFUSE_CHOOSE(squared_norm<Stored>);
+  for_rows(rows.count, rows.width, [&](int64_t i) {
+    const double squared = norm(rows[i], search.scale, rows.width);
+    factors[i] = squared > 0 ? search.scale / std::sqrt(squared) : 0;
+  });
+}
+
+template <class Stored>
+void prepare(const Rows<Stored>& rows, const double* factors, const accumulate_t<Stored>* origin,
+             const Tensor& prepared) {
+  const auto kernel = PRUNEFUSE_CHOOSE(prepare_row<Stored>);
+  auto* const to = static_cast<accumulate_t<Stored>*>(prepared.data_ptr());
+  for_rows(rows.count, rows.width,
+           [&](int64_t i) { kernel(rows[i], factors[i], origin, rows.width, to + i * rows.width); });
+}
+
+// Squared norms of `count` prepared rows.
+template <class Acc, class Norm>
+void find_norms(const Tensor& prepared, int64_t count, const double* factors, Norm* norms) {
+  const auto kernel = PRUNEFUSE_CHOOSE(squared_norm<Acc>);
+  const Rows<Acc> rows = rows_of<Acc>(prepared);
+  for_rows(count, rows.width, [&](int64_t i) {
+    // The cosine distance of a row of zeros is 1 to all: squared, it lies 2 from every unit vector, not 1.
+    norms[i] = static_cast<Norm>(kernel(rows[i], 1, rows.width) + (factors[i] == 0 ? 1 : 0));
+  });
+}
+
+template <class Stored>
+struct References {
+  using Acc = accumulate_t<Stored>;
+
+  References(const Tensor& references, const Neighbors& given)
+      : rows(rows_of<Stored>(references)),
+        search(given),
+        factors(static_cast<size_t>(rows.count)),
+        origin(static_cast<size_t>(rows.width)),
+        norms(static_cast<size_t>(rows.count)) {
+    find_factors(rows, search, factors.data());
+    find_origin();
+    const Tensor prepared = new_matrix<Acc>(references, std::min(rows.count, kReferenceTile), rows.width);
+    for (int64_t start = 0; start < rows.count; start += kReferenceTile) {
+      const int64_t count = std::min(kReferenceTile, rows.count - start);
+      prepare(rows.part(start, count), factors.data() + start, origin.data(), prepared);
+      find_norms<Acc>(prepared, count, factors.data() + start, norms.data() + start);
+    }
+    largest = *std::max_element(norms.begin(), norms.end());
+  }
+
+  Rows<Stored> rows;
+  Neighbors search;
+  std::vector<double> factors;
+  std::vector<Acc> origin;  // about the mean: it changes how many candidates are computed again, never the result
+  std::vector<Acc> norms;   // squared, of the prepared rows
+  double largest = 0;       // of them
+
+ private:
+  void find_origin() {
+    constexpr int64_t kSample = 1024;
+    const int64_t sample = std::min(rows.count, kSample);
+    std::vector<double> sums(origin.size(), 0.0);
+    for (int64_t i = 0; i < sample; ++i) {
+      const int64_t row = i * rows.count / sample;
+      for (size_t j = 0; j < sums.size(); ++j) sums[j] += widen(rows[row][j]) * factors[static_cast<size_t>(row)];
+    }
+    for (size_t j = 0; j < sums.size(); ++j) origin[j] = static_cast<Acc>(sums[j] / static_cast<double>(sample));
+  }
+};
+
+// A tile of queries with their candidates.
+template <class Stored>
+class Queries {
+ public:
+  using Acc = accumulate_t<Stored>;
+
+  Queries(const References<Stored>& among, const Tensor& like, int64_t rows)
+      : among_(among),
+        search_(among.search),
+        width_(among.rows.width),
+        room_(2 * search_.k + 2 * kNeighborRun),
+        factors_(static_cast<size_t>(rows)),
+        norms_(static_cast<size_t>(rows)),
+        lengths_(static_cast<size_t>(rows)),
+        exact_lengths_(static_cast<size_t>(rows)),
+        farthest_(static_cast<size_t>(rows)),
+        keys_(new Acc[static_cast<size_t>(rows * room_)]),
+        list_(new int64_t[static_cast<size_t>(rows * room_)]),
+        exact_(new double[static_cast<size_t>(rows * search_.k)]) {
+    const int64_t columns = std::min(among.rows.count, kReferenceTile);
+    prepared_ = new_matrix<Acc>(like, rows, width_);
+    references_ = new_matrix<Acc>(like, columns, width_);
+    products_ = new_matrix<Acc>(like, rows, columns);
+  }
+
+  // The nearest of `queries`, of which there are at most as many as the tile has rows.
+  void run(const Rows<Stored>& queries, Acc* distances, int64_t* indices) {
+    find_factors(queries, search_, factors_.data());
+    prepare(queries, factors_.data(), among_.origin.data(), prepared_);
+    find_norms<Acc>(prepared_, queries.count, factors_.data(), norms_.data());
+    std::fill(lengths_.begin(), lengths_.end(), 0);
+    std::fill(exact_lengths_.begin(), exact_lengths_.end(), 0);
+    std::fill(farthest_.begin(), farthest_.end(), std::numeric_limits<Acc>::infinity());
+    for (int64_t start = 0; start < among_.rows.count; start += kReferenceTile) {
+      take(queries, start, std::min(kReferenceTile, among_.rows.count - start));
+    }
+    for_rows(queries.count, room_,
+             [&](int64_t i) { finish(i, queries[i], distances + i * search_.k, indices + i * search_.k); });
+  }
+
+ private:
+  // References start to start + count meet the queries.
+  void take(const Rows<Stored>& queries, int64_t start, int64_t count) {
+    prepare(among_.rows.part(start, count), among_.factors.data() + start, among_.origin.data(), references_);
+    Tensor products = first_rows(products_, queries.count);
+    products = torch::stable::narrow(products, 1, 0, count);
+    product(first_rows(prepared_, queries.count), first_rows(references_, count), products);
+    const Rows<Acc> values = rows_of<Acc>(products_);
+    for_rows(queries.count, count, [&](int64_t i) { filter(i, queries[i], values[i], start, count); });
+  }
+
+  // Products of row i with references start to start + count: what may be among its nearest joins its list.
+  void filter(int64_t i, const Stored* query, const Acc* products, int64_t start, int64_t count) {
+    const auto below = PRUNEFUSE_CHOOSE(keys_below<Acc>);
+    const auto row = static_cast<size_t>(i);
+    Acc* const keys = keys_.get() + i * room_;
+    int64_t* const references = list_.get() + i * room_;
+    int64_t length = lengths_[row];
+    int32_t positions[kNeighborRun + 1];
+    const double margin = slack(row);
+    Acc bar = bar_of(row, margin);
+    for (int64_t begin = 0; begin < count; begin += kNeighborRun) {
+      const int64_t found = below(products + begin, among_.norms.data() + start + begin,
+                                  std::min(kNeighborRun, count - begin), bar, keys + length, positions);
+      for (int64_t n = 0; n < found; ++n) references[length + n] = start + begin + positions[n];
+      length += found;
+      if (length >= room_ - kNeighborRun) {
+        length = cut(row, query, length, margin);
+        bar = bar_of(row, margin);
+      }
+    }
+    lengths_[row] = length;
+  }
+
+  // Twice how far a key may be from the truth.
+  double slack(size_t row) const {
+    return 2 * product_error<Acc>(std::sqrt(norms_[row]), std::sqrt(among_.largest), width_, search_.input_roundoff,
+                                  search_.cosine ? 2 : 0);
+  }
+
+  // Keys above it are not among the nearest. Rounded up.
+  Acc bar_of(size_t row, double margin) const {
+    constexpr Acc infinity = std::numeric_limits<Acc>::infinity();
+    return std::nextafter(static_cast<Acc>(static_cast<double>(farthest_[row]) + margin), infinity);
+  }
+
+  // Leaves out what cannot be among the k nearest; fewer than room_ - kNeighborRun references stay.
+  int64_t cut(size_t row, const Stored* query, int64_t length, double margin) {
+    length = keep_possible(row, length, margin);
+    if (length < room_ - kNeighborRun) return length;
+    std::vector<Neighbor> list = exact(row, query, length);
+    const auto k = static_cast<size_t>(search_.k);
+    std::nth_element(list.begin(), list.begin() + search_.k - 1, list.end(), nearer);
+    farthest_[row] = std::numeric_limits<Acc>::lowest();
+    for (size_t n = 0; n < k; ++n) {
+      const size_t at = row * static_cast<size_t>(room_) + n;
+      keys_[at] = static_cast<Acc>(list[n].squared - norms_[row]);
+      list_[at] = list[n].row;
+      exact_[row * k + n] = list[n].squared;
+      farthest_[row] = std::max(farthest_[row], keys_[at]);
+    }
+    exact_lengths_[row] = search_.k;
+    return search_.k;
+  }
+
+  int64_t keep_possible(size_t row, int64_t length, double margin) {
+    if (length <= search_.k) return length;
+    Acc* const keys = keys_.get() + static_cast<int64_t>(row) * room_;
+    int64_t* const references = list_.get() + static_cast<int64_t>(row) * room_;
+    double* const squared = exact_.get() + static_cast<int64_t>(row) * search_.k;
+    farthest_[row] = PRUNEFUSE_CHOOSE(at_least_smallest<Acc>)(keys, length, search_.k);
+    const Acc bar = bar_of(row, margin);
+    const int64_t known = exact_lengths_[row];
+    int64_t kept = 0;
+    for (int64_t n = 0; n < length; ++n) {
+      if (n == known) exact_lengths_[row] = kept;
+      if (n < known) squared[kept] = squared[n];
+      keys[kept] = keys[n];
+      references[kept] = references[n];
+      kept += keys[n] <= bar;
+    }
+    if (known == length) exact_lengths_[row] = kept;
+    return kept;
+  }
+
+  // The squared distances of a list, those that are known from where they are kept.
+  std::vector<Neighbor> exact(size_t row, const Stored* query, int64_t length) const {
+    const auto distance = PRUNEFUSE_CHOOSE(squared_distance<Stored>);
+    const int64_t* const references = list_.get() + static_cast<int64_t>(row) * room_;
+    const double* const squared = exact_.get() + static_cast<int64_t>(row) * search_.k;
+    const double a = factors_[row];
+    std::vector<Neighbor> list(static_cast<size_t>(length));
+    for (int64_t n = 0; n < length; ++n) {
+      const int64_t reference = references[n];
+      const double b = among_.factors[static_cast<size_t>(reference)];
+      Neighbor& neighbor = list[static_cast<size_t>(n)];
+      neighbor.row = reference;
+      if (n < exact_lengths_[row]) {
+        neighbor.squared = squared[n];
+      } else if (a == 0 || b == 0) {
+        neighbor.squared = 2;  // see find_norms
+      } else {
+        neighbor.squared = distance(query, a, among_.rows[reference], b, width_);
+      }
+    }
+    return list;
+  }
+
+  void finish(int64_t i, const Stored* query, Acc* distances, int64_t* indices) {
+    const auto row = static_cast<size_t>(i);
+    std::vector<Neighbor> list = exact(row, query, keep_possible(row, lengths_[row], slack(row)));
+    if (list.size() > static_cast<size_t>(search_.k)) {
+      std::nth_element(list.begin(), list.begin() + search_.k - 1, list.end(), nearer);
+      list.resize(static_cast<size_t>(search_.k));
+    }
+    std::sort(list.begin(), list.end(), nearer);
+    for (const Neighbor& neighbor : list) {
+      const double squared = neighbor.squared;
+      *distances++ = static_cast<Acc>(search_.cosine ? squared / 2 : std::sqrt(squared) / search_.scale);
+      *indices++ = neighbor.row;
+    }
+  }
+
+  const References<Stored>& among_;
+  Neighbors search_;
+  int64_t width_;
+  int64_t room_;  // of a list
+  std::vector<double> factors_;
+  std::vector<double> norms_;  // squared, of the prepared queries
+  // The candidates of each query: references and their keys, the squared distance less the query's squared norm. The
+  // first of them may be exact.
+  std::vector<int64_t> lengths_, exact_lengths_;
+  std::vector<Acc> farthest_;  // k candidates' keys are at most this
+  std::unique_ptr<Acc[]> keys_;
+  std::unique_ptr<int64_t[]> list_;
+  std::unique_ptr<double[]> exact_;
+  Tensor prepared_, references_, products_;
+};
+
+// Queries are shared out among the threads, each with tiles of its own: a thread that waits for no other is not held up
+// by what else the machine does. Few queries are searched for one tile after the other, with all threads in each.
+template <class Stored>
+void search_all(const Tensor& queries, const Tensor& references, const Tensor& distances, const Tensor& indices,
+                const Neighbors& search) {
+  using Acc = accumulate_t<Stored>;
+  constexpr int64_t kFewest = 256, kMost = 2048, kRoom = int64_t{1} << 20;  // queries in a tile; candidates
+  const Rows<Stored> rows = rows_of<Stored>(queries);
+  const References<Stored> among(references, search);
+  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t most = std::clamp(std::min(2 * kMost / threads, kRoom / search.k), kFewest, kMost);
+  const auto run = [&](int64_t begin, int64_t end) {
+    const int64_t tile = std::min(most, end - begin);
+    Queries<Stored> worker(among, queries, tile);
+    for (int64_t first = begin; first < end; first += tile) {
+      worker.run(rows.part(first, std::min(tile, end - first)),
+                 static_cast<Acc*>(distances.data_ptr()) + first * search.k,
+                 static_cast<int64_t*>(indices.data_ptr()) + first * search.k);
+    }
+  };
+  if (threads == 1 || rows.count < threads * kFewest) return run(0, rows.count);
+  torch::stable::parallel_for(0, rows.count, kFewest, run);
+}
+
+std::tuple<Tensor, Tensor> nearest_neighbors(const Tensor& queries, const Tensor& references, int64_t k, bool cosine,
+                                             double scale, double input_roundoff) {
+  const auto run = [](const Tensor& q, const Tensor& r, const Tensor& distances, const Tensor& indices,
+                      const Neighbors& search,
+                      auto stored) { search_all<decltype(stored)>(q, r, distances, indices, search); };
+  return prunefuse::nearest_neighbors(queries, references, k, cosine, scale, input_roundoff, run);
+}
+
+}  // namespace
+}  // namespace prunefuse::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(prunefuse, CPU, m) {
+  m.impl("nearest_neighbors", TORCH_BOX(&prunefuse::cpu::nearest_neighbors));
+}

@@ -1,0 +1,87 @@
+"""The k nearest neighbors of every row, exactly, at the speed of a matrix product."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunefuse import ops
+from prunefuse.ops.arrays import as_tensor, like, require_count, require_floating
+
+METRICS = ("euclidean", "cosine")
+
+
+def nearest_neighbors(queries: Any, references: Any, k: int, *, metric: str = "euclidean") -> tuple[Any, Any]:
+    """The k references nearest to every query, found exactly.
+
+    Distances by one matrix product, blocked, say which references may be among the nearest: with the product's own error
+    as margin, so that none is missed. Those are computed again from differences in float64. So distances of
+    near-duplicates neither cancel nor turn negative, and their order is the true one, also where torch multiplies in TF32
+    or bfloat16. Extra memory is O(N k + M) and tiles of a few megabytes.
+
+    Args:
+        queries: (N, d) floating, as a tensor, a NumPy array or anything with DLPack.
+        references: (M, d), of the same dtype and device.
+        k: how many, 1 to M.
+        metric: "euclidean", or "cosine": 1 - cosine similarity, which is 1 where a row is all zeros.
+
+    Returns:
+        distances (N, k), float64 for float64 and float32 for all other dtypes, ascending, and indices (N, k) int64 of the
+        references; equals by lower index. A query that is among the references finds itself first.
+
+    Raises:
+        TypeError: queries or references is not a floating array, k not an integer.
+        ValueError: shapes, dtypes or devices do not go together; k or metric is not allowed; a value is not finite.
+    """
+    q, r = as_tensor("queries", queries), as_tensor("references", references)
+    for name, tensor in (("queries", q), ("references", r)):
+        require_floating(name, tensor)
+        if tensor.dim() != 2 or tensor.shape[1] == 0:
+            raise ValueError(f"{name} must have shape (rows, features), got {tuple(tensor.shape)}")
+    if r.shape[1] != q.shape[1]:
+        raise ValueError(f"references must have the {q.shape[1]} features of queries, got {r.shape[1]}")
+    if (r.dtype, r.device) != (q.dtype, q.device):
+        raise ValueError(
+            f"references must have the dtype and device of queries, {q.dtype} on {q.device}, "
+            f"got {r.dtype} on {r.device}"
+        )
+    k = require_count("k", k, lowest=1)
+    if k > len(r):
+        raise ValueError(f"k must be at most the number of references, {len(r)}, got {k}")
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    largest = max(_magnitude("queries", q), _magnitude("references", r))
+    distances, indices = ops.nearest_neighbors(
+        q, r, k, metric == "cosine", _scale(largest, q.dtype), _input_roundoff(q.dtype)
+    )
+    return like(queries, distances), like(queries, indices)
+
+
+def _magnitude(name: str, x: Tensor) -> float:
+    """The largest magnitude; ValueError where a value is not finite."""
+    if len(x) == 0:
+        return 0.0
+    low, high = (float(value) for value in torch.aminmax(x))
+    largest = max(-low, high)
+    if not math.isfinite(largest) or math.isnan(low):
+        row = int((~x.isfinite()).any(1).nonzero()[0])
+        raise ValueError(f"{name} must be finite, but row {row} is not")
+    return largest
+
+
+def _scale(largest: float, dtype: torch.dtype) -> float:
+    """A power of two that brings the largest magnitude near 1 where squares might leave the dtype's range."""
+    room = 2.0**300 if dtype == torch.float64 else 2.0**30
+    if largest == 0 or 1 / room < largest < room:
+        return 1.0
+    # What float32 and float64 can hold, as a factor.
+    limit = 1000 if dtype == torch.float64 else 120
+    return 2.0 ** max(-limit, min(limit, -math.frexp(largest)[1]))
+
+
+def _input_roundoff(dtype: torch.dtype) -> float:
+    """Of the values that torch's matrix product multiplies: float32 may be rounded to TF32 or bfloat16 first."""
+    return 0.0 if dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest" else 2.0**-8
