@@ -54,9 +54,9 @@ STABLE_TORCH_LIBRARY(prunefuse, m) {
   // run out. CUDA does not read labeled on the host: what is out of range there is left out.
   m.def("k_center_greedy(Tensor features, Tensor labeled, int b, int start) -> Tensor");
 
-  // The k references (M, d) nearest to each query (N, d), by Euclidean distance or 1 - cosine similarity (1 where a row is
-  // all zeros), exactly: ascending, equals by lower index -> distances (N, k), of score's result dtype, indices (N, k).
-  // Values must be finite. scale, a power of two: what to multiply all of them by so that squares stay in range.
+  // The k references (M, d) nearest to each query (N, d), by Euclidean distance or 1 - cosine similarity (1 where a row
+  // is all zeros), exactly: ascending, equals by lower index -> distances (N, k), of score's result dtype, indices (N,
+  // k). Values must be finite. scale, a power of two: what to multiply all of them by so that squares stay in range.
   // input_roundoff: unit roundoff of the inputs of torch's matrix product, where it may be coarser than that of the
   // dtype.
   m.def(
