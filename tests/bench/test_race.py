@@ -214,7 +214,7 @@ def test_a_broken_operator_is_found(name, operator, broken, monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_names_of_cases_differ(device):
     names = [case.name for case in cases.cases(device)]
-    assert len(names) == len(set(names)) == 31
+    assert len(names) == len(set(names)) > 30
 
 
 RESULT = Result(
