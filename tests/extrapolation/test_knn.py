@@ -1,6 +1,7 @@
 """Scores from neighbors, against the formula in NumPy."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunefuse.extrapolation import KNN, extrapolate, interface
+from prunefuse.extrapolation import KNN, extrapolate, knn
 
 NAN = float("nan")
 
@@ -50,6 +51,12 @@ def test_far_neighbors_where_the_formula_itself_is_nothing_over_nothing():
     # So far apart, the nearest alone counts, but for such as are nearly as near.
     nearest = KNN(1).fit(embeddings, scores).predict(far)
     assert np.mean(np.isclose(predicted, nearest)) > 0.9
+
+
+def test_distances_beyond_their_range():
+    embeddings = torch.tensor([[3e38, -3e38], [-3e38, 3e38], [3e38, 3e38]])
+    fitted = KNN(2).fit(embeddings, torch.tensor([1.0, 2, NAN]))
+    assert fitted.predict(embeddings).tolist() == [1, 2, 1.5]
 
 
 def plain_of_far(far, embeddings, scores):
@@ -114,8 +121,11 @@ def test_blocks_and_memory_maps_change_nothing(tmp_path, monkeypatch):
     expected = KNN(9).fit(embeddings, scores).predict(embeddings)
     np.save(tmp_path / "embeddings.npy", embeddings)
     mapped = np.load(tmp_path / "embeddings.npy", mmap_mode="r")
-    monkeypatch.setattr(interface, "BLOCK_ROWS", 37)
-    predicted = KNN(9).fit(mapped, scores).predict(mapped)
+    monkeypatch.setattr(knn, "_FOUND", 9 * 37)
+    monkeypatch.setattr(sys.modules[extrapolate.__module__], "BLOCK_ROWS", 50)
+    fitted = KNN(9).fit(mapped, scores)
+    assert fitted.block_rows == 37
+    predicted = fitted.predict(mapped)
     assert type(predicted) is np.ndarray
     np.testing.assert_array_equal(predicted, expected)
     np.testing.assert_array_equal(
