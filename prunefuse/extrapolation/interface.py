@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from prunefuse.extrapolation.neighbors import require_rows
+from prunefuse.extrapolation.neighbors import magnitude, require_rows
 from prunefuse.ops.arrays import as_tensor, like, require_floating
 
 if TYPE_CHECKING:
@@ -93,7 +93,9 @@ class Inductive(ABC):
         """Learn from the rows that have a score; these alone are read into memory."""
         e, s, rows = checked(embeddings, scores, self.least)
         self._dtype = s.dtype
-        self._learn(e[rows], s[rows].double())
+        known = e[rows]
+        magnitude("embeddings", known, lambda row: int(rows[row]))
+        self._learn(known, s[rows].double())
         self._like = e[:0].clone()
         return self
 
@@ -106,6 +108,7 @@ class Inductive(ABC):
         scores = torch.empty(len(e), dtype=self._dtype, device=e.device)
         for first in range(0, len(e), self.block_rows):
             block = slice(first, first + self.block_rows)
+            magnitude("embeddings", e[block], first.__add__)
             scores[block] = self._answer(e[block])
         return like(embeddings, scores)
 

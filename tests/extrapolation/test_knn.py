@@ -69,7 +69,10 @@ def plain_of_far(far, embeddings, scores):
 def test_between_the_lowest_and_the_highest_score_of_its_neighbors(data, count, width):
     numbers = st.floats(-1e6, 1e6, width=32)
     x = np.array(data.draw(st.lists(numbers, min_size=count * width, max_size=count * width)), np.float32)
-    scores = np.array(data.draw(st.lists(numbers, min_size=count, max_size=count)), np.float32)
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+    scores = np.array(data.draw(st.lists(numbers, min_size=count, max_size=count)), dtype) / 3
+    if data.draw(st.booleans()):
+        scores[:] = scores[0]
     k = data.draw(st.integers(1, count))
     embeddings = x.reshape(count, width)
     temperature = data.draw(st.sampled_from([1e-3, 1.0, 1e3, math.inf]))
@@ -131,6 +134,18 @@ def test_blocks_and_memory_maps_change_nothing(tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         extrapolate(KNN(9), mapped, scores).scores, extrapolate(KNN(9), embeddings, scores).scores
     )
+
+
+def test_rows_that_are_not_finite_are_named_as_the_caller_counts_them(monkeypatch):
+    monkeypatch.setattr(knn, "_FOUND", 9 * 37)
+    embeddings, scores = draw()
+    fitted = KNN(9).fit(embeddings, scores)
+    embeddings[201, 3] = np.inf
+    with pytest.raises(ValueError, match=r"^embeddings must be finite, but row 201 "):
+        fitted.predict(embeddings)
+    scores[201] = 1
+    with pytest.raises(ValueError, match=r"^embeddings must be finite, but row 201 "):
+        fitted.fit(embeddings, scores)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
