@@ -33,11 +33,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # rename(2) within one folder is atomic; the name is only as durable as the folder that holds it.
-        temporary.replace(target)
-        _sync_folder(target.parent)
+        publish(temporary, target)
     except OSError as error:
         if error.filename is None or Path(error.filename) != temporary:
             raise
@@ -46,6 +42,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # where the name cannot be, as for one that is too long, nothing was made
             temporary.unlink()
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Give a complete file its name, in the same folder, in one step; both last when this returns."""
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    # rename(2) within one folder is atomic; the name is only as durable as the folder that holds it.
+    temporary.replace(target)
+    _sync_folder(target.parent)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -14,19 +14,24 @@ from prunefuse.ops.arrays import as_tensor, like, require_count, require_floatin
 METRICS = ("euclidean", "cosine")
 
 
-def nearest_neighbors(queries: Any, references: Any, k: int, *, metric: str = "euclidean") -> tuple[Any, Any]:
-    """The k references nearest to every query, found exactly.
+def nearest_neighbors(
+    queries: Any, references: Any, k: int, *, metric: str = "euclidean", index: str | None = None
+) -> tuple[Any, Any]:
+    """The k references nearest to every query, found exactly unless ``index`` is given.
 
     Distances by one matrix product, blocked, say which references may be among the nearest: with the product's own error
     as margin, so that none is missed. Those are computed again from differences in float64. So distances of
     near-duplicates neither cancel nor turn negative, and their order is the true one, also where torch multiplies in TF32
-    or bfloat16. Extra memory is O(N k + M) and tiles of a few megabytes.
+    or bfloat16. Extra memory is O(N k + M) and tiles of a few megabytes: memory-mapped arrays are read as they lie on disk.
 
     Args:
         queries: (N, d) floating, as a tensor, a NumPy array or anything with DLPack.
         references: (M, d), of the same dtype and device.
         k: how many, 1 to M.
         metric: "euclidean", or "cosine": 1 - cosine similarity, which is 1 where a row is all zeros.
+        index: for references beyond brute force, an index of faiss (``pip install "prunefuse[faiss]"``) to search instead,
+            as its factory writes it, and after a semicolon its search parameters: ``"IVF1024,Flat;nprobe=32"``. It may
+            miss neighbors; the distances of those found are exact. It is built on the CPU, in float32, at every call.
 
     Returns:
         distances (N, k), float64 for float64 and float32 for all other dtypes, ascending, and indices (N, k) int64 of the
@@ -34,13 +39,11 @@ def nearest_neighbors(queries: Any, references: Any, k: int, *, metric: str = "e
 
     Raises:
         TypeError: queries or references is not a floating array, k not an integer.
-        ValueError: shapes, dtypes or devices do not go together; k or metric is not allowed; a value is not finite.
+        ValueError: shapes, dtypes or devices do not go together; k, metric or index is not allowed; a value is not finite;
+            the index found fewer than k.
+        ImportError: index is given and faiss is not installed.
     """
-    q, r = as_tensor("queries", queries), as_tensor("references", references)
-    for name, tensor in (("queries", q), ("references", r)):
-        require_floating(name, tensor)
-        if tensor.dim() != 2 or tensor.shape[1] == 0:
-            raise ValueError(f"{name} must have shape (rows, features), got {tuple(tensor.shape)}")
+    q, r = require_rows("queries", queries), require_rows("references", references)
     if r.shape[1] != q.shape[1]:
         raise ValueError(f"references must have the {q.shape[1]} features of queries, got {r.shape[1]}")
     if (r.dtype, r.device) != (q.dtype, q.device):
@@ -51,13 +54,52 @@ def nearest_neighbors(queries: Any, references: Any, k: int, *, metric: str = "e
     k = require_count("k", k, lowest=1)
     if k > len(r):
         raise ValueError(f"k must be at most the number of references, {len(r)}, got {k}")
+    require_metric(metric)
+    finder = Finder(r, metric, index, name="references")
+    distances, indices = finder.find(q, k, name="queries")
+    return like(queries, distances), like(queries, indices)
+
+
+def require_rows(name: str, array: Any) -> Tensor:
+    """A floating matrix as a tensor; TypeError or ValueError, naming it, otherwise."""
+    tensor = as_tensor(name, array)
+    require_floating(name, tensor)
+    if tensor.dim() != 2 or tensor.shape[1] == 0:
+        raise ValueError(f"{name} must have shape (rows, features), got {tuple(tensor.shape)}")
+    return tensor
+
+
+def require_metric(metric: str) -> None:
+    """ValueError unless ``metric`` is one of `METRICS`."""
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    largest = max(_magnitude("queries", q), _magnitude("references", r))
-    distances, indices = ops.nearest_neighbors(
-        q, r, k, metric == "cosine", _scale(largest, q.dtype), _input_roundoff(q.dtype)
-    )
-    return like(queries, distances), like(queries, indices)
+
+
+class Finder:
+    """References to be searched more than once; arguments as `nearest_neighbors`, checked but for finite values."""
+
+    def __init__(self, references: Tensor, metric: str, index: str | None, *, name: str) -> None:
+        self._references, self._metric = references, metric
+        self._largest = _magnitude(name, references)
+        self._index = None
+        if index is not None:
+            from prunefuse.extrapolation.approximate import Index
+
+            self._index = Index(references, metric, index)
+
+    def find(self, queries: Tensor, k: int, *, name: str) -> tuple[Tensor, Tensor]:
+        """Distances and indices (N, k)."""
+        largest = max(self._largest, _magnitude(name, queries))
+        if self._index is not None:
+            return self._index.search(queries, k)
+        return ops.nearest_neighbors(
+            queries,
+            self._references,
+            k,
+            self._metric == "cosine",
+            _scale(largest, queries.dtype),
+            _input_roundoff(queries.dtype),
+        )
 
 
 def _magnitude(name: str, x: Tensor) -> float:

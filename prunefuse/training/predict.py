@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from prunefuse.data.batches import in_order, read
 from prunefuse.scoring import EnsembleScores
 from prunefuse.seeds import derive, isolated
+from prunefuse.training.feature_file import identity_of, write_features
 from prunefuse.training.modes import evaluating
 from prunefuse.training.recipe import Recipe
 
@@ -80,8 +82,14 @@ def features(
     recipe: Recipe = _PLAIN,
     workers: int = 0,
     on_progress: OnProgress | None = None,
+    out: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Penultimate features (N, d), float32: what enters the last linear layer that the model runs.
+
+    With ``out`` they go to that file batch by batch, for data sets larger than memory. If that is stopped, by whatever, the
+    same call goes on where it was: the part that is done stands in ``<out>.partial`` and is checked against the model's
+    weights, the samples and their order, the arguments, and what the first batch gives. A file ``out`` is complete, has
+    the numbers that would be returned without it, and is never overwritten.
 
     Args:
         model: A network, on the device to compute on.
@@ -92,21 +100,42 @@ def features(
         recipe: Whose ``autocast`` and ``channels_last`` apply.
         workers: Processes that read data sets that are not in memory.
         on_progress: Called with (samples done, samples in all) after every batch.
+        out: A .npy file to write, which must not exist.
 
     Returns:
-        A NumPy array for a NumPy array, else a tensor on the model's device.
+        A NumPy array for a NumPy array, else a tensor on the model's device; with ``out`` a memory map, not writable.
 
     Raises:
-        ValueError: there is no submodule ``module``, the model did not run it, or it ran no ``nn.Linear``.
+        ValueError: there is no submodule ``module``, the model did not run it, or it ran no ``nn.Linear``; or
+            ``<out>.partial`` is of another call.
         TypeError: the output of ``module`` is not a tensor.
+        FileExistsError: ``out`` exists.
+        BlockingIOError: another process is writing it.
+        OSError: it cannot be written.
     """
-    parts = [
-        feature
-        for _, feature in _with_features(
-            model, data, module, indices, batch_size, recipe, workers, on_progress
-        )
-    ]
-    return _join(parts, data)
+    positions = _positions(data, indices)
+
+    def batches(start: int, stop: int) -> Generator[Tensor, None, None]:
+        def tell(done: int, _: int) -> None:
+            if on_progress is not None and stop == len(positions):
+                on_progress(start + done, stop)
+
+        part = positions[start:stop]
+        for _, feature in _with_features(model, data, module, part, batch_size, recipe, workers, tell):
+            yield feature
+
+    if out is None:
+        return _join(list(batches(0, len(positions))), data)
+    if len(positions) == 0:
+        raise ValueError("data: expected at least one sample, got none")
+    identity = {
+        **identity_of(model, positions),
+        "module": module,
+        "batch_size": batch_size,
+        "autocast": recipe.autocast,
+        "channels_last": recipe.channels_last,
+    }
+    return write_features(out, len(positions), batch_size, identity, batches)
 
 
 def predict_with_features(
@@ -238,7 +267,7 @@ def _batches(
     workers: int,
     on_progress: OnProgress | None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    positions = torch.arange(len(data)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+    positions = _positions(data, indices)
     device = next(model.parameters()).device
     done = 0
     for images, labels in read(
@@ -248,6 +277,10 @@ def _batches(
         done += len(images)
         if on_progress is not None:
             on_progress(done, len(positions))
+
+
+def _positions(data: Any, indices: Sequence[int] | Tensor | None) -> Tensor:
+    return torch.arange(len(data)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
 
 
 def _join(parts: list[Tensor], data: Any) -> Any:

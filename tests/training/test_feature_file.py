@@ -1,0 +1,233 @@
+"""Features on disk: the numbers of those in memory, however often writing them was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunefuse import features, models
+from prunefuse.extrapolation import KNN
+from prunefuse.training import Recipe, feature_file
+
+IMAGES = torch.randn(45, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Stop(Exception):
+    """Raised in the middle."""
+
+
+class Stops:
+    """A progress callback that raises at a number of samples."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.seen: list[tuple[int, int]] = []
+
+    def __call__(self, done: int, total: int) -> None:
+        self.seen.append((done, total))
+        if done == self.at:
+            raise Stop
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    net = models.build("resnet8", 10, 1)
+    net.train()
+    net(IMAGES)  # running statistics that are not the first
+    return net
+
+
+def begin(model: nn.Module, out: Path, at: int = 20, **options: Any) -> None:
+    """Leave a part of a file."""
+    with pytest.raises(Stop):
+        features(model, IMAGES, batch_size=10, on_progress=Stops(at), out=out, **options)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_numbers_of_those_in_memory(model: nn.Module, tmp_path: Path) -> None:
+    order = torch.randperm(45, generator=torch.Generator().manual_seed(1))[:33]
+    for options in ({}, {"indices": order}, {"module": "stage2"}, {"recipe": Recipe(autocast=True)}):
+        out = tmp_path / "deep" / f"{len(list(tmp_path.rglob('*')))}.npy"
+        expected = features(model, IMAGES, batch_size=10, **options)
+        found = features(model, IMAGES, batch_size=10, out=str(out), **options)
+        assert isinstance(found, np.memmap)
+        assert not found.flags.writeable
+        np.testing.assert_array_equal(found, expected.numpy())
+        loaded = np.load(out)
+        assert loaded.dtype == np.float32
+        assert loaded.flags.c_contiguous
+        np.testing.assert_array_equal(loaded, expected.numpy())
+    assert all(path.suffix == ".npy" for path in (tmp_path / "deep").iterdir())
+
+
+@pytest.mark.parametrize("at", [10, 30, 45])
+def test_it_goes_on_where_it_was_stopped(model: nn.Module, tmp_path: Path, at: int) -> None:
+    out = tmp_path / "features.npy"
+    modes = [m.training for m in model.modules()]
+    begin(model, out, at)
+    assert names(tmp_path) == {"features.npy.partial", "features.npy.partial.json"}
+    assert [m.training for m in model.modules()] == modes
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    told = Stops(-1)
+    found = features(model, IMAGES, batch_size=10, on_progress=told, out=out)
+    assert told.seen == [(n, 45) for n in (10, 20, 30, 40, 45) if n > at]
+    np.testing.assert_array_equal(found, features(model, IMAGES, batch_size=10).numpy())
+    assert names(tmp_path) == {"features.npy"}
+    assert [m.training for m in model.modules()] == modes
+
+
+def test_what_follows_the_last_record_is_done_again(model: nn.Module, tmp_path: Path) -> None:
+    """As after a kill in the middle of a write."""
+    out = tmp_path / "features.npy"
+    begin(model, out)
+    with (tmp_path / "features.npy.partial").open("ab") as file:
+        file.write(b"half a row, and more" * 1000)
+    found = features(model, IMAGES, batch_size=10, out=out)
+    np.testing.assert_array_equal(found, features(model, IMAGES, batch_size=10).numpy())
+
+
+def test_a_killed_process_keeps_what_it_finished(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, torch\n"
+        "from prunefuse import features, models\n"
+        "from prunefuse.training import feature_file\n"
+        "feature_file.RECORD_SECONDS = 0\n"
+        "torch.manual_seed(0)\n"
+        "net = models.build('resnet8', 10, 1)\n"
+        "images = torch.randn(45, 1, 8, 8, generator=torch.Generator().manual_seed(0))\n"
+        "def told(done, total):\n"
+        "    print(done)\n"
+        "    if done == int(sys.argv[2]): sys.stdout.flush(); os.kill(os.getpid(), 9)\n"
+        "found = features(net, images, batch_size=10, out=sys.argv[1], on_progress=told)\n"
+        "assert (found == features(net, images, batch_size=10).numpy()).all()\n"
+    )
+    out = tmp_path / "features.npy"
+    for at, expected in (("30", "10 20 30"), ("0", "40 45")):
+        command = [sys.executable, "-c", code, str(out), at]
+        result = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+        assert result.returncode == (0 if at == "0" else -9), result.stderr
+        assert result.stdout.split() == expected.split()
+    assert names(tmp_path) == {"features.npy"}
+
+
+def test_a_finished_file_is_not_overwritten(model: nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / "features.npy"
+    out.write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match=r"features\.npy exists"):
+        features(model, IMAGES, out=out)
+    assert out.read_bytes() == b"precious"
+    assert names(tmp_path) == {"features.npy"}
+
+
+def other_weights(model: nn.Module) -> None:
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-6
+
+
+def other_statistics(model: nn.Module) -> None:
+    next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d)).running_mean.add_(1e-6)  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (other_weights, {}, "begun with another model;"),
+        (other_statistics, {}, "begun with another model;"),
+        (None, {"indices": list(range(44, -1, -1))}, "begun with another samples;"),
+        (None, {"indices": range(40)}, "begun with another samples;"),
+        (None, {"batch_size": 5}, "begun with another batch_size;"),
+        (None, {"module": "stage2"}, "begun with another module;"),
+        (None, {"recipe": Recipe(autocast=True)}, "begun with another autocast;"),
+        (None, {"data": IMAGES + 1}, "begun with other data"),
+        (None, {"data": IMAGES.flip(0)}, "begun with other data"),
+        (None, {"data": torch.cat((IMAGES, IMAGES))}, "begun with another samples;"),
+    ],
+)
+def test_a_part_of_something_else_is_not_gone_on_with(
+    model: nn.Module, tmp_path: Path, change: Any, options: dict[str, Any], message: str
+) -> None:
+    out = tmp_path / "features.npy"
+    begin(model, out)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    if change is not None:
+        change(model)
+    with pytest.raises(ValueError, match=rf"^out: .*features\.npy\.partial was {message}"):
+        features(model, **{"data": IMAGES, "batch_size": 10, "out": out, **options})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    for path in tmp_path.iterdir():
+        path.unlink()
+    features(model, **{"data": IMAGES, "batch_size": 10, "out": out, **options})
+
+
+def test_two_processes_do_not_write_one_file(model: nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / "features.npy"
+
+    def meanwhile(done: int, total: int) -> None:
+        with pytest.raises(BlockingIOError, match="another process"):
+            features(model, IMAGES, batch_size=10, out=out)
+
+    found = features(model, IMAGES, batch_size=10, out=out, on_progress=meanwhile)
+    np.testing.assert_array_equal(found, features(model, IMAGES, batch_size=10).numpy())
+
+
+def test_failures_leave_the_model_and_no_file(model: nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / "features.npy"
+    with pytest.raises(ValueError, match="at least one sample"):
+        features(model, IMAGES[:0], out=out)
+    with pytest.raises(ValueError, match="no submodule"):
+        features(model, IMAGES, module="nowhere", out=out)
+    assert not names(tmp_path)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(OSError, match="file"):
+        features(model, IMAGES, out=blocked / "features.npy")
+    assert model.training
+
+
+def test_records_are_kept_now_and_then(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_file, "RECORD_SECONDS", 0.0)
+    record = tmp_path / "features.npy.partial.json"
+    rows: list[int] = []
+
+    def told(done: int, total: int) -> None:
+        rows.append(json.loads(record.read_text())["rows"])
+
+    features(model, IMAGES, batch_size=10, on_progress=told, out=tmp_path / "features.npy")
+    assert rows == [10, 20, 30, 40, 45]
+
+
+def test_scores_are_extrapolated_from_the_file(model: nn.Module, tmp_path: Path) -> None:
+    mapped = features(model, IMAGES, out=tmp_path / "features.npy")
+    scores = np.where(np.arange(45) < 20, np.linspace(0, 1, 45), np.nan)
+    expected = KNN(3).fit(np.array(mapped), scores).predict(np.array(mapped))
+    np.testing.assert_array_equal(KNN(3).fit(mapped, scores).predict(mapped), expected)
+
+
+class Rows(torch.utils.data.Dataset[Tensor]):
+    """A data set that is not in memory."""
+
+    def __len__(self) -> int:
+        return 45
+
+    def __getitem__(self, index: int) -> Tensor:
+        return IMAGES[index]
+
+
+def test_data_that_is_read_by_workers(model: nn.Module, tmp_path: Path) -> None:
+    found = features(model, Rows(), batch_size=10, workers=1, out=tmp_path / "features.npy")
+    np.testing.assert_array_equal(found, features(model, IMAGES, batch_size=10).numpy())
