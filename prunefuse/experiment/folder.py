@@ -45,6 +45,10 @@ class RunFolderError(Exception):
     """A folder that is not a run folder, or lacks what a report needs; the message says which and what."""
 
 
+class RunError(Exception):
+    """A run that could not go on; the message says why, and where what it has done is."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One arm with one seed, and the rounds it has completed."""

@@ -17,7 +17,7 @@ from prunefuse.experiment import folder, machine, networks
 from prunefuse.experiment.budgets import ConfigError, resolve_schedule
 from prunefuse.experiment.config import SELECTORS, STRATEGY_OPTIONS, RunConfig
 from prunefuse.experiment.cost import FORMULA
-from prunefuse.experiment.folder import Trial
+from prunefuse.experiment.folder import RunError, Trial
 from prunefuse.experiment.loop import ActiveLearning
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.progress import RunProgress
@@ -30,10 +30,6 @@ _MAIN_ONLY = (
     *("fuse", "distill", "kd_lambda", "kd_temperature", "complement"),
 )
 _REDRAW = 60.0  # seconds between drawings of the report while a run goes on
-
-
-class RunError(Exception):
-    """A run that could not go on; the message says why and where its complete rounds are."""
 
 
 class RunInterrupted(KeyboardInterrupt):
