@@ -40,7 +40,8 @@ def _neighbors(n: int, m: int, d: int, k: int, device: torch.device) -> Task:
         return largest(torch.as_tensor(distances)[rows.cpu()].double() - truth.cpu())
 
     def chunks() -> tuple[Tensor, ...]:
-        return queries.split(max(1, _CHUNK // m))
+        parts: tuple[Tensor, ...] = queries.split(max(1, _CHUNK // m))
+        return parts
 
     def by_product() -> Tensor:
         norms = references.square().sum(1)
