@@ -115,6 +115,9 @@ def extrapolate(
         _trained("--recipe", f"{', '.join(RECIPES)}; left out, that of the data set.", metavar="NAME"),
     ] = None,
     epochs: Annotated[int | None, _trained("--epochs", "Passes over the samples.")] = None,
+    min_steps: Annotated[
+        int | None, _trained("--min-steps", "Steps at least: few samples get more passes.")
+    ] = None,
     batch_size: Annotated[int | None, _trained("--batch-size", "Samples per step.")] = None,
     lr: Annotated[float | None, _trained("--lr", "Largest learning rate.", metavar="X")] = None,
     weight_decay: Annotated[
