@@ -12,6 +12,7 @@ import typer
 
 from prunefuse.cli.bench import bench
 from prunefuse.cli.errors import reported
+from prunefuse.cli.extrapolate import extrapolate
 from prunefuse.cli.prune import prune
 from prunefuse.cli.run import run
 from prunefuse.cli.score import score
@@ -30,6 +31,7 @@ app.command()(run)
 app.command()(bench)
 app.command()(score)
 app.command()(prune)
+app.command()(extrapolate)
 
 
 def _version(wanted: bool) -> None:

@@ -15,8 +15,9 @@ def reported() -> Iterator[None]:
     try:
         # Inside, as these imports take a while, in which Ctrl-C is to end with the same message.
         from prunefuse.experiment.budgets import ConfigError
-        from prunefuse.experiment.folder import RunFolderError
-        from prunefuse.experiment.run import RunError, RunInterrupted
+        from prunefuse.experiment.extrapolate.run import ExtrapolateInterrupted
+        from prunefuse.experiment.folder import RunError, RunFolderError
+        from prunefuse.experiment.run import RunInterrupted
         from prunefuse.scoring.files import LogitsFileError
 
         try:
@@ -25,6 +26,9 @@ def reported() -> Iterator[None]:
             _end(f"Error: {error}", 2)
         except (RunError, LogitsFileError, OSError) as error:
             _end(f"Error: {error}", 1)
+        except ExtrapolateInterrupted as interruption:
+            folder = interruption.folder
+            _end(f"Stopped. To go on: prunefuse extrapolate --resume {folder}", 130)
         except RunInterrupted as interruption:
             folder = interruption.folder
             if not interruption.rounds:

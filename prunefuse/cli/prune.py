@@ -106,7 +106,7 @@ def prune(
     )
     with reported():
         from prunefuse.experiment.budgets import ConfigError
-        from prunefuse.experiment.run import RunError
+        from prunefuse.experiment.folder import RunError
         from prunefuse.pruning import command
 
         try:

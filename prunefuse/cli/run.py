@@ -65,7 +65,7 @@ def run(
         _field(
             _WHAT,
             "data",
-            "Data set: digits, cifar10, cifar100, or folder:PATH with train/CLASS/IMAGE and test/CLASS/IMAGE.",
+            "Data set: digits, cifar10, cifar100, places365, imagenet; folder:PATH with train/CLASS/IMAGE, test/CLASS/IMAGE.",
             metavar="NAME",
         ),
     ] = None,

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-NAMES = ("digits", "cifar10", "cifar100", "folder:PATH")
+NAMES = ("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH")
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ def load(name: str, *, root: str | os.PathLike[str] = "data", download: bool = F
     """A data set by name.
 
     Args:
-        name: ``digits`` (bundled), ``cifar10``, ``cifar100`` or ``folder:PATH``.
-        root: Folder that holds, or with ``download`` gets, the CIFAR files.
-        download: Fetch a missing CIFAR data set.
+        name: ``digits`` (bundled), ``cifar10``, ``cifar100``, ``places365``, ``imagenet`` or ``folder:PATH``.
+        root: Folder that holds, or with ``download`` gets, the files as torchvision expects them.
+        download: Fetch a missing data set; not of ImageNet.
 
     Raises:
         ValueError: an unknown name, or a folder that is not laid out as expected.
@@ -46,6 +46,10 @@ def load(name: str, *, root: str | os.PathLike[str] = "data", download: bool = F
         from prunefuse.data.cifar import cifar
 
         return cifar(name, root, download)
+    if name in ("places365", "imagenet"):
+        from prunefuse.data.large import large
+
+        return large(name, root, download)
     if name.startswith("folder:"):
         from prunefuse.data.folder import folder
 

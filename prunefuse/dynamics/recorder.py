@@ -98,6 +98,11 @@ class Recorder:
         """The scores by name."""
         return dict(self._options)
 
+    @property
+    def least(self) -> int:
+        """Epochs to record before every score can be there."""
+        return max(track.least for track in self._tracks.values())
+
     def needs_features(self) -> bool:
         """Whether `update` needs features in this epoch."""
         return any(track.needs == "features" for track in self._wanting().values())

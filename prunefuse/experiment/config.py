@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunefuse import models
+from prunefuse.data.registry import NAMES as DATA
 from prunefuse.experiment.budgets import ConfigError, parse_size
 from prunefuse.pruning.criteria import CRITERIA
 from prunefuse.pruning.groups import ROUNDINGS
@@ -19,7 +20,6 @@ from prunefuse.selection.batches import STOCHASTIC
 from prunefuse.selection.strategies import STRATEGIES, strategy
 from prunefuse.training import RECIPES, Recipe
 
-DATA = ("digits", "cifar10", "cifar100", "folder:PATH")
 SELECTORS = ("prunefuse", "dense")
 STRATEGY_OPTIONS = ("passes", "stochastic", "beta", "class_balanced")
 BASELINES = ("dense", "random")
@@ -52,7 +52,7 @@ class RunConfig:
     """One experiment: every arm and every seed of it. The defaults are the preset ``digits``.
 
     Attributes:
-        data: ``digits``, ``cifar10``, ``cifar100`` or ``folder:PATH``.
+        data: ``digits``, ``cifar10``, ``cifar100``, ``places365``, ``imagenet`` or ``folder:PATH``.
         root: Folder of the data sets that are not bundled.
         download: Fetch the data set into ``root`` if it is missing.
         model: Dense network, by its name in `prunefuse.models`.

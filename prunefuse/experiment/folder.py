@@ -23,10 +23,12 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from prunefuse import files
+from prunefuse.experiment.budgets import ConfigError
 from prunefuse.experiment.records import Cost, Epoch, Round
 
 METRICS = ("arm", "seed", "round", "labels", "selector_accuracy", "final_accuracy", "unselectable")
@@ -41,6 +43,10 @@ PICKS = ("round", "order", "index", "utility")
 
 class RunFolderError(Exception):
     """A folder that is not a run folder, or lacks what a report needs; the message says which and what."""
+
+
+class RunError(Exception):
+    """A run that could not go on; the message says why, and where what it has done is."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,25 @@ def create(parent: Path, name: str) -> Path:
             return path
 
 
+def make(out: str | None, data: str, model: str) -> Path:
+    """Make the folder of a run: ``out``, or a new one under ``runs/`` with the time, the data and the model in its name.
+
+    Raises:
+        ConfigError: it exists, or cannot be made.
+    """
+    try:
+        if out is not None:
+            path = Path(out)
+            path.mkdir(parents=True)
+            return path
+        name = data.removeprefix("folder:").rstrip("/").rpartition("/")[2]
+        return create(Path("runs"), f"{datetime.now():%Y%m%d-%H%M%S}-{name}-{model.replace(':', '-')}")
+    except FileExistsError as error:
+        raise ConfigError(f"out must be a folder that does not exist yet, got {out}") from error
+    except OSError as error:
+        raise ConfigError(f"out: the run folder cannot be made: {error}") from error
+
+
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
     """Write config.json."""
     files.write_json(path / "config.json", config)
@@ -96,8 +121,8 @@ def write_tables(path: Path, trials: Sequence[Trial], formula: str) -> None:
             metrics.append(key | {"round": done.index} | _named(done, METRICS[3:]))
             epochs.extend(key | _named(epoch, EPOCHS[2:]) for epoch in done.epochs)
             entries.extend(key | asdict(cost) for cost in done.costs)
-    _write_csv(path / "metrics.csv", METRICS, metrics)
-    _write_csv(path / "epochs.csv", EPOCHS, epochs)
+    write_csv(path / "metrics.csv", METRICS, metrics)
+    write_csv(path / "epochs.csv", EPOCHS, epochs)
     files.write_json(path / "ledger.json", {"formula": formula, "entries": entries})
 
 
@@ -110,7 +135,7 @@ def write_picks(path: Path, trial: Trial) -> None:
             zip(done.picks, done.utilities or [None] * len(done.picks), strict=True)
         )
     ]
-    _write_csv(trial_folder(path, trial.arm, trial.seed) / "picks.csv", PICKS, rows)
+    write_csv(trial_folder(path, trial.arm, trial.seed) / "picks.csv", PICKS, rows)
 
 
 def trial_folder(path: Path, arm: str, seed: int) -> Path:
@@ -137,7 +162,7 @@ def read(path: Path) -> RunRecord:
             )
         ledger = json.loads((path / "ledger.json").read_text(encoding="utf-8"))
         epochs: dict[tuple[str, int, int], list[Epoch]] = {}
-        for row in _read_csv(path / "epochs.csv"):
+        for row in read_csv(path / "epochs.csv"):
             key = (row["arm"], int(row["seed"]), int(row["round"]))
             epochs.setdefault(key, []).append(_epoch(row))
         costs: dict[tuple[str, int, int], list[Cost]] = {}
@@ -145,7 +170,7 @@ def read(path: Path) -> RunRecord:
             key = (entry.pop("arm"), entry.pop("seed"), entry["round"])
             costs.setdefault(key, []).append(Cost(**entry))
         trials: dict[tuple[str, int], list[Round]] = {}
-        for row in _read_csv(path / "metrics.csv"):
+        for row in read_csv(path / "metrics.csv"):
             key = (row["arm"], int(row["seed"]), int(row["round"]))
             done = Round(
                 index=key[2],
@@ -194,14 +219,16 @@ def _named(record: object, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(record, name) for name in names}
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table with these columns; None becomes an empty field."""
     text = io.StringIO()
     writer = csv.DictWriter(text, header, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)  # None becomes an empty field
+    writer.writerows(rows)
     files.write_text(path, text.getvalue())
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, by column."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import torch
 
 from prunefuse.experiment.budgets import ConfigError
 from prunefuse.version import __version__
+
+_TINY = 1000  # values of an image up to which a second thread costs more than it brings
+
+
+def now() -> str:
+    """The time with its zone, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def usual_threads(input_shape: tuple[int, int, int]) -> int:
+    """One for images as small as the digits, else torch's choice."""
+    return 1 if math.prod(input_shape) <= _TINY else torch.get_num_threads()
+
+
+@contextmanager
+def running_on(threads: int) -> Iterator[None]:
+    """torch on so many CPU threads, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -13,12 +13,14 @@ from pathlib import Path
 
 from prunefuse import files
 from prunefuse.experiment import folder, markup, plots, sections
+from prunefuse.experiment.extrapolate.record import is_extrapolation
+from prunefuse.experiment.extrapolate.report import report as extrapolation
 from prunefuse.experiment.format import duration, engineering, percent
 from prunefuse.experiment.summary import Summary, summarize
 
 
 def report(runs: Sequence[str | PathLike[str]], out: str | PathLike[str] | None = None) -> Path:
-    """Draw the report of one run, or of several on the same data with their seeds pooled.
+    """Draw the report of one run, or of several on the same data with their seeds pooled; of one of score extrapolation.
 
     Args:
         runs: Run folders.
@@ -33,6 +35,12 @@ def report(runs: Sequence[str | PathLike[str]], out: str | PathLike[str] | None 
     """
     if not runs or (out is None and len(runs) > 1):
         raise ValueError(f"out must be given for a report of several runs (there are {len(runs)})")
+    if is_extrapolation(Path(runs[0])):
+        if len(runs) > 1:
+            raise folder.RunFolderError(
+                f"{runs[0]} is of prunefuse extrapolate, whose reports are of one run"
+            )
+        return extrapolation(runs[0], out)
     path = Path(runs[0]) / "report.html" if out is None else Path(out)
     files.write_text(path, render(summarize([folder.read(Path(run)) for run in runs])))
     return path

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +12,12 @@ import torch
 from torch import nn
 
 from prunefuse import data as datasets
-from prunefuse import files, models
-from prunefuse.experiment import folder, machine
+from prunefuse import files
+from prunefuse.experiment import folder, machine, networks
 from prunefuse.experiment.budgets import ConfigError, resolve_schedule
 from prunefuse.experiment.config import SELECTORS, STRATEGY_OPTIONS, RunConfig
 from prunefuse.experiment.cost import FORMULA
-from prunefuse.experiment.folder import Trial
+from prunefuse.experiment.folder import RunError, Trial
 from prunefuse.experiment.loop import ActiveLearning
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.progress import RunProgress
@@ -33,12 +29,7 @@ _MAIN_ONLY = (
     *("selector", "prune_ratio", "criterion", "rounding", "t_sync"),
     *("fuse", "distill", "kd_lambda", "kd_temperature", "complement"),
 )
-_TINY = 1000  # values of an image up to which a second thread costs more than it brings
 _REDRAW = 60.0  # seconds between drawings of the report while a run goes on
-
-
-class RunError(Exception):
-    """A run that could not go on; the message says why and where its complete rounds are."""
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -72,9 +63,9 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
     config = config or RunConfig()
     progress = RunProgress(quiet=quiet)
     experiment = _Experiment(config)
-    with _threads(experiment.threads):
+    with machine.running_on(experiment.threads):
         first = {arm: experiment.learner(arm, config.seeds[0], progress) for arm in config.arms}
-        path = _make_folder(config)
+        path = folder.make(config.out, config.data, config.model)
         facts = experiment.describe(path, command)
         folder.write_config(path, facts)
         planned = {arm: learner.planned for arm, learner in first.items()}
@@ -95,7 +86,7 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
                             if time.monotonic() - drawn > _REDRAW:
                                 _draw_early(path, progress)
                                 drawn = time.monotonic()
-            folder.write_config(path, facts | {"finished": _now()})
+            folder.write_config(path, facts | {"finished": machine.now()})
             report([path])
         except KeyboardInterrupt:
             if trials:
@@ -127,8 +118,7 @@ class _Experiment:
             initial=config.initial,
             rounds=config.rounds,
         )
-        tiny = math.prod(self.data.input_shape) <= _TINY
-        self.threads = config.threads or (1 if tiny else torch.get_num_threads())
+        self.threads = config.threads or machine.usual_threads(self.data.input_shape)
         self.dense = self._factory(config.model)
         self.proxy = None if config.selector in SELECTORS else self._factory(config.selector)
 
@@ -155,7 +145,7 @@ class _Experiment:
             "format": folder.FORMAT,
             "name": path.name,
             "command": command,
-            "started": _now(),
+            "started": machine.now(),
             "finished": None,
             "config": dataclasses.asdict(self.config),
             "schedule": list(self.schedule),
@@ -206,25 +196,10 @@ class _Experiment:
         return network | loop | {f"recipe {name}": value for name, value in recipe.items()}
 
     def _factory(self, name: str) -> Callable[[], nn.Module]:
-        """Makes networks of this name for the data.
-
-        Raises:
-            ConfigError: they do not take images of this shape.
-        """
-        channels, *size = self.data.input_shape
-        options: dict[str, Any] = {"image_size": tuple(size)}
-        if self.config.dropout:
-            options["dropout"] = self.config.dropout
+        options: dict[str, Any] = {"dropout": self.config.dropout} if self.config.dropout else {}
         if self.config.shortcut is not None and name.startswith("resnet"):
             options["shortcut"] = self.config.shortcut
-        factory = partial(models.build, name, self.data.num_classes, channels, **options)
-        try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
-                factory().eval()(torch.zeros(1, *self.data.input_shape))
-        except (ValueError, TypeError, RuntimeError) as error:
-            shape = "x".join(map(str, self.data.input_shape))
-            raise ConfigError(f"model {name} does not work on {shape} images: {error}") from error
-        return factory
+        return networks.factory(name, self.data, **options)
 
 
 def _write(path: Path, trials: tuple[Trial, ...], trial: Trial, learner: ActiveLearning) -> None:
@@ -247,37 +222,3 @@ def _draw_early(path: Path, progress: RunProgress) -> None:
         report([path])
     except Exception as error:
         progress.note(f"the report could not be drawn: {type(error).__name__}: {error}")
-
-
-def _make_folder(config: RunConfig) -> Path:
-    """Make the run folder.
-
-    Raises:
-        ConfigError: it exists, or cannot be made.
-    """
-    try:
-        if config.out is not None:
-            path = Path(config.out)
-            path.mkdir(parents=True)
-            return path
-        name = config.data.removeprefix("folder:").rstrip("/").rpartition("/")[2]
-        model = config.model.replace(":", "-")
-        return folder.create(Path("runs"), f"{datetime.now():%Y%m%d-%H%M%S}-{name}-{model}")
-    except FileExistsError as error:
-        raise ConfigError(f"out must be a folder that does not exist yet, got {config.out}") from error
-    except OSError as error:
-        raise ConfigError(f"out: the run folder cannot be made: {error}") from error
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

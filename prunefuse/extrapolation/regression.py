@@ -28,6 +28,11 @@ class Regression(Inductive):
     def __init__(self, build: Callable[[int], Any]) -> None:
         self._build = build
 
+    @property
+    def estimator(self) -> Any:
+        """The regressor itself, fitted; after `fit`."""
+        return self._model.regressor_[-1]
+
     def _learn(self, embeddings: Tensor, scores: Tensor) -> None:
         from sklearn.compose import TransformedTargetRegressor
         from sklearn.exceptions import ConvergenceWarning

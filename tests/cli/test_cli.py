@@ -187,7 +187,10 @@ def test_every_field_of_the_configuration_has_an_option():
             "badge; got 'maxent'",
         ),
         (["--model", "resnet21"], "model must be one of resnet8"),
-        (["--data", "mnist"], "data must be one of digits, cifar10, cifar100, folder:PATH"),
+        (
+            ["--data", "mnist"],
+            "data must be one of digits, cifar10, cifar100, places365, imagenet, folder:PATH",
+        ),
         (["--preset", "imagenet"], "preset must be one of digits, cifar10-resnet56"),
         (["--recipe", "imagenet"], "recipe must be one of cifar, digits"),
         (["--baselines", "dense,other"], "baselines must be any of dense, random, or none"),

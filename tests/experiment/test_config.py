@@ -115,7 +115,7 @@ def test_what_is_no_size_is_refused_when_the_configuration_is_made(size):
         ("strategy", "least-confidence", "least_confidence"),
         ("model", "resnet21", ", ".join(models.names())),
         ("selector", "resnet21", "prunefuse, dense, or a model"),
-        ("data", "mnist", "digits, cifar10, cifar100, folder:PATH"),
+        ("data", "mnist", "digits, cifar10, cifar100, places365, imagenet, folder:PATH"),
         ("data", "folder:", "folder:PATH"),
         ("baselines", ("dense", "other"), "dense, random, or none; got 'other'"),
         ("prune_ratio", 1.0, r"in \[0, 1\)"),

@@ -13,7 +13,8 @@ from prunefuse import data, models
 from prunefuse.experiment import folder
 from prunefuse.experiment.budgets import ConfigError
 from prunefuse.experiment.config import RunConfig
-from prunefuse.experiment.run import RunError, run
+from prunefuse.experiment.folder import RunError
+from prunefuse.experiment.run import run
 from prunefuse.pruning import PruningPlan, load_pruned
 from prunefuse.training import Recipe, evaluate
 
