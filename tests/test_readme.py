@@ -18,7 +18,9 @@ def test_there_is_one_for_each_kind_of_user():
     assert all(len([line for line in block.splitlines() if line.strip()]) <= 15 for block in BLOCKS[:5])
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["researcher", "engineer", "pruner", "data pruner", "author", "adapters"])
+@pytest.mark.parametrize(
+    "block", BLOCKS, ids=["researcher", "engineer", "pruner", "data pruner", "author", "adapters"]
+)
 def test_it_runs(block, tmp_path):
     for package in ("modAL", "skactiveml", "baal", "small_text"):
         if f"adapters.{package.lower()} " in block:

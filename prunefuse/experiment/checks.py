@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prunefuse.data.batches import label_of
 from prunefuse.data.tensors import in_memory
+from prunefuse.dynamics import Recorder
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.state import LoopState
 
@@ -52,6 +53,19 @@ def check_test_labels(test: Any, num_classes: int) -> None:
                 f"test: expected labels in [0, {num_classes}), as the model of factory has {num_classes} outputs, "
                 f"got {label} for sample {index}"
             )
+
+
+def check_dynamics(config: LoopConfig, num_classes: int) -> None:
+    """Raise ``ValueError`` if a selector is trained for fewer epochs than the score that is recorded needs."""
+    score = config.chooser.dynamics
+    if score is None:
+        return
+    least = Recorder(1, (score,), classes=num_classes).least
+    epochs = min(map(config.training_of_selector.epochs_for, config.sizes))
+    if epochs < least:
+        raise ValueError(
+            f"strategy: {config.strategy} needs {least} epochs of training the selector, got {epochs}"
+        )
 
 
 def make(name: str, factory: Callable[[], nn.Module]) -> nn.Module:

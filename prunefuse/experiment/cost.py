@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.records import Cost
+from prunefuse.ops.flops import nearest_neighbors_flops
 from prunefuse.selection.strategies import Strategy
 from prunefuse.training.modes import evaluating
 from prunefuse.training.recipe import Recipe
@@ -25,10 +26,11 @@ C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(
   F    FLOPs of one forward pass per image = 2 * multiply-adds of convolutions, linear layers and matrix products
        (counted by fvcore, which reports multiply-adds); a backward pass counts as two forward passes
   E    epochs (more for a small |L_r| if the recipe has a least number of steps); |L_r| labels in round r
-  S_r  samples scored: the unlabeled pool |U_r|; with k_center the whole pool, as it needs the labeled features too;
+  S_r  samples scored: the unlabeled pool |U_r|; with k_center and extrapolated scores the whole pool, as they need the
+       labeled features too;
        with bald |U_r| for each of its passes with dropout
   K_r  with k_center, distance work 2*d*(|L_r| + picks)*pool for d features; with badge 2*(d + C)*picks*|U_r| for C
-       classes; else 0
+       classes; with extrapolated scores 2*(d + 1)*|L_r|*|U_r|; else 0
   Planning the pruning has no FLOPs by this count; its seconds are in the seconds of selection.
   With T_sync the training of the fused network a selector is cut from (and its teacher's passes) is added.
 Final network: 3*E*b*F(final) + E*b*F(teacher) with distillation. Evaluation on the test set is in no sum."""
@@ -86,6 +88,9 @@ def test_flops(config: LoopConfig, recipe: Recipe, labels: int, flops: float, si
 
 def picking_flops(chooser: Strategy, sizes: Sizes, labeled: int, picks: int) -> tuple[float, float]:
     """Forward passes over the pool, and distances, to pick with ``chooser``."""
+    if "dynamics" in chooser.needs:
+        searched = nearest_neighbors_flops(sizes.pool - labeled, labeled, sizes.features)
+        return sizes.pool * sizes.selector, float(searched)
     if "all_features" in chooser.needs:
         distances = 2.0 * sizes.features * (labeled + picks) * sizes.pool
         return sizes.pool * sizes.selector, distances

@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 from prunefuse.data.batches import Batch, Labeled, read
 from prunefuse.data.labels import OwnLabels
+from prunefuse.dynamics import Recorder as Dynamics
 from prunefuse.experiment import cost
-from prunefuse.experiment.checks import check_data, check_state, check_test_labels, check_weights, make
+from prunefuse.experiment.checks import (
+    check_data,
+    check_dynamics,
+    check_state,
+    check_test_labels,
+    check_weights,
+    make,
+)
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.oracle import Oracle, ask
 from prunefuse.experiment.recorder import Recorder
@@ -133,6 +141,7 @@ class ActiveLearning:
         self._device = torch.device(device)
         self._recorder = Recorder(listener, self._device)
         self._costs: list[Cost] = []
+        self._scores: dict[str, Tensor] = {}  # of the labeled samples, from the selector's training
         self._epochs: list[Epoch] = []
         [(self._example, _)] = read(pool, [Batch(torch.tensor([0]))], labels=False, device=self._device)
         self._dense = self._build(factory, "dense")
@@ -143,6 +152,7 @@ class ActiveLearning:
             raise ValueError(f"factory: expected a model with (N, C) logits, got {tuple(outputs.shape)}")
         self.num_classes = outputs.shape[1]
         check_test_labels(test, self.num_classes)
+        check_dynamics(config, self.num_classes)
         self._proxy: nn.Module | None = None
         if selector_factory is not None:
             self._proxy = self._build(selector_factory, "proxy", name="selector_factory")
@@ -202,6 +212,7 @@ class ActiveLearning:
             state.dense = state.fused
         state.fused = _weights(self.final) if config.syncs(index) else {}
         state.selector = _weights(self.selector) if config.keeps_selector(index) else {}
+        state.scores = self._scores if config.keeps_selector(index) else {}
         return Round(
             index,
             config.sizes[index],
@@ -235,8 +246,9 @@ class ActiveLearning:
             return chooser.pick(pool, count)
         scoring, choosing = cost.picking_flops(chooser, self._sizes, known, count)
         selector = self._initial_selector()
-        if self.state.selector:
+        if self.state.selector and ("dynamics" not in chooser.needs or self.state.scores):
             selector.load_state_dict(self.state.selector)
+            self._scores = self.state.scores
         else:  # The schedule has become longer, and what was its last round trained no selector.
             recipe = config.training_of_selector
             self._fit(selector, "train_selector", "selector", index - 1, recipe)
@@ -265,7 +277,8 @@ class ActiveLearning:
             )
             return replace(pool, ensemble=ensemble)
         if "all_features" in needs:
-            return replace(pool, features=torch.as_tensor(features(selector, self._pool, **options)))
+            seen = torch.as_tensor(features(selector, self._pool, **options))
+            return replace(pool, features=seen, scores=self._scores.get("labeled"))
         if "features" in needs:
             logits, seen = predict_with_features(selector, self._pool, **options)
             return replace(pool, logits=torch.as_tensor(logits), features=torch.as_tensor(seen))
@@ -314,7 +327,13 @@ class ActiveLearning:
             epoch = Epoch(index, network, e.epoch, e.epochs, *rates, e.seconds)
             self._epochs.append(epoch)
             self._recorder.tell(epoch)
+            if dynamics is not None:
+                dynamics.end_epoch()
 
+        dynamics: Dynamics | None = None
+        if network == "selector" and config.chooser.dynamics is not None:
+            score = config.chooser.dynamics
+            dynamics = Dynamics(labels, (score,), classes=self.num_classes, device=self._device)
         start = time.perf_counter()
         history = train(
             model,
@@ -325,8 +344,11 @@ class ActiveLearning:
             distillation=distillation,
             test=self._test if config.test_every_epoch else None,
             workers=config.workers,
+            on_batch=None if dynamics is None else dynamics.update,
             on_epoch=on_epoch,
         )
+        if dynamics is not None:
+            self._scores = {"labeled": dynamics.scores()[score].cpu()}
         elapsed = time.perf_counter() - start
         training = sum(e.seconds for e in history)
         teaching = sum(e.teacher_seconds for e in history)

@@ -33,7 +33,8 @@ class LoopState:
     loop was interrupted after the oracle answered and before the round was complete, so that no label is asked
     for twice. ``selector`` holds the weights that score the pool next, if the last round trained such a network.
     With T_sync, ``dense`` holds the weights that the current selector was pruned from, once they are not the
-    initial ones, and ``fused`` those that replace them after the next labels are bought. All are CPU tensors by
+    initial ones, and ``fused`` those that replace them after the next labels are bought. With a strategy that
+    extrapolates scores, ``scores`` holds those of the labeled samples. All are CPU tensors, the weights by
     parameter name. ``origin`` says what the state belongs to: size of the pool, seed, kind of selector, and the
     dense model's fingerprint.
     """
@@ -43,6 +44,7 @@ class LoopState:
     selector: dict[str, Tensor] = field(default_factory=dict)
     dense: dict[str, Tensor] = field(default_factory=dict)
     fused: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
     origin: dict[str, int | str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -55,7 +57,7 @@ class LoopState:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, for ``safetensors.torch.save_file``."""
-        parts = {"selector": self.selector, "dense": self.dense, "fused": self.fused}
+        parts = {"selector": self.selector, "dense": self.dense, "fused": self.fused, "scores": self.scores}
         return {f"{part}.{name}": value for part, named in parts.items() for name, value in named.items()}
 
     @classmethod

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from prunefuse.extrapolation import KNN
 from prunefuse.ops.arrays import as_tensor, require_floating
 from prunefuse.scoring import LOGIT_STRATEGIES, EnsembleScores, score, statistics
 from prunefuse.selection.badge import badge
@@ -22,7 +23,8 @@ from prunefuse.selection.k_center import k_center_greedy
 from prunefuse.selection.top_b import top_b
 
 # logits, features: of the unlabeled samples. all_features: of the labeled ones too. ensemble: dropout passes.
-Need = Literal["logits", "features", "all_features", "ensemble"]
+# dynamics: scores of the labeled ones from the selector's training.
+Need = Literal["logits", "features", "all_features", "ensemble", "dynamics"]
 UtilityFunction = Callable[[Tensor], Any]
 
 
@@ -32,8 +34,8 @@ class Pool:
 
     What a strategy does not need may be None. ``logits`` (C,), ``features`` (d,) and what ``ensemble`` was updated
     with have one row for each of ``unlabeled``; for a strategy that needs ``all_features``, ``features`` has one row
-    for each of ``labeled``, then one for each of ``unlabeled``. ``generator`` is the strategy's only source of
-    randomness.
+    for each of ``labeled``, then one for each of ``unlabeled``. ``scores`` has one for each of ``labeled``, NaN where there is
+    none. ``generator`` is the strategy's only source of randomness.
     """
 
     unlabeled: Tensor
@@ -42,6 +44,7 @@ class Pool:
     logits: Tensor | None = None
     features: Tensor | None = None
     ensemble: EnsembleScores | None = None
+    scores: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,14 @@ class Picks:
 class Strategy:
     """``pick(pool, b)`` chooses ``b`` unlabeled samples; ValueError if fewer can be chosen.
 
-    ``needs`` says what the network has to be asked, ``passes`` how many forward passes over the pool that takes.
+    ``needs`` says what the network has to be asked, ``passes`` how many forward passes over the pool that takes,
+    ``dynamics`` which preset of `prunefuse.dynamics` is recorded while it is trained.
     """
 
     needs: frozenset[Need]
     pick: Callable[[Pool, int], Picks]
     passes: int = 1
+    dynamics: str | None = None
 
 
 def _random(pool: Pool, b: int) -> Picks:
@@ -116,6 +121,24 @@ def _bald(pool: Pool) -> Tensor:
     return utilities
 
 
+def _extrapolated(pool: Pool) -> Tensor:
+    """Scores of the labeled samples from the selector's training, extended to the others by their neighbors (ours)."""
+    assert pool.features is not None
+    assert pool.scores is not None
+    known = len(pool.labeled)
+    usable = pool.features.isfinite().all(1)
+    scores = torch.where(usable[:known], pool.scores.to(pool.features.device, torch.float64), torch.nan)
+    utilities = torch.full(
+        (len(pool.features) - known,), torch.nan, dtype=torch.float64, device=scores.device
+    )
+    scored = int((~scores.isnan()).sum())
+    if scored:
+        model = KNN(k=min(_NEIGHBORS, scored)).fit(pool.features[:known], scores)
+        rows = usable[known:]
+        utilities[rows] = model.predict(pool.features[known:][rows])
+    return utilities
+
+
 def _predicted(pool: Pool) -> Tensor:
     if pool.ensemble is not None:
         classes: Tensor = pool.ensemble.probabilities().argmax(1)
@@ -148,7 +171,10 @@ _UTILITIES: dict[str, tuple[Need, Callable[[Pool], Tensor]]] = {
     **{token: ("logits", partial(_of_logits, partial(score, strategy=token))) for token in LOGIT_STRATEGIES},
     "bald": ("ensemble", _bald),
 }
-STRATEGIES: tuple[str, ...] = ("random", *_UTILITIES, "k_center", "badge")
+# By the score that is recorded: those of which higher means harder, and that are finite.
+_NEIGHBORS = 20
+_EXTRAPOLATED = {f"extrapolated_{score}": score for score in ("du", "dual", "tdds", "el2n", "loss")}
+STRATEGIES: tuple[str, ...] = ("random", *_UTILITIES, *_EXTRAPOLATED, "k_center", "badge")
 
 
 def strategy(
@@ -184,6 +210,11 @@ def strategy(
         if not valid:
             raise ValueError(f"{name}: expected {expected}, got {got!r}")
     need: Need = "logits"
+    if isinstance(token, str) and token in _EXTRAPOLATED:
+        if class_balanced:
+            raise ValueError(f"class_balanced: expected a strategy that predicts classes, got {token}")
+        pick = partial(_by_utility, _extrapolated, stochastic, beta, False)
+        return Strategy(frozenset({"all_features", "dynamics"}), pick, dynamics=_EXTRAPOLATED[token])
     if isinstance(token, str) and token in _SEQUENTIAL:
         for name, given in (("stochastic", stochastic != "none"), ("class_balanced", class_balanced)):
             if given:

@@ -8,14 +8,18 @@ from torch import Tensor, nn
 
 from prunefuse import models
 from prunefuse.data import TensorImages, load
-from prunefuse.experiment.loop import ActiveLearning, LoopConfig
+from prunefuse.experiment.loop import ActiveLearning, LoopConfig, LoopState
 from prunefuse.experiment.records import Progress
+from prunefuse.extrapolation import KNN
 from prunefuse.selection.strategies import STRATEGIES
-from prunefuse.training import Recipe
+from prunefuse.selection.top_b import top_b
+from prunefuse.training import Recipe, features
 
 CONFIG = LoopConfig(
     schedule=(10, 16, 24), recipe=Recipe(epochs=1, batch_size=8, lr=0.05, schedule="one-cycle"), passes=3
 )
+# Windows of the published scores are 10 epochs, and one is left out.
+LONG = replace(CONFIG.recipe, epochs=11)
 DIGITS = load("digits")
 POOL = TensorImages(DIGITS.pool.images[:60], DIGITS.pool.labels[:60])
 TEST = TensorImages(DIGITS.test.images[:30], DIGITS.test.labels[:30])
@@ -30,7 +34,11 @@ def largest(logits: Tensor) -> Tensor:
 
 
 CASES: dict[str, dict[str, Any]] = {
-    **{token: {"strategy": token} for token in STRATEGIES},
+    **{
+        token: {"strategy": token} | ({"recipe": LONG} if token.startswith("extrapolated_") else {})
+        for token in STRATEGIES
+    },
+    "dynamics of the dense": {"strategy": "extrapolated_el2n", "selector": "dense", "stochastic": "power"},
     "function": {"strategy": largest},
     "stochastic": {"strategy": "entropy", "stochastic": "power", "beta": 2.0},
     "balanced": {"strategy": "bald", "class_balanced": True},
@@ -57,7 +65,7 @@ def test_every_strategy_in_the_loop(case: str) -> None:
     counted = [e for e in events if isinstance(e, Progress)]
     if config.chooser.needs:
         assert loop.selector is not None
-        seen = 60 if config.strategy == "k_center" else 50
+        seen = 60 if "all_features" in config.chooser.needs else 50
         assert max(e.total for e in counted) == passes * seen
         widths = [layer.weight.shape for layer in loop.selector.modules() if isinstance(layer, nn.Linear)]
         assert scored[0].flops == passes * seen * sum(2 * a * b for a, b in widths)
@@ -70,6 +78,39 @@ def test_distances_of_badge_by_hand() -> None:
     loop = ActiveLearning(network, POOL, TEST, replace(CONFIG, strategy="badge", selector="dense"))
     chosen = [c.flops for r in loop for c in r.costs if c.phase == "select"]
     assert chosen == [2 * (12 + 10) * 6 * 50, 2 * (12 + 10) * 8 * 44]
+
+
+def test_extrapolated_scores_in_the_loop_by_hand() -> None:
+    config = replace(CONFIG, strategy="extrapolated_el2n", schedule=(10, 16))
+    loop = ActiveLearning(network, POOL, TEST, config)
+    first = next(iter(loop))
+    scores = loop.state.scores["labeled"]
+    assert scores.shape == (10,)
+    assert loop.selector is not None
+    embedded = features(loop.selector, POOL)
+    rest = [i for i in range(60) if i not in first.picks]
+    utilities = KNN(k=10).fit(embedded[list(first.picks)], scores).predict(embedded[rest])
+    rounds = list(loop)
+    rows, best = top_b(utilities, 6)
+    assert list(rounds[0].picks) == [rest[i] for i in rows]
+    assert rounds[0].utilities == pytest.approx(best.tolist())
+    [searched] = [c.flops for c in rounds[0].costs if c.phase == "select"]
+    assert searched == 2 * (embedded.shape[1] + 1) * 10 * 50
+
+
+def test_recorded_scores_are_part_of_the_state() -> None:
+    config = replace(CONFIG, strategy="extrapolated_el2n")
+    whole = list(ActiveLearning(network, POOL, TEST, config))
+    first = ActiveLearning(network, POOL, TEST, config)
+    next(iter(first))
+    state = LoopState.restore(first.state.to_json(), first.state.tensors())
+    rest = list(ActiveLearning(network, POOL, TEST, config, state=state))
+    assert [r.picks for r in rest] == [r.picks for r in whole[1:]]
+
+
+def test_too_few_epochs_for_a_score_are_an_error_before_any_work() -> None:
+    with pytest.raises(ValueError, match=r"strategy: extrapolated_du needs 11 epochs .*, got 1"):
+        ActiveLearning(network, POOL, TEST, replace(CONFIG, strategy="extrapolated_du"))
 
 
 def test_bald_without_dropout_is_an_error_before_any_work() -> None:

@@ -57,6 +57,8 @@ def pool(chooser: Strategy, seed: int = 0, broken: bool = False) -> Pool:
         given["features"] = draw(3)[UNLABELED]
     if "all_features" in chooser.needs:
         given["features"] = draw(3)[torch.cat((LABELED, UNLABELED))]
+    if "dynamics" in chooser.needs:
+        given["scores"] = torch.rand(len(LABELED), generator=rows, dtype=torch.float64)
     if "ensemble" in chooser.needs:
         given["ensemble"] = EnsembleScores()
         for _ in range(chooser.passes):
@@ -282,3 +284,25 @@ def test_class_balanced_takes_the_best_of_every_class_in_turn() -> None:
     assert picks.indices.tolist() == [10, 13, 15, 11, 14]
     assert picks.utilities is not None
     assert picks.utilities.tolist() == [6, 3, 1, 5, 2]
+
+
+def test_extrapolated_scores_are_those_of_the_neighbors() -> None:
+    features = torch.tensor([[0.0], [10.0], [0.5], [9.0], [5.0], [float("nan")]])
+    given = Pool(
+        torch.tensor([2, 3, 4, 5]),
+        torch.tensor([0, 1]),
+        generator(0),
+        features=features,
+        scores=torch.tensor([1.0, 3.0], dtype=torch.float64),
+    )
+    chosen = strategy("extrapolated_du").pick(given, 3)
+    assert chosen.indices.tolist() == [3, 4, 2]
+    near, far = (1 + 2 / (1 + math.exp(10 - 2 * x)) for x in (0.5, 9.0))
+    assert chosen.utilities is not None
+    assert chosen.utilities.tolist() == pytest.approx([far, 2.0, near])
+    assert chosen.unselectable == 1
+    # A labeled sample without a score says nothing.
+    alone = replace(given, scores=torch.tensor([1.0, float("nan")], dtype=torch.float64))
+    utilities = strategy("extrapolated_du").pick(alone, 3).utilities
+    assert utilities is not None
+    assert utilities.tolist() == [1, 1, 1]
