@@ -76,6 +76,26 @@ def masked_mean(scores: Tensor, mask: Tensor) -> Tensor:
     return (scores.view(-1, *mask.shape) * mask).sum(2) / mask.sum(1)
 
 
+def dynamics(logits: Tensor, labels: Tensor) -> Tensor:
+    """What rows say of their labels (6, N): probability, 1 - that, loss, margin, EL2N, correct."""
+    own = labels.unsqueeze(1)
+    log_p = torch.log_softmax(logits, 1)
+    log_own = log_p.gather(1, own).squeeze(1)
+    p_own = log_own.exp()
+    margin = logits.gather(1, own).squeeze(1) - logits.scatter(1, own, -torch.inf).amax(1)
+    squares = log_p.exp().square().sum(1) - p_own.square() + (1 - p_own).square()
+    correct = (logits.argmax(1) == labels).to(logits.dtype)
+    return torch.stack((p_own, 1 - p_own, -log_own, margin, squares.clamp_min(0).sqrt(), correct))
+
+
+def divergence_(before: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+    """Sum of |q (log q - log q_before)| (B,) with 1e-8 in the logarithms; replaces rows of the probabilities ``before``."""
+    q = torch.softmax(logits, 1)
+    result = (q * ((q + 1e-8).log() - (before[rows] + 1e-8).log())).abs().sum(1)
+    before[rows] = q
+    return result
+
+
 def _two_largest(x: Tensor) -> tuple[Tensor, Tensor]:
     largest, where = x.max(1, keepdim=True)
     others = torch.arange(x.shape[1], device=x.device) != where

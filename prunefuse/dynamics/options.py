@@ -23,7 +23,7 @@ class DynamicUncertainty:
     Attributes:
         window: Epochs in a window.
         ddof: 1: divides by window − 1 (the paper's formula), 0: by window.
-        omitted: 0, 1 (the paper's formula: T − window windows) or more.
+        omitted: 0, 1 (the paper's formula: T − window windows) or 2 (T − window − 1, in some codes), or more.
         forward: If given, a recorder of the other kind of forward pass is refused: ``training`` (augmented, as the network
             is trained) or ``evaluation`` (a pass of its own).
     """

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import prunefuse
-from prunefuse.bench import cases, race, record, scorers, table
+from prunefuse.bench import cases, dynamics, race, record, scorers, table
 from prunefuse.bench.race import Case, Contender, Line, Result, Task, measure
 
 CPU = torch.device("cpu")
@@ -144,6 +144,8 @@ SMALL = {
     "stream": partial(cases._stream, 2000, 10, 50, 4),
     "k-center": partial(cases._k_center, 500, 8, 20),
     "scatter": partial(cases._scatter, "resnet8", 32),
+    "dynamics": partial(dynamics._dynamics, 300, 10),
+    "divergence": partial(dynamics._divergence, 300, 10),
 }
 
 
@@ -204,6 +206,12 @@ def test_ours_and_plain_torch_do_the_work_of_every_case(name):
         ("top", "prunefuse.top_b", lambda u, b: [one.flip(0) for one in prunefuse.selection.top_b(u, b)]),
         ("k-center", "prunefuse.k_center_greedy", lambda x, k, labeled: torch.arange(1, k + 1)),
         ("scatter", "prunefuse.ops.scatter_", lambda dense, small, kept: None),
+        ("dynamics", "prunefuse.ops.dynamics", lambda x, y: torch.ops.prunefuse.dynamics(x, y) * 1.00001),
+        (
+            "divergence",
+            "prunefuse.ops.divergence_",
+            lambda logs, x, rows, epsilon: torch.ops.prunefuse.divergence_(logs, x, rows, 2 * epsilon) + 1e-4,
+        ),
     ],
 )
 def test_a_broken_operator_is_found(name, operator, broken, monkeypatch):
@@ -214,7 +222,7 @@ def test_a_broken_operator_is_found(name, operator, broken, monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_names_of_cases_differ(device):
     names = [case.name for case in cases.cases(device)]
-    assert len(names) == len(set(names)) == 31
+    assert len(names) == len(set(names)) == {"cpu": 38, "cuda": 37}[device]
 
 
 RESULT = Result(

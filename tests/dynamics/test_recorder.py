@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prunefuse import ops
 from prunefuse.dynamics import (
     PRESETS,
     Aum,
@@ -381,6 +382,35 @@ def test_what_is_wrong_with_a_batch_is_said_and_nothing_is_written():
             only.update_probability(torch.tensor([p]), torch.tensor([0]))
     with pytest.raises(ValueError, match="no batch was recorded"):
         only.end_epoch()
+
+
+def test_rows_that_a_gpu_leaves_out_change_nothing(monkeypatch):
+    """What `claim_` does there, done on the CPU: every third row of a batch has no sample."""
+    logits, labels, features = training(12, 9, 5)
+    marks = ops.claim_
+
+    def left_out(seen, rejected, indices, *others):
+        used = torch.arange(len(indices)) % 3 != 0
+        marks(seen, rejected, indices[used], None, 0)
+        rejected += int((~used).sum())
+        return torch.where(used, indices, -1)
+
+    monkeypatch.setattr(ops, "claim_", left_out)
+    recorder, rows = Recorder(9, DEFAULTS, classes=5), torch.arange(9)
+    for t in range(12):
+        recorder.update(logits[t], labels, rows, features[t])
+        with pytest.raises(
+            ValueError, match=f"epoch {t + 1}: 3 rows were left out.*; 3 samples were not seen"
+        ):
+            recorder.end_epoch()
+    used = rows % 3 != 0
+    monkeypatch.undo()
+    alone = record(
+        Recorder(6, DEFAULTS, classes=5), logits[:, used], labels[used], features[:, used]
+    ).scores()
+    for name, values in recorder.scores().items():
+        assert values[~used].isnan().all()
+        torch.testing.assert_close(values[used], alone[name], rtol=1e-12, atol=0)
 
 
 @pytest.mark.cuda

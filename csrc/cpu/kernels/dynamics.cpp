@@ -34,8 +34,7 @@ OthersState<float> block_state(const float* x, int64_t count) {
   for (; j + kLanes <= count; j += kLanes) top = larger(load(x + j), top);
   const floats last = load_first(x + j, count - j, kLowest);
   top = larger(last, top);
-  float highest = kLowest;
-  for (int lane = 0; lane < kLanes; ++lane) highest = top[lane] > highest ? top[lane] : highest;
+  const float highest = largest(top);
   if (!is_finite(highest)) return state_one_by_one(x, count, 1);
   const floats max = broadcast(highest), scale = broadcast(kLog2E);
   floats tail{}, squares{};
@@ -110,13 +109,13 @@ void short_rows(const Pool& pool, const int64_t* labels, float* out, int64_t beg
   }
 }
 
-// Classes begin..end: the logarithms replaced by those of the probabilities e * inverse, and the divergence between.
+// Replaces the logarithms by those of the probabilities e * inverse; the divergence between.
 template <class Kept>
-double move(const double* e, double inverse, double epsilon, Kept* kept, int64_t begin, int64_t end) {
+double move(const double* e, double inverse, double epsilon, Kept* kept, int64_t classes) {
   double total = 0;
-  for (; begin < end; begin += kSum) {
+  for (int64_t begin = 0; begin < classes; begin += kSum) {
     double part = 0;
-    for (int64_t j = begin; j < end && j < begin + kSum; ++j) {
+    for (int64_t j = begin; j < classes && j < begin + kSum; ++j) {
       const double q = e[j] * inverse, log = log_of_shifted(q, epsilon);
       part += ::fabs(q * (log - static_cast<double>(widen(kept[j]))));
       narrow_to(log, kept[j]);
@@ -127,30 +126,31 @@ double move(const double* e, double inverse, double epsilon, Kept* kept, int64_t
 }
 
 template <class Kept>
-double move(const float* e, float inverse, float epsilon, Kept* kept, int64_t begin, int64_t end) {
+double move(const float* e, float inverse, float epsilon, Kept* kept, int64_t classes) {
   double total = 0;
-  for (; begin < end; begin += kBlock) {
-    const int64_t stop = end - begin < kBlock ? end : begin + kBlock;
+  for (int64_t begin = 0; begin < classes; begin += kBlock) {
+    const int64_t end = classes - begin < kBlock ? classes : begin + kBlock;
     floats part{};
-    int64_t j = begin;
-    for (; j + kLanes <= stop; j += kLanes) {
-      const floats q = load(e + j) * inverse;
+    const auto take = [&](floats value, floats before) {
+      const floats q = value * inverse;
       const floats log = log_normal<floats, ints>(q + epsilon, floats{});
-      part += bits_as<floats>(bits_as<ints>(q * (log - load(kept + j))) & 0x7fffffff);
-      for (int lane = 0; lane < kLanes; ++lane) narrow_to(log[lane], kept[j + lane]);
-    }
-    for (; j < stop; ++j) {
-      const float q = e[j] * inverse, log = log_of_shifted(q, epsilon);
-      total += static_cast<double>(::fabsf(q * (log - widen(kept[j]))));
-      narrow_to(log, kept[j]);
+      part += bits_as<floats>(bits_as<ints>(q * (log - before)) & 0x7fffffff);
+      return log;
+    };
+    int64_t j = begin;
+    for (; j + kLanes <= end; j += kLanes) store(kept + j, take(load(e + j), load(kept + j)));
+    if (j < end) {
+      const floats log = take(load_first(e + j, end - j, 0.0f), load_first(kept + j, end - j, 0.0f));
+      store_first(kept + j, log, end - j);
     }
     total += static_cast<double>(sum(part));
   }
   return total;
 }
 
+// `e` holds the row's exponentials.
 template <class Acc, class Kept>
-double divergence(const RowSums<Acc>& row, const Acc* e, Acc epsilon, Kept* kept, int64_t classes) {
+double divergence(const RowSums<Acc>& row, Acc* e, Acc epsilon, Kept* kept, int64_t classes) {
   const bool seen = !(widen(kept[0]) == kNeverSeen);
   if (row.argmax < 0) {
     for (int64_t j = 0; j < classes; ++j) narrow_to(std::numeric_limits<Acc>::quiet_NaN(), kept[j]);
@@ -158,10 +158,10 @@ double divergence(const RowSums<Acc>& row, const Acc* e, Acc epsilon, Kept* kept
   }
   const int64_t top = row.argmax;
   const Acc before = static_cast<Acc>(widen(kept[top])), log = log_of_largest(row.rest, epsilon);
-  double total = ::fabs(static_cast<double>(row.inverse * (log - before)));
+  e[top] = 0;  // counted here, precisely
+  const double total = move(e, row.inverse, epsilon, kept, classes) +
+                       ::fabs(static_cast<double>(row.inverse) * static_cast<double>(log - before));
   narrow_to(log, kept[top]);
-  total += move(e, row.inverse, epsilon, kept, 0, top);
-  total += move(e, row.inverse, epsilon, kept, top + 1, classes);
   return seen ? total : -1;
 }
 
@@ -183,6 +183,11 @@ void divergence_rows(const Pool& pool, const int64_t* samples, Kept* kept, doubl
   using Acc = wider_t<Stored, Kept>;
   for (int64_t row = begin; row < end; ++row) {
     divergences[row] = -1;
+    // Samples come in any order: what a row will need of them is asked for some rows before.
+    constexpr int64_t ahead = 8;
+    if (row + ahead < end && samples[row + ahead] >= 0) {
+      __builtin_prefetch(kept + samples[row + ahead] * pool.classes, /*write=*/1);
+    }
     if (samples[row] < 0) continue;
     const Stored* data = static_cast<const Stored*>(pool.data) + row * pool.row_stride;
     const Acc* x = room;

@@ -77,8 +77,7 @@ RowSums<float> exponentials(const float* x, float* e, int64_t classes, float inv
     int64_t j = begin;
     for (; j + kLanes <= end; j += kLanes) top = larger(load(x + j), top);
     top = larger(load_first(x + j, end - j, lowest), top);
-    float block = lowest;
-    for (int lane = 0; lane < kLanes; ++lane) block = top[lane] > block ? top[lane] : block;
+    const float block = largest(top);
     if (block > highest) {
       highest = block;
       leading_block = begin;
@@ -106,12 +105,11 @@ RowSums<float> exponentials(const float* x, float* e, int64_t classes, float inv
     int64_t j = begin;
     for (; j + kLanes <= end; j += kLanes) store(e + j, take(load(x + j)));
     if (j < end) {
-      const floats power = take(load_first(x + j, end - j, lowest));
-      for (int64_t i = 0; j + i < end; ++i) e[j + i] = power[i];
+      store_first(e + j, take(load_first(x + j, end - j, lowest)), end - j);
     }
     tail += sum(block_tail);
     dot += sum(block_dot);
-    for (int lane = 0; lane < kLanes; ++lane) ties += static_cast<float>(block_ties[lane]);
+    ties += sum(__builtin_convertvector(block_ties, floats));
   }
   if (dot != dot) return {};
   const float rest = (ties - 1) + tail;

@@ -65,6 +65,28 @@ inline floats load(const Stored* from) {
   return widen_lanes(bits, Stored{});
 }
 
+// Narrowed to nearest, ties to even: the vector forms of narrow_to (math/dynamics.h).
+inline shorts narrow_lanes(floats value, bfloat16_bits) {
+  const words bits = bits_as<words>(value), nan = bits_as<words>(value != value);
+  const words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return __builtin_convertvector((nan & 0x7fc0u) | (~nan & rounded), shorts);
+}
+
+inline shorts narrow_lanes(floats value, half_bits) {
+  const words bits = bits_as<words>(value), sign = (bits >> 16) & 0x8000u, size = bits & 0x7fffffffu;
+  const words tiny = bits_as<words>(size < 0x38800000u), nan = bits_as<words>(value != value);
+  const words subnormal = bits_as<words>(bits_as<floats>(size) + 0.5f) - 0x3f000000u;
+  const words normal = ((size + 0xfffu + ((size >> 13) & 1u)) >> 13) - (112u << 10);
+  const words number = (tiny & subnormal) | (~tiny & normal);
+  return __builtin_convertvector(sign | (nan & 0x7e00u) | (~nan & number), shorts);
+}
+
+template <class Stored>
+inline void store(Stored* to, floats value) {
+  const shorts bits = narrow_lanes(value, Stored{});
+  memcpy(to, &bits, sizeof(bits));
+}
+
 // The numbers in the lower and in the upper half of each word.
 inline void widen_pairs(words pairs, bfloat16_bits, floats& low, floats& high) {
   low = bits_as<floats>(pairs << 16);
@@ -175,6 +197,16 @@ inline float sum(floats value) {
   }
 }
 
+// The largest of all lanes, none of them NaN.
+template <int Step = kLanes / 2>
+inline float largest(floats value) {
+  if constexpr (Step == 0) {
+    return value[0];
+  } else {
+    return largest<Step / 2>(larger(value, swapped<Step>(value, all_lanes{})));
+  }
+}
+
 // The first `count` (0 to kLanes) values; `filler` in the other lanes. Reads nothing else.
 template <class Stored>
 inline floats load_first(const Stored* from, int64_t count, float filler) {
@@ -192,6 +224,14 @@ inline floats load_first(const Stored* from, int64_t count, float filler) {
   for (int64_t i = 0; i < count; ++i) lanes[i] = from[i];
   return select(numbered(all_lanes{}) < static_cast<int32_t>(count), load(lanes), broadcast(filler));
 #endif
+}
+
+// The first `count` (0 to kLanes) lanes. Writes nothing else.
+template <class Stored>
+inline void store_first(Stored* to, floats value, int64_t count) {
+  Stored lanes[kLanes];
+  store(lanes, value);
+  for (int64_t i = 0; i < count; ++i) to[i] = lanes[i];
 }
 
 // Rows and columns of `a` and `b` whose number has the bit `Step` change places.
