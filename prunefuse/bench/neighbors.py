@@ -40,7 +40,8 @@ def _neighbors(n: int, m: int, d: int, k: int, device: torch.device) -> Task:
         return largest(torch.as_tensor(distances)[rows.cpu()].double() - truth.cpu())
 
     def chunks() -> tuple[Tensor, ...]:
-        return queries.split(max(1, _CHUNK // m))
+        blocks: tuple[Tensor, ...] = queries.split(max(1, _CHUNK // m))
+        return blocks
 
     def by_product() -> Tensor:
         norms = references.square().sum(1)

@@ -102,8 +102,11 @@ class Extrapolation:
     """Scores of all samples, and what is known of how good they are.
 
     ``scores`` (N,) are the given ones where there were any. ``held_out`` compares a part of them with what the others
-    predict. ``unscored`` compares the predicted ones with the full scores, and is None where these were not given. The
-    subset's network was trained on held-out samples too, so ``held_out`` need not be what ``unscored`` would be.
+    predict. ``unscored`` compares the predicted ones with the full scores, and is None where these were not given.
+
+    Mind that the subset's network was trained on held-out samples too, and that their scores are of that training:
+    ``held_out`` compares options, but says too much of how good the rest is. (On a fifth of the digits, with ResNet-8,
+    dynamic uncertainty and KNN, two seeds: Pearson 0.81 and 0.87 held out, 0.30 and 0.12 unscored.)
     """
 
     scores: Any

@@ -91,6 +91,7 @@ class GNN:
         self.validation, self.metric, self.index, self.seed = validation, metric, index, seed
         self.labels = None if labels is None else _labels(labels)
         self.network: nn.Module | None = None
+        self._graph: tuple[bytes, Any] = (b"", None)  # whose, and its adjacency
 
     def fit(self, embeddings: Any, scores: Any) -> Self:
         """Train on the scored samples within the graph of all."""
@@ -109,7 +110,9 @@ class GNN:
         features = self._features(e)
         with isolated(derive(self.seed, "gnn"), e.device):
             network = _network(features.shape[1], self.dropout).to(e.device)
-            self._graph = (_digest(e), self._adjacency(e))
+            digest = self._digest(e)
+            if digest != self._graph[0]:
+                self._graph = (digest, self._adjacency(e))
             self._train(network, features, targets, training, held_out)
         self.network = network.eval()
         return self
@@ -123,7 +126,7 @@ class GNN:
         if self.k >= len(e):
             raise ValueError(f"embeddings must have more rows than k = {self.k}, got {len(e)}")
         digest, adjacency = self._graph
-        if _digest(e) != digest:
+        if self._digest(e) != digest:
             adjacency = self._adjacency(e)
         with torch.no_grad():
             outputs = self.network(self._features(e), adjacency)[:, 0]
@@ -161,6 +164,14 @@ class GNN:
             raise ValueError(f"labels must be one for each of {len(e)} embeddings, got {len(self.labels)}")
         one_hot = nn.functional.one_hot(self.labels.to(e.device), self._classes)
         return torch.cat((one_hot.float(), features), 1)
+
+    def _digest(self, e: Tensor) -> bytes:
+        """Of values and options, to know a graph again without keeping the rows."""
+        options = (self.k, self.temperature, self.relative, self.metric, self.index, e.dtype, tuple(e.shape))
+        digest = hashlib.blake2b(repr(options).encode())
+        for block in e.split(BLOCK_ROWS):
+            digest.update(block.contiguous().view(torch.uint8).cpu().numpy())
+        return digest.digest()
 
     def _adjacency(self, e: Tensor) -> Tensor:
         """Row i has what node i hears: its nearest, and itself; normalized as GCN does. Sparse (N, N)."""
@@ -216,11 +227,3 @@ def _labels(labels: Any) -> Tensor:
     if tensor.dim() != 1 or len(tensor) == 0 or int(tensor.min()) < 0:
         raise ValueError("labels must have shape (N,) and no negative values")
     return tensor.long()
-
-
-def _digest(e: Tensor) -> bytes:
-    """Of shape and values, to know rows again without keeping them."""
-    digest = hashlib.blake2b(repr(tuple(e.shape)).encode())
-    for block in e.split(BLOCK_ROWS):
-        digest.update(block.contiguous().view(torch.uint8).cpu().numpy())
-    return digest.digest()

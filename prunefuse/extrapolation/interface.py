@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from prunefuse.extrapolation.neighbors import require_rows
+from prunefuse.extrapolation.neighbors import magnitude, require_rows
 from prunefuse.ops.arrays import as_tensor, like, require_floating
 
 if TYPE_CHECKING:
     from typing import Self
 
-# Rows that are read from disk, widened and answered at a time.
-BLOCK_ROWS = 8192
+# Rows of embeddings that are copied at a time.
+BLOCK_ROWS = 1 << 14
 
 
 class Extrapolator(Protocol):
@@ -85,6 +85,7 @@ class Inductive(ABC):
 
     transductive = False
     least = 1  # scored rows that it needs
+    block_rows = BLOCK_ROWS  # that it answers at a time
 
     _like: Tensor | None = None
 
@@ -92,7 +93,9 @@ class Inductive(ABC):
         """Learn from the rows that have a score; these alone are read into memory."""
         e, s, rows = checked(embeddings, scores, self.least)
         self._dtype = s.dtype
-        self._learn(e[rows], s[rows].double())
+        known = e[rows]
+        magnitude("embeddings", known, lambda row: int(rows[row]))
+        self._learn(known, s[rows].double())
         self._like = e[:0].clone()
         return self
 
@@ -103,8 +106,9 @@ class Inductive(ABC):
         e = require_rows("embeddings", embeddings)
         require_same_kind(e, self._like)
         scores = torch.empty(len(e), dtype=self._dtype, device=e.device)
-        for first in range(0, len(e), BLOCK_ROWS):
-            block = slice(first, first + BLOCK_ROWS)
+        for first in range(0, len(e), self.block_rows):
+            block = slice(first, first + self.block_rows)
+            magnitude("embeddings", e[block], first.__add__)
             scores[block] = self._answer(e[block])
         return like(embeddings, scores)
 

@@ -11,6 +11,7 @@ from prunefuse.extrapolation.neighbors import Finder, require_metric
 from prunefuse.ops.arrays import require_count, require_number
 
 WEIGHTINGS = ("distance", "mean")
+_FOUND = 1 << 22  # neighbors of a block of rows
 
 
 class KNN(Inductive):
@@ -44,6 +45,8 @@ class KNN(Inductive):
         index: str | None = None,
     ) -> None:
         self.k = self.least = require_count("k", k, 1)
+        # What is found for a block takes some 100 MB. Rows are not copied, and a search has a price of its own.
+        self.block_rows = min(1 << 16, max(1, _FOUND // self.k))
         self.temperature = require_number("temperature", temperature)
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
@@ -61,6 +64,8 @@ class KNN(Inductive):
         scores = self._scores[rows]
         temperature = math.inf if self.weighting == "mean" else self.temperature
         distances = distances.double()
-        weights = (-(distances - distances[:, :1]) / temperature).exp()
+        # Where distances leave their range, infinity less infinity: as far as the nearest.
+        behind = (distances - distances[:, :1]).nan_to_num(0.0, posinf=math.inf)
+        weights = (-behind / temperature).exp()
         mean = (weights * scores).sum(1) / weights.sum(1)
         return mean.clamp(scores.amin(1), scores.amax(1))

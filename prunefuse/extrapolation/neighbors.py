@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class Finder:
 
     def __init__(self, references: Tensor, metric: str, index: str | None, *, name: str) -> None:
         self._references, self._metric = references, metric
-        self._largest = _magnitude(name, references)
+        self._largest = magnitude(name, references)
         self._index = None
         if index is not None:
             from prunefuse.extrapolation.approximate import Index
@@ -89,7 +90,7 @@ class Finder:
 
     def find(self, queries: Tensor, k: int, *, name: str) -> tuple[Tensor, Tensor]:
         """Distances and indices (N, k)."""
-        largest = max(self._largest, _magnitude(name, queries))
+        largest = max(self._largest, magnitude(name, queries))
         if self._index is not None:
             return self._index.search(queries, k)
         return ops.nearest_neighbors(
@@ -102,15 +103,15 @@ class Finder:
         )
 
 
-def _magnitude(name: str, x: Tensor) -> float:
-    """The largest magnitude; ValueError where a value is not finite."""
+def magnitude(name: str, x: Tensor, number: Callable[[int], int] = int) -> float:
+    """The largest magnitude; ValueError where a value is not finite, with what ``number`` calls its row."""
     if len(x) == 0:
         return 0.0
     low, high = (float(value) for value in torch.aminmax(x))
     largest = max(-low, high)
     if not math.isfinite(largest) or math.isnan(low):
-        row = int((~x.isfinite()).any(1).nonzero()[0])
-        raise ValueError(f"{name} must be finite, but row {row} is not")
+        row = next(i for i, values in enumerate(x) if not bool(values.isfinite().all()))
+        raise ValueError(f"{name} must be finite, but row {number(row)} is not")
     return largest
 
 

@@ -34,7 +34,6 @@ class Regression(Inductive):
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        _require_finite(embeddings)
         scaled = make_pipeline(StandardScaler(), self._build(len(embeddings)))
         self._model = TransformedTargetRegressor(scaled, transformer=StandardScaler())
         with warnings.catch_warnings():
@@ -43,7 +42,6 @@ class Regression(Inductive):
             self._model.fit(_as_rows(embeddings), scores.cpu().numpy())
 
     def _answer(self, embeddings: Tensor) -> Tensor:
-        _require_finite(embeddings)
         return torch.as_tensor(self._model.predict(_as_rows(embeddings)))
 
 
@@ -101,9 +99,3 @@ def mlp(hidden: Sequence[int] = (128,), *, epochs: int = 200, seed: int = 0) -> 
 def _as_rows(embeddings: Tensor) -> Any:
     wide = embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings
     return wide.cpu().numpy()
-
-
-def _require_finite(embeddings: Tensor) -> None:
-    finite = embeddings.isfinite().all(1)
-    if not bool(finite.all()):
-        raise ValueError("embeddings must be finite, but a row is not")

@@ -53,6 +53,13 @@ def test_equals_by_lower_index_and_rows_of_zeros(data, count, width):
             assert torch.equal(found[1], expected[1])
 
 
+def test_equals_by_lower_index_where_the_index_does_not_know_that_they_are():
+    x = torch.randint(4, (300, 2), generator=torch.Generator().manual_seed(0)).float()
+    expected = nearest_neighbors(x, x, 300)
+    found = nearest_neighbors(x, x, 300, index="IVF4,SQ4;nprobe=4")
+    assert torch.equal(found[1], expected[1])
+
+
 def test_kinds_of_arrays():
     distances, rows = nearest_neighbors(X.numpy()[::2], X.T.contiguous().T.numpy(), 3, index="Flat")
     assert isinstance(distances, np.ndarray)

@@ -100,6 +100,21 @@ def test_the_graph_of_other_rows_is_another():
     np.testing.assert_array_equal(fitted.predict(embeddings), fitted.predict(moved))
 
 
+def test_a_graph_is_found_once(monkeypatch):
+    embeddings, scores, _ = draw()
+    found = []
+    search = gnn.others
+    monkeypatch.setattr(gnn, "others", lambda *args: found.append(1) or search(*args))
+    fitted = GNN(6, epochs=2)
+    extrapolate(fitted, embeddings, scores)
+    fitted.predict(embeddings)
+    assert len(found) == 1
+    fitted.k = 5
+    fitted.predict(embeddings)
+    fitted.predict(embeddings + 1)
+    assert len(found) == 3
+
+
 def test_scores_of_the_validation_part_are_not_trained_on():
     """With targets that only the validation part has, training on it would show."""
     embeddings, scores, _ = draw(scored=200)

@@ -1,6 +1,7 @@
 """Scores from neighbors, against the formula in NumPy."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunefuse.extrapolation import KNN, extrapolate, interface
+from prunefuse.extrapolation import KNN, extrapolate, knn
 
 NAN = float("nan")
 
@@ -52,6 +53,12 @@ def test_far_neighbors_where_the_formula_itself_is_nothing_over_nothing():
     assert np.mean(np.isclose(predicted, nearest)) > 0.9
 
 
+def test_distances_beyond_their_range():
+    embeddings = torch.tensor([[3e38, -3e38], [-3e38, 3e38], [3e38, 3e38]])
+    fitted = KNN(2).fit(embeddings, torch.tensor([1.0, 2, NAN]))
+    assert fitted.predict(embeddings).tolist() == [1, 2, 1.5]
+
+
 def plain_of_far(far, embeddings, scores):
     with np.errstate(invalid="ignore"):
         return plain(np.concatenate((far, embeddings)), np.concatenate((far[:, 0] * np.nan, scores)), 10, 1)
@@ -62,7 +69,10 @@ def plain_of_far(far, embeddings, scores):
 def test_between_the_lowest_and_the_highest_score_of_its_neighbors(data, count, width):
     numbers = st.floats(-1e6, 1e6, width=32)
     x = np.array(data.draw(st.lists(numbers, min_size=count * width, max_size=count * width)), np.float32)
-    scores = np.array(data.draw(st.lists(numbers, min_size=count, max_size=count)), np.float32)
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+    scores = np.array(data.draw(st.lists(numbers, min_size=count, max_size=count)), dtype) / 3
+    if data.draw(st.booleans()):
+        scores[:] = scores[0]
     k = data.draw(st.integers(1, count))
     embeddings = x.reshape(count, width)
     temperature = data.draw(st.sampled_from([1e-3, 1.0, 1e3, math.inf]))
@@ -114,13 +124,28 @@ def test_blocks_and_memory_maps_change_nothing(tmp_path, monkeypatch):
     expected = KNN(9).fit(embeddings, scores).predict(embeddings)
     np.save(tmp_path / "embeddings.npy", embeddings)
     mapped = np.load(tmp_path / "embeddings.npy", mmap_mode="r")
-    monkeypatch.setattr(interface, "BLOCK_ROWS", 37)
-    predicted = KNN(9).fit(mapped, scores).predict(mapped)
+    monkeypatch.setattr(knn, "_FOUND", 9 * 37)
+    monkeypatch.setattr(sys.modules[extrapolate.__module__], "BLOCK_ROWS", 50)
+    fitted = KNN(9).fit(mapped, scores)
+    assert fitted.block_rows == 37
+    predicted = fitted.predict(mapped)
     assert type(predicted) is np.ndarray
     np.testing.assert_array_equal(predicted, expected)
     np.testing.assert_array_equal(
         extrapolate(KNN(9), mapped, scores).scores, extrapolate(KNN(9), embeddings, scores).scores
     )
+
+
+def test_rows_that_are_not_finite_are_named_as_the_caller_counts_them(monkeypatch):
+    monkeypatch.setattr(knn, "_FOUND", 9 * 37)
+    embeddings, scores = draw()
+    fitted = KNN(9).fit(embeddings, scores)
+    embeddings[201, 3] = np.inf
+    with pytest.raises(ValueError, match=r"^embeddings must be finite, but row 201 "):
+        fitted.predict(embeddings)
+    scores[201] = 1
+    with pytest.raises(ValueError, match=r"^embeddings must be finite, but row 201 "):
+        fitted.fit(embeddings, scores)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])

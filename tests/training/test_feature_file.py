@@ -95,8 +95,19 @@ def test_what_follows_the_last_record_is_done_again(model: nn.Module, tmp_path: 
     begin(model, out)
     with (tmp_path / "features.npy.partial").open("ab") as file:
         file.write(b"half a row, and more" * 1000)
-    found = features(model, IMAGES, batch_size=10, out=out)
-    np.testing.assert_array_equal(found, features(model, IMAGES, batch_size=10).numpy())
+    features(model, IMAGES, batch_size=10, out=out)
+    features(model, IMAGES, batch_size=10, out=tmp_path / "at once.npy")
+    assert out.read_bytes() == (tmp_path / "at once.npy").read_bytes()
+
+
+def test_batches_are_whole_also_where_a_part_was_cut(model: nn.Module, tmp_path: Path) -> None:
+    out, told = tmp_path / "features.npy", Stops(-1)
+    begin(model, out, 30)
+    os.truncate(tmp_path / "features.npy.partial", 128 + 23 * 64 * 4)
+    features(model, IMAGES, batch_size=10, out=out, on_progress=told)
+    assert told.seen[0] == (30, 45)
+    features(model, IMAGES, batch_size=10, out=tmp_path / "at once.npy")
+    assert out.read_bytes() == (tmp_path / "at once.npy").read_bytes()
 
 
 def test_a_killed_process_keeps_what_it_finished(tmp_path: Path) -> None:
