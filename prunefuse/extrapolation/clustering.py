@@ -15,7 +15,7 @@ from prunefuse.data.batches import batch_count, shuffled
 from prunefuse.dynamics.options import Score
 from prunefuse.dynamics.recorder import Recorder
 from prunefuse.extrapolation.interface import BLOCK_ROWS
-from prunefuse.extrapolation.neighbors import nearest_neighbors, require_rows
+from prunefuse.extrapolation.neighbors import magnitude, nearest_neighbors, require_rows
 from prunefuse.ops.arrays import as_tensor, like
 from prunefuse.seeds import generator
 from prunefuse.training.fields import check_types
@@ -188,9 +188,7 @@ def score_clusters(
 
 
 def _check(x: Tensor, rows: Tensor, clustering: Clustering) -> None:
-    finite = x.isfinite().all(1)
-    if not bool(finite.all()):
-        raise ValueError(f"embeddings must be finite, but row {int(rows[~finite][0])} is not")
+    magnitude("embeddings", x, lambda row: int(rows[row]))
     if len(x) <= clustering.neighbors:
         raise ValueError(f"neighbors: expected fewer than the {len(x)} samples, got {clustering.neighbors}")
     smallest = len(x) // batch_count(len(x), clustering.recipe.batch_size)
