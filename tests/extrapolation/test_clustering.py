@@ -100,6 +100,16 @@ def test_only_the_subset_is_read(tmp_path):
     assert np.array_equal(score_clusters(x, QUICK, subset=rows.tolist()).labels, alone.labels)
 
 
+def test_on_a_device(device):
+    x = torch.tensor(blobs())
+    expected, result = (score_clusters(e, QUICK, subset=range(10, 90)) for e in (x, x.to(device)))
+    assert result.labels.device.type == result.scores["du"].device.type == device
+    assert torch.equal(result.labels.cpu(), expected.labels)
+    torch.testing.assert_close(
+        result.scores["du"].cpu(), expected.scores["du"], rtol=1e-6, atol=1e-9, equal_nan=True
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_narrow_embeddings_are_computed_with_in_float32(dtype):
     x = torch.tensor(blobs()).to(dtype)

@@ -199,6 +199,46 @@ def test_trades_loss_is_the_formula():
     np.testing.assert_allclose(tensors[0].grad, (p - np.eye(5)[labels]) / 7 + by_divergence, rtol=1e-9)
 
 
+@pytest.mark.parametrize("make", [small_mlp, lambda: convolutional()[0]], ids=["mlp", "batch norm"])
+@pytest.mark.parametrize("beta", [None, 6.0])
+def test_the_loss_of_a_step_is_its_definition(digits, make, beta):
+    images, labels = batch(digits)
+    other = make().eval()
+    with torch.no_grad():
+        target = labels if beta is None else other(images).softmax(1)
+    attacked = by_definition(other, images, target, ATTACK)
+    other.train()
+    # Batch norm takes clean and attacked images as batches of their own.
+    clean, said = (other(images) if beta else None), other(attacked)
+    expected = functional.cross_entropy(said, labels)
+    if beta:
+        p, q = clean.softmax(1), said.softmax(1)
+        expected = functional.cross_entropy(clean, labels) + beta * (p * (p / q).log()).sum(1).mean()
+    model = make().train()
+    loss, logits = Adversarial(ATTACK, beta=beta).loss(model, images, labels, QUICK, generator(0, "attack"))
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-3)
+    torch.testing.assert_close(logits, said, atol=0.02, rtol=0.02)
+    for a, b in zip(model.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+
+
+def test_on_a_device_it_is_the_same_attack(digits, device):
+    images, labels = batch(digits)
+    expected = perturb(small_mlp(), images, labels, ATTACK)
+    model = small_mlp().to(device)
+    attacked = perturb(model, images.to(device), labels.to(device), ATTACK)
+    assert attacked.device.type == device
+    assert (attacked.cpu() - expected).abs().le(1e-5).float().mean() > 0.99
+    data = TensorImages(images, labels)
+    history = train(model, data, QUICK, adversarial=Adversarial(ATTACK, beta=1.0))
+    assert np.isfinite(history[-1].loss)
+    with torch.no_grad():
+        moved = perturb(model, images.to(device), labels.to(device), ATTACK)
+        right = model.eval()(moved).argmax(1).cpu() == labels
+    # The same starts: both are drawn from the seed's first numbers.
+    assert evaluate_attacked(model, data, ATTACK) == pytest.approx(float(right.float().mean()), abs=0.04)
+
+
 @pytest.mark.parametrize("beta", [None, 0.0])
 def test_without_an_attack_it_is_ordinary_training(digits, beta):
     data = TensorImages(digits.images[:64], digits.labels[:64])
