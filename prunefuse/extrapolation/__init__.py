@@ -2,6 +2,7 @@
 
 from prunefuse.extrapolation.agreement import Agreement, agreement
 from prunefuse.extrapolation.baselines import Direct, RandomScores
+from prunefuse.extrapolation.clustering import ClusterHead, Clustering, ClusterScores, score_clusters
 from prunefuse.extrapolation.extrapolate import Extrapolation, Trial, Tuned, extrapolate
 from prunefuse.extrapolation.gnn import GNN
 from prunefuse.extrapolation.interface import Extrapolator
@@ -13,6 +14,9 @@ __all__ = [
     "GNN",
     "KNN",
     "Agreement",
+    "ClusterHead",
+    "ClusterScores",
+    "Clustering",
     "Direct",
     "Extrapolation",
     "Extrapolator",
@@ -26,4 +30,5 @@ __all__ = [
     "mlp",
     "nearest_neighbors",
     "ridge",
+    "score_clusters",
 ]

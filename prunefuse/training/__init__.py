@@ -1,5 +1,6 @@
 """Training by recipe, distillation, and what trained networks say: logits, features, accuracy."""
 
+from prunefuse.training.adversarial import Adversarial, Pgd, evaluate_attacked, perturb, trades_loss
 from prunefuse.training.distillation import Distillation
 from prunefuse.training.predict import (
     dropout_layers,
@@ -14,15 +15,20 @@ from prunefuse.training.train import EpochResult, TrainingDivergedError, train
 
 __all__ = [
     "RECIPES",
+    "Adversarial",
     "Distillation",
     "EpochResult",
+    "Pgd",
     "Recipe",
     "TrainingDivergedError",
     "dropout_layers",
     "evaluate",
+    "evaluate_attacked",
     "features",
+    "perturb",
     "predict",
     "predict_dropout",
     "predict_with_features",
+    "trades_loss",
     "train",
 ]

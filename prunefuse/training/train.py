@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,14 @@ from torch.nn import functional
 
 from prunefuse.data.batches import Batch, batch_count, read, shuffled
 from prunefuse.seeds import derive, generator, isolated
+from prunefuse.training.adversarial import Adversarial
 from prunefuse.training.clock import Clock
 from prunefuse.training.distillation import Distillation
 from prunefuse.training.modes import evaluating
 from prunefuse.training.predict import evaluate, forward
 from prunefuse.training.recipe import Recipe
+
+LossOf = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -52,6 +56,7 @@ def train(
     *,
     seed: int = 0,
     distillation: Distillation | None = None,
+    adversarial: Adversarial | None = None,
     test: Any = None,
     workers: int = 0,
     on_batch: Callable[[Tensor, Tensor, Tensor], None] | None = None,
@@ -67,18 +72,23 @@ def train(
             same seed and number of threads is repeatable bit for bit.
         distillation: A teacher on the same device and how to listen to it; it sees the same augmented images,
             in evaluation mode, and is left in the mode it was in.
+        adversarial: Train on attacked images; not together with a teacher.
         test: If given, a data set evaluated after every epoch.
         workers: Processes that read and augment data sets that are not in memory.
         on_batch: Called in every step with the logits (B, C) that the step was taken from, detached, the labels (B,), both
             on the model's device, and the samples' positions (B,) in ``data``, on the CPU: `Recorder.update` fits.
+            `Adversarial` says whether the logits are those of attacked or of clean images.
         on_epoch: Called after every epoch.
 
     Raises:
         TrainingDivergedError: the loss is not finite.
-        ValueError: ``data`` is empty, or a single sample (of one batch) and the model's batch norm needs more.
+        ValueError: ``data`` is empty, or a single sample (of one batch) and the model's batch norm needs more; or
+            ``distillation`` and ``adversarial`` are both given.
     """
     if len(data) == 0:
         raise ValueError("data: expected at least one sample to train on, got none")
+    if distillation is not None and adversarial is not None:
+        raise ValueError("adversarial: expected None where there is a distillation, got both")
     device = next(model.parameters()).device
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     model.to(memory_format=layout).train()
@@ -91,6 +101,9 @@ def train(
         fused=True,
     )
     order = generator(seed, "order")
+    attacked: LossOf | None = None
+    if adversarial is not None:
+        attacked = partial(adversarial.loss, recipe=recipe, rng=generator(seed, "attacks"))
     epochs, steps_per_epoch = recipe.epochs_for(len(data)), batch_count(len(data), recipe.batch_size)
 
     ahead: deque[Tensor] = deque()  # positions of batches that are being read: worker processes run ahead
@@ -108,6 +121,7 @@ def train(
         for epoch in range(epochs):
             start = time.perf_counter()
             teaching = Clock(device)
+            loss_of = attacked or partial(_loss, recipe=recipe, distillation=distillation, teaching=teaching)
             total = torch.zeros(2, device=device)  # loss and correct answers, summed over the samples
             lr = recipe.lr
             for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
@@ -116,7 +130,7 @@ def train(
                 lr = recipe.lr_at(step, epochs * steps_per_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                step_total, logits = _step(model, optimizer, images, labels, recipe, distillation, teaching)
+                step_total, logits = _step(model, optimizer, images, labels, recipe, loss_of)
                 total += step_total
                 positions = ahead.popleft()
                 if on_batch is not None:
@@ -144,12 +158,11 @@ def _step(
     images: Tensor,
     labels: Tensor,
     recipe: Recipe,
-    distillation: Distillation | None,
-    teaching: Clock,
+    loss_of: LossOf,
 ) -> tuple[Tensor, Tensor]:
     """One optimizer step; returns (summed loss, number correct) and the logits without waiting for the device."""
     try:
-        logits = forward(model, images, recipe)
+        loss, logits = loss_of(model, images, labels)
     except ValueError as error:
         # What torch says when there is one value for each channel of a batch norm.
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
@@ -158,15 +171,27 @@ def _step(
             "data: the model has batch norm, which cannot be trained on one sample at a time: expected two or more "
             f"samples and a batch_size of two or more, got batches of one (batch_size {recipe.batch_size})"
         ) from error
-    if distillation is None:
-        loss = functional.cross_entropy(logits, labels)
-    else:
-        with teaching.running(), torch.no_grad(), evaluating(distillation.teacher):
-            taught = forward(distillation.teacher, images, recipe)
-        loss = distillation.loss(logits, taught, labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
     with torch.no_grad():
         correct = (logits.argmax(1) == labels).sum()
         return torch.stack((loss.detach() * len(labels), correct)), logits.detach()
+
+
+def _loss(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    recipe: Recipe,
+    distillation: Distillation | None,
+    teaching: Clock,
+) -> tuple[Tensor, Tensor]:
+    """The mean loss of a batch, and its logits."""
+    logits = forward(model, images, recipe)
+    if distillation is None:
+        return functional.cross_entropy(logits, labels), logits
+    with teaching.running(), torch.no_grad(), evaluating(distillation.teacher):
+        taught = forward(distillation.teacher, images, recipe)
+    return distillation.loss(logits, taught, labels), logits
