@@ -15,9 +15,8 @@ from prunefuse.data import large
 from prunefuse.experiment.budgets import ConfigError
 from prunefuse.experiment.extrapolate import ExtrapolateConfig, read_kept, run
 from prunefuse.experiment.extrapolate.config import with_recipe
-from prunefuse.experiment.extrapolate.kept import keep_best, random_subset
+from prunefuse.experiment.extrapolate.kept import finite, keep_best, random_subset
 from prunefuse.experiment.extrapolate.methods import Work, extrapolator
-from prunefuse.experiment.extrapolate.steps import finite
 from prunefuse.training import Recipe
 
 

@@ -75,3 +75,10 @@ def read_scores(path: Path, samples: int) -> Tensor:
     for row in read_csv(path):
         scores[int(row["index"])] = float(row["score"])
     return scores
+
+
+def finite(scores: Tensor) -> Tensor:
+    """Scores with one more than the largest in the place of infinite ones, as of samples never learned (ours)."""
+    usual = scores[scores.isfinite()]
+    most = float(usual.max()) if len(usual) else 0.0
+    return torch.where(scores == torch.inf, most + 1, scores)

@@ -73,13 +73,14 @@ def render(record: ExtrapolateRecord) -> str:
     title = f"{config['model']} on a pruned {data['name']}"
     pruned = f", {percent(config['prune_ratio'])} of its channels removed" if config["prune_ratio"] else ""
     lead = (
-        f"Scores ({config['score']}) of {facts['subset']:,} of {data['pool']:,} samples, from training on those alone"
-        f"{pruned}, extended to all samples; the best are kept."
+        f"Scores ({config['score']}) of {facts['subset']:,} of {data['pool']:,} samples, from training a network F_s on those "
+        f"alone{pruned}, extended to all samples; the best are kept."
     )
     shape = "×".join(map(str, data["input_shape"]))
+    threads = facts["machine"]["threads"]
     where = (
         f"{data['test']:,} samples for testing, {data['classes']} classes, {shape} · seeds {setting(config['seeds'])} · "
-        f"{facts['started']} · {facts['machine']['device_name']}, {facts['machine']['threads']} threads"
+        f"{facts['started']} · {facts['machine']['device_name']}, {threads} thread{'s' if threads != 1 else ''}"
     )
     body = [
         f"<h1>{escape(title)}</h1>",
@@ -89,6 +90,12 @@ def render(record: ExtrapolateRecord) -> str:
     if facts["finished"] is None:
         unfinished = f"{record.path.name} is not finished: this is what is done so far."
         body.append(f'<p class="alert">{escape(unfinished)}</p>')
+    spread = (
+        "Accuracies are means over seeds, with the lowest and the highest."
+        if len(config["seeds"]) > 1
+        else "One seed: the spread between seeds is unknown, so small differences mean nothing."
+    )
+    body.append(f'<p class="note">{spread} Accuracy is that of the last epoch, never of the best one.</p>')
     for keep in facts["keeps"]:
         body += [f"<h2>{escape(_kept_line(record, keep))}</h2>", _html(_accuracy_table(record, keep))]
         body += ["<h3>What it cost</h3>", _cost_html(record, keep)]
@@ -114,7 +121,7 @@ def _kept_line(record: ExtrapolateRecord, keep: int) -> str:
 
 
 def _accuracy_table(record: ExtrapolateRecord, keep: int) -> list[list[str]]:
-    rows = [["", "accuracy", "range", "seeds", "samples of a class"]]
+    rows = [["", "accuracy", "range", "seeds", "fewest-most of a class"]]
     for arm in record.arms:
         finals = list(record.finals(arm, keep).values())
         if finals:

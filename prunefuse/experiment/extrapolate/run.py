@@ -13,14 +13,14 @@ from prunefuse import data as datasets
 from prunefuse.data.labels import OwnLabels
 from prunefuse.experiment import folder, machine, networks
 from prunefuse.experiment.budgets import ConfigError, to_samples
-from prunefuse.experiment.cost import flops_per_input
 from prunefuse.experiment.extrapolate import ledger
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.experiment.extrapolate.methods import NEEDS
 from prunefuse.experiment.extrapolate.progress import StepProgress
 from prunefuse.experiment.extrapolate.record import FORMAT, KIND, read
 from prunefuse.experiment.extrapolate.report import report, step_line
-from prunefuse.experiment.extrapolate.steps import Setup, Steps
+from prunefuse.experiment.extrapolate.setup import Setup
+from prunefuse.experiment.extrapolate.steps import Steps
 from prunefuse.experiment.folder import RunError
 from prunefuse.experiment.format import duration
 from prunefuse.training import TrainingDivergedError
@@ -165,8 +165,7 @@ def _order(step: str) -> tuple[int, str]:
 def _describe(path: Path, setup: Setup, command: str | None) -> dict[str, Any]:
     """What config.json holds."""
     config, recipe, count = setup.config, setup.config.training, len(setup.labels)
-    network = setup.factory().to(setup.device)
-    flops = flops_per_input(network, torch.zeros(1, *setup.data.input_shape, device=setup.device))
+    flops = setup.flops(setup.dense(config.seeds[0]))
     return {
         "format": FORMAT,
         "kind": KIND,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from prunefuse import files
 from prunefuse.data.batches import Labeled
-from prunefuse.data.registry import Data
 from prunefuse.dynamics import record_evaluation
-from prunefuse.experiment.cost import flops_per_input, training_flops
-from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
+from prunefuse.experiment.cost import training_flops
 from prunefuse.experiment.extrapolate.kept import (
+    finite,
     keep_best,
     random_subset,
     read_kept,
@@ -30,24 +29,12 @@ from prunefuse.experiment.extrapolate.kept import (
 from prunefuse.experiment.extrapolate.ledger import Arm, PhaseName, Spending, recording_flops
 from prunefuse.experiment.extrapolate.methods import HOLDOUT, Work, answers, extrapolator
 from prunefuse.experiment.extrapolate.progress import StepProgress
+from prunefuse.experiment.extrapolate.setup import Setup
 from prunefuse.extrapolation import Tuned, agreement, extrapolate
 from prunefuse.fusion import fuse_
-from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
-from prunefuse.seeds import derive, isolated
+from prunefuse.pruning import PruningPlan, plan_pruning
+from prunefuse.seeds import derive
 from prunefuse.training import EpochResult, evaluate, features, predict, train
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What all steps of all seeds share. ``labels`` (N,) are the classes of all samples."""
-
-    config: ExtrapolateConfig
-    data: Data
-    factory: Callable[[], nn.Module]
-    device: torch.device
-    labels: Tensor
-    subset: int
-    keeps: tuple[int, ...]
 
 
 class Steps:
@@ -94,9 +81,13 @@ class Steps:
         chosen = random_subset(len(setup.labels), setup.subset, self.seed, "subset", labels)
         network = self._dense()
         if config.prune_ratio:
-            with self._timed("plan", 0, 0.0), isolated(derive(self.seed, "plan")):
+            with self._timed("plan", 0, 0.0):
                 plan = plan_pruning(
-                    network, self._example(), ratio=config.prune_ratio, criterion=config.criterion
+                    network,
+                    self.setup.example,
+                    ratio=config.prune_ratio,
+                    criterion=config.criterion,
+                    seed=self.seed,
                 )
                 plan.save(folder / "plan.json")
                 network = plan.extract(network)
@@ -116,14 +107,14 @@ class Steps:
         setup, network, path = self.setup, self._subset_network(), folder / "embeddings.npy"
         count = len(setup.labels)
         # The file exists where it was complete and the step was stopped before it was done.
-        with self._timed("embed", count, count * self._flops(network)), suppress(FileExistsError):
+        with self._timed("embed", count, count * setup.flops(network)), suppress(FileExistsError):
             features(network, setup.data.pool, **self._reading(), out=path)
         return {"features": int(np.load(path, mmap_mode="r").shape[1])}
 
     def _answer(self, folder: Path) -> dict[str, Any]:
         """What F_s says of all samples in one pass."""
         setup, network, count = self.setup, self._subset_network(), len(self.setup.labels)
-        with self._timed("answer", count, count * self._flops(network)):
+        with self._timed("answer", count, count * setup.flops(network)):
             logits = predict(network, setup.data.pool, **self._reading())
             values = answers(setup.config.score, logits, setup.labels.to(logits.device))
             files.save_tensors(folder / "answers.safetensors", {"values": values})
@@ -210,7 +201,7 @@ class Steps:
     ) -> dict[str, Any]:
         """Train ``network`` on these samples; with ``record``, write their scores."""
         setup, config, recipe = self.setup, self.setup.config, self.setup.config.training
-        labels, flops, count = setup.labels[rows], self._flops(network), len(rows)
+        labels, flops, count = setup.labels[rows], setup.flops(network), len(rows)
         recorder = config.recorder(count, setup.data.num_classes, setup.device) if record else None
         passes = recorder is not None and config.recorded == "evaluation"
         recording, epochs = 0.0, []
@@ -273,28 +264,10 @@ class Steps:
         return read_scores(self.place / step / "scores.csv", len(self.setup.labels))
 
     def _dense(self, purpose: str = "dense") -> nn.Module:
-        """The model, with initial weights that depend on the seed alone."""
-        with isolated(derive(self.seed, purpose), self.setup.device):
-            return self.setup.factory().to(self.setup.device)
+        return self.setup.dense(self.seed, purpose)
 
     def _subset_network(self) -> nn.Module:
-        from safetensors.torch import load_file
-
-        folder = self.place / "subset"
-        weights = load_file(folder / "network.safetensors")
-        with isolated(derive(self.seed, "dense")):
-            if self.setup.config.prune_ratio:
-                network = load_pruned(self.setup.factory, PruningPlan.load(folder / "plan.json"), weights)
-            else:
-                network = self.setup.factory()
-                network.load_state_dict(weights)
-        return network.to(self.setup.device)
-
-    def _example(self) -> Tensor:
-        return torch.zeros(1, *self.setup.data.input_shape, device=self.setup.device)
-
-    def _flops(self, network: nn.Module) -> float:
-        return flops_per_input(network, self._example())
+        return self.setup.subset_network(self.place / "subset")
 
     def _reading(self) -> dict[str, Any]:
         config = self.setup.config
@@ -317,10 +290,3 @@ class Steps:
     def _wait(self) -> None:
         if self.setup.device.type == "cuda":
             torch.cuda.synchronize(self.setup.device)
-
-
-def finite(scores: Tensor) -> Tensor:
-    """Scores with one more than the largest in the place of infinite ones, as of samples never learned (ours)."""
-    usual = scores[scores.isfinite()]
-    most = float(usual.max()) if len(usual) else 0.0
-    return torch.where(scores == torch.inf, most + 1, scores)
