@@ -63,6 +63,32 @@ STABLE_TORCH_LIBRARY(prunefuse, m) {
       "nearest_neighbors(Tensor queries, Tensor references, int k, bool cosine, float scale, float input_roundoff)"
       " -> (Tensor distances, Tensor indices)");
 
+  // What each row of logits (N, C) says of its label (N,), from one read -> (6, N): probability of the label, 1 - that,
+  // loss -log probability, margin x_label - largest other x, EL2N ||softmax - onehot||, and 1 where the label has the
+  // largest logit (the lowest class of equals), else 0. Result dtype and NaN rows as in score. A label that is no
+  // class: an error, on CUDA NaN.
+  m.def("dynamics(Tensor logits, Tensor labels) -> Tensor");
+
+  // Opens a batch of an epoch: marks indices (B,) in seen (N,) int32, and returns them (B,). An index out of range or
+  // seen before, or a label (B,) that is none of so many classes: an error, and nothing is written; on CUDA, where an
+  // error would wait for the device, that row is left out: -1 in the result, and 1 more in rejected (1,) int64.
+  m.def("claim_(Tensor(a!) seen, Tensor(b!) rejected, Tensor indices, Tensor? labels, int classes) -> Tensor");
+
+  // How far the softmax q of each row of logits (B, C) is from that of its sample's row before: sum |q (log(q +
+  // epsilon)
+  // - log(q_before + epsilon))| -> (B,) float64. kept (N, C), of any floating type: those logarithms, 1 where there are
+  // none yet, replaced in place. samples (B,), all different, -1 = left out. -1 where a row is left out or the first of
+  // its sample; NaN where either row has no distribution. float64 in either: computed in float64, else in float32.
+  m.def("divergence_(Tensor(a!) kept, Tensor logits, Tensor samples, float epsilon) -> Tensor");
+
+  // Appends values (B,) to their samples' rings (N, R), and takes the window of so many values that ended R - window
+  // values ago, if it is full, into sums (2, N): sum = keep * sum + gain * v, with v the spread
+  // sqrt(sum (x - mean)^2 / divisor) and spread * (1 - mean). counts (N,) int64: values so far. All float64 otherwise.
+  // samples (B,), all different, -1 = left out.
+  m.def(
+      "push_(Tensor(a!) ring, Tensor(b!) counts, Tensor(c!) sums, Tensor values, Tensor samples, int window,"
+      " float divisor, float keep, float gain) -> ()");
+
   // dense[i][kept of axis 0, kept of axis 1, ...] = small[i] for every i at once, in place.
   // kept: index tensors (int64, sorted); kept_of_axis: for every axis of every tensor in turn, its position in `kept`,
   // or -1 for the whole axis.

@@ -37,7 +37,7 @@ Function* choose(Function* baseline, [[maybe_unused]] Function* avx2, [[maybe_un
 }  // namespace prunefuse::cpu
 
 #if defined(__x86_64__)
-#define PRUNEFUSE_CHOOSE(function) ::prunefuse::cpu::choose(&baseline::function, &avx2::function, &avx512::function)
+#define PRUNEFUSE_CHOOSE(...) ::prunefuse::cpu::choose(&baseline::__VA_ARGS__, &avx2::__VA_ARGS__, &avx512::__VA_ARGS__)
 #else
-#define PRUNEFUSE_CHOOSE(function) (&baseline::function)
+#define PRUNEFUSE_CHOOSE(...) (&baseline::__VA_ARGS__)
 #endif

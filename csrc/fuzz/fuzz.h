@@ -138,5 +138,6 @@ void score_case(Random& random);
 void ensemble_case(Random& random);
 void k_center_case(Random& random);
 void neighbor_case(Random& random);
+void dynamics_case(Random& random);
 
 }  // namespace prunefuse::fuzz

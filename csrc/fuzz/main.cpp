@@ -23,11 +23,8 @@ void print_running(int) {
 constexpr struct {
   const char* name;
   void (*run)(Random&);
-} kFamilies[] = {{"math", math_case},
-                 {"scores", score_case},
-                 {"ensembles", ensemble_case},
-                 {"k_center", k_center_case},
-                 {"neighbors", neighbor_case}};
+} kFamilies[] = {{"math", math_case},         {"scores", score_case},       {"ensembles", ensemble_case},
+                 {"k_center", k_center_case}, {"neighbors", neighbor_case}, {"dynamics", dynamics_case}};
 
 }  // namespace
 

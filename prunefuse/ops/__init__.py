@@ -15,16 +15,23 @@ from prunefuse.ops import fakes as fakes  # isort: skip
 
 __all__ = [
     "absorb_",
+    "claim_",
+    "divergence_",
+    "dynamics",
     "ensemble_add_",
     "k_center_greedy",
     "keep_best_",
     "nearest_neighbors",
+    "push_",
     "scatter_",
     "score",
     "score_ensemble",
     "statistics",
     "top_b",
 ]
+
+# The statistics of `dynamics`, in its order.
+DYNAMICS = ("probability", "error", "loss", "margin", "el2n", "correct")
 
 
 def score(logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float) -> Tensor:
@@ -118,6 +125,56 @@ def nearest_neighbors(
         queries, references, k, cosine, scale, input_roundoff
     )
     return result
+
+
+def dynamics(logits: Tensor, labels: Tensor) -> Tensor:
+    """What logits (N, C) say of their labels (N,): (6, N), in the order of `DYNAMICS`, from one read.
+
+    A label that is no class is an error on the CPU. On CUDA, where to look would wait for the device, it gives NaN.
+    """
+    if logits.is_cuda:
+        loader.require_cuda("dynamics")
+    result: Tensor = torch.ops.prunefuse.dynamics(logits, labels)
+    return result
+
+
+def claim_(seen: Tensor, rejected: Tensor, indices: Tensor, labels: Tensor | None, classes: int) -> Tensor:
+    """Marks a batch's samples as seen in this epoch and returns their indices, -1 for rows to leave out.
+
+    What is wrong with a row is an error on the CPU, before anything is written; on CUDA the row is left out and counted.
+    """
+    if seen.is_cuda:
+        loader.require_cuda("claim_")
+    result: Tensor = torch.ops.prunefuse.claim_(seen, rejected, indices, labels, classes)
+    torch.autograd.graph.increment_version((seen, rejected))
+    return result
+
+
+def divergence_(kept: Tensor, logits: Tensor, samples: Tensor, epsilon: float) -> Tensor:
+    """How far the softmax of logits (B, C) is from that of their samples the time before; -1 where there is none."""
+    if logits.is_cuda:
+        loader.require_cuda("divergence_")
+    result: Tensor = torch.ops.prunefuse.divergence_(kept, logits, samples, epsilon)
+    torch.autograd.graph.increment_version(kept)
+    return result
+
+
+def push_(
+    ring: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    values: Tensor,
+    samples: Tensor,
+    window: int,
+    divisor: float,
+    keep: float,
+    gain: float,
+) -> None:
+    """Appends values to their samples' rings, and the window that this completes to the sums (`csrc/library.cpp`)."""
+    if ring.is_cuda:
+        loader.require_cuda("push_")
+    torch.ops.prunefuse.push_(ring, counts, sums, values, samples, window, divisor, keep, gain)
+    torch.autograd.graph.increment_version((ring, counts, sums))
 
 
 def scatter_(

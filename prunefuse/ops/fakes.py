@@ -72,6 +72,36 @@ def _(
     return queries.new_empty(shape, dtype=_result_dtype(queries)), queries.new_empty(shape, dtype=torch.int64)
 
 
+@torch.library.register_fake("prunefuse::dynamics")
+def _(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.new_empty((6, logits.shape[0]), dtype=_result_dtype(logits))
+
+
+@torch.library.register_fake("prunefuse::claim_")
+def _(seen: Tensor, rejected: Tensor, indices: Tensor, labels: Tensor | None, classes: int) -> Tensor:
+    return torch.empty_like(indices)
+
+
+@torch.library.register_fake("prunefuse::divergence_")
+def _(kept: Tensor, logits: Tensor, samples: Tensor, epsilon: float) -> Tensor:
+    return logits.new_empty((logits.shape[0],), dtype=torch.float64)
+
+
+@torch.library.register_fake("prunefuse::push_")
+def _(
+    ring: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    values: Tensor,
+    samples: Tensor,
+    window: int,
+    divisor: float,
+    keep: float,
+    gain: float,
+) -> None:
+    return None
+
+
 @torch.library.register_fake("prunefuse::scatter_")
 def _(
     dense: Sequence[Tensor], small: Sequence[Tensor], kept: Sequence[Tensor], kept_of_axis: Sequence[int]

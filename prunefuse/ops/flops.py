@@ -16,11 +16,13 @@ FLOPS_PER_LOGIT = 6
 FLOPS_PER_ENSEMBLE_LOGIT = FLOPS_PER_LOGIT + 2
 # Per class of the mean: scale, logarithm, add to the sum, multiply and add to the weighted sum.
 FLOPS_PER_MEAN = 5
+# The same for the divergence of two softmax rows: add epsilon, logarithm, subtract, multiply, add.
+FLOPS_PER_DIVERGENCE = FLOPS_PER_LOGIT + 5
 
 _ops = torch.ops.prunefuse
 
 
-@register_flop_formula([_ops.score, _ops.statistics])
+@register_flop_formula([_ops.score, _ops.statistics, _ops.dynamics])
 def _score_flops(logits_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
     rows, classes = logits_shape
     return FLOPS_PER_LOGIT * rows * classes
@@ -72,6 +74,27 @@ def nearest_neighbors_flops(rows: int, references: int, width: int) -> int:
     return 2 * rows * references * (width + 1)
 
 
-@register_flop_formula([_ops.top_b, _ops.keep_best_, _ops.scatter_])
+@register_flop_formula(_ops.divergence_)
+def _divergence_flops(kept_shape: tuple[int, ...], logits_shape: tuple[int, ...], *_: Any, **__: Any) -> int:
+    rows, classes = logits_shape
+    return FLOPS_PER_DIVERGENCE * rows * classes
+
+
+@register_flop_formula(_ops.push_)
+def _push_flops(
+    ring_shape: tuple[int, ...],
+    counts_shape: tuple[int, ...],
+    sums_shape: tuple[int, ...],
+    values_shape: tuple[int, ...],
+    samples_shape: tuple[int, ...],
+    window: int,
+    *_: Any,
+    **__: Any,
+) -> int:
+    """The mean of a window, and its squared deviations."""
+    return 4 * window * values_shape[0]
+
+
+@register_flop_formula([_ops.top_b, _ops.keep_best_, _ops.claim_, _ops.scatter_])
 def _no_flops(*_: Any, **__: Any) -> int:
     return 0

@@ -192,6 +192,73 @@ def nearest_neighbors(
     return distances.to(dtype), torch.stack([order[:k] for _, order in found])
 
 
+def dynamics(logits: Tensor, labels: Tensor) -> Tensor:
+    """See `prunefuse::dynamics`."""
+    log_p = log_probabilities(logits, False, 1.0)
+    own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    p = log_p.exp()
+    others = torch.where(own, 0.0, p)
+    error = others.sum(1)
+    label = logits.gather(1, labels[:, None])[:, 0]
+    rival = torch.where(own, -torch.inf, logits).amax(1)
+    margin = torch.where(label == rival, 0.0, label - rival)
+    correct = (logits == logits.amax(1, keepdim=True)).int().argmax(1) == labels
+    table = (
+        p.gather(1, labels[:, None])[:, 0],
+        error,
+        -log_p.gather(1, labels[:, None])[:, 0],
+        margin,
+        torch.hypot(error, others.norm(dim=1)),
+        correct.to(p.dtype),
+    )
+    return torch.where(p[:, 0].isnan(), torch.nan, torch.stack(table))
+
+
+def claim_(seen: Tensor, rejected: Tensor, indices: Tensor, labels: Tensor | None, classes: int) -> Tensor:
+    """See `prunefuse::claim_`, where nothing is wrong with the batch."""
+    seen[indices] = 1
+    return indices.clone()
+
+
+def divergence_(kept: Tensor, logits: Tensor, samples: Tensor, epsilon: float) -> Tensor:
+    """See `prunefuse::divergence_`."""
+    p = log_probabilities(logits.double(), False, 1.0).exp()
+    logs = (p + epsilon).log()
+    before = kept[samples].double()
+    result = (p * (logs - before)).abs().sum(1)
+    result = torch.where((before[:, 0] == 1) | (samples < 0), -1.0, result)
+    used = samples >= 0
+    kept[samples[used]] = logs[used].to(kept.dtype)
+    return result
+
+
+def push_(
+    ring: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    values: Tensor,
+    samples: Tensor,
+    window: int,
+    divisor: float,
+    keep: float,
+    gain: float,
+) -> None:
+    """See `prunefuse::push_`."""
+    size = ring.shape[1]
+    for value, sample in zip(values.tolist(), samples.tolist(), strict=True):
+        if sample < 0:
+            continue
+        count = int(counts[sample])
+        ring[sample, count % size] = value
+        counts[sample] += 1
+        if count + 1 < size:
+            continue
+        order = [(count + 1 + i) % size for i in range(window)]
+        x = ring[sample, order]
+        spread = ((x - x.mean()).square().sum() / divisor).sqrt()
+        sums[:, sample] = keep * sums[:, sample] + gain * torch.stack((spread, spread * (1 - x.mean())))
+
+
 def scatter_(
     dense: Sequence[Tensor], small: Sequence[Tensor], kept: Sequence[Tensor], kept_of_axis: Sequence[int]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,16 @@ def _with_features(
     on_progress: OnProgress | None,
 ) -> Iterator[tuple[Any, Tensor]]:
     """For every batch the model's output, and the features, in evaluation mode."""
+    with penultimate(model, module) as seen, evaluating(model), torch.no_grad():
+        for images, _ in _batches(model, data, indices, batch_size, workers, on_progress):
+            seen.clear()
+            output = _run(model, images, recipe)
+            yield output, feature_of(seen, module).flatten(1).float()
+
+
+@contextmanager
+def penultimate(model: nn.Module, module: str | None = None) -> Iterator[list[Any]]:
+    """A list that gets what every linear layer is given when the model runs, or what submodule ``module`` returns."""
     seen: list[Any] = []
     if module is None:
         hooks = [
@@ -196,17 +207,14 @@ def _with_features(
             )
         hooks = [named[module].register_forward_hook(lambda *args: seen.append(args[2]))]
     try:
-        with evaluating(model), torch.no_grad():
-            for images, _ in _batches(model, data, indices, batch_size, workers, on_progress):
-                seen.clear()
-                output = _run(model, images, recipe)
-                yield output, _feature(seen, module).flatten(1).float()
+        yield seen
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _feature(seen: list[Any], module: str | None) -> Tensor:
+def feature_of(seen: list[Any], module: str | None) -> Tensor:
+    """The features of the latest run, of what `penultimate` has seen."""
     if not seen:
         if module is None:
             raise ValueError("module: the model ran no nn.Linear layer; name the module whose output to take")

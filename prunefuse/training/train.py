@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,7 @@ def train(
     distillation: Distillation | None = None,
     test: Any = None,
     workers: int = 0,
+    on_batch: Callable[[Tensor, Tensor, Tensor], None] | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
 ) -> list[EpochResult]:
     """Train ``model`` in place on ``data`` and leave it in training mode; the last epoch is the result.
@@ -67,6 +69,8 @@ def train(
             in evaluation mode, and is left in the mode it was in.
         test: If given, a data set evaluated after every epoch.
         workers: Processes that read and augment data sets that are not in memory.
+        on_batch: Called in every step with the logits (B, C) that the step was taken from, detached, the labels (B,), both
+            on the model's device, and the samples' positions (B,) in ``data``, on the CPU: `Recorder.update` fits.
         on_epoch: Called after every epoch.
 
     Raises:
@@ -89,9 +93,13 @@ def train(
     order = generator(seed, "order")
     epochs, steps_per_epoch = recipe.epochs_for(len(data)), batch_count(len(data), recipe.batch_size)
 
+    ahead: deque[Tensor] = deque()  # positions of batches that are being read: worker processes run ahead
+
     def batches() -> Iterator[Batch]:
         for _ in range(epochs):
-            yield from shuffled(len(data), recipe.batch_size, order)
+            for batch in shuffled(len(data), recipe.batch_size, order):
+                ahead.append(batch.positions)
+                yield batch
 
     history = []
     with isolated(derive(seed, "global"), device):
@@ -108,7 +116,11 @@ def train(
                 lr = recipe.lr_at(step, epochs * steps_per_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                total += _step(model, optimizer, images, labels, recipe, distillation, teaching)
+                step_total, logits = _step(model, optimizer, images, labels, recipe, distillation, teaching)
+                total += step_total
+                positions = ahead.popleft()
+                if on_batch is not None:
+                    on_batch(logits, labels, positions)
             loss, correct = (total / len(data)).tolist()
             if not math.isfinite(loss):
                 raise TrainingDivergedError(
@@ -134,8 +146,8 @@ def _step(
     recipe: Recipe,
     distillation: Distillation | None,
     teaching: Clock,
-) -> Tensor:
-    """One optimizer step; returns (summed loss, number correct) without waiting for the device."""
+) -> tuple[Tensor, Tensor]:
+    """One optimizer step; returns (summed loss, number correct) and the logits without waiting for the device."""
     try:
         logits = forward(model, images, recipe)
     except ValueError as error:
@@ -156,4 +168,5 @@ def _step(
     loss.backward()
     optimizer.step()
     with torch.no_grad():
-        return torch.stack((loss.detach() * len(labels), (logits.argmax(1) == labels).sum()))
+        correct = (logits.argmax(1) == labels).sum()
+        return torch.stack((loss.detach() * len(labels), correct)), logits.detach()

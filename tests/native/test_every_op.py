@@ -38,6 +38,29 @@ def sums(rows, classes):
     return torch.zeros(rows, classes), torch.zeros(rows, classes, dtype=torch.int32), torch.zeros(rows)
 
 
+def labels(rows, classes):
+    return torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(rows))
+
+
+def samples(rows, of):
+    return torch.randperm(of, generator=torch.Generator().manual_seed(rows))[:rows]
+
+
+def kept(count, classes):
+    """Logarithms of the time before; a third of the samples has none yet."""
+    logs = torch.log_softmax(logits(count, classes).nan_to_num(0, 9, -9), 1)
+    logs[::3] = 1
+    return logs
+
+
+def history(count, size):
+    """Rings in every state: empty, not full yet, gone round more than once."""
+    generator = torch.Generator().manual_seed(count)
+    ring = torch.rand(count, size, generator=generator, dtype=torch.float64)
+    counts = torch.randint(3 * size, (count,), generator=generator)
+    return ring, counts, torch.rand(2, count, generator=generator, dtype=torch.float64)
+
+
 def scattered():
     generator = torch.Generator().manual_seed(1)
     shapes = [((300, 200), (150, 120)), ((64, 32, 3, 3), (30, 17, 3, 3)), ((500,), (499,))]
@@ -192,6 +215,80 @@ OPS = {
             ({4: 0.0}, "scale must be positive and finite, got 0"),
             ({5: 1.0}, r"input_roundoff must lie in \[0, 1\), got 1"),
         ),
+    ),
+    "dynamics": Op(
+        lambda: (logits(5000, 40), labels(5000, 40)),
+        (
+            ({0: torch.zeros(3)}, r"dynamics: logits must have 2 dimension\(s\), got 1"),
+            ({0: torch.zeros(5000, 0)}, "logits must have at least one class"),
+            ({0: torch.zeros(5000, 40, dtype=torch.int32)}, wrong_logits[1]),
+            ({1: labels(5000, 40).int()}, "labels must be Long, got Int"),
+            ({1: labels(4999, 40)}, "labels must have one entry for each of 5000 rows, got 4999"),
+            ({1: labels(10000, 40)[::2]}, "labels must be contiguous"),
+            ({1: labels(5000, 41)}, r"labels must lie in \[0, 40\), got 40 in row"),
+            ({1: labels(5000, 40) - 1}, r"labels must lie in \[0, 40\), got -1 in row"),
+        ),
+    ),
+    "claim_": Op(
+        lambda: (
+            torch.zeros(9000, dtype=torch.int32),
+            torch.tensor([0]),
+            samples(5000, 9000),
+            labels(5000, 7),
+            7,
+        ),
+        (
+            ({0: torch.zeros(9000)}, "claim_: seen must be Int, got Float"),
+            ({0: torch.zeros(9000, 1, dtype=torch.int32)}, r"seen must have 1 dimension\(s\), got 2"),
+            ({1: torch.tensor([0, 0])}, "rejected must have one entry, got 2"),
+            ({2: samples(5000, 9000).int()}, "indices must be Long, got Int"),
+            ({2: samples(5000, 9001)}, r"indices must lie in \[0, 9000\), got 9000 in row"),
+            ({2: samples(5000, 9000) - 1}, r"indices must lie in \[0, 9000\), got -1 in row"),
+            ({2: samples(5000, 9000) // 2}, "indices must name a sample once in an epoch, got"),
+            ({0: torch.ones(9000, dtype=torch.int32)}, "once in an epoch, got .* again in row 0"),
+            ({3: labels(4999, 7)}, "labels must have one entry for each of 5000 rows, got 4999"),
+            ({4: 6}, r"labels must lie in \[0, 6\), got 6 in row"),
+        ),
+        writes=2,
+    ),
+    "divergence_": Op(
+        lambda: (kept(6000, 40), logits(5000, 40), samples(5001, 6000)[1:] - 1, 1e-8),
+        (
+            ({0: torch.zeros(6000)}, r"divergence_: kept must have 2 dimension\(s\), got 1"),
+            ({0: torch.zeros(6000, 41)}, "kept must have the classes of logits, 40, got 41"),
+            ({0: torch.zeros(40, 6000).t()}, "kept must be contiguous"),
+            ({0: torch.zeros(6000, 40, dtype=torch.int32)}, "kept must be float16, bfloat16, float32 or"),
+            ({1: torch.zeros(5000, 40, dtype=torch.int32)}, wrong_logits[1]),
+            ({2: samples(5000, 6001)}, r"samples must lie in \[-1, 6000\), got 6000 in row"),
+            ({2: samples(5000, 6000) - 2}, r"samples must lie in \[-1, 6000\), got -2 in row"),
+            ({3: 0.0}, r"epsilon must lie in \[1e-30, 1\), got 0"),
+        ),
+        writes=1,
+    ),
+    "push_": Op(
+        lambda: (
+            *history(9000, 7),
+            torch.rand(8000, dtype=torch.float64, generator=torch.Generator().manual_seed(2)),
+            samples(8001, 9000)[1:] - 1,
+            5,
+            4.0,
+            0.1,
+            0.9,
+        ),
+        (
+            ({0: torch.zeros(9000, 7)}, "push_: ring must be Double, got Float"),
+            (
+                {1: torch.zeros(8999, dtype=torch.int64)},
+                "counts must have the samples of ring, 9000, got 8999",
+            ),
+            ({2: torch.zeros(1, 9000).double()}, r"sums must have shape \(2, 9000\)"),
+            ({3: torch.zeros(8000)}, "values must be Double, got Float"),
+            ({4: samples(7999, 9000)}, "samples must have one entry for each of 8000 rows, got 7999"),
+            ({4: samples(8000, 9001)}, r"samples must lie in \[-1, 9000\), got 9000 in row"),
+            ({5: 8}, r"window must lie in \[1, 7\], got 8"),
+            ({6: 0.0}, "divisor must be positive, got 0"),
+        ),
+        writes=3,
     ),
     "scatter_": Op(
         scattered,

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 import prunefuse
+from prunefuse import ops
 
 NAMES = ("least_confidence", "margin", "entropy")
 RAW = ("energy", "logit_margin")  # in units of logits: their error is relative to the logits' size
@@ -205,3 +206,54 @@ def of_neighbors(queries, references, k, metric="euclidean"):
         indices[i] = order
         distances[i] = squared[order] / 2 if metric == "cosine" else np.sqrt(squared[order]) * largest
     return distances, indices
+
+
+def of_dynamics(logits, labels):
+    """What rows say of their labels, (6, N) in the operator's order; precise for rows that are sure, right or wrong."""
+    rows = np.full((6, len(logits)), np.nan)
+    for i, (row, y) in enumerate(zip(logits.double().cpu().numpy(), labels.tolist(), strict=True)):
+        if np.isnan(row).any() or not (row > -np.inf).any():
+            continue
+        top = row.max()
+        z = np.where(row == top, 0.0, -np.inf) if top == np.inf else row - top
+        e = np.exp(z)
+        total = math.fsum(e)
+        others = np.delete(e, y)
+        rest = math.fsum(others)
+        # From the sum of the others where that is the smaller: log1p(rest / own).
+        loss = math.log1p(rest / e[y]) if e[y] > 0.5 else math.log(total) - z[y]
+        rival = np.delete(row, y).max(initial=-np.inf)
+        margin = 0.0 if rival == row[y] else row[y] - rival
+        el2n = math.sqrt(math.fsum([rest**2, *others**2])) / total
+        rows[:, i] = e[y] / total, rest / total, loss, margin, el2n, float(np.argmax(row) == y)
+    return rows
+
+
+def assert_dynamics(logits, labels, device="cpu"):
+    """Every statistic to a few units of its own rounding, however small, down to 1e-30."""
+    expected = of_dynamics(logits, labels)
+    got = ops.dynamics(logits.to(device), labels.to(device)).cpu()
+    assert got.dtype == (torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    got = got.double().numpy()
+    # An exponential's argument is rounded: relative to its size.
+    span = logits.double()
+    span = np.where(span.isfinite(), span, 0)
+    size = 1 + np.minimum(span.max(1, initial=0) - span.min(1, initial=0), 700)
+    relative = 8 * eps(logits.dtype) * size
+    for k, name in enumerate(ops.DYNAMICS):
+        with np.errstate(invalid="ignore"):
+            wrong = np.abs(got[k] - expected[k]) > relative * np.abs(expected[k]) + 1e-30
+        wrong &= got[k] != expected[k]
+        overflow = (
+            np.abs(expected[k]) > np.finfo(got.dtype if logits.dtype == torch.float64 else np.float32).max
+        )
+        wrong &= ~(overflow & np.isinf(got[k]))
+        assert not wrong.any(), (name, got[k][wrong][:3], expected[k][wrong][:3], np.nonzero(wrong)[0][:3])
+        np.testing.assert_array_equal(np.isnan(got[k]), np.isnan(expected[k]), err_msg=name)
+
+
+def of_divergences(steps, epsilon=1e-8):
+    """Divergences (T - 1, N) of successive softmax rows of logits (T, N, C), in float64."""
+    p = torch.softmax(steps.double(), 2)
+    logs = (p + epsilon).log()
+    return (p[1:] * (logs[1:] - logs[:-1])).abs().sum(2)
