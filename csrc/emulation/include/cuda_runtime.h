@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <stdexcept>
 #include <utility>
 
 #define __global__
@@ -30,7 +31,7 @@ struct dim3 {
 // Of the thread that runs. There is one dimension: launches with more are refused.
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-// Vectors are aligned as on the device, which the undefined-behavior sanitizer holds every load and store to.
+// Vectors are aligned as on the device, which UBSan holds every load and store to.
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
@@ -90,6 +91,7 @@ inline double __dmul_rn(double a, double b) { return a * b; }  // compiled with 
 
 template <class T>
 T __ldg(const T* from) {
+  if (reinterpret_cast<uintptr_t>(from) % sizeof(T) != 0) throw std::runtime_error("emulation: a load is not aligned");
   return *from;
 }
 
