@@ -5,9 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find cmake csrc prunefuse -type f \
 	-not -name '*.so' -not -path '*/__pycache__/*')
-CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: run test lint format fuzz check asan coverage peer abi ptxas clean
+.PHONY: run test lint format fuzz emulate check asan coverage peer abi ptxas clean
 
 run: $(VENV)/.installed
 	$(BIN)/prunefuse run $(ARGS)
@@ -55,8 +55,16 @@ fuzz: $(VENV)/.installed-for-tests
 	$(BIN)/cmake --build build/fuzz -- --quiet
 	build/fuzz/fuzz $(FUZZ_SEED) $(FUZZ_CASES)
 
+# The CUDA kernels as a library for the CPU, which tests/native/test_emulated_cuda.py runs.
+EMULATE = $(abspath $(BIN))/cmake --log-level=WARNING -S csrc/emulation -B build/emulation -G Ninja \
+	-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	-DPRUNEFUSE_TORCH_DIR=$$($(abspath $(BIN))/python -c "import torch; print(torch.__path__[0])") && \
+	$(abspath $(BIN))/cmake --build build/emulation -- --quiet
+emulate: $(VENV)/.installed-for-tests
+	$(EMULATE)
+
 # Two processes of one thread each: many small tests gain nothing from threads inside one.
-check: $(VENV)/.installed-for-tests
+check: $(VENV)/.installed-for-tests emulate
 	PRUNEFUSE_REQUIRE_PACKAGES=1 OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 # The operators' tests from Python, on a copy of the tree whose libraries are built with both sanitizers.
@@ -68,6 +76,7 @@ asan: $(VENV)/.installed-for-tests
 	cd build/asan && PRUNEFUSE_CUDA=0 PATH="$(abspath $(BIN)):$$PATH" LDFLAGS="$(SANITIZE)" \
 		CXXFLAGS="$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer -g1" \
 		python setup.py --quiet build_ext --inplace
+	cd build/asan && CXXFLAGS=-fsanitize=address LDFLAGS=-fsanitize=address $(EMULATE)
 	cd build/asan && PYTHONPATH=. OMP_NUM_THREADS=2 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(abspath $(BIN))/python -m pytest tests/native --capture=sys -p no:cacheprovider $(ARGS)

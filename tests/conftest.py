@@ -25,6 +25,12 @@ def device(request):
     return request.param
 
 
+@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.cuda)])
+def gpu(request):
+    """Where CUDA kernels run: on a GPU, and in tests/native/test_emulated_cuda.py on the CPU."""
+    return request.param
+
+
 @pytest.fixture(params=["baseline", "avx2", "avx512"])
 def isa(request):
     """Forces each instruction-set level in turn; skips those that this processor lacks."""

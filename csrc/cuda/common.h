@@ -1,4 +1,5 @@
-// What every CUDA file needs: the current stream of a tensor's device, and launch checks.
+// What every CUDA file needs: the current stream of a tensor's device, and launches. Nothing here or in the CUDA files
+// is beyond C++, so that csrc/emulation can compile them for the CPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,6 +9,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <utility>
 
 namespace prunefuse::cuda {
 
@@ -26,10 +28,39 @@ inline int64_t multiprocessors_of(int32_t device) {
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Small in emulation, where the loops over what exceeds a grid shall run too.
+#if !defined(PRUNEFUSE_LARGEST_GRID)
+#define PRUNEFUSE_LARGEST_GRID (1 << 20)
+#endif
+
 // Blocks of a one-dimensional launch; kernels loop over what exceeds the grid.
 inline unsigned grid_for(int64_t blocks) {
-  constexpr int64_t limit = 1 << 20;
+  constexpr int64_t limit = PRUNEFUSE_LARGEST_GRID;
   return static_cast<unsigned>(blocks < limit ? blocks : limit);
+}
+
+struct Shape {
+  unsigned blocks;
+  unsigned threads;
+  size_t shared = 0;  // bytes for dynamic_shared
+};
+
+// Queues a kernel; arguments are converted to its parameters' types. Throws where the launch is refused.
+template <class... Parameters, class... Arguments>
+void launch_kernel(void (*kernel)(Parameters...), Shape shape, cudaStream_t stream, Arguments&&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(shape.blocks);
+  config.blockDim = dim3(shape.threads);
+  config.dynamicSmemBytes = shape.shared;
+  config.stream = stream;
+  STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
+}
+
+// The block's Shape::shared bytes.
+template <class T>
+__device__ T* dynamic_shared() {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  return reinterpret_cast<T*>(shared_bytes);
 }
 
 }  // namespace prunefuse::cuda

@@ -176,11 +176,10 @@ Tensor dynamics(const Tensor& logits, const Tensor& labels) {
     const unsigned blocks = grid_for(divide_up(pool.rows, kBlockThreads / lanes));
     const cudaStream_t stream = current_stream(device);
     if (aligned) {
-      dynamics_rows<Stored, true><<<blocks, kBlockThreads, 0, stream>>>(pool, of_row, out, lanes);
+      launch_kernel(dynamics_rows<Stored, true>, {blocks, kBlockThreads}, stream, pool, of_row, out, lanes);
     } else {
-      dynamics_rows<Stored, false><<<blocks, kBlockThreads, 0, stream>>>(pool, of_row, out, lanes);
+      launch_kernel(dynamics_rows<Stored, false>, {blocks, kBlockThreads}, stream, pool, of_row, out, lanes);
     }
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
   };
   return prunefuse::dynamics(logits, labels, run);
 }
@@ -189,9 +188,8 @@ Tensor claim_(Tensor seen, Tensor rejected, const Tensor& indices, std::optional
   const int32_t device = indices.get_device_index();
   const auto run = [&](const Claim& batch, int64_t* result) {
     const torch::stable::accelerator::DeviceGuard guard(device);
-    claim_rows<<<grid_for(divide_up(batch.rows, kBlockThreads)), kBlockThreads, 0, current_stream(device)>>>(batch,
-                                                                                                             result);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_kernel(claim_rows, {grid_for(divide_up(batch.rows, kBlockThreads)), kBlockThreads}, current_stream(device),
+                  batch, result);
   };
   return prunefuse::claim(seen, rejected, indices, labels, classes, run);
 }
@@ -205,9 +203,8 @@ Tensor divergence_(Tensor kept, const Tensor& logits, const Tensor& samples, dou
     const torch::stable::accelerator::DeviceGuard guard(device);
     const int lanes = lanes_for(pool.classes);
     const unsigned blocks = grid_for(divide_up(pool.rows, kBlockThreads / lanes));
-    divergence_rows<Stored, Kept, Acc><<<blocks, kBlockThreads, 0, current_stream(device)>>>(
-        pool, of_row, logs, kept.size(0), static_cast<Acc>(epsilon), divergences, lanes);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_kernel(divergence_rows<Stored, Kept, Acc>, {blocks, kBlockThreads}, current_stream(device), pool, of_row,
+                  logs, kept.size(0), static_cast<Acc>(epsilon), divergences, lanes);
   };
   return prunefuse::divergence(kept, logits, samples, epsilon, run);
 }
@@ -218,9 +215,8 @@ void push_(Tensor ring, Tensor counts, Tensor sums, const Tensor& values, const 
   const auto run = [&](const History& history, const Window& of, const double* of_row, const int64_t* sample_of,
                        int64_t rows) {
     const torch::stable::accelerator::DeviceGuard guard(device);
-    push_rows<<<grid_for(divide_up(rows, kBlockThreads)), kBlockThreads, 0, current_stream(device)>>>(
-        history, of, of_row, sample_of, rows);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_kernel(push_rows, {grid_for(divide_up(rows, kBlockThreads)), kBlockThreads}, current_stream(device), history,
+                  of, of_row, sample_of, rows);
   };
   prunefuse::push(ring, counts, sums, values, samples, {window, divisor, keep, gain}, run);
 }

@@ -89,14 +89,13 @@ __global__ void __launch_bounds__(kBlockThreads)
     score_rows(const __grid_constant__ Passes passes, const __grid_constant__ EnsembleOutputs<accumulate_t<Stored>> out,
                accumulate_t<Stored> inverse_temperature, int lanes, accumulate_t<Stored>* room) {
   using Acc = accumulate_t<Stored>;
-  extern __shared__ __align__(16) unsigned char shared[];
   const Pool& pool = passes.pool;
   const int64_t groups = kBlockThreads / lanes;
   const int64_t group = threadIdx.x / lanes;
   const int lane = static_cast<int>(threadIdx.x) % lanes;
   const int64_t slots = room == nullptr ? groups : groups * gridDim.x;
   const int64_t slot = room == nullptr ? group : blockIdx.x * groups + group;
-  Acc* const memory = room == nullptr ? reinterpret_cast<Acc*>(shared) : room;
+  Acc* const memory = room == nullptr ? dynamic_shared<Acc>() : room;
   Acc* const sums = memory + slot * pool.classes;
   int32_t* const votes = reinterpret_cast<int32_t*>(memory + slots * pool.classes) + slot * pool.classes;
   // Every lane of a warp takes part in every shuffle; rows past the end are read as the last one and not written.
@@ -159,18 +158,16 @@ Tensor score_ensemble(const Tensor& logits, std::vector<int64_t> strategies, boo
     const int64_t bytes = groups * passes.pool.classes * static_cast<int64_t>(sizeof(Acc) + sizeof(int32_t));
     const int64_t wanted = divide_up(passes.pool.rows, groups);
     if (bytes <= kSharedBytes) {
-      score_rows<Stored><<<grid_for(wanted), kBlockThreads, static_cast<size_t>(bytes), current_stream(device)>>>(
-          passes, out, inverse_temperature, lanes, nullptr);
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
+      launch_kernel(score_rows<Stored>, {grid_for(wanted), kBlockThreads, static_cast<size_t>(bytes)},
+                    current_stream(device), passes, out, inverse_temperature, lanes, nullptr);
       return;
     }
     // 8 blocks of 256 threads fill a multiprocessor.
     const int64_t resident = multiprocessors_of(device) * 8;
     const int64_t blocks = wanted < resident ? wanted : resident;
     const Tensor room = new_rows(logits, {blocks * groups, 2 * passes.pool.classes}, result_dtype(logits));
-    score_rows<Stored><<<grid_for(blocks), kBlockThreads, 0, current_stream(device)>>>(
-        passes, out, inverse_temperature, lanes, static_cast<Acc*>(room.data_ptr()));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_kernel(score_rows<Stored>, {grid_for(blocks), kBlockThreads}, current_stream(device), passes, out,
+                  inverse_temperature, lanes, static_cast<Acc*>(room.data_ptr()));
   };
   return prunefuse::score_ensemble(logits, strategies, probabilities, temperature, run);
 }
@@ -183,9 +180,8 @@ void ensemble_add(const Tensor& sums, const Tensor& votes, const Tensor& entropi
     const torch::stable::accelerator::DeviceGuard guard(device);
     const int lanes = lanes_for(pool.classes);
     const int64_t blocks = divide_up(pool.rows, kBlockThreads / lanes);
-    add_rows<Stored>
-        <<<grid_for(blocks), kBlockThreads, 0, current_stream(device)>>>(pool, state, inverse_temperature, lanes);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_kernel(add_rows<Stored>, {grid_for(blocks), kBlockThreads}, current_stream(device), pool, state,
+                  inverse_temperature, lanes);
   };
   prunefuse::ensemble_add(sums, votes, entropies, logits, probabilities, temperature, run);
 }

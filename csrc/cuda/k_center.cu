@@ -113,7 +113,7 @@ template <int Width, int Centers, int Rows, class T>
 __device__ void squared_distances(const T* const (&centers)[Centers], const T* const (&rows)[Rows], int64_t width,
                                   int lane, T (&out)[Centers][Rows]) {
   constexpr int lanes = kSums<T> / Width;
-  constexpr int unroll = Width == 1 ? 8 : Centers == 1 ? 2 : 1;
+  [[maybe_unused]] constexpr int unroll = Width == 1 ? 8 : Centers == 1 ? 2 : 1;
   T sums[Centers][Rows][Width] = {};
 #pragma unroll unroll
   for (int64_t j = lane * Width; j < width; j += kSums<T>) {
@@ -283,20 +283,16 @@ void launch(const Tensor& features, const Tensor& labeled, int64_t start, const 
   auto* best = static_cast<Farthest<T>*>(room.data_ptr());
   auto* previous = best + blocks;
 
-  find_finite<T, Width><<<grid, kBlockThreads, 0, stream>>>(pool, static_cast<const T*>(origin.data_ptr()));
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-  take_known<T><<<grid_for(divide_up(known, kBlockThreads)), kBlockThreads, 0, stream>>>(
-      pool, static_cast<const int64_t*>(labeled.data_ptr()), labeled.numel(), start, list, pick);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  launch_kernel(find_finite<T, Width>, {grid, kBlockThreads}, stream, pool, static_cast<const T*>(origin.data_ptr()));
+  launch_kernel(take_known<T>, {grid_for(divide_up(known, kBlockThreads)), kBlockThreads}, stream, pool,
+                static_cast<const int64_t*>(labeled.data_ptr()), labeled.numel(), start, list, pick);
   for (int64_t i = 0; i < known; i += kTile<T>) {
-    apply_known<T, Width>
-        <<<grid, kBlockThreads, 0, stream>>>(pool, list + i, known - i < kTile<T> ? known - i : kTile<T>, best);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_kernel(apply_known<T, Width>, {grid, kBlockThreads}, stream, pool, list + i,
+                  known - i < kTile<T> ? known - i : kTile<T>, best);
   }
   for (int64_t i = start >= 0 ? 1 : 0; i < picks.numel(); ++i) {
     std::swap(best, previous);
-    pick_farthest<T, Width><<<grid, kBlockThreads, 0, stream>>>(pool, previous, blocks, pick + i, best);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_kernel(pick_farthest<T, Width>, {grid, kBlockThreads}, stream, pool, previous, blocks, pick + i, best);
   }
 }
 

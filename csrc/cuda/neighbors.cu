@@ -414,52 +414,44 @@ void launch(const Tensor& queries, const Tensor& references, const Tensor& dista
   const auto warps = [](int64_t of) { return grid_for(divide_up(of, kWarpsPerBlock)); };
   const auto threads = [](int64_t of) { return grid_for(divide_up(of, kBlockThreads)); };
 
-  find_factors<<<warps(count), kBlockThreads, 0, stream>>>(y, count, width, given.scale, given.cosine, factors);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-  find_origin<<<threads(width), kBlockThreads, 0, stream>>>(y, count, width, factors, std::min<int64_t>(count, 1024),
-                                                            origin);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  launch_kernel(find_factors<Stored>, {warps(count), kBlockThreads}, stream, y, count, width, given.scale, given.cosine,
+                factors);
+  launch_kernel(find_origin<Stored>, {threads(width), kBlockThreads}, stream, y, count, width, factors,
+                std::min<int64_t>(count, 1024), origin);
   STD_CUDA_CHECK(cudaMemsetAsync(largest, 0, sizeof(double), stream));
   const auto prepare_references = [&](int64_t start) {
     const int64_t part = std::min(columns, count - start);
-    prepare<<<warps(part), kBlockThreads, 0, stream>>>(y + start * width, part, width, factors + start, origin,
-                                                       prepared_references);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_kernel(prepare<Stored>, {warps(part), kBlockThreads}, stream, y + start * width, part, width,
+                  factors + start, origin, prepared_references);
     return part;
   };
   for (int64_t start = 0; start < count; start += columns) {
     const int64_t part = prepare_references(start);
-    find_norms<<<warps(part), kBlockThreads, 0, stream>>>(prepared_references, part, width, factors + start,
-                                                          norms + start, largest);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_kernel(find_norms<Acc, Acc>, {warps(part), kBlockThreads}, stream, prepared_references, part, width,
+                  factors + start, norms + start, largest);
   }
   for (int64_t first = 0; first < rows; first += tile) {
     const int64_t part = std::min(tile, rows - first);
     const Stored* const block = x + first * width;
-    find_factors<<<warps(part), kBlockThreads, 0, stream>>>(block, part, width, given.scale, given.cosine,
-                                                            query_factors);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-    prepare<<<warps(part), kBlockThreads, 0, stream>>>(block, part, width, query_factors, origin, prepared_queries);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-    find_norms<<<warps(part), kBlockThreads, 0, stream>>>(prepared_queries, part, width, query_factors, query_norms,
-                                                          static_cast<double*>(nullptr));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-    clear<<<threads(part), kBlockThreads, 0, stream>>>(lists, part);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_kernel(find_factors<Stored>, {warps(part), kBlockThreads}, stream, block, part, width, given.scale,
+                  given.cosine, query_factors);
+    launch_kernel(prepare<Stored>, {warps(part), kBlockThreads}, stream, block, part, width, query_factors, origin,
+                  prepared_queries);
+    launch_kernel(find_norms<Acc, double>, {warps(part), kBlockThreads}, stream, prepared_queries, part, width,
+                  query_factors, query_norms, nullptr);
+    launch_kernel(clear<Acc>, {threads(part), kBlockThreads}, stream, lists, part);
     const Search<Stored> search = {block, y, width, given, factors, query_factors, query_norms, norms, largest, lists};
     for (int64_t start = 0; start < count; start += columns) {
       const int64_t some = prepare_references(start);
       Tensor out = first_rows(products, part);
       out = torch::stable::narrow(out, 1, 0, some);
       product(first_rows(query_tile, part), first_rows(reference_tile, some), out);
-      filter<<<warps(part), kBlockThreads, 0, stream>>>(search, static_cast<const Acc*>(products.data_ptr()), columns,
-                                                        start, some, part);
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
+      launch_kernel(filter<Stored>, {warps(part), kBlockThreads}, stream, search,
+                    static_cast<const Acc*>(products.data_ptr()), columns, start, some, part);
     }
-    finish<<<warps(part), kBlockThreads, 0, stream>>>(search, part,
-                                                      static_cast<Acc*>(distances.data_ptr()) + first * given.k,
-                                                      static_cast<int64_t*>(indices.data_ptr()) + first * given.k);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch_kernel(finish<Stored>, {warps(part), kBlockThreads}, stream, search, part,
+                  static_cast<Acc*>(distances.data_ptr()) + first * given.k,
+                  static_cast<int64_t*>(indices.data_ptr()) + first * given.k);
   }
 }
 

@@ -66,10 +66,9 @@ void scatter_(const std::vector<Tensor>& dense, const std::vector<Tensor>& small
   const size_t bytes = work.targets.size() * sizeof(ScatterTarget);
   const Tensor descriptors = torch::stable::new_empty(dense[0], {static_cast<int64_t>(bytes)}, ScalarType::Byte);
   STD_CUDA_CHECK(cudaMemcpyAsync(descriptors.data_ptr(), work.targets.data(), bytes, cudaMemcpyHostToDevice, stream));
-  scatter_elements<<<grid_for(divide_up(work.elements, kElementsPerBlock)), kBlockThreads, 0, stream>>>(
-      static_cast<const ScatterTarget*>(descriptors.data_ptr()), static_cast<int64_t>(work.targets.size()),
-      work.elements);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  launch_kernel(scatter_elements, {grid_for(divide_up(work.elements, kElementsPerBlock)), kBlockThreads}, stream,
+                static_cast<const ScatterTarget*>(descriptors.data_ptr()), static_cast<int64_t>(work.targets.size()),
+                work.elements);
 }
 
 }  // namespace

@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     block_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out,
                   accumulate_t<Stored> inverse_temperature) {
   using Acc = accumulate_t<Stored>;
-  __shared__ alignas(RowState<Acc>) unsigned char storage[sizeof(RowState<Acc>) * (kBlockThreads / kWarp)];
+  __shared__ __align__(alignof(RowState<Acc>)) unsigned char storage[sizeof(RowState<Acc>) * (kBlockThreads / kWarp)];
   auto* warps = reinterpret_cast<RowState<Acc>*>(storage);
   for (int64_t row = blockIdx.x; row < pool.rows; row += gridDim.x) {
     const Stored* data = static_cast<const Stored*>(pool.data) + row * pool.row_stride;
@@ -118,11 +118,10 @@ template <class Stored, bool Vectorized>
 __global__ void __launch_bounds__(kBlockThreads)
     thread_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<float> out,
                    float inverse_temperature) {
-  extern __shared__ float rows_of_block[];
   constexpr int width = Vectorized ? 16 / sizeof(Stored) : 1;
   const int classes = static_cast<int>(pool.classes), pitch = classes | 1;
   const int lane = threadIdx.x % kWarp;
-  float* const rows_of_warp = rows_of_block + (threadIdx.x - lane) * pitch;
+  float* const rows_of_warp = dynamic_shared<float>() + (threadIdx.x - lane) * pitch;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x - lane; first < pool.rows;
        first += static_cast<int64_t>(gridDim.x) * kBlockThreads) {
     const int rows = pool.rows - first < kWarp ? static_cast<int>(pool.rows - first) : kWarp;
@@ -183,24 +182,24 @@ void launch(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, accum
       const unsigned blocks = grid_for(divide_up(pool.rows, kBlockThreads));
       // Rows together need less alignment than each of them.
       if (reinterpret_cast<uintptr_t>(pool.data) % 16 == 0) {
-        thread_per_row<Stored, true><<<blocks, kBlockThreads, room, stream>>>(pool, out, inverse_temperature);
+        launch_kernel(thread_per_row<Stored, true>, {blocks, kBlockThreads, room}, stream, pool, out,
+                      inverse_temperature);
       } else {
-        thread_per_row<Stored, false><<<blocks, kBlockThreads, room, stream>>>(pool, out, inverse_temperature);
+        launch_kernel(thread_per_row<Stored, false>, {blocks, kBlockThreads, room}, stream, pool, out,
+                      inverse_temperature);
       }
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
       return;
     }
   }
   if (pool.classes >= kBlockRowClasses && pool.rows < warps_to_fill) {
-    block_per_row<Stored, Vectorized>
-        <<<grid_for(pool.rows), kBlockThreads, 0, stream>>>(pool, out, inverse_temperature);
+    launch_kernel(block_per_row<Stored, Vectorized>, {grid_for(pool.rows), kBlockThreads}, stream, pool, out,
+                  inverse_temperature);
   } else {
     const int lanes = lanes_for(Vectorized ? divide_up(pool.classes, 16 / sizeof(Stored)) : pool.classes);
     const int64_t blocks = divide_up(pool.rows, kBlockThreads / lanes);
-    group_per_row<Stored, Vectorized>
-        <<<grid_for(blocks), kBlockThreads, 0, stream>>>(pool, out, inverse_temperature, lanes);
+    launch_kernel(group_per_row<Stored, Vectorized>, {grid_for(blocks), kBlockThreads}, stream, pool, out,
+                  inverse_temperature, lanes);
   }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 struct ScoreRows {

@@ -51,8 +51,8 @@ void launch(const Tensor& utilities, int64_t b, Tensor& indices, Tensor& values)
   const Tensor order = bytes(2 * rows * static_cast<int64_t>(sizeof(int64_t)));
   auto* key = static_cast<Key*>(keys.data_ptr());
   auto* row = static_cast<int64_t*>(order.data_ptr());
-  make_keys<T><<<grid_for(divide_up(rows, kBlockThreads)), kBlockThreads, 0, stream>>>(data, rows, stride, key, row);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  launch_kernel(make_keys<T>, {grid_for(divide_up(rows, kBlockThreads)), kBlockThreads}, stream, data, rows, stride,
+                key, row);
 
   cub::DoubleBuffer<Key> key_buffer(key, key + rows);
   cub::DoubleBuffer<int64_t> row_buffer(row, row + rows);
@@ -65,10 +65,9 @@ void launch(const Tensor& utilities, int64_t b, Tensor& indices, Tensor& values)
   const Tensor temporary = bytes(static_cast<int64_t>(room) + 1);
   sort(temporary.data_ptr());
 
-  write_best<T><<<grid_for(divide_up(b, kBlockThreads)), kBlockThreads, 0, stream>>>(
-      data, stride, key_buffer.Current(), row_buffer.Current(), b, static_cast<int64_t*>(indices.data_ptr()),
-      static_cast<T*>(values.data_ptr()));
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  launch_kernel(write_best<T>, {grid_for(divide_up(b, kBlockThreads)), kBlockThreads}, stream, data, stride,
+                key_buffer.Current(), row_buffer.Current(), b, static_cast<int64_t*>(indices.data_ptr()),
+                static_cast<T*>(values.data_ptr()));
 }
 
 std::tuple<Tensor, Tensor> top_b(const Tensor& utilities, int64_t b) {

@@ -1,7 +1,7 @@
 """The cost ledger: how FLOPs are counted, what selection costs, and the work a run will do.
 
 FLOPs are 2 per multiply-add. Counted are the contractions (convolutions, linear layers, matrix products) of
-forward passes, backward as twice the forward, and the distances of k-center and BADGE; element-wise work (norms,
+forward passes, backward as twice the forward, and the distances of k-center, BADGE and neighbors; element-wise work (norms,
 activations, scores, sorting) is not. A user's own utility function is not counted either.
 """
 

@@ -141,7 +141,7 @@ class ActiveLearning:
         self._device = torch.device(device)
         self._recorder = Recorder(listener, self._device)
         self._costs: list[Cost] = []
-        self._scores: dict[str, Tensor] = {}  # of the labeled samples, from the selector's training
+        self._scores: dict[str, Tensor] = {}  # of the labeled samples by preset, from the selector's training
         self._epochs: list[Epoch] = []
         [(self._example, _)] = read(pool, [Batch(torch.tensor([0]))], labels=False, device=self._device)
         self._dense = self._build(factory, "dense")
@@ -246,10 +246,11 @@ class ActiveLearning:
             return chooser.pick(pool, count)
         scoring, choosing = cost.picking_flops(chooser, self._sizes, known, count)
         selector = self._initial_selector()
-        if self.state.selector and ("dynamics" not in chooser.needs or self.state.scores):
+        recorded = chooser.dynamics is None or chooser.dynamics in self.state.scores
+        if self.state.selector and recorded:
             selector.load_state_dict(self.state.selector)
             self._scores = self.state.scores
-        else:  # The schedule has become longer, and what was its last round trained no selector.
+        else:  # The schedule or the strategy has changed: what was its last round trained no such selector.
             recipe = config.training_of_selector
             self._fit(selector, "train_selector", "selector", index - 1, recipe)
             costs += self._costs
@@ -277,8 +278,12 @@ class ActiveLearning:
             )
             return replace(pool, ensemble=ensemble)
         if "all_features" in needs:
-            seen = torch.as_tensor(features(selector, self._pool, **options))
-            return replace(pool, features=seen, scores=self._scores.get("labeled"))
+            scores = None if config.chooser.dynamics is None else self._scores[config.chooser.dynamics]
+            if "logits" not in needs:
+                seen = torch.as_tensor(features(selector, self._pool, **options))
+                return replace(pool, features=seen, scores=scores)
+            logits, seen = map(torch.as_tensor, predict_with_features(selector, self._pool, **options))
+            return replace(pool, logits=logits[len(pool.labeled) :], features=seen, scores=scores)
         if "features" in needs:
             logits, seen = predict_with_features(selector, self._pool, **options)
             return replace(pool, logits=torch.as_tensor(logits), features=torch.as_tensor(seen))
@@ -348,7 +353,7 @@ class ActiveLearning:
             on_epoch=on_epoch,
         )
         if dynamics is not None:
-            self._scores = {"labeled": dynamics.scores()[score].cpu()}
+            self._scores = {score: dynamics.scores()[score].cpu()}
         elapsed = time.perf_counter() - start
         training = sum(e.seconds for e in history)
         teaching = sum(e.teacher_seconds for e in history)

@@ -34,7 +34,7 @@ class LoopState:
     for twice. ``selector`` holds the weights that score the pool next, if the last round trained such a network.
     With T_sync, ``dense`` holds the weights that the current selector was pruned from, once they are not the
     initial ones, and ``fused`` those that replace them after the next labels are bought. With a strategy that
-    extrapolates scores, ``scores`` holds those of the labeled samples. All are CPU tensors, the weights by
+    extrapolates scores, ``scores`` holds those of the labeled samples by preset. All are CPU tensors, the weights by
     parameter name. ``origin`` says what the state belongs to: size of the pool, seed, kind of selector, and the
     dense model's fingerprint.
     """

@@ -200,7 +200,9 @@ def others(e: Tensor, k: int, metric: str, index: str | None) -> tuple[Tensor, T
 
 def _network(inputs: int, dropout: float) -> nn.Module:
     try:
-        from torch_geometric.nn import GCNConv, Sequential
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)  # of its own calls of torch.jit
+            from torch_geometric.nn import GCNConv, Sequential
     except ImportError as error:
         raise ImportError(
             'GNN: needs torch-geometric, which is not installed: pip install "prunefuse[gnn]"'

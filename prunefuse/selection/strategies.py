@@ -211,10 +211,11 @@ def strategy(
             raise ValueError(f"{name}: expected {expected}, got {got!r}")
     need: Need = "logits"
     if isinstance(token, str) and token in _EXTRAPOLATED:
+        needs: set[Need] = {"all_features", "dynamics"}
         if class_balanced:
-            raise ValueError(f"class_balanced: expected a strategy that predicts classes, got {token}")
-        pick = partial(_by_utility, _extrapolated, stochastic, beta, False)
-        return Strategy(frozenset({"all_features", "dynamics"}), pick, dynamics=_EXTRAPOLATED[token])
+            needs.add("logits")
+        pick = partial(_by_utility, _extrapolated, stochastic, beta, class_balanced)
+        return Strategy(frozenset(needs), pick, dynamics=_EXTRAPOLATED[token])
     if isinstance(token, str) and token in _SEQUENTIAL:
         for name, given in (("stochastic", stochastic != "none"), ("class_balanced", class_balanced)):
             if given:

@@ -1,5 +1,6 @@
 """Every strategy in the loop: what is picked, that it is repeatable, and that the planned work is the work done."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
         token: {"strategy": token} | ({"recipe": LONG} if token.startswith("extrapolated_") else {})
         for token in STRATEGIES
     },
+    "dynamics, balanced": {"strategy": "extrapolated_el2n", "class_balanced": True},
     "dynamics of the dense": {"strategy": "extrapolated_el2n", "selector": "dense", "stochastic": "power"},
     "function": {"strategy": largest},
     "stochastic": {"strategy": "entropy", "stochastic": "power", "beta": 2.0},
@@ -84,7 +86,7 @@ def test_extrapolated_scores_in_the_loop_by_hand() -> None:
     config = replace(CONFIG, strategy="extrapolated_el2n", schedule=(10, 16))
     loop = ActiveLearning(network, POOL, TEST, config)
     first = next(iter(loop))
-    scores = loop.state.scores["labeled"]
+    scores = loop.state.scores["el2n"]
     assert scores.shape == (10,)
     assert loop.selector is not None
     embedded = features(loop.selector, POOL)
@@ -103,14 +105,22 @@ def test_recorded_scores_are_part_of_the_state() -> None:
     whole = list(ActiveLearning(network, POOL, TEST, config))
     first = ActiveLearning(network, POOL, TEST, config)
     next(iter(first))
-    state = LoopState.restore(first.state.to_json(), first.state.tensors())
-    rest = list(ActiveLearning(network, POOL, TEST, config, state=state))
+    saved = copy.deepcopy((first.state.to_json(), first.state.tensors()))
+    rest = list(ActiveLearning(network, POOL, TEST, config, state=LoopState.restore(*saved)))
     assert [r.picks for r in rest] == [r.picks for r in whole[1:]]
+    # Another score was not recorded: the selector is trained again before it picks, and its scores are those.
+    other = replace(config, strategy="extrapolated_loss")
+    [changed, _] = ActiveLearning(network, POOL, TEST, other, state=LoopState.restore(*saved))
+    assert [c.phase for c in changed.costs].count("train_selector") == 2
 
 
 def test_too_few_epochs_for_a_score_are_an_error_before_any_work() -> None:
-    with pytest.raises(ValueError, match=r"strategy: extrapolated_du needs 11 epochs .*, got 1"):
+    with pytest.raises(ValueError, match=r"strategy: extrapolated_du needs 11 epochs .* gives 1"):
         ActiveLearning(network, POOL, TEST, replace(CONFIG, strategy="extrapolated_du"))
+    # Nothing is picked by the network of the last round, however few its epochs.
+    longest = replace(LONG, epochs=1, min_steps=40)
+    config = replace(CONFIG, strategy="extrapolated_du", schedule=(10, 60), recipe=longest)
+    ActiveLearning(network, POOL, TEST, config)
 
 
 def test_bald_without_dropout_is_an_error_before_any_work() -> None:

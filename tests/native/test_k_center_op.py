@@ -227,15 +227,14 @@ def test_a_large_pool_on_cuda():
     assert picks[0] == 4_200_000
 
 
-@pytest.mark.cuda
-def test_rows_that_cannot_be_picked_on_cuda():
-    features = integers(9, 4, 2).cuda()
+def test_rows_that_cannot_be_picked_on_cuda(gpu):
+    features = integers(9, 4, 2).to(gpu)
     features[2, 1], features[4, 0], features[6, 3] = float("nan"), float("-inf"), 3e38
-    labeled = torch.tensor([2, 1, 1, -5, 9, 1 << 40], device="cuda")  # not finite, twice, and out of range
+    labeled = torch.tensor([2, 1, 1, -5, 9, 1 << 40], device=gpu)  # not finite, twice, and out of range
     picks = torch.ops.prunefuse.k_center_greedy(features, labeled, 9, -1).tolist()
     assert sorted(picks[:5]) == [0, 3, 5, 7, 8]
     assert picks[5:] == [-1] * 4
-    only = torch.tensor([2], device="cuda")  # no center at all: the lowest row that can be picked
+    only = torch.tensor([2], device=gpu)  # no center at all: the lowest row that can be picked
     assert torch.ops.prunefuse.k_center_greedy(features, only, 2, -1)[0] == 0
 
 

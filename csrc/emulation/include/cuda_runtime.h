@@ -1,0 +1,147 @@
+// Stands in for CUDA's header of this name: what the files of csrc/cuda use of the language and of the runtime, for a
+// C++ compiler. grid.cpp runs the threads; docs/architecture.md says what that shows and what it does not.
+#pragma once
+
+#include <math.h>  // as in CUDA, sqrt and its like are overloaded in the global namespace
+
+#include <bit>
+#include <concepts>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+// One block runs at a time, so its memory can be static; unlike that word, this one goes with extern too.
+#define __shared__ thread_local
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned along_x = 1, unsigned along_y = 1, unsigned along_z = 1)
+      : x(along_x), y(along_y), z(along_z) {}
+};
+
+// Of the thread that runs. There is one dimension: launches with more are refused.
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+// Vectors are aligned as on the device, which the undefined-behavior sanitizer holds every load and store to.
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) ulonglong2 {
+  unsigned long long x, y;
+};
+
+namespace prunefuse::emulation {
+
+constexpr int kLanes = 32;
+
+// Waits for the other lanes of the warp, which must come to the same operation; gives what each of them brought.
+const uint64_t* meet_warp(const char* operation, unsigned mask, uint64_t brought);
+void meet_block();
+unsigned lane();
+
+// What __shfl_*_sync are overloaded for.
+template <class T>
+concept Shuffled = (std::integral<T> || std::floating_point<T>) && (sizeof(T) == 4 || sizeof(T) == 8);
+
+template <Shuffled T>
+T shuffle(const char* operation, unsigned mask, T value, unsigned from) {
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = meet_warp(operation, mask, bits)[from];
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+}  // namespace prunefuse::emulation
+
+template <prunefuse::emulation::Shuffled T>
+T __shfl_xor_sync(unsigned mask, T value, int with) {
+  return prunefuse::emulation::shuffle("__shfl_xor_sync", mask, value,
+                                       prunefuse::emulation::lane() ^ static_cast<unsigned>(with));
+}
+
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  const uint64_t* votes = prunefuse::emulation::meet_warp("__ballot_sync", mask, predicate != 0);
+  unsigned result = 0;
+  for (int i = 0; i < prunefuse::emulation::kLanes; ++i) result |= static_cast<unsigned>(votes[i]) << i;
+  return result;
+}
+
+inline int __any_sync(unsigned mask, int predicate) {
+  const uint64_t* votes = prunefuse::emulation::meet_warp("__any_sync", mask, predicate != 0);
+  uint64_t any = 0;
+  for (int i = 0; i < prunefuse::emulation::kLanes; ++i) any |= votes[i];
+  return any != 0;
+}
+
+inline void __syncwarp(unsigned mask = 0xffffffffu) { prunefuse::emulation::meet_warp("__syncwarp", mask, 0); }
+inline void __syncthreads() { prunefuse::emulation::meet_block(); }
+
+inline int __popc(unsigned bits) { return std::popcount(bits); }
+inline double __dmul_rn(double a, double b) { return a * b; }  // compiled with -ffp-contract=off
+
+template <class T>
+T __ldg(const T* from) {
+  return *from;
+}
+
+template <class T>
+T atomicAdd(T* at, T value) {
+  return std::exchange(*at, *at + value);
+}
+template <class T>
+T atomicMax(T* at, T value) {
+  return std::exchange(*at, *at < value ? value : *at);
+}
+template <class T>
+T atomicExch(T* at, T value) {
+  return std::exchange(*at, value);
+}
+
+using cudaError_t = int;
+using cudaStream_t = struct CUstream_st*;
+constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidConfiguration = 9;
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice };
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
+namespace prunefuse::emulation {
+cudaError_t run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& thread);
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  return [&](Parameters... converted) {
+    return prunefuse::emulation::run_grid(*config, [&] { kernel(converted...); });
+  }(std::forward<Arguments>(arguments)...);
+}
+
+// A small device, so that loops over what exceeds it run with little work.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 2;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
+  std::memset(at, value, bytes);
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
