@@ -183,8 +183,8 @@ def test_every_field_of_the_configuration_has_an_option():
         ),
         (
             ["--strategy", "maxent"],
-            "strategy must be one of random, least_confidence, margin, entropy, energy, logit_margin, bald, k_center, "
-            "badge; got 'maxent'",
+            "strategy must be one of random, least_confidence, margin, entropy, energy, logit_margin, bald, extrapolated_du, "
+            "extrapolated_dual, extrapolated_tdds, extrapolated_el2n, extrapolated_loss, k_center, badge; got 'maxent'",
         ),
         (["--model", "resnet21"], "model must be one of resnet8"),
         (

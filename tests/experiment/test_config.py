@@ -110,7 +110,8 @@ def test_what_is_no_size_is_refused_when_the_configuration_is_made(size):
         (
             "strategy",
             "maxent",
-            "random, least_confidence, margin, entropy, energy, logit_margin, bald, k_center, badge",
+            "random, least_confidence, margin, entropy, energy, logit_margin, bald, extrapolated_du, extrapolated_dual, "
+            "extrapolated_tdds, extrapolated_el2n, extrapolated_loss, k_center, badge",
         ),
         ("strategy", "least-confidence", "least_confidence"),
         ("model", "resnet21", ", ".join(models.names())),

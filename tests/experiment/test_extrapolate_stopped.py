@@ -15,6 +15,7 @@ from prunefuse.experiment.extrapolate.progress import StepProgress
 from prunefuse.experiment.extrapolate.record import read
 from prunefuse.experiment.extrapolate.run import ExtrapolateInterrupted
 from prunefuse.experiment.folder import RunError, RunFolderError
+from prunefuse.experiment.report import report
 from prunefuse.training import Recipe
 
 OPTIONS = {"by": ("knn", "direct"), "compare": ("full", "random"), "prune_ratio": 0.5, "fuse": True}
@@ -64,6 +65,9 @@ def test_a_kill_at_the_end_of_every_step_changes_nothing(tmp_path, monkeypatch):
         run(config(tmp_path / "stopped", **OPTIONS), quiet=True)
     assert stopped.value.folder == tmp_path / "stopped"
     assert read(tmp_path / "stopped").config["finished"] is None
+    # The report can be drawn of what is there.
+    assert "is not finished" in report([tmp_path / "stopped"]).read_text()
+    (tmp_path / "stopped" / "report.html").unlink()
     stops, out = until_done(tmp_path / "stopped")
     assert 1 + stops == len(refused) == len([name for name in results(whole) if name.name == "done.json"])
     assert results(out) == results(whole)
