@@ -99,7 +99,7 @@ class Finder:
             k,
             self._metric == "cosine",
             _scale(largest, queries.dtype),
-            _input_roundoff(queries.dtype),
+            _input_roundoff(queries),
         )
 
 
@@ -125,6 +125,15 @@ def _scale(largest: float, dtype: torch.dtype) -> float:
     return 2.0 ** max(-limit, min(limit, -math.frexp(largest)[1]))
 
 
-def _input_roundoff(dtype: torch.dtype) -> float:
-    """Of the values that torch's matrix product multiplies: float32 may be rounded to TF32 or bfloat16 first."""
-    return 0.0 if dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest" else 2.0**-8
+_ROUNDOFF = {"tf32": 2.0**-11, "bf16": 2.0**-8}
+
+
+def _input_roundoff(x: Tensor) -> float:
+    """Of the values that torch's matrix product multiplies: it may be allowed to round float32 to TF32 or bfloat16 first."""
+    if x.dtype == torch.float64:
+        return 0.0
+    # Without a backend's name torch raises where its older and newer settings are mixed. One that is wider counts, too:
+    # a margin that is too large costs time alone.
+    backends: Any = torch.backends
+    settings = (backends.cuda.matmul if x.is_cuda else backends.mkldnn.matmul, backends.mkldnn, backends)
+    return max(_ROUNDOFF.get(str(getattr(one, "fp32_precision", "")), 0.0) for one in settings)
