@@ -202,6 +202,8 @@ void run(std::function<void()> work) {
   }
 }
 
+int multiprocessors = 2;
+
 unsigned lane() { return threadIdx.x % kLanes; }
 
 const uint64_t* meet_warp(const char* operation, unsigned mask, uint64_t brought) {
@@ -231,12 +233,15 @@ cudaError_t run_grid(const cudaLaunchConfig_t& config, std::function<void()> thr
 
 }  // namespace prunefuse::emulation
 
-// For the tests: before a launch; from here to where it is called with false, launches are kept, not run; what was kept
-// runs, as often as this is called.
+// For the tests.
 extern "C" {
 __attribute__((visibility("default"))) void emulation_choose_order(uint64_t order) {
   prunefuse::emulation::chosen_order = order;
 }
+__attribute__((visibility("default"))) void emulation_choose_multiprocessors(int count) {
+  prunefuse::emulation::multiprocessors = count;
+}
+// From where it is called with true to where it is called with false, launches are kept, not run.
 __attribute__((visibility("default"))) void emulation_capture(bool on) {
   if (on) prunefuse::emulation::captured.clear();
   prunefuse::emulation::is_capturing = on;

@@ -22,6 +22,7 @@ import test_scores_op
 import test_top_b_op
 import torch
 from test_every_op import arguments_of, assert_same, flat, on_cuda, outcome
+from torch.utils._python_dispatch import TorchDispatchMode
 from truth import of_scatter, scatter_pair
 
 from prunefuse import ops
@@ -170,6 +171,32 @@ def test_a_replay_reads_nothing_that_the_call_left_on_the_host(name):
         t.copy_(before)
     replay()
     assert_same(results, expected)
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes that an operator asks torch for."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function in (torch.ops.aten.new_empty.default, torch.ops.aten.new_zeros.default):
+            self.bytes += result.nbytes
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_an_ensemble_of_long_rows_takes_little_memory_on_a_large_device(dtype):
+    """As many rows as an H100 has under way; the launch itself is left out."""
+    logits = torch.zeros(1, 1, 128_000, dtype=dtype).expand(10, 10_000, -1)
+    library = ctypes.CDLL(str(LIBRARY))
+    library.emulation_choose_multiprocessors(132)
+    try:
+        with captured(), Allocations() as allocated:
+            result = torch.ops.prunefuse.score_ensemble(logits, [0], False, 1.0)
+    finally:
+        library.emulation_choose_multiprocessors(2)
+    assert result.nbytes < allocated.bytes <= result.nbytes + (64 << 20)
 
 
 def test_tensors_beyond_what_one_launch_describes_are_scattered():

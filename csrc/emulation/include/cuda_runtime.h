@@ -121,6 +121,9 @@ struct cudaLaunchConfig_t {
 };
 
 namespace prunefuse::emulation {
+// A small device, so that loops over what exceeds it run with little work; tests may make it larger.
+extern int multiprocessors;
+
 // What a stream does in its turn: now, or, while a graph is captured, at its replays.
 void run(std::function<void()> work);
 cudaError_t run_grid(const cudaLaunchConfig_t& config, std::function<void()> thread);
@@ -134,9 +137,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   }(std::forward<Arguments>(arguments)...);
 }
 
-// A small device, so that loops over what exceeds it run with little work.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 2;
+  *value = prunefuse::emulation::multiprocessors;
   return cudaSuccess;
 }
 
