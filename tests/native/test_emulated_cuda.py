@@ -173,6 +173,21 @@ def test_a_replay_reads_nothing_that_the_call_left_on_the_host(name):
     assert_same(results, expected)
 
 
+@pytest.mark.parametrize("metric", test_neighbors_op.METRICS)
+def test_neighbors_are_exact_where_the_device_multiplies_in_tf32_unasked(metric):
+    """An environment variable is enough for that, and no setting of torch tells."""
+    generator = torch.Generator().manual_seed(1)
+    queries, references = (torch.randn(n, 24, generator=generator) for n in (60, 2600))
+    references[1300:] = queries[torch.arange(1300) % 60] + 1e-3 * references[1300:]
+    library = ctypes.CDLL(str(LIBRARY))
+    library.emulation_multiply_in_tf32(ctypes.c_bool(True))
+    try:
+        for k in (1, 30, 300):
+            test_neighbors_op.assert_nearest(queries, references, k, metric)
+    finally:
+        library.emulation_multiply_in_tf32(ctypes.c_bool(False))
+
+
 class Allocations(TorchDispatchMode):
     """Counts the bytes that an operator asks torch for."""
 
