@@ -7,7 +7,7 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find cmake csrc prunef
 	-not -name '*.so' -not -path '*/__pycache__/*')
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: run test lint format fuzz emulate check asan coverage peer abi ptxas clean
+.PHONY: run test lint format fuzz emulate check slow asan coverage peer abi ptxas clean
 
 run: $(VENV)/.installed
 	$(BIN)/prunefuse run $(ARGS)
@@ -66,6 +66,10 @@ emulate: $(VENV)/.installed-for-tests
 # Two processes of one thread each: many small tests gain nothing from threads inside one.
 check: $(VENV)/.installed-for-tests emulate
 	PRUNEFUSE_REQUIRE_PACKAGES=1 OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python -m pytest --numprocesses 2 $(ARGS)
+
+# The tests that take minutes or much memory.
+slow: $(VENV)/.installed-for-tests
+	$(BIN)/python -m pytest --slow -m slow $(ARGS)
 
 # The operators' tests from Python, on a copy of the tree whose libraries are built with both sanitizers.
 SANITIZE := -fsanitize=address,undefined
