@@ -30,6 +30,7 @@ BATCHES = 5
 CALLS = 20  # of a batch; a quarter of what takes long
 LONG = 5e-3  # seconds
 CLOCKS = 2e9  # of a GPU in a second, about
+LIMITS = {"copy": "copy of as many bytes", "product float32": "product of as many FLOPs"}
 
 
 def room_of(device: torch.device) -> Room:
@@ -93,9 +94,7 @@ def measure(point: Point, room: Room, best: dict[str, float]) -> Result:
             first = next(iter(str(error).splitlines()), "")[:120]
             lines.append(Line(name, kind, matches=False, note=f"failed: {type(error).__name__}: {first}"))
     if work.ceiling in best:
-        lines.append(
-            Line(f"at the speed of a {work.ceiling}", "limit", (work.amount / best[work.ceiling] / 1e9,))
-        )
+        lines.append(Line(LIMITS[work.ceiling], "limit", (work.amount / best[work.ceiling] / 1e9,)))
     return Result(work.title, room.device.type, work.amount, work.unit, True, tuple(lines))
 
 
@@ -182,7 +181,7 @@ def main() -> int:
         if given.json:  # after every point: what has been measured stays if the time is over
             content |= {"ceilings": best, "results": [dataclasses.asdict(one) for one in results]}
             files.write_json(given.json, content)
-    print("> the time at the speed of a copy (of a product for neighbors) as a part of ours:")
+    print("> time of a copy of as many bytes (neighbors: of a product of as many FLOPs) as a part of ours:")
     for line in told(table, results):
         print(f"> {line}")
     wrong = [result.case for result in results if not result.ours.matches]

@@ -34,6 +34,9 @@ def compile_into(
 
     A rehearsal only configures, without CUDA.
     """
+    if rehearse and not (shutil.which("cmake") and shutil.which("ninja")):
+        print("not rehearsed: no cmake, ninja")
+        return
     include, suffix = python_of(os.environ.get("PRUNEFUSE_TARGET_PYTHON", sys.executable))
     torch_version = (torch / "version.py").read_text().split("__version__ = '")[1].split("'")[0]
     configure = [
@@ -95,18 +98,7 @@ def make(folder: Path, architectures: str) -> None:
     compile_into(folder, folder.parent / "gpu-cmake", torch_folder(), architectures)
     if not (folder / "lib/libprunefuse_cuda.so").is_file():
         raise SystemExit("gpu-bundle: no CUDA library was built: nvcc is needed")
-    pinned = [f"{name}=={version(name)}" for name in PACKAGES]
-    wheel = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        str(folder / "wheels"),
-    ]
-    subprocess.run([*wheel, *pinned], check=True)
+    wheels_into(folder / "wheels")
     facts = {
         "commit": commit(),
         "sources": digest_of_sources(),
@@ -118,6 +110,13 @@ def make(folder: Path, architectures: str) -> None:
     print(f"{folder}: {size / 1e6:.1f} MB for {architectures}")
     if size > LARGEST:
         raise SystemExit(f"gpu-bundle: must be at most {LARGEST / 1e6:.0f} MB, got {size / 1e6:.1f} MB")
+
+
+def wheels_into(folder: Path) -> None:
+    """Of `PACKAGES`, as they are installed here."""
+    pinned = [f"{name}=={version(name)}" for name in PACKAGES]
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
+    subprocess.run([*pip, *pinned], check=True)
 
 
 def copy_tree(to: Path) -> None:

@@ -27,6 +27,7 @@ from benchmarks.gpu.bundle import commit
 ROOT = Path(__file__).resolve().parents[2]
 LINES = 60  # of the summary
 SHOWN = 24  # of them, of logs of failed steps
+TOLD = 16  # of them, of what one step found
 LOG = 1 << 20  # bytes of a step's log that are kept
 FILES = ("summary.txt", "steps.log", "environment.txt", "benchmarks.json", "counters.csv", "training.txt")
 
@@ -222,7 +223,7 @@ class Check:
             first, *more = outcome.numbers or [""]
             why = f"({outcome.why}) " if outcome.state == "absent" else ""
             lines.append(f"{outcome.state:<6} {outcome.step.name:<11} {outcome.seconds:4.0f} s  {why}{first}")
-            lines += [f"    {line}" for line in more]
+            lines += [f"    {line}" for line in more[: TOLD - 1]]
         if pending:
             lines.append(f"not ended: {', '.join(pending)}")
         if len(lines) > LINES:
@@ -313,7 +314,7 @@ def main() -> int:
             STEPS, out, places(out, work, given.rehearse), 180 if given.rehearse else 400, given.rehearse
         )
         code = check.run()
-    print(check.summary())
+    print((out / "summary.txt").read_text(), end="")
     return code
 
 

@@ -33,8 +33,12 @@ _PEERS = (
 
 def default_name(device: torch.device) -> str:
     """A file name for this machine, such as ``amd-epyc-2-cores.json``."""
-    facts = describe_machine(device)
-    cores = f" {facts['cores']} cores" if device.type == "cpu" else ""
+    return name_of(describe_machine(device))
+
+
+def name_of(facts: Mapping[str, Any]) -> str:
+    """A file name for the machine of these `describe_machine`."""
+    cores = f" {facts['cores']} cores" if facts["device"] == "cpu" else ""
     return re.sub(r"[^a-z0-9]+", "-", f"{facts['device_name']}{cores}".lower()).strip("-") + ".json"
 
 
