@@ -124,25 +124,26 @@ class Check:
     def run(self) -> int:
         """1 if a step failed, else 0."""
         waiting, futures = list(self._steps), set()
-        try:
-            with ThreadPoolExecutor(len(waiting)) as pool:
+        with ThreadPoolExecutor(len(waiting)) as pool:
+            try:
                 while waiting or futures:
                     for step in [step for step in waiting if self._may_start(step)]:
                         waiting.remove(step)
                         futures.add(pool.submit(self._run, step))
                     done, futures = wait(futures, return_when=FIRST_COMPLETED)
-                    for outcome in (future.result() for future in done):
-                        self._outcomes[outcome.step.name] = outcome
-                        with (self._out / "steps.log").open("a") as log:
-                            log.write(
-                                f"===== {outcome.step.name}: {outcome.state} {outcome.why}\n{outcome.log}\n"
-                            )
-                        (self._out / "summary.txt").write_text(self.summary() + "\n")
-        finally:
-            self._stopped = True
-            for process in list(self._running.values()):
-                kill(process)
+                    for future in done:
+                        self._note(future.result())
+            finally:  # also where this is interrupted
+                self._stopped = True
+                for process in list(self._running.values()):
+                    kill(process)
         return int(any(outcome.state == "FAILED" for outcome in self._outcomes.values()))
+
+    def _note(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.step.name] = outcome
+        with (self._out / "steps.log").open("a") as log:
+            log.write(f"===== {outcome.step.name}: {outcome.state} {outcome.why}\n{outcome.log}\n")
+        (self._out / "summary.txt").write_text(self.summary() + "\n")
 
     def _may_start(self, step: Step) -> bool:
         after = set(step.after.split())
@@ -238,17 +239,24 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def places(out: Path, work: Path, rehearsal: bool) -> dict[str, str]:
-    """What the commands of the table say in braces."""
+def capability() -> str:
+    """Of the first GPU, as 9.0; nothing where there is none."""
+    by_torch = "import torch; print('.'.join(map(str, torch.cuda.get_device_capability())))"
+    found = ask("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader") or ask(
+        sys.executable, "-c", by_torch
+    )
+    return next(iter(found.split()), "")
+
+
+def places(out: Path, work: Path, gpu: str) -> dict[str, str]:
+    """What the commands of the table say in braces, for a GPU of this capability; for a rehearsal where there is none."""
+    rehearsal = not gpu
     emulated = (ROOT / "build/emulation/libprunefuse_emulated.so").is_file()
     processes = "-n 8" if find_spec("xdist") else ""
     tests = (
         "tests/native/test_every_op.py"
         if rehearsal
         else f"tests --ignore=tests/adapters --ignore=tests/onnx {processes}"
-    )
-    capability = (
-        "" if rehearsal else ask("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").split()[0]
     )
     return {
         "python": sys.executable,
@@ -259,17 +267,18 @@ def places(out: Path, work: Path, rehearsal: bool) -> dict[str, str]:
         "bundle": str(ROOT / "build/gpu-bundle"),
         "device": "cpu" if rehearsal else "cuda",
         "operators": ("emulation" if emulated else "cpu") if rehearsal else "cuda",
-        "capability": capability,
+        "capability": gpu,
         "tests": tests,
-        "sanitizer": f"compute-sanitizer --error-exitcode 1 --print-limit 20 {kernels_of_ours()}",
+        "sanitizer": f"compute-sanitizer --error-exitcode 1 --report-api-errors no --print-limit 20 {kernels_of_ours()}",
         "commit": commit(),
     }  # fmt: skip
 
 
 def kernels_of_ours() -> str:
     """The option that keeps compute-sanitizer to kernels of this package; its name has changed between versions."""
-    option = "--kernel-name" if "--kernel-name " in ask("compute-sanitizer", "--help") else "--kernel-regex"
-    return f"{option} kns=prunefuse"
+    known = ask("compute-sanitizer", "--help")
+    older = "--kernel-regex" in known and "--kernel-name" not in known
+    return f"{'--kernel-regex' if older else '--kernel-name'} kns=prunefuse"
 
 
 def ask(*command: str) -> str:
@@ -289,8 +298,9 @@ def main() -> int:
         "--out", type=Path, default=ROOT / "build/gpu", help="folder of the results (build/gpu)"
     )
     given = parser.parse_args()
-    if not given.rehearse and not ask("nvidia-smi", "-L"):
-        parser.error("nvidia-smi finds no GPU here: --rehearse runs every step without one")
+    gpu = "" if given.rehearse else capability()
+    if not gpu and not given.rehearse:
+        parser.error("no GPU is found here: --rehearse runs every step without one")
     out = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
@@ -310,9 +320,7 @@ def main() -> int:
             "MPLBACKEND": "agg",
             "OMP_NUM_THREADS": "1" if given.rehearse else "2",  # many steps at a time
         }
-        check = Check(
-            STEPS, out, places(out, work, given.rehearse), 180 if given.rehearse else 400, given.rehearse
-        )
+        check = Check(STEPS, out, places(out, work, gpu), 180 if given.rehearse else 400, given.rehearse)
         code = check.run()
     print((out / "summary.txt").read_text(), end="")
     return code

@@ -18,7 +18,7 @@ METRICS = (
     ("% of warps", "sm__warps_active.avg.pct_of_peak_sustained_active", 1),
     ("registers", "launch__registers_per_thread", 1),
 )
-LAUNCHES = 80  # looked at, at most
+LAUNCHES = 240  # looked at, at most
 
 
 def command(log: Path) -> list[str]:
@@ -51,7 +51,9 @@ def table(lines: Iterable[str]) -> list[str]:
 
 def short(kernel: str) -> str:
     """A kernel's name and template arguments, without namespaces, return type and parameters."""
-    bare = re.sub(r"\(anonymous namespace\)::|<unnamed>::|[A-Za-z_]\w*::", "", kernel)
+    bare = re.sub(
+        r"\(anonymous namespace\)::|<unnamed>::|[A-Za-z_]\w*::|\((int|bool|unsigned int|long)\)", "", kernel
+    )
     return re.sub(r"^(void )?(.*?)\(.*$", r"\2", bare)[:60]
 
 

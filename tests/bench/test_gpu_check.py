@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -95,6 +96,12 @@ def test_a_step_that_fails_is_named_first_and_the_others_run(tmp_path):
     assert "the reason" in (tmp_path / "steps.log").read_text()
 
 
+def has_ended(pid):
+    """Whoever has adopted a process that was killed may not have noticed yet."""
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
 def test_a_step_beyond_its_limit_is_killed_with_all_that_it_started(tmp_path):
     pid = tmp_path / "pid"
     code, lines = run(
@@ -105,10 +112,7 @@ def test_a_step_beyond_its_limit_is_killed_with_all_that_it_started(tmp_path):
     assert code == 1
     assert lines[1:3] == ["FAILED slow: killed at its limit of 0.5 s", "    so far"]
     assert lines[-1].split() == ["ok", "last", "0", "s", "done"]
-    child = int(pid.read_text())
-    # Killed; whoever adopted it may not have noticed yet.
-    status = Path(f"/proc/{child}/stat")
-    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] in "ZX"
+    assert has_ended(int(pid.read_text()))
 
 
 def test_when_the_time_is_over_what_is_left_is_named(tmp_path):
@@ -157,13 +161,40 @@ def test_without_a_gpu_only_a_rehearsal_runs(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         check.main()
     assert stopped.value.code == 2
-    assert "nvidia-smi finds no GPU here: --rehearse runs every step without one" in capsys.readouterr().err
+    assert "no GPU is found here: --rehearse runs every step without one" in capsys.readouterr().err
+
+
+def test_on_a_gpu_every_command_is_whole(monkeypatch, tmp_path):
+    monkeypatch.setattr(check, "ask", lambda *_: "9.0\n8.9\n")
+    places = check.places(tmp_path, tmp_path / "work", check.capability())
+    commands = {step.name: shlex.split(step.command.format(**places)) for step in STEPS}
+    assert commands["build"][-2:] == ["--architectures", "9.0+PTX"]
+    assert commands["smoke"][-1] == commands["memcheck"][-1] == "cuda"
+    assert {"--error-exitcode", "racecheck"} <= set(commands["racecheck"])
+    tests = commands["tests"]
+    assert tests[tests.index("-k") + 1] == "not avx2 and not avx512"
+    assert commands["benchmarks"][3:5] == ["cuda", "--json"]
+
+
+def test_interrupted_it_ends_what_it_started(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    steps = f"(check.Step('slow', 60, '', 'sh -c \"echo $$ > {fifo}; sleep 1000\"'),)"
+    code = f"import sys; from benchmarks.gpu import check; check.STEPS = {steps}; sys.exit(check.main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "--rehearse", "--out", str(tmp_path / "out")], cwd=ROOT
+    )
+    child = int(fifo.read_text())
+    process.terminate()
+    assert process.wait() == 143
+    assert has_ended(child)
 
 
 def test_only_kernels_of_ours_are_checked_by_what_the_option_is_called(monkeypatch):
     for help_text, option in (
         ("  --kernel-name arg  filter", "--kernel-name"),
         ("--kernel-regex arg", "--kernel-regex"),
+        ("", "--kernel-name"),
     ):
         monkeypatch.setattr(check, "ask", lambda *_, text=help_text: text)
         assert check.kernels_of_ours() == f"{option} kns=prunefuse"
@@ -214,9 +245,7 @@ def test_k_center_is_wrong_where_a_nearer_row_was_picked():
 
 def test_counters_are_told_by_kernel_the_longest_first():
     head = '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"'
-    name = (
-        "void prunefuse::cuda::(anonymous namespace)::{}<float, 1>(Pool, prunefuse::RowOutputs<float>, int)"
-    )
+    name = "void prunefuse::cuda::<unnamed>::{}<float, (int)1>(Pool, prunefuse::RowOutputs<float>, int)"
     rows = [
         (0, "short", "gpu__time_duration.sum", "1,000"),
         (1, "rows", "gpu__time_duration.sum", "85,000"),
