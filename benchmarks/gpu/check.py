@@ -74,7 +74,7 @@ STEPS = (
          "cmake ninja nvcc", "{python} -m benchmarks.gpu.bundle build {trees}/build --rehearse", "checkout"),
     Step("rebuilt", 60, "build", "{python} -m benchmarks.gpu.smoke cuda", "nvcc", "", "build"),
     # A GPU does not care for the processor's instruction sets, by which many tests are repeated.
-    Step("tests", 130, "smoke", "{python} -m pytest {tests} -m cuda -k 'not avx2 and not avx512' -q -p no:cacheprovider"
+    Step("tests", 150, "smoke", "{python} -m pytest {tests} -m cuda -k 'not avx2 and not avx512' -q -p no:cacheprovider"
          " --continue-on-collection-errors"),
     sanitizer("memcheck", "{python} -m benchmarks.gpu.calls {operators}"),
     sanitizer("racecheck"),
@@ -318,6 +318,7 @@ def main() -> int:
             "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor"),
             "JAX_PLATFORMS": "cpu",  # it would take three quarters of the card
             "MPLBACKEND": "agg",
+            "MAX_JOBS": str(max(1, 3 * (os.cpu_count() or 1) // 4)),  # the smoke test runs beside the build
             "OMP_NUM_THREADS": "1" if given.rehearse else "2",  # many steps at a time
         }
         check = Check(STEPS, out, places(out, work, gpu), 180 if given.rehearse else 400, given.rehearse)

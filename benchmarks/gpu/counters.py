@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 # Short name, metric, and what its number is divided by.
@@ -35,8 +36,9 @@ def table(lines: Iterable[str]) -> list[str]:
     rows = csv.DictReader(line for line in lines if line.startswith('"'))
     launches: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:
-        value = row["Metric Value"].replace(",", "")
-        launches.setdefault((short(row["Kernel Name"]), row["ID"]), {})[row["Metric Name"]] = float(value)
+        found = launches.setdefault((short(row["Kernel Name"]), row["ID"]), {})
+        with suppress(ValueError):  # "n/a"
+            found[row["Metric Name"]] = float(row["Metric Value"].replace(",", ""))
     longest: dict[str, dict[str, float]] = {}
     for (name, _), found in launches.items():
         if found.get(METRICS[0][1], 0) >= longest.get(name, {}).get(METRICS[0][1], 0):
