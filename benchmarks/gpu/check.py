@@ -82,8 +82,10 @@ STEPS = (
     Step("run", 100, "smoke", "{python} -m prunefuse.cli run --device {device} --seeds 1 --schedule 2%,4% --epochs 1"
          " --min-steps 20 --baselines random --quiet --out {work}/run"),
     Step("warm-up", 100, "smoke", "{python} -m benchmarks.gpu.bench {device} --warm-up"),  # of the compiler's cache
-    # From here on alone on the card, one after the other.
-    Step("benchmarks", 150, EARLIER, "{python} -m benchmarks.gpu.bench {device} --json {out}/benchmarks.json"
+    # From here on alone on the card, one after the other. Tests that need most of its memory come first.
+    Step("large", 50, EARLIER, "{python} -m pytest tests/native/test_large_op.py --slow -m 'cuda and slow' -q"
+         " -p no:cacheprovider", rehearsal=""),
+    Step("benchmarks", 150, "large", "{python} -m benchmarks.gpu.bench {device} --json {out}/benchmarks.json"
          " --commit '{commit}'"),
     Step("counters", 50, "benchmarks", "{python} -m benchmarks.gpu.counters {out}/counters.csv", "ncu",
          "{python} -m benchmarks.gpu.bench {device} --once"),
