@@ -84,7 +84,7 @@ STEPS = (
     Step("warm-up", 100, "smoke", "{python} -m benchmarks.gpu.bench {device} --warm-up"),  # of the compiler's cache
     # From here on alone on the card, one after the other. Tests that need most of its memory come first.
     Step("large", 50, EARLIER, "{python} -m pytest tests/native/test_large_op.py --slow -m 'cuda and slow' -q"
-         " -p no:cacheprovider", rehearsal=""),
+         " -p no:cacheprovider", rehearsal="{python} -m pytest tests/native/test_large_op.py -q -p no:cacheprovider"),
     Step("benchmarks", 150, "large", "{python} -m benchmarks.gpu.bench {device} --json {out}/benchmarks.json"
          " --commit '{commit}'"),
     Step("counters", 50, "benchmarks", "{python} -m benchmarks.gpu.counters {out}/counters.csv", "ncu",

@@ -36,7 +36,9 @@ def test_a_rehearsal_runs_every_step_and_says_what_is_absent(rehearsal):
     done, out = rehearsal
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith(f"rehearsal of the GPU check (its times mean nothing): 0 of {len(STEPS)} steps failed")
+    assert lines[0].startswith(
+        f"rehearsal of the GPU check (its times mean nothing): 0 of {len(STEPS)} steps failed"
+    )
     assert len(lines) <= 60
     states = {line.split()[1]: line.split()[0] for line in lines[1:] if line[:1].strip()}
     assert states.keys() == {step.name for step in STEPS}
