@@ -5,11 +5,12 @@
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
 #include <utility>
+
+#include "../torch_compat.h"
 
 namespace prunefuse::cuda {
 
