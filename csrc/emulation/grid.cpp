@@ -170,7 +170,39 @@ void run_block(size_t shared) {
   }
 }
 
+void run_blocks(const cudaLaunchConfig_t& config, const std::function<void()>& thread) {
+  const std::lock_guard lock(device);
+  body = &thread;
+  gridDim = config.gridDim;
+  blockDim = config.blockDim;
+  random_state = chosen_order;
+  const Order blocks(gridDim.x);
+  try {
+    for (unsigned i = 0; i < gridDim.x; ++i) {
+      blockIdx.x = blocks[i];
+      run_block(config.dynamicSmemBytes);
+    }
+  } catch (...) {
+    for (Fiber& fiber : fibers) fiber.stack.reset();  // where others still wait; the next launch starts them anew
+    throw;
+  }
+}
+
+// Of a graph: what it does, in order.
+bool is_capturing = false;
+std::vector<std::function<void()>> captured;
+
 }  // namespace
+
+void run(std::function<void()> work) {
+  if (is_capturing) {
+    captured.push_back(std::move(work));
+  } else {
+    work();
+  }
+}
+
+int multiprocessors = 2;
 
 unsigned lane() { return threadIdx.x % kLanes; }
 
@@ -189,33 +221,32 @@ void meet_block() {
   suspend(State::kAtBlock);
 }
 
-cudaError_t run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& thread) {
+cudaError_t run_grid(const cudaLaunchConfig_t& config, std::function<void()> thread) {
   const dim3 grid = config.gridDim, block = config.blockDim;
   if (grid.x < 1 || grid.x > 0x7fffffffu || grid.y != 1 || grid.z != 1 || block.x < 1 || block.x > kMostThreads ||
       block.x % kLanes != 0 || block.y != 1 || block.z != 1 || config.dynamicSmemBytes > cuda::kSharedBytes) {
     return cudaErrorInvalidConfiguration;
   }
-  const std::lock_guard lock(device);
-  body = &thread;
-  gridDim = grid;
-  blockDim = block;
-  random_state = chosen_order;
-  const Order blocks(grid.x);
-  try {
-    for (unsigned i = 0; i < grid.x; ++i) {
-      blockIdx.x = blocks[i];
-      run_block(config.dynamicSmemBytes);
-    }
-  } catch (...) {
-    for (Fiber& fiber : fibers) fiber.stack.reset();  // where others still wait; the next launch starts them anew
-    throw;
-  }
+  run([config, thread = std::move(thread)] { run_blocks(config, thread); });
   return cudaSuccess;
 }
 
 }  // namespace prunefuse::emulation
 
-// For the tests, before a launch.
-extern "C" __attribute__((visibility("default"))) void emulation_choose_order(uint64_t order) {
+// For the tests.
+extern "C" {
+__attribute__((visibility("default"))) void emulation_choose_order(uint64_t order) {
   prunefuse::emulation::chosen_order = order;
+}
+__attribute__((visibility("default"))) void emulation_choose_multiprocessors(int count) {
+  prunefuse::emulation::multiprocessors = count;
+}
+// From where it is called with true to where it is called with false, launches are kept, not run.
+__attribute__((visibility("default"))) void emulation_capture(bool on) {
+  if (on) prunefuse::emulation::captured.clear();
+  prunefuse::emulation::is_capturing = on;
+}
+__attribute__((visibility("default"))) void emulation_replay() {
+  for (const auto& work : prunefuse::emulation::captured) work();
+}
 }

@@ -75,4 +75,47 @@ PRUNEFUSE_HD Acc log_share(Acc e) {
   return e > 0 ? log_of(e) : Acc(0);
 }
 
+// The entropy of a distribution from its unnormalized shares, which come one by one: as the sums above, relative to the
+// largest so far.
+template <class Acc>
+struct ShareState {
+  Acc max = 0;
+  Acc ties = 0;
+  Acc tail = 0;
+  Acc dot = 0;
+};
+
+template <class Acc>
+PRUNEFUSE_HD void raise(ShareState<Acc>& state, Acc max) {
+  const Acc e = state.max / max, mass = state.ties + state.tail;
+  state = {max, 0, e * mass, e * (state.dot + log_share(e) * mass)};
+}
+
+template <class Acc>
+PRUNEFUSE_HD void absorb(ShareState<Acc>& state, Acc share) {
+  if (share > state.max) raise(state, share);
+  if (share == state.max) {
+    state.ties += 1;
+  } else {
+    const Acc e = share / state.max;
+    state.tail += e;
+    state.dot += e * log_share(e);
+  }
+}
+
+template <class Acc>
+PRUNEFUSE_HD ShareState<Acc> merge(ShareState<Acc> a, ShareState<Acc> b) {
+  const Acc ties = a.max == b.max ? a.ties + b.ties : a.max > b.max ? a.ties : b.ties;
+  const Acc max = a.max > b.max ? a.max : b.max;
+  if (a.max < max) raise(a, max);
+  if (b.max < max) raise(b, max);
+  return {max, ties, a.tail + b.tail, a.dot + b.dot};
+}
+
+template <class Acc>
+PRUNEFUSE_HD Acc entropy_of(const ShareState<Acc>& state) {
+  const Acc rest = (state.ties - 1) + state.tail;
+  return log1p_of(rest) - state.dot / (rest + 1);
+}
+
 }  // namespace prunefuse

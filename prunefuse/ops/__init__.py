@@ -180,13 +180,14 @@ def push_(
 def scatter_(
     dense: Sequence[Tensor], small: Sequence[Tensor], kept: Sequence[Sequence[Tensor | None]]
 ) -> None:
-    """Writes every small tensor into its dense one, in place, all in one call (one launch on CUDA).
+    """Writes every small tensor into its dense one, in place, all in one call (on CUDA, a launch for every 141 tensors).
 
     Args:
         dense: tensors of any rank (at most 8), strides and dtype, all on one device; written in place.
         small: as many tensors; small[i] has dense[i]'s dtype, rank and device.
         kept: for each pair, one entry per axis: None for the whole axis, or sorted int64 indices (n,) into dense's axis,
-            n being the small tensor's size there. `dense[i][numpy.ix_(*kept[i])] = small[i]` is what happens.
+            n being the small tensor's size there. `dense[i][numpy.ix_(*kept[i])] = small[i]` is what happens. On another
+            device than the tensors they are copied, all at once; where a CUDA graph is captured they must be on it.
 
     Raises:
         RuntimeError: a pair's ranks, sizes, dtypes or devices do not fit, or an index is out of range (checked on the CPU
@@ -206,8 +207,14 @@ def scatter_(
                 continue
             if id(axis) not in numbers:
                 numbers[id(axis)] = len(indices)
-                indices.append(axis.contiguous() if axis.device == device else axis.to(device).contiguous())
+                indices.append(axis.contiguous())
             kept_of_axis.append(numbers[id(axis)])
+    elsewhere = [i for i, axis in enumerate(indices) if axis.device != device]
+    if elsewhere:
+        sizes = [len(indices[i]) for i in elsewhere]
+        together = torch.cat([indices[i].cpu() for i in elsewhere]).to(device)
+        for i, axis in zip(elsewhere, together.split(sizes), strict=True):
+            indices[i] = axis
     if dense[0].is_cuda:
         loader.require_cuda("scatter_")
     with torch.no_grad():

@@ -4,12 +4,14 @@ What is tested of an operator's numbers on the CPU is tested here of its CUDA ke
 `isa`, `device` or `gpu`, with the operators exchanged. docs/architecture.md says what emulation cannot show.
 """
 
+import contextlib
 import ctypes
 import functools
 import inspect
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import test_dynamics_op
 import test_ensembles_op
@@ -19,8 +21,11 @@ import test_scatter_op
 import test_scores_op
 import test_top_b_op
 import torch
-from test_every_op import arguments_of, assert_same, on_cuda, outcome
+from test_every_op import arguments_of, assert_same, flat, on_cuda, outcome
+from torch.utils._python_dispatch import TorchDispatchMode
+from truth import of_scatter, scatter_pair
 
+from prunefuse import ops
 from prunefuse.ops import loader
 
 LIBRARY = Path(__file__).parents[2] / "build/emulation/libprunefuse_emulated.so"
@@ -30,6 +35,19 @@ elif not os.environ.get("PRUNEFUSE_REQUIRE_PACKAGES"):
     pytest.skip("the emulation is not built: make emulate", allow_module_level=True)
 
 ON_CPU = torch.ops.prunefuse
+# Operators that are launches and nothing else.
+LAUNCHES_ALONE = (
+    "absorb_",
+    "claim_",
+    "divergence_",
+    "dynamics",
+    "ensemble_add_",
+    "push_",
+    "scatter_",
+    "score",
+    "score_ensemble",
+    "statistics",
+)
 RISING, FALLING = 0, 1  # orders of threads; others are seeds of random ones
 
 
@@ -43,6 +61,17 @@ class Emulated:
 
 def choose_order(order):
     ctypes.CDLL(str(LIBRARY)).emulation_choose_order(ctypes.c_uint64(order))
+
+
+@contextlib.contextmanager
+def captured():
+    """What is called inside is kept, not run, but for torch's own operators; gives what runs all of it."""
+    library = ctypes.CDLL(str(LIBRARY))
+    library.emulation_capture(ctypes.c_bool(True))
+    try:
+        yield library.emulation_replay
+    finally:
+        library.emulation_capture(ctypes.c_bool(False))
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +155,57 @@ def test_k_center_picks_what_the_cpu_picks(dtype, rows, width, offset):
     for labeled, start in (([], rows // 2), (list(range(0, rows, max(1, rows // 19))), -1)):
         call = features, torch.tensor(labeled, dtype=torch.int64), min(rows, 30), start
         assert torch.equal(torch.ops.prunefuse.k_center_greedy(*call), ON_CPU.k_center_greedy(*call))
+
+
+# The others give memory back, or call operators of torch, between their launches.
+@pytest.mark.parametrize("name", LAUNCHES_ALONE)
+def test_a_replay_reads_nothing_that_the_call_left_on_the_host(name):
+    expected = outcome(name, arguments_of(name), getattr(torch.ops.prunefuse, name))
+    inputs = arguments_of(name)
+    with captured() as replay:
+        results = outcome(name, inputs, getattr(torch.ops.prunefuse, name))
+    given = [t.clone() for t in flat(inputs)]
+    replay()
+    assert_same(results, expected)
+    for t, before in zip(flat(inputs), given, strict=True):
+        t.copy_(before)
+    replay()
+    assert_same(results, expected)
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes that an operator asks torch for."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function in (torch.ops.aten.new_empty.default, torch.ops.aten.new_zeros.default):
+            self.bytes += result.nbytes
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_an_ensemble_of_long_rows_takes_little_memory_on_a_large_device(dtype):
+    """As many rows as an H100 has under way; the launch itself is left out."""
+    logits = torch.zeros(1, 1, 128_000, dtype=dtype).expand(10, 10_000, -1)
+    library = ctypes.CDLL(str(LIBRARY))
+    library.emulation_choose_multiprocessors(132)
+    try:
+        with captured(), Allocations() as allocated:
+            result = torch.ops.prunefuse.score_ensemble(logits, [0], False, 1.0)
+    finally:
+        library.emulation_choose_multiprocessors(2)
+    assert result.nbytes < allocated.bytes <= result.nbytes + (64 << 20)
+
+
+def test_tensors_beyond_what_one_launch_describes_are_scattered():
+    generator = np.random.default_rng(5)
+    shapes = [((9, 4), (5, 3)), ((6,), (2,)), ((), ()), ((3, 0), (2, 0)), ((2, 3, 3), (2, 2, 3))] * 40
+    pairs = [scatter_pair(generator, *shape, torch.float32) for shape in shapes]
+    dense = [d.clone() for d, _, _ in pairs]
+    with captured() as replay:
+        ops.scatter_(dense, [s for _, s, _ in pairs], [k for _, _, k in pairs])
+    replay()
+    for got, truth in zip(dense, [of_scatter(*p) for p in pairs], strict=True):
+        assert torch.equal(got, truth)

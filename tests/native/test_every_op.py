@@ -428,9 +428,7 @@ def test_runs_on_the_current_stream(name):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize(
-    "name", [name for name in on_cuda if name != "scatter_"]
-)  # its table lies in the host's memory
+@pytest.mark.parametrize("name", on_cuda)
 def test_is_captured_in_a_graph(name):
     expected = outcome(name, arguments_of(name, "cuda"))
     arguments = arguments_of(name, "cuda")

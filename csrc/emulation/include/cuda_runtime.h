@@ -111,8 +111,8 @@ T atomicExch(T* at, T value) {
 using cudaError_t = int;
 using cudaStream_t = struct CUstream_st*;
 constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidConfiguration = 9;
+#define CUDART_VERSION 12000  // the least of parameters that a kernel may have
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
-enum cudaMemcpyKind { cudaMemcpyHostToDevice };
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -121,29 +121,28 @@ struct cudaLaunchConfig_t {
 };
 
 namespace prunefuse::emulation {
-cudaError_t run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& thread);
-}
+// A small device, so that loops over what exceeds it run with little work; tests may make it larger.
+extern int multiprocessors;
+
+// What a stream does in its turn: now, or, while a graph is captured, at its replays.
+void run(std::function<void()> work);
+cudaError_t run_grid(const cudaLaunchConfig_t& config, std::function<void()> thread);
+}  // namespace prunefuse::emulation
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   return [&](Parameters... converted) {
-    return prunefuse::emulation::run_grid(*config, [&] { kernel(converted...); });
+    return prunefuse::emulation::run_grid(*config, [=] { kernel(converted...); });
   }(std::forward<Arguments>(arguments)...);
 }
 
-// A small device, so that loops over what exceeds it run with little work.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 2;
+  *value = prunefuse::emulation::multiprocessors;
   return cudaSuccess;
 }
 
 inline cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
-  std::memset(at, value, bytes);
-  return cudaSuccess;
-}
-
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  std::memcpy(to, from, bytes);
+  prunefuse::emulation::run([=] { std::memset(at, value, bytes); });
   return cudaSuccess;
 }
