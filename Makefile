@@ -114,7 +114,7 @@ ABI_TORCHES ?= $(OLDEST_TORCH) 2.13.0
 abi: $(ABI_TORCHES:%=abi-%)
 abi-%: $(VENV)/.installed-for-tests
 	$(PYTHON) -m venv --clear $(VENV)/abi-$*
-	$(VENV)/abi-$*/bin/python -m pip install --quiet torch==$* numpy pytest hypothesis
+	$(VENV)/abi-$*/bin/python -m pip install --quiet torch==$* numpy scikit-learn pytest hypothesis
 	PYTHONPATH=. $(VENV)/abi-$*/bin/python -m pytest tests/native -p no:cacheprovider
 	rm -r $(VENV)/abi-$*
 

@@ -66,5 +66,5 @@ def test_without_a_gpu_a_short_list_is_built_for(architectures):
 
 @pytest.mark.parametrize("wanted", ["sm_90", "9.0 hopper"])
 def test_what_is_no_architecture_is_an_error(architectures, wanted):
-    with pytest.raises(ValueError, match="is not of the form 9.0"):
+    with pytest.raises(ValueError, match="is not of the form"):
         architectures(wanted)
