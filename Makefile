@@ -118,6 +118,17 @@ abi-%: $(VENV)/.installed-for-tests
 	PYTHONPATH=. $(VENV)/abi-$*/bin/python -m pytest tests/native -p no:cacheprovider
 	rm -r $(VENV)/abi-$*
 
+# Build and tests on other Pythons, each in a copy of the tree with an environment of its own; ARGS go to pytest.
+PYTHONS ?= 3.10 3.13
+pythons: $(PYTHONS:%=python-%)
+python-%:
+	@for python in $(HOME)/.pyenv/versions/$*.*/bin/python "$$(command -v python$*)"; do \
+		"$$python" -c "" 2>/dev/null && break; python=; done; \
+	if [ -z "$$python" ]; then echo "make pythons: Python $* was not found, and is not tested"; exit 0; fi; \
+	rm -rf build/python-$* && mkdir -p build/python-$* && git ls-files -z --cached --others --exclude-standard \
+		| tar -cf - --null --files-from=- | tar -xf - -C build/python-$* \
+		&& $(MAKE) -C build/python-$* check PYTHON="$$python" VENV=.venv
+
 # Registers and spills of every CUDA kernel, from a fresh compilation of them.
 ptxas: $(VENV)/.installed-for-tests
 	rm -f build/cmake-*/CMakeFiles/prunefuse_cuda.dir/csrc/cuda/*.o
