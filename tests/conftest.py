@@ -6,12 +6,24 @@ import torch
 from prunefuse.ops import loader
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    # What runs on a GPU is the same at every instruction-set level of the CPU.
+    again = [
+        item for item in items if _on_gpu(item) and item.callspec.params.get("isa", "baseline") != "baseline"
+    ]
+    if again:
+        config.hook.pytest_deselected(items=again)
+        items[:] = [item for item in items if item not in again]
     reason = loader.why_no_cuda or (None if torch.cuda.is_available() else "no GPU")
     if reason:
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason=f"CUDA: {reason}"))
+
+
+def _on_gpu(item):
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return "cuda" in (params.get("device"), params.get("gpu"))
 
 
 @pytest.fixture(autouse=True)

@@ -22,18 +22,12 @@ struct Candidate {
 // counts as lowest.
 template <class T>
 T estimate_threshold(const T* values, int64_t count, int64_t b) {
-  constexpr int64_t kSample = 2048;
-  // Strides of a large odd number of places: unlike equal ones, they do not fall in step with a pattern in the values.
-  constexpr uint64_t kStride = 0x9e3779b97f4a7c15;
   T sample[kSample];
-  for (uint64_t i = 0; i < kSample; ++i) {
-    const uint64_t place = (i * kStride >> 32) * static_cast<uint64_t>(count) >> 32;
-    sample[i] = values[place];
+  for (int64_t i = 0; i < kSample; ++i) {
+    sample[i] = values[sample_place(i, count)];
     if (sample[i] != sample[i]) sample[i] = -std::numeric_limits<T>::infinity();
   }
-  const double share = static_cast<double>(b) / static_cast<double>(count);
-  const double rank = kSample * share + 4 * std::sqrt(kSample * share * (1 - share)) + 4;
-  const int64_t at = rank < kSample ? static_cast<int64_t>(rank) : kSample - 1;
+  const int64_t at = sample_rank(b, count);
   std::nth_element(sample, sample + at, sample + kSample, std::greater<T>());
   return sample[at];
 }

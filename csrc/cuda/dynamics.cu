@@ -113,13 +113,13 @@ __global__ void __launch_bounds__(kBlockThreads)
       const Acc value[1] = {static_cast<Acc>(widen(data[column * pool.class_stride]))};
       absorb(state, value);
     }
-    // Read by all lanes before the shuffles, written by one after them.
     const bool seen = write && !(widen(logs[0]) == kNeverSeen);
     state = merge_lanes(state, lanes);
+    __syncwarp();  // all lanes have read logs[0] before one writes it
     const bool valid = !state.has_nan && state.max > -std::numeric_limits<Acc>::infinity();
     const Acc rest = (state.ties - 1) + state.tail, inverse = 1 / (rest + 1);
     const Acc log_largest = valid ? log_of_largest(rest, epsilon) : std::numeric_limits<Acc>::quiet_NaN();
-    double total = 0;
+    CompensatedSum<Acc> sum;
     for (int64_t column = lane; write && column < pool.classes; column += lanes) {
       const Acc x = widen(data[column * pool.class_stride]);
       Acc q = inverse, log = log_largest;
@@ -127,9 +127,10 @@ __global__ void __launch_bounds__(kBlockThreads)
         q = exp_of(shifted(x, state.max, Acc(1))) * inverse;
         log = log_of_shifted(q, epsilon);
       }
-      total += static_cast<double>(::fabs(q * (log - static_cast<Acc>(widen(logs[column])))));
+      sum.add(::fabs(q * (log - static_cast<Acc>(widen(logs[column])))));
       narrow_to(log, logs[column]);
     }
+    double total = sum.value();
     for (int mask = lanes / 2; mask > 0; mask /= 2) total += __shfl_xor_sync(0xffffffffu, total, mask);
     if (lane == 0 && row < pool.rows) divergences[row] = seen ? total : -1.0;
   }

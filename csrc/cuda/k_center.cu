@@ -63,6 +63,15 @@ __device__ Farthest<T> load_farthest(const Farthest<T>* from) {
   return loaded;
 }
 
+// All 16 bytes: what lies between a float and the row is read with them.
+template <class T>
+__device__ void store_farthest(Farthest<T>* to, Farthest<T> farthest) {
+  uint4 raw = {};
+  memcpy(&raw, &farthest.distance, sizeof(T));
+  memcpy(reinterpret_cast<char*>(&raw) + offsetof(Farthest<T>, row), &farthest.row, sizeof(farthest.row));
+  *reinterpret_cast<uint4*>(to) = raw;
+}
+
 template <class T>
 __device__ Farthest<T> farther(Farthest<T> a, Farthest<T> b) {
   const bool second = b.distance > a.distance || (b.distance == a.distance && b.row < a.row);
@@ -80,7 +89,7 @@ __device__ Farthest<T> block_farthest(Farthest<T> mine) {
     mine = farther(mine, other);
   }
   __syncthreads();  // all have read what an earlier call left
-  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = mine;
+  if (threadIdx.x % kWarp == 0) store_farthest(warps + threadIdx.x / kWarp, mine);
   __syncthreads();
   for (int warp = 0; warp < kBlockThreads / kWarp; ++warp) mine = farther(mine, load_farthest(warps + warp));
   return mine;
@@ -237,7 +246,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
     if (nearest > mine.distance) mine = {nearest, row};
   });
   mine = block_farthest(mine);
-  if (threadIdx.x == 0) best[blockIdx.x] = mine;
+  if (threadIdx.x == 0) store_farthest(best + blockIdx.x, mine);
 }
 
 // Makes the farthest row of what `count` blocks left in `previous` the pick, and applies it.
@@ -258,7 +267,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerMultiprocessor)
     if (nearest > mine.distance) mine = {nearest, row};
   });
   mine = block_farthest(mine);
-  if (threadIdx.x == 0) best[blockIdx.x] = mine;
+  if (threadIdx.x == 0) store_farthest(best + blockIdx.x, mine);
 }
 
 template <class T, int Width>

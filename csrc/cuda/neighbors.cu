@@ -115,6 +115,7 @@ struct Lists {
   Acc* keys;
   int64_t* references;
   double* squared;
+  double* margins;    // twice how far a key may be from the truth
   Acc* nearest_keys;  // k places each: where a list that is cut to k is put together
   int64_t* nearest;
   double* nearest_squared;
@@ -152,7 +153,7 @@ struct Row {
   int64_t length;
   int64_t known;  // are exact
   Acc farthest;
-  double margin;  // twice how far a key may be from the truth
+  double margin;
 
   __device__ Row(const Search<Stored>& of, int64_t row)
       : search(of),
@@ -164,8 +165,7 @@ struct Row {
         length(of.lists.lengths[row]),
         known(of.lists.exact_lengths[row]),
         farthest(of.lists.farthest[row]),
-        margin(2 * product_error<Acc>(sqrt(of.query_norms[row]), sqrt(*of.largest), of.width, of.given.input_roundoff,
-                                      of.given.cosine ? 2 : 0)) {}
+        margin(of.lists.margins[row]) {}
 
   __device__ void store() const {
     if (lane > 0) return;
@@ -235,7 +235,8 @@ struct Row {
         if (n < known) distance = squared[n];
       }
       const bool stays = n < length && key <= highest;
-      const unsigned found = __ballot_sync(kAllLanes, stays);  // all have read before any writes
+      const unsigned found = __ballot_sync(kAllLanes, stays);
+      __syncwarp();  // all have read before any writes: a vote alone orders no memory
       if (stays) {
         const int64_t at = kept + __popc(found & ((1u << lane) - 1));
         keys[at] = key;
@@ -311,12 +312,17 @@ struct Row {
   }
 };
 
-template <class Acc>
-__global__ void clear(Lists<Acc> lists, int64_t rows) {
+// Empty lists. Here, not where a warp takes a query up, since square roots in float64 are slow on many cards.
+template <class Stored>
+__global__ void open_lists(Search<Stored> search, int64_t rows) {
+  using Acc = accumulate_t<Stored>;
+  const Lists<Acc>& lists = search.lists;
   for (int64_t i = blockIdx.x * int64_t{kBlockThreads} + threadIdx.x; i < rows;
        i += int64_t{gridDim.x} * kBlockThreads) {
     lists.farthest[i] = std::numeric_limits<Acc>::infinity();
     lists.lengths[i] = lists.exact_lengths[i] = 0;
+    lists.margins[i] = 2 * product_error<Acc>(sqrt(search.query_norms[i]), sqrt(*search.largest), search.width,
+                                              search.given.input_roundoff, search.given.cosine ? 2 : 0);
   }
 }
 
@@ -405,6 +411,7 @@ void launch(const Tensor& queries, const Tensor& references, const Tensor& dista
                             room_for(Acc{}, tile * room),
                             room_for(int64_t{}, tile * room),
                             room_for(double{}, tile * room),
+                            room_for(double{}, tile),
                             room_for(Acc{}, tile * given.k),
                             room_for(int64_t{}, tile * given.k),
                             room_for(double{}, tile * given.k),
@@ -439,8 +446,8 @@ void launch(const Tensor& queries, const Tensor& references, const Tensor& dista
                   prepared_queries);
     launch_kernel(find_norms<Acc, double>, {warps(part), kBlockThreads}, stream, prepared_queries, part, width,
                   query_factors, query_norms, nullptr);
-    launch_kernel(clear<Acc>, {threads(part), kBlockThreads}, stream, lists, part);
     const Search<Stored> search = {block, y, width, given, factors, query_factors, query_norms, norms, largest, lists};
+    launch_kernel(open_lists<Stored>, {threads(part), kBlockThreads}, stream, search, part);
     for (int64_t start = 0; start < count; start += columns) {
       const int64_t some = prepare_references(start);
       Tensor out = first_rows(products, part);
@@ -459,8 +466,13 @@ std::tuple<Tensor, Tensor> nearest_neighbors(const Tensor& queries, const Tensor
                                              double scale, double input_roundoff) {
   const torch::stable::accelerator::DeviceGuard guard(queries.get_device_index());
   const auto run = [](const Tensor& q, const Tensor& r, const Tensor& distances, const Tensor& indices,
-                      const Neighbors& search,
-                      auto stored) { launch<decltype(stored)>(q, r, distances, indices, search); };
+                      Neighbors search, auto stored) {
+    // Whatever torch's settings say, the environment or a library's own may let a float32 product round to TF32.
+    if (sizeof(accumulate_t<decltype(stored)>) == sizeof(float)) {
+      search.input_roundoff = std::max(search.input_roundoff, 0x1p-11);
+    }
+    launch<decltype(stored)>(q, r, distances, indices, search);
+  };
   return prunefuse::nearest_neighbors(queries, references, k, cosine, scale, input_roundoff, run);
 }
 

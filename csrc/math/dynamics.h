@@ -156,6 +156,21 @@ PRUNEFUSE_HD Acc log_of_largest(Acc rest, Acc epsilon) {
   return off < Acc(0.5) ? -log1p_of(off / (1 - off)) : log_of_shifted(1 / (1 + rest), epsilon);
 }
 
+// A sum that loses next to nothing (Kahan), where the processor has few units for float64.
+template <class Acc>
+struct CompensatedSum {
+  Acc sum = 0;
+  Acc excess = 0;  // of `sum` over the true one
+
+  PRUNEFUSE_HD void add(Acc value) {
+    const Acc wanted = value - excess;
+    const Acc next = sum + wanted;
+    excess = (next - sum) - wanted;
+    sum = next;
+  }
+  PRUNEFUSE_HD double value() const { return static_cast<double>(sum) - static_cast<double>(excess); }
+};
+
 // To the two 16-bit formats, to nearest, ties to even. Not for what overflows them; a NaN stays one.
 PRUNEFUSE_HD void narrow_to(float value, float& to) { to = value; }
 PRUNEFUSE_HD void narrow_to(float value, double& to) { to = value; }

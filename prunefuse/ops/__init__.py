@@ -99,7 +99,9 @@ def keep_best_(
     batch: Tensor,
     batch_indices: Tensor | None,
 ) -> None:
-    """Takes a batch (N,) of a stream into the candidates (M,) for its b best, in place; CPU (`csrc/library.cpp`)."""
+    """Takes a batch (N,) of a stream into the candidates (M,) for its b best, in place (`csrc/library.cpp`)."""
+    if best.is_cuda:
+        loader.require_cuda("keep_best_")
     torch.ops.prunefuse.keep_best_(best, indices, threshold, counts, b, batch, batch_indices)
     torch.autograd.graph.increment_version((best, indices, threshold, counts))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from prunefuse import files
 from prunefuse.ops.arrays import as_tensor, require_count, require_floating
 from prunefuse.scoring import score
-from prunefuse.selection.candidates import CpuCandidates, GpuCandidates
+from prunefuse.selection.candidates import Candidates
 
 _FORMAT = "prunefuse.StreamingTopB/1"
 
@@ -56,7 +56,7 @@ class StreamingTopB:
         self._probabilities, self._temperature = bool(probabilities), float(temperature)
         self._rows = 0
         self._numpy = False  # the latest batch was NumPy
-        self._kept: CpuCandidates | GpuCandidates = CpuCandidates(self._b)
+        self._kept = Candidates(self._b, torch.device("cpu"))
 
     @property
     def b(self) -> int:
@@ -74,13 +74,13 @@ class StreamingTopB:
         return self._kept.counts()[0]
 
     def update(self, logits: Any, indices: Any = None) -> None:
-        """Take the next batch. On a GPU nothing waits for the device, once the first batch has been there.
+        """Take the next batch. On a GPU nothing waits for the device, but for indices that lie elsewhere and are copied.
 
         Args:
             logits: what `score` takes, (N, C); for a strategy that is a function, what that takes, with N as its length.
             indices: (N,), integers, the rows' indices in the data set, in any order. Left out: consecutive, from one more
-                than the highest so far (0 at first), which waits for the GPU if earlier ones were given there. Rows are not
-                looked up by index: an index that is given twice stands for two rows, and both may be picked.
+                than the highest so far (0 at first). Rows are not looked up by index: an index that is given twice stands
+                for two rows, and both may be picked.
 
         Raises:
             TypeError: logits is not a floating array (for a function: what it returned), or indices not integers.
@@ -123,7 +123,7 @@ class StreamingTopB:
         self._take(other._kept)
 
     def result(self) -> tuple[Any, Any]:
-        """The best rows so far; the stream may go on afterwards.
+        """The best rows so far; the stream may go on afterwards. Waits for the GPU, if there is one.
 
         Returns:
             indices (b,) int64 and their utilities (b,), best first, equals by lower index; float64 if any batch was scored
@@ -232,10 +232,10 @@ class StreamingTopB:
         """The candidates go to the device of the batch that comes."""
         if device != self._kept.device:
             before = self._kept
-            self._kept = CpuCandidates(self._b) if device.type == "cpu" else GpuCandidates(self._b, device)
+            self._kept = Candidates(self._b, device)
             self._take(before)
 
-    def _take(self, other: CpuCandidates | GpuCandidates) -> None:
+    def _take(self, other: Candidates) -> None:
         indices, utilities = other.best()
         self._kept.add(utilities.to(self._kept.device), indices)
         self._kept.add_counts(*other.counts())

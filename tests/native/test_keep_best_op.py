@@ -1,4 +1,4 @@
-"""Keeping the best b of a stream, the operator: what `StreamingTopB` is made of on the CPU."""
+"""Keeping the best b of a stream, the operator: what `StreamingTopB` is made of."""
 
 import math
 
@@ -11,19 +11,19 @@ from prunefuse.ops import reference
 DTYPES = (torch.float32, torch.float64)
 
 
-def empty(size, dtype):
+def empty(size, dtype, device="cpu"):
     """best, indices, threshold, counts."""
     return (
-        torch.zeros(size, dtype=dtype),
-        torch.zeros(size, dtype=torch.int64),
-        torch.full((1,), -math.inf, dtype=dtype),
-        torch.tensor([0, 0, -1]),
+        torch.zeros(size, dtype=dtype, device=device),
+        torch.zeros(size, dtype=torch.int64, device=device),
+        torch.full((1,), -math.inf, dtype=dtype, device=device),
+        torch.tensor([0, 0, -1], device=device),
     )
 
 
 def kept(state, b):
     """The b best among the candidates, by the reference."""
-    best, indices, _, counts = state
+    best, indices, _, counts = (tensor.cpu() for tensor in state)
     own, order = indices[: counts[0]].sort(stable=True)
     positions, utilities = reference.top_b(best[: counts[0]][order], b)
     return own[positions].tolist(), utilities.tolist()
@@ -32,8 +32,8 @@ def kept(state, b):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["random", "ties", "constant", "ascending"])
 @pytest.mark.parametrize("given", [None, "ascending", "shuffled"])
-def test_the_best_stay_among_few_candidates(dtype, kind, given, isa):
-    n, b, size = 60_000, 500, 3_000
+def test_the_best_stay_among_few_candidates(dtype, kind, given, isa, device):
+    n, b, size = 20_000, 500, 3_000
     generator = torch.Generator().manual_seed(0)
     utilities = {
         "random": torch.randn(n, generator=generator),
@@ -43,15 +43,29 @@ def test_the_best_stay_among_few_candidates(dtype, kind, given, isa):
     }[kind].to(dtype)
     utilities[::11] = math.nan
     order = torch.randperm(n, generator=generator) if given == "shuffled" else torch.arange(n)
-    state = empty(size, dtype)
-    for rows in order.split(7_001):
-        ops.keep_best_(*state, b, utilities[rows], None if given is None else rows - 7)
+    state = empty(size, dtype, device)
+    # Beyond the room for candidates at once, and little by little.
+    for rows in order.split([10_000, 6_000, *[500] * 7, 499, 1]):
+        own = None if given is None else (rows - 7).to(device)
+        ops.keep_best_(*state, b, utilities[rows].to(device), own)
     start = 0 if given is None else -7
     expected, values = reference.top_b(utilities, b)
     assert kept(state, b) == ((expected + start).tolist(), values.tolist())
     assert state[3][0] <= size - 2048
     assert state[3][1:].tolist() == [int(utilities.isnan().sum()), n - 1 + start]
     assert (state[0][: state[3][0]] >= state[2]).sum() >= b
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_of_rows_that_were_given_twice_no_more_are_kept_than_asked_for(dtype, device):
+    """Of equal utilities and equal indices any may stay, but b of them."""
+    b, size = 3, 2051
+    state = empty(size, dtype, device)
+    batch = torch.zeros(6000, dtype=dtype, device=device)
+    ops.keep_best_(*state, b, batch, torch.full((6000,), 5, device=device))
+    assert state[3].tolist() == [3, 0, 5]
+    ops.keep_best_(*state, b, batch[:4], torch.tensor([5, 4, 5, -9], device=device))
+    assert kept(state, b) == ([-9, 4, 5], [0.0] * 3)
 
 
 def test_the_plain_torch_reference_agrees():

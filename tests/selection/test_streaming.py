@@ -38,7 +38,7 @@ def small_steps(wanted):
     """Lets a stream of a few rows go through all that a long one goes through."""
     if not wanted:
         return nullcontext()
-    return mock.patch.multiple("prunefuse.selection.candidates", _SLACK_CPU=2048, _SLACK_GPU=2)
+    return mock.patch.multiple("prunefuse.selection.candidates", _SLACK_CPU=2048, _SLACK_GPU=2048)
 
 
 @st.composite
@@ -325,14 +325,15 @@ def test_a_stream_may_change_its_device_and_an_update_does_not_wait():
     keeper = StreamingTopB(2, own_utility)
     keeper.update(column([1.0, math.nan]))
     keeper.update(column([3.0, math.nan], "cuda"))
-    batches = [column([2.0, math.nan], "cuda") for _ in range(2)]
+    batches = [column([2.0, math.nan], "cuda") for _ in range(3)]
     indices = torch.tensor([5, 4], device="cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
         keeper.update(batches[0])
         keeper.update(batches[1], indices + 2)
+        keeper.update(batches[2])
     finally:
         torch.cuda.set_sync_debug_mode("default")
     keeper.update(column([0.0]))
     assert [part.tolist() for part in keeper.result()] == [[2, 4], [3.0, 2.0]]
-    assert (keeper.rows, keeper.unselectable) == (9, 4)
+    assert (keeper.rows, keeper.unselectable) == (11, 5)

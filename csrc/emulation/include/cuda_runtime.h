@@ -69,6 +69,11 @@ T __shfl_xor_sync(unsigned mask, T value, int with) {
                                        prunefuse::emulation::lane() ^ static_cast<unsigned>(with));
 }
 
+template <prunefuse::emulation::Shuffled T>
+T __shfl_sync(unsigned mask, T value, int from) {
+  return prunefuse::emulation::shuffle("__shfl_sync", mask, value, static_cast<unsigned>(from));
+}
+
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
   const uint64_t* votes = prunefuse::emulation::meet_warp("__ballot_sync", mask, predicate != 0);
   unsigned result = 0;
