@@ -23,7 +23,7 @@ import test_scatter_op
 import test_scores_op
 import test_top_b_op
 import torch
-from test_every_op import arguments_of, assert_same, every, flat, outcome
+from test_every_op import OPS, arguments_of, assert_same, every, flat, outcome
 from torch.utils._python_dispatch import TorchDispatchMode
 from truth import of_scatter, scatter_pair
 
@@ -235,7 +235,7 @@ def emulation():
     library.emulation_choose_card(9)
 
 
-@pytest.mark.parametrize("name", on_cuda)
+@every
 def test_a_refused_launch_is_an_error_and_nothing_to_later_calls(name, emulation):
     expected = outcome(name, arguments(name), getattr(torch.ops.prunefuse, name))
     given = arguments(name)
@@ -268,7 +268,7 @@ def test_errors_and_info_tell_why_the_library_cannot_serve_a_card(
 ):
     emulation.emulation_choose_driver(driver)
     emulation.emulation_choose_card(card)
-    for name in on_cuda:
+    for name in OPS:
         with pytest.raises(RuntimeError, match=re.escape(f"the CUDA library cannot serve: {reason}")):
             getattr(torch.ops.prunefuse, name)(*arguments(name))
         getattr(ON_CPU, name)(*arguments(name))
