@@ -7,7 +7,7 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find cmake csrc prunef
 	-not -name '*.so' -not -path '*/__pycache__/*')
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: run test lint format headers fuzz emulate check asan coverage peer abi pythons ptxas clean
+.PHONY: run test lint format headers fuzz emulate check slow asan coverage peer abi pythons ptxas gpu-bundle clean
 
 run: $(VENV)/.installed
 	$(BIN)/prunefuse run $(ARGS)
@@ -87,6 +87,10 @@ emulate: $(VENV)/.installed-for-tests
 check: $(VENV)/.installed-for-tests emulate
 	PRUNEFUSE_REQUIRE_PACKAGES=1 OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
+# The tests that take minutes or much memory.
+slow: $(VENV)/.installed-for-tests
+	$(BIN)/python -m pytest --slow -m slow $(ARGS)
+
 # The operators' tests from Python, on a copy of the tree whose libraries are built with both sanitizers.
 SANITIZE := -fsanitize=address,undefined
 asan: $(VENV)/.installed-for-tests
@@ -134,6 +138,14 @@ ptxas: $(VENV)/.installed-for-tests
 	rm -f build/cmake-*/CMakeFiles/prunefuse_cuda.dir/csrc/cuda/*.o
 	TORCH_CUDA_ARCH_LIST="8.0;9.0+PTX" $(BIN)/python setup.py build_ext > build/ptxas.log
 	$(BIN)/python benchmarks/ptxas.py < build/ptxas.log > benchmarks/results/ptxas.txt
+
+# What benchmarks/gpu/check.sh takes to a machine with a GPU and no network, at most 60 MB: the libraries, for torch from
+# 2.11 on and the Python there, and wheels of packages that an environment for PyTorch may lack.
+GPU_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python3.12) python3.12)
+GPU_ARCHITECTURES ?= 9.0+PTX
+gpu-bundle: $(VENV)/.installed-for-tests
+	PRUNEFUSE_TARGET_PYTHON=$(GPU_PYTHON) PATH="$(abspath $(BIN)):$$PATH" \
+		$(BIN)/python -m benchmarks.gpu.bundle make build/gpu-bundle --architectures "$(GPU_ARCHITECTURES)"
 
 clean:
 	rm -rf build dist *.egg-info prunefuse/lib prunefuse/*.so

@@ -6,7 +6,15 @@ import torch
 from prunefuse.ops import loader
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+
+
 def pytest_collection_modifyitems(config, items):
+    if not config.getoption("slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: make slow"))
     # What runs on a GPU is the same at every instruction-set level of the CPU.
     again = [
         item for item in items if _on_gpu(item) and item.callspec.params.get("isa", "baseline") != "baseline"

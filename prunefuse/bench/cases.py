@@ -231,14 +231,7 @@ def _k_center(n: int, d: int, k: int, device: torch.device) -> Task:
 
 def _scatter(name: str, size: int, device: torch.device) -> Task:
     """A pruned network's parameters written back. torch.compile is left out: it unrolls the loop over the parameters."""
-    model = models.build(name)
-    plan = prunefuse.plan_pruning(model, (torch.zeros(2, 3, size, size),), ratio=0.5)
-    dense = [t.detach().to(device) for t in named_tensors(model).values()]
-    small = [t.detach().to(device) + 1 for t in named_tensors(plan.extract(model)).values()]
-    kept = [
-        [axis if axis is None else axis.to(device) for axis in axes]
-        for axes in plan.kept_indices(model).values()
-    ]
+    dense, small, kept = scatter_inputs(name, size, device)
     before = [tensor.clone() for tensor in dense]
     places = plain.index_tensors(dense, kept)
     truth = [tensor.clone() for tensor in dense]
@@ -275,6 +268,22 @@ def _scatter(name: str, size: int, device: torch.device) -> Task:
         Contender("copy", "limit", lambda: lambda: target.copy_(elements)),
     )
     return Task(contenders, error, 0.0, 2 * sum(t.nbytes for t in small), "GB/s", reset=reset)
+
+
+def scatter_inputs(
+    name: str, size: int, device: torch.device
+) -> tuple[list[Tensor], list[Tensor], list[list[Tensor | None]]]:
+    """A network's tensors, those of it without half of its channels, and the indices kept of each."""
+    model = models.build(name)
+    plan = prunefuse.plan_pruning(model, (torch.zeros(2, 3, size, size),), ratio=0.5)
+    dense = [t.detach().to(device) for t in named_tensors(model).values()]
+    small = [t.detach().to(device) + 1 for t in named_tensors(plan.extract(model)).values()]
+    on_device: dict[int, Tensor] = {}  # layers share their index tensors, and go on doing so
+    kept: list[list[Tensor | None]] = [
+        [axis if axis is None else on_device.setdefault(id(axis), axis.to(device)) for axis in axes]
+        for axes in plan.kept_indices(model).values()
+    ]
+    return dense, small, kept
 
 
 def _lines_written(dense: Sequence[Tensor], places: Sequence[tuple[Tensor, ...]]) -> int:

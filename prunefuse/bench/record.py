@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -13,9 +14,10 @@ from typing import Any
 import torch
 
 from prunefuse import files
-from prunefuse.bench.race import Result
+from prunefuse.bench.race import Line, Result
 from prunefuse.experiment.machine import describe_machine, describe_versions
 
+_FORMAT, _VERSION = "prunefuse benchmark", 1
 _PEERS = (
     "scipy",
     "scikit-learn",
@@ -31,8 +33,12 @@ _PEERS = (
 
 def default_name(device: torch.device) -> str:
     """A file name for this machine, such as ``amd-epyc-2-cores.json``."""
-    facts = describe_machine(device)
-    cores = f" {facts['cores']} cores" if device.type == "cpu" else ""
+    return name_of(describe_machine(device))
+
+
+def name_of(facts: Mapping[str, Any]) -> str:
+    """A file name for the machine of these `describe_machine`."""
+    cores = f" {facts['cores']} cores" if facts["device"] == "cpu" else ""
     return re.sub(r"[^a-z0-9]+", "-", f"{facts['device_name']}{cores}".lower()).strip("-") + ".json"
 
 
@@ -67,11 +73,31 @@ def save(
     files.write_json(require_new(path), content)
 
 
+def load(path: Path) -> tuple[dict[str, Any], list[Result]]:
+    """What `save` wrote: all of it as JSON, and the results.
+
+    Raises:
+        ValueError: it is no file of this format.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if (
+        not isinstance(content, dict)
+        or content.get("format") != _FORMAT
+        or content.get("version") != _VERSION
+    ):
+        raise ValueError(f"{path} must be a file of format {_FORMAT!r}, version {_VERSION}, and is not")
+    results = []
+    for one in content["results"]:
+        lines = tuple(Line(**{**line, "seconds": tuple(line["seconds"])}) for line in one["lines"])
+        results.append(Result(**{**one, "lines": lines}))
+    return content, results
+
+
 def header(command: str, device: torch.device) -> dict[str, Any]:
     """When, where and how it was measured."""
     return {
-        "format": "prunefuse benchmark",
-        "version": 1,
+        "format": _FORMAT,
+        "version": _VERSION,
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": command,
         "machine": describe_machine(device),

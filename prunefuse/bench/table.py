@@ -25,7 +25,7 @@ def block(result: Result) -> str:
             ratios = [_ratio(line, other) for other in (*limits, best)]
             cells = [_MARK[line.matches], _error(line.error), _bytes(line.memory)]
             rate = f"{result.work / line.median / 1e9:.3g}"
-            rows.append([line.name, _time(line.median), _quartiles(line), rate, *ratios, *cells])
+            rows.append([line.name, duration(line.median), _quartiles(line), rate, *ratios, *cells])
     return "\n".join([title, *_aligned(rows, "  "), *notes])
 
 
@@ -39,7 +39,7 @@ def summary(results: Sequence[Result]) -> str:
         ratio, name = _ratio(ours, best), best.name if best else ""
         case = result.case if result.device == "cpu" else f"{result.case} ({result.device})"
         match, memory = _MARK[ours.matches], _bytes(ours.memory)
-        rows.append([case, _time(ours.median), rate, limits, ratio, name, match, memory])
+        rows.append([case, duration(ours.median), rate, limits, ratio, name, match, memory])
     head, *lines = rows
     return "\n".join("| " + " | ".join(row) + " |" for row in chain((head, ["---"] * len(head)), lines))
 
@@ -59,7 +59,8 @@ def _ratio(line: Line, other: Line | None) -> str:
     return f"{line.median / other.median:.2f}" if other else ""
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In three digits, with its unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}" if seconds < 1000 * size else f"{seconds / size:.0f} {unit}"
@@ -68,7 +69,7 @@ def _time(seconds: float) -> str:
 
 def _quartiles(line: Line) -> str:
     low, _, high = line.quartiles
-    return f"{_time(low)} – {_time(high)}" if len(line.seconds) > 1 else "once"
+    return f"{duration(low)} – {duration(high)}" if len(line.seconds) > 1 else "once"
 
 
 def _error(error: float | None) -> str:

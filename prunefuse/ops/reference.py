@@ -92,7 +92,7 @@ def score_ensemble(
     votes = torch.zeros_like(mean, dtype=torch.int64)
     for one, top in zip(p, best, strict=True):
         votes.scatter_add_(1, (one == top).int().argmax(1, keepdim=True), torch.ones_like(votes[:, :1]))
-    variation = torch.where(predictive.isnan(), torch.nan, 1 - votes.amax(1) / len(logits))
+    variation = torch.where(predictive.isnan(), torch.nan, 1 - votes.amax(1).to(p.dtype) / len(logits))
     table = ((predictive - mean_entropy).clamp_min(0), predictive, variation, mean_entropy)
     return torch.stack([table[k].to(log_p.dtype) for k in strategies])
 

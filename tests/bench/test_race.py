@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_gpu import FakeGpu
 
 import prunefuse
 from prunefuse.bench import cases, dynamics, race, record, scorers, table
@@ -112,6 +113,23 @@ def test_part_of_the_work_counts_in_full(monkeypatch):
     monkeypatch.setattr(race.time, "perf_counter", lambda: next(clock))
     result = measure(summing(Contender("part", "peer", lambda: lambda: 10, parts=100)), CPU)
     assert (result.ours.median, line(result, "part").median) == (1, 100)
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_on_a_gpu_the_time_is_the_devices_alone(monkeypatch, cold):
+    gpu = FakeGpu().put(monkeypatch)
+
+    def two_kernels():
+        gpu.kernel(20e-6, host=60e-6)  # Python before the first, and between the two
+        gpu.kernel(20e-6, host=30e-6)
+        return 10
+
+    case = Case("", lambda _: Task((Contender("", "ours", lambda: two_kernels),), float, 10, 1, "GB/s", cold))
+    result = measure(case, torch.device("cuda"))
+    assert result.ours.median == pytest.approx(40e-6)
+    # A cache larger than any other GPU's, cleared before every call.
+    assert len(gpu.evicted) == (3 if cold else 0)
+    assert all(size >= 2 * gpu.cache for size in gpu.evicted)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
@@ -270,6 +288,14 @@ def test_results_are_saved_with_the_machine_and_never_replaced(tmp_path):
     assert kept["results"][0]["lines"][0]["seconds"] == [0.003, 0.002, 0.001]
     assert {"torch", "prunefuse", "baal"} <= kept["versions"].keys()
     assert path.name == path.name.lower()
+    assert record.load(path) == (kept, [RESULT])
     with pytest.raises(FileExistsError, match="is there already"):
         record.save(path, [], "", CPU)
     assert json.loads(path.read_text()) == kept
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"format": "prunefuse benchmark", "version": 2}'])
+def test_a_file_of_another_format_is_not_read(tmp_path, content):
+    (tmp_path / "other.json").write_text(content)
+    with pytest.raises(ValueError, match="must be a file of format 'prunefuse benchmark', version 1"):
+        record.load(tmp_path / "other.json")

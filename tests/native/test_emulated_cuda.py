@@ -18,12 +18,13 @@ import test_dynamics_op
 import test_ensembles_op
 import test_k_center_op
 import test_keep_best_op
+import test_large_op
 import test_neighbors_op
 import test_scatter_op
 import test_scores_op
 import test_top_b_op
 import torch
-from test_every_op import OPS, arguments_of, assert_same, every, flat, outcome
+from test_every_op import OPS, arguments_of, assert_same, every, flat, matter_of, outcome
 from torch.utils._python_dispatch import TorchDispatchMode
 from truth import of_scatter, scatter_pair
 
@@ -107,12 +108,13 @@ FILES = (
     test_ensembles_op,
     test_k_center_op,
     test_keep_best_op,
+    test_large_op,
     test_neighbors_op,
     test_scatter_op,
     test_scores_op,
     test_top_b_op,
 )
-NOT_OF_KERNELS = ("opcheck", "compile", "flops", "large_pool")
+NOT_OF_KERNELS = ("opcheck", "compile", "flops", "a_large_pool")
 
 
 def adopted():
@@ -160,17 +162,17 @@ def test_k_center_picks_what_the_cpu_picks(dtype, rows, width, offset):
 # The others give memory back, or call operators of torch, between their launches.
 @pytest.mark.parametrize("name", LAUNCHES_ALONE)
 def test_a_replay_reads_nothing_that_the_call_left_on_the_host(name):
-    expected = outcome(name, arguments_of(name), getattr(torch.ops.prunefuse, name))
+    operator = getattr(torch.ops.prunefuse, name)
+    expected = outcome(name, arguments_of(name), operator)
     inputs = arguments_of(name)
+    before = [t.clone() for t in flat(inputs)]
     with captured() as replay:
-        results = outcome(name, inputs, getattr(torch.ops.prunefuse, name))
-    given = [t.clone() for t in flat(inputs)]
-    replay()
-    assert_same(results, expected)
-    for t, before in zip(flat(inputs), given, strict=True):
-        t.copy_(before)
-    replay()
-    assert_same(results, expected)
+        result = operator(*inputs)
+    for _ in range(2):
+        for t, value in zip(flat(inputs), before, strict=True):
+            t.copy_(value)
+        replay()
+        assert_same(matter_of(name, result, inputs), expected)
 
 
 @pytest.mark.parametrize("metric", test_neighbors_op.METRICS)

@@ -446,6 +446,19 @@ def test_runs_on_the_current_stream(name):
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif("torch.cuda.device_count() < 2", reason="needs a second GPU")
+@every
+def test_runs_on_the_device_of_its_arguments(name):
+    """Which is not the current one."""
+    last = torch.device("cuda", torch.cuda.device_count() - 1)
+    expected = outcome(name, arguments_of(name, "cuda"))
+    got = outcome(name, arguments_of(name, last))
+    assert torch.cuda.current_device() == 0
+    assert {t.device for t in got} == {last}
+    assert_same([t.to("cuda") for t in got], expected)
+
+
+@pytest.mark.cuda
 @every
 def test_is_captured_in_a_graph(name):
     expected = outcome(name, arguments_of(name, "cuda"))

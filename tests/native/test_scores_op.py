@@ -22,7 +22,7 @@ def test_agrees_with_float64(isa, dtype, classes):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("classes", [1, 2, 3, 7, 10, 33, 100, 1000, 4096, 5003, 128_000])
+@pytest.mark.parametrize("classes", [1, 2, 3, 7, 10, 33, 100, 1000, 4096, 5003, 50_257, 128_000])
 @pytest.mark.parametrize("rows", [1, 33, 1000])
 def test_agrees_with_float64_on_cuda(gpu, dtype, classes, rows):
     generator = torch.Generator().manual_seed(classes)
