@@ -7,12 +7,12 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find cmake csrc prunef
 	-not -name '*.so' -not -path '*/__pycache__/*')
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: run test lint format fuzz emulate check slow asan coverage peer abi ptxas gpu-bundle clean
+.PHONY: run test lint format headers fuzz emulate check slow asan coverage peer abi pythons ptxas gpu-bundle clean
 
 run: $(VENV)/.installed
 	$(BIN)/prunefuse run $(ARGS)
 
-test: $(VENV)/.installed-for-tests lint fuzz check
+test: $(VENV)/.installed-for-tests lint headers fuzz check
 
 # torch goes in first: the build then compiles against it and downloads no second one.
 $(VENV)/.torch:
@@ -45,6 +45,26 @@ format: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+# The sources against the headers of the oldest torch that is supported, in $(HEADERS)/include; the package itself was
+# compiled against those of the torch in $(VENV). They are the same in every wheel; that for macOS is the smallest (81 MB).
+OLDEST_TORCH := 2.11.0
+HEADERS := build/torch-$(OLDEST_TORCH)
+$(HEADERS)/.unpacked: | $(VENV)/.torch
+	rm -rf $(HEADERS)
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --platform macosx_11_0_arm64 \
+		--python-version 3.12 --dest $(HEADERS) torch==$(OLDEST_TORCH) \
+		|| { echo "make headers: the wheel of torch $(OLDEST_TORCH), whose headers to compile against, could not be had" >&2; exit 1; }
+	$(BIN)/python -c "import glob, zipfile; z = zipfile.ZipFile(*glob.glob('$(HEADERS)/*.whl')); \
+		z.extractall('$(HEADERS)', [n for n in z.namelist() if n.startswith('torch/include/') or n == 'torch/version.py'])"
+	mv $(HEADERS)/torch/* $(HEADERS)
+	rm -r $(HEADERS)/torch $(HEADERS)/*.whl
+	touch $@
+
+headers: $(HEADERS)/.unpacked $(VENV)/.installed-for-tests
+	$(BIN)/cmake --log-level=WARNING -S csrc/headers -B build/headers -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+		-DPRUNEFUSE_TORCH_DIR=$(abspath $(HEADERS))
+	$(BIN)/cmake --build build/headers -- --quiet
 
 # Random cases of the native code under AddressSanitizer and UBSan, the same in every run: FUZZ_SEED=7 FUZZ_CASES=100000
 # for others, and for more of them.
@@ -93,12 +113,25 @@ coverage: $(VENV)/.installed-for-tests
 peer: $(VENV)/.installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peer
 
-# The same binaries beside another torch: the operators' tests in an environment of their own.
-ABI_TORCH ?= 2.13.0
-abi: $(VENV)/.installed-for-tests
-	$(PYTHON) -m venv $(VENV)/abi
-	$(VENV)/abi/bin/python -m pip install --quiet torch==$(ABI_TORCH) numpy pytest hypothesis
-	PYTHONPATH=. $(VENV)/abi/bin/python -m pytest tests/native -p no:cacheprovider
+# The same binaries beside other torches, the oldest and one between: the operators' tests, each in an environment of its own.
+ABI_TORCHES ?= $(OLDEST_TORCH) 2.13.0
+abi: $(ABI_TORCHES:%=abi-%)
+abi-%: $(VENV)/.installed-for-tests
+	$(PYTHON) -m venv --clear $(VENV)/abi-$*
+	$(VENV)/abi-$*/bin/python -m pip install --quiet torch==$* numpy scikit-learn pytest hypothesis
+	PYTHONPATH=. $(VENV)/abi-$*/bin/python -m pytest tests/native -p no:cacheprovider
+	rm -r $(VENV)/abi-$*
+
+# Build and tests on other Pythons, each in a copy of the tree with an environment of its own; ARGS go to pytest.
+PYTHONS ?= 3.10 3.13
+pythons: $(PYTHONS:%=python-%)
+python-%:
+	@for python in $(HOME)/.pyenv/versions/$*.*/bin/python "$$(command -v python$*)"; do \
+		"$$python" -c "" 2>/dev/null && break; python=; done; \
+	if [ -z "$$python" ]; then echo "make pythons: Python $* was not found, and is not tested"; exit 0; fi; \
+	rm -rf build/python-$* && mkdir -p build/python-$* && git ls-files -z --cached --others --exclude-standard \
+		| tar -cf - --null --files-from=- | tar -xf - -C build/python-$* \
+		&& $(MAKE) -C build/python-$* check PYTHON="$$python" VENV=.venv
 
 # Registers and spills of every CUDA kernel, from a fresh compilation of them.
 ptxas: $(VENV)/.installed-for-tests

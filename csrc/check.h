@@ -8,6 +8,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "torch_compat.h"
+
 namespace prunefuse {
 
 template <class... Parts>

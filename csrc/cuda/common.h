@@ -5,11 +5,12 @@
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
 #include <utility>
+
+#include "../torch_compat.h"
 
 namespace prunefuse::cuda {
 
@@ -20,9 +21,18 @@ inline cudaStream_t current_stream(int32_t device) {
   return static_cast<cudaStream_t>(stream);
 }
 
+// Throws, and says why where the library cannot serve the card at all (probe.cu).
+[[noreturn]] void fail(cudaError_t error);
+
+// For what any call of CUDA returns. The runtime linked into this library remembers a failed call's error, apart from
+// torch's runtime and so out of reach of torch's check; `fail` clears it, or CUB would tell it of a later, good launch.
+inline void check_cuda(cudaError_t error) {
+  if (error != cudaSuccess) fail(error);
+}
+
 inline int64_t multiprocessors_of(int32_t device) {
   int count = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
   return count;
 }
 
@@ -53,7 +63,7 @@ void launch_kernel(void (*kernel)(Parameters...), Shape shape, cudaStream_t stre
   config.blockDim = dim3(shape.threads);
   config.dynamicSmemBytes = shape.shared;
   config.stream = stream;
-  STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
+  check_cuda(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
 }
 
 // The block's Shape::shared bytes.

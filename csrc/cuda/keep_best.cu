@@ -229,7 +229,7 @@ void keep_best_(Tensor best, Tensor indices, Tensor threshold, Tensor counts, in
     const cudaStream_t queue = current_stream(best.get_device_index());
     const Tensor appended = torch::stable::new_empty(counts, {1});
     auto* const count = static_cast<int64_t*>(appended.data_ptr());
-    STD_CUDA_CHECK(cudaMemsetAsync(count, 0, sizeof(int64_t), queue));
+    check_cuda(cudaMemsetAsync(count, 0, sizeof(int64_t), queue));
     launch_kernel(filter_batch<T>, {grid_for(divide_up(stream.rows, kBlockThreads)), kBlockThreads}, queue, stream,
                   count);
     launch_kernel(make_room<T>, {1, kCutThreads}, queue, stream, count);

@@ -425,7 +425,7 @@ void launch(const Tensor& queries, const Tensor& references, const Tensor& dista
                 factors);
   launch_kernel(find_origin<Stored>, {threads(width), kBlockThreads}, stream, y, count, width, factors,
                 std::min<int64_t>(count, 1024), origin);
-  STD_CUDA_CHECK(cudaMemsetAsync(largest, 0, sizeof(double), stream));
+  check_cuda(cudaMemsetAsync(largest, 0, sizeof(double), stream));
   const auto prepare_references = [&](int64_t start) {
     const int64_t part = std::min(columns, count - start);
     launch_kernel(prepare<Stored>, {warps(part), kBlockThreads}, stream, y + start * width, part, width,

@@ -58,8 +58,8 @@ void launch(const Tensor& utilities, int64_t b, Tensor& indices, Tensor& values)
   cub::DoubleBuffer<int64_t> row_buffer(row, row + rows);
   size_t room = 0;
   const auto sort = [&](void* temporary) {
-    STD_CUDA_CHECK(cub::DeviceRadixSort::SortPairsDescending(temporary, room, key_buffer, row_buffer, rows, 0,
-                                                             static_cast<int>(8 * sizeof(Key)), stream));
+    check_cuda(cub::DeviceRadixSort::SortPairsDescending(temporary, room, key_buffer, row_buffer, rows, 0,
+                                                         static_cast<int>(8 * sizeof(Key)), stream));
   };
   sort(nullptr);
   const Tensor temporary = bytes(static_cast<int64_t>(room) + 1);

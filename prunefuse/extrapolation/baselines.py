@@ -16,7 +16,7 @@ from prunefuse.ops.arrays import like
 from prunefuse.seeds import generator
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 
 class Direct(Inductive):

@@ -17,7 +17,7 @@ from prunefuse.ops.arrays import as_tensor, like, require_floating, require_numb
 from prunefuse.seeds import generator
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 MEASURES = ("pearson", "spearman")
 

@@ -17,7 +17,7 @@ from prunefuse.ops.arrays import as_tensor, like, require_count, require_number
 from prunefuse.seeds import derive, generator, isolated
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 
 class GNN:

@@ -12,7 +12,7 @@ from prunefuse.extrapolation.neighbors import magnitude, require_rows
 from prunefuse.ops.arrays import as_tensor, like, require_floating
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 # Rows of embeddings that are copied at a time.
 BLOCK_ROWS = 1 << 14

@@ -6,6 +6,7 @@ a CUDA build; without it the operators still work on CPU tensors.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import platform
@@ -36,28 +37,48 @@ def _load_operators() -> ModuleType:
         ) from error
 
 
-def _load_cuda() -> str:
-    """Loads the CUDA library; returns why not, or an empty string where it was loaded."""
+def _load_cuda() -> tuple[ctypes.CDLL | None, str]:
+    """The CUDA library, or None and the reason. Asks CUDA nothing: a process may still fork after the import."""
     path = LIBRARIES / "libprunefuse_cuda.so"
     if not path.is_file():
-        return "not built: no nvcc was found when prunefuse was installed (or PRUNEFUSE_CUDA=0 was set)"
+        reason = "not built: no nvcc was found when prunefuse was installed (or PRUNEFUSE_CUDA=0 was set)"
+        return None, reason
     if torch.version.cuda is None:
-        return f"built, but torch {torch.__version__} is a build without CUDA"
+        return None, f"built, but torch {torch.__version__} is a build without CUDA"
     try:
         torch.ops.load_library(path)
+        return ctypes.CDLL(str(path)), ""
     except OSError as error:
-        return f"built, but it cannot be loaded: {error.__cause__ or error}"
-    return ""
+        return None, f"built, but it cannot be loaded: {error.__cause__ or error}"
 
 
 native = _load_operators()
-why_no_cuda = _load_cuda()
+cuda, why_no_cuda = _load_cuda()
 
 
 def require_cuda(operator: str) -> None:
     """Raises RuntimeError, with the reason, if CUDA kernels are not there for `operator`."""
     if why_no_cuda:
         raise RuntimeError(f"prunefuse::{operator}: the CUDA library is not loaded ({why_no_cuda})")
+
+
+def why_not_on(gpu: int) -> str:
+    """Why the loaded CUDA library cannot serve that GPU (its driver, no code for it), or an empty string where it can.
+
+    Operators called there raise RuntimeError with the same words.
+    """
+    assert cuda is not None
+    ask = cuda.prunefuse_cuda_why_not
+    ask.argtypes, ask.restype = [ctypes.c_int], ctypes.c_char_p
+    reason: bytes = ask(gpu)
+    return reason.decode()
+
+
+def _state_of_cuda() -> str:
+    if cuda is None:
+        return f"not loaded: {why_no_cuda}"
+    reasons = dict.fromkeys(filter(None, map(why_not_on, range(torch.cuda.device_count()))))
+    return f"loaded, but {'; '.join(reasons)}" if reasons else "loaded"
 
 
 def facts() -> dict[str, str]:
@@ -73,7 +94,7 @@ def facts() -> dict[str, str]:
         "instruction set": f"{native.isa_level()} (available: {', '.join(native.isa_levels())}"
         + (f"; PRUNEFUSE_ISA={os.environ['PRUNEFUSE_ISA']})" if os.environ.get("PRUNEFUSE_ISA") else ")"),
         "threads": str(torch.get_num_threads()),
-        "CUDA library": f"not loaded: {why_no_cuda}" if why_no_cuda else "loaded",
+        "CUDA library": _state_of_cuda(),
         "CUDA architectures": native.cuda_architectures,
         "GPUs": ", ".join(gpus) or "none",
     }

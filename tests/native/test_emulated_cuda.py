@@ -9,6 +9,7 @@ import ctypes
 import functools
 import inspect
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ import test_scatter_op
 import test_scores_op
 import test_top_b_op
 import torch
-from test_every_op import arguments_of, assert_same, every, flat, matter_of, outcome
+from test_every_op import OPS, arguments_of, assert_same, every, flat, matter_of, outcome
 from torch.utils._python_dispatch import TorchDispatchMode
 from truth import of_scatter, scatter_pair
 
@@ -225,3 +226,70 @@ def test_tensors_beyond_what_one_launch_describes_are_scattered():
     replay()
     for got, truth in zip(dense, [of_scatter(*p) for p in pairs], strict=True):
         assert torch.equal(got, truth)
+
+
+@pytest.fixture
+def emulation():
+    """The emulated driver and card, as they were found again afterwards."""
+    library = ctypes.CDLL(str(LIBRARY))
+    yield library
+    library.emulation_choose_driver(13000)
+    library.emulation_choose_card(9)
+
+
+@every
+def test_a_refused_launch_is_an_error_and_nothing_to_later_calls(name, emulation):
+    expected = outcome(name, arguments(name), getattr(torch.ops.prunefuse, name))
+    given = arguments(name)
+    emulation.emulation_refuse_launch(1)
+    with pytest.raises(RuntimeError, match="emulation: a launch of a shape that no device takes"):
+        getattr(torch.ops.prunefuse, name)(*given)
+    assert_same(flat(given), flat(arguments(name)))
+    assert_same(outcome(name, given, getattr(torch.ops.prunefuse, name)), expected)
+    _, best = torch.ops.prunefuse.top_b(torch.tensor([1.0, 3.0, 2.0]), 2)  # CUB asks for the last error
+    assert best.tolist() == [3, 2]
+
+
+OLD_DRIVER = (
+    "the driver is for CUDA 12.4 at most, and this library was built with CUDA 13.0: install a newer driver, "
+    "or prunefuse again with an nvcc that the driver is new enough for"
+)
+NO_CODE = (
+    "cuda:0 (Emulated GPU) has compute capability 7.5, and this library was built for 8.0, 9.0: "
+    "install prunefuse again with TORCH_CUDA_ARCH_LIST=7.5"
+)
+
+
+@pytest.mark.parametrize(
+    ("driver", "card", "reason"),
+    [(12040, 9, OLD_DRIVER), (13000, 7, NO_CODE), (12040, 7, OLD_DRIVER)],
+    ids=["old driver", "no code", "both"],
+)
+def test_errors_and_info_tell_why_the_library_cannot_serve_a_card(
+    driver, card, reason, emulation, monkeypatch
+):
+    emulation.emulation_choose_driver(driver)
+    emulation.emulation_choose_card(card)
+    for name in OPS:
+        with pytest.raises(RuntimeError, match=re.escape(f"the CUDA library cannot serve: {reason}")):
+            getattr(torch.ops.prunefuse, name)(*arguments(name))
+        getattr(ON_CPU, name)(*arguments(name))
+    assert state_of_cuda(emulation, monkeypatch) == f"loaded, but {reason}"
+    emulation.emulation_choose_driver(13000)
+    emulation.emulation_choose_card(9)
+    assert torch.ops.prunefuse.top_b(torch.tensor([1.0, 3.0]), 1)[0].tolist() == [1]
+
+
+@pytest.mark.parametrize(("driver", "card"), [(13000, 9), (13020, 12), (14000, 8)])
+def test_info_has_nothing_to_say_against_a_card_that_is_served(driver, card, emulation, monkeypatch):
+    emulation.emulation_choose_driver(driver)
+    emulation.emulation_choose_card(card)
+    assert state_of_cuda(emulation, monkeypatch) == "loaded"
+
+
+def state_of_cuda(emulation, monkeypatch):
+    """What `prunefuse info` prints of the CUDA library on a machine with the emulated card."""
+    monkeypatch.setattr(loader, "cuda", emulation)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Emulated GPU")
+    return loader.facts()["CUDA library"]

@@ -115,7 +115,9 @@ T atomicExch(T* at, T value) {
 
 using cudaError_t = int;
 using cudaStream_t = struct CUstream_st*;
-constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidConfiguration = 9;
+constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidConfiguration = 9, cudaErrorInsufficientDriver = 35,
+                      cudaErrorInvalidDeviceFunction = 98, cudaErrorNoKernelImageForDevice = 209,
+                      cudaErrorUnsupportedPtxVersion = 222;
 #define CUDART_VERSION 12000  // the least of parameters that a kernel may have
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
 
@@ -132,13 +134,19 @@ extern int multiprocessors;
 // What a stream does in its turn: now, or, while a graph is captured, at its replays.
 void run(std::function<void()> work);
 cudaError_t run_grid(const cudaLaunchConfig_t& config, std::function<void()> thread);
+
+// runtime.cpp: what the driver and the card that tests choose make of a launch, and the error that a thread remembers.
+cudaError_t refusal();
+cudaError_t remembered(cudaError_t error);
 }  // namespace prunefuse::emulation
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   return [&](Parameters... converted) {
-    return prunefuse::emulation::run_grid(*config, [=] { kernel(converted...); });
+    const cudaError_t refused = prunefuse::emulation::refusal();
+    return prunefuse::emulation::remembered(
+        refused != cudaSuccess ? refused : prunefuse::emulation::run_grid(*config, [=] { kernel(converted...); }));
   }(std::forward<Arguments>(arguments)...);
 }
 
@@ -151,3 +159,20 @@ inline cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream
   prunefuse::emulation::run([=] { std::memset(at, value, bytes); });
   return cudaSuccess;
 }
+
+// runtime.cpp
+struct cudaDeviceProp {
+  char name[256];
+  int major, minor;
+};
+struct cudaFuncAttributes {};
+#define __CUDA_ARCH_LIST__ 800, 900
+cudaError_t cudaGetLastError();
+cudaError_t cudaPeekAtLastError();
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaRuntimeGetVersion(int* version);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*kernel)());

@@ -37,7 +37,7 @@ struct DeviceRadixSort {
       values.Alternate()[i] = values.Current()[order[static_cast<size_t>(i)]];
     }
     keys.selector = values.selector = 1 - keys.selector;
-    return cudaSuccess;
+    return cudaPeekAtLastError();  // as CUB asks after its launches, which tells errors of earlier calls too
   }
 };
 
