@@ -19,7 +19,7 @@ from prunefuse.scoring import LOGIT_STRATEGIES, EnsembleScores, score, statistic
 from prunefuse.selection.badge import badge
 from prunefuse.selection.batches import STOCHASTIC, Stochastic, best_of_each, perturbed
 from prunefuse.selection.custom import load_function
-from prunefuse.selection.k_center import k_center_greedy
+from prunefuse.selection.k_center import k_center_on_host
 from prunefuse.selection.top_b import top_b
 
 # logits, features: of the unlabeled samples. all_features: of the labeled ones too. ensemble: dropout passes.
@@ -84,9 +84,9 @@ def _k_center(pool: Pool, b: int) -> Picks:
     assert pool.features is not None
     _require_enough(pool, b)
     known = len(pool.labeled)
-    rows = k_center_greedy(pool.features, b, labeled=torch.arange(known))
-    unselectable = int((~pool.features[known:].isfinite().all(1)).sum())
-    return Picks(pool.unlabeled[rows.cpu() - known], None, unselectable)
+    labeled = torch.arange(known, device=pool.features.device)
+    rows, unselectable = k_center_on_host(pool.features, b, labeled)
+    return Picks(pool.unlabeled[rows - known], None, unselectable)
 
 
 def _badge(pool: Pool, b: int) -> Picks:

@@ -1,0 +1,98 @@
+"""What selects on a GPU waits for it once in a call at most, and gives what it gives on the CPU."""
+
+import pytest
+import torch
+from device_waits import counting
+
+import prunefuse
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture(params=["counted", pytest.param("cuda", marks=pytest.mark.cuda)])
+def count(request, monkeypatch):
+    """`count(call, *tensors)`: what the call gives for tensors on a device, brought to the CPU, and how often it waited."""
+
+    def run(call, *tensors):
+        with counting(request.param, monkeypatch) as counter:
+            result = call(*(counter.to(tensor) for tensor in tensors))
+        several = result if isinstance(result, tuple) else (result,)
+        host = [counter.host(one) if isinstance(one, torch.Tensor) else one for one in several]
+        return host[0] if len(host) == 1 else host, counter.count
+
+    return run
+
+
+def integers(rows, width):
+    """Features whose distances are exact in any order of summation."""
+    return torch.randint(-9, 10, (rows, width), generator=torch.Generator().manual_seed(rows)).float()
+
+
+def test_top_b(count):
+    utilities = torch.randn(500)
+    utilities[7] = NAN
+    (indices, best), waits = count(lambda u: prunefuse.top_b(u, 20), utilities)
+    assert waits == 1
+    expected = prunefuse.top_b(utilities, 20)
+    assert torch.equal(indices, expected[0])
+    assert torch.equal(best, expected[1])
+
+
+def with_bad_rows(x):
+    x = x.clone()
+    x[3, 1], x[9, 0] = NAN, -INF
+    return x
+
+
+FEATURES = {
+    "usual": integers(80, 6),
+    "not finite": with_bad_rows(integers(80, 6)),
+    "large": with_bad_rows(integers(80, 6)) * 2.0**100,
+    "small": integers(80, 6) * 2.0**-100,
+    "16 bits": integers(80, 6).half(),
+    "float64": integers(80, 6).double(),
+}
+
+
+@pytest.mark.parametrize("what", FEATURES)
+@pytest.mark.parametrize(
+    ("labeled", "start"),
+    [(None, None), ([5, 3, 70], None), ([5, 3, 70], 2), (None, 8), ([3], None)],
+    ids=str,
+)
+def test_k_center(count, what, labeled, start):
+    def pick(x):
+        return prunefuse.k_center_greedy(x, 12, labeled, start)
+
+    picks, waits = count(pick, FEATURES[what])
+    assert waits == 1
+    assert picks.tolist() == pick(FEATURES[what]).tolist()
+
+
+def test_k_center_with_labeled_rows_on_the_device(count):
+    features, labeled = integers(80, 6), torch.tensor([4, 8, 8])
+    picks, waits = count(lambda x, known: prunefuse.k_center_greedy(x, 12, known), features, labeled)
+    assert waits == 1
+    assert picks.tolist() == prunefuse.k_center_greedy(features, 12, labeled).tolist()
+
+
+@pytest.mark.parametrize(
+    ("labeled", "options", "message"),
+    [
+        ([5, 80], {}, r"labeled must hold rows of features \(0 to 79\), got 80"),
+        ([5, 1 << 60], {}, r"labeled must hold rows of features \(0 to 79\), got 1152921504606846976"),
+        ([5, -2], {}, r"labeled must hold rows of features \(0 to 79\), got -2"),
+        ([5, 4], {"start": 4}, "start is labeled already: 4"),
+        ([5, 4], {"start": 9}, "start must be a row of finite features, got row 9"),
+        ([5, 4], {"b": 77}, "b is 77, but only 76 of 80 rows can be picked"),
+    ],
+)
+def test_k_center_refuses_on_a_device_what_it_refuses_elsewhere(count, labeled, options, message):
+    arguments = with_bad_rows(integers(80, 6)), torch.tensor(labeled)
+
+    def pick(x, known):
+        with pytest.raises(ValueError, match=message):
+            prunefuse.k_center_greedy(x, **{"b": 3, "labeled": known, **options})
+
+    count(pick, *arguments)
+    pick(*arguments)
