@@ -15,12 +15,19 @@ from torch import Tensor
 
 from prunefuse.extrapolation import KNN
 from prunefuse.ops.arrays import as_tensor, require_floating
+from prunefuse.ops.transfer import upload
 from prunefuse.scoring import LOGIT_STRATEGIES, EnsembleScores, score, statistics
 from prunefuse.selection.badge import badge
-from prunefuse.selection.batches import STOCHASTIC, Stochastic, best_of_each, perturbed
+from prunefuse.selection.batches import (
+    STOCHASTIC,
+    Stochastic,
+    perturbed,
+    require_not_negative,
+    turn_by_turn,
+)
 from prunefuse.selection.custom import load_function
 from prunefuse.selection.k_center import k_center_on_host
-from prunefuse.selection.top_b import top_b
+from prunefuse.selection.top_b import best_first, require_selected
 
 # logits, features: of the unlabeled samples. all_features: of the labeled ones too. ensemble: dropout passes.
 # dynamics: scores of the labeled ones from the selector's training.
@@ -112,7 +119,7 @@ def _of_logits(function: UtilityFunction, pool: Pool) -> Tensor:
             f"the utility function must return shape ({len(pool.logits)},), one utility for every row of the logits, "
             f"got {tuple(utilities.shape)}"
         )
-    return utilities.to(pool.logits.device)
+    return upload(utilities, pool.logits.device)
 
 
 def _bald(pool: Pool) -> Tensor:
@@ -155,11 +162,25 @@ def _by_utility(
     pool: Pool,
     b: int,
 ) -> Picks:
-    """The ``b`` samples of highest utility, perturbed or balanced if that was asked for. Utilities told are true ones."""
+    """The ``b`` samples of highest utility, perturbed or balanced if that was asked for. Utilities told are true ones.
+
+    On a GPU it waits for the device once, at the end, for the samples and for what must be known to refuse them.
+    """
     utilities = utility(pool)
     ranking = perturbed(utilities, stochastic, beta, pool.generator)
-    rows = best_of_each(ranking, _predicted(pool), b) if class_balanced else top_b(ranking, b)[0]
-    return Picks(pool.unlabeled[rows.cpu()], utilities[rows].cpu(), int(utilities.isnan().sum()))
+    rows = turn_by_turn(ranking, _predicted(pool), b) if class_balanced else best_first(ranking, b)[0]
+    known = utilities.nan_to_num().double()
+    told = (
+        rows.double(),
+        utilities[rows.clamp_min(0)].double(),
+        utilities.isnan().sum(0, keepdim=True).double(),
+        known.amin(0, keepdim=True) if len(known) else known,
+    )
+    picked, of_picked, unselectable, least = torch.cat(told).cpu().split([len(part) for part in told])
+    if stochastic == "power" and len(least):
+        require_not_negative(float(least))
+    require_selected(picked, len(ranking))
+    return Picks(pool.unlabeled[picked.long()], of_picked.to(utilities.dtype), int(unselectable))
 
 
 _SEQUENTIAL = {

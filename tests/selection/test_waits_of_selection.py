@@ -5,6 +5,10 @@ import torch
 from device_waits import counting
 
 import prunefuse
+from prunefuse.scoring import EnsembleScores
+from prunefuse.seeds import generator
+from prunefuse.selection.batches import STOCHASTIC, best_of_each
+from prunefuse.selection.strategies import Pool, strategy
 
 NAN, INF = float("nan"), float("inf")
 
@@ -96,3 +100,69 @@ def test_k_center_refuses_on_a_device_what_it_refuses_elsewhere(count, labeled, 
 
     count(pick, *arguments)
     pick(*arguments)
+
+
+def logits():
+    x = 3 * torch.randn(60, 5, generator=torch.Generator().manual_seed(4))
+    x[7] = NAN
+    return x
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("stochastic", STOCHASTIC)
+@pytest.mark.parametrize("token", ["entropy", "bald"])
+def test_strategies_by_utility(count, token, stochastic, balanced):
+    chooser = strategy(token, stochastic=stochastic, class_balanced=balanced)
+    unlabeled = torch.arange(100, 160)
+
+    def pick(x):
+        ensemble = EnsembleScores() if token == "bald" else None
+        if ensemble:
+            ensemble.update(x)
+            ensemble.update(0.7 * x.roll(1, 1))
+        picks = chooser.pick(Pool(unlabeled, torch.arange(9), generator(3), x, ensemble=ensemble), 12)
+        assert picks.utilities is not None
+        return picks.indices, picks.utilities, picks.unselectable
+
+    (indices, utilities, unselectable), waits = count(pick, logits())
+    expected = pick(logits())
+    assert waits == 1
+    assert indices.tolist() == expected[0].tolist()
+    assert utilities.dtype == torch.float32
+    torch.testing.assert_close(utilities, expected[1])
+    assert unselectable == expected[2] == 1
+
+
+def test_what_strategies_refuse_on_a_device(count):
+    def refuse(x):
+        pool = Pool(torch.arange(60), torch.arange(9), generator(0), x)
+        for options in ({}, {"class_balanced": True}, {"stochastic": "power"}):
+            with pytest.raises(ValueError, match="b is 60, but only 59 of 60 rows can be selected"):
+                strategy("entropy", **options).pick(pool, 60)
+        with pytest.raises(ValueError, match=r"power needs utilities of at least 0, got -9\."):
+            strategy(lambda x: (x[:, 0] * 0).sub(9).float(), stochastic="power").pick(pool, 3)
+
+    count(refuse, logits())
+    refuse(logits())
+
+
+def test_best_of_each(count):
+    utilities, classes = logits()[:, 0], torch.arange(60) % 7
+    rows, waits = count(lambda u, c: best_of_each(u, c, 30), utilities, classes)
+    assert waits == 1
+    assert rows.tolist() == best_of_each(utilities, classes, 30).tolist()
+
+
+@pytest.mark.parametrize("what", ["usual", "not finite", "large"])
+def test_the_strategy_k_center(count, what):
+    def pick(x):
+        picks = strategy("k_center").pick(
+            Pool(torch.arange(10, 80), torch.arange(10), generator(0), None, x), 12
+        )
+        return picks.indices, picks.unselectable
+
+    (indices, unselectable), waits = count(pick, FEATURES[what])
+    expected = pick(FEATURES[what])
+    assert indices.tolist() == expected[0].tolist()
+    assert unselectable == expected[1] == 0
+    assert waits == (2 if what == "large" else 1)  # values out of range are seen when it has picked
