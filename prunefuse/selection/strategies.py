@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from prunefuse.extrapolation import KNN
+from prunefuse.extrapolation.interface import refuse_infinite
 from prunefuse.ops.arrays import as_tensor, require_floating
-from prunefuse.ops.transfer import upload
+from prunefuse.ops.transfer import rows_where, upload
 from prunefuse.scoring import LOGIT_STRATEGIES, EnsembleScores, score, statistics
 from prunefuse.selection.badge import badge
 from prunefuse.selection.batches import (
@@ -129,20 +130,32 @@ def _bald(pool: Pool) -> Tensor:
 
 
 def _extrapolated(pool: Pool) -> Tensor:
-    """Scores of the labeled samples from the selector's training, extended to the others by their neighbors (ours)."""
+    """Scores of the labeled samples from the selector's training, extended to the others by their neighbors (ours).
+
+    On a GPU it waits for the device once, before it searches, for how many samples can be used.
+    """
     assert pool.features is not None
     assert pool.scores is not None
     known = len(pool.labeled)
-    usable = pool.features.isfinite().all(1)
-    scores = torch.where(usable[:known], pool.scores.to(pool.features.device, torch.float64), torch.nan)
-    utilities = torch.full(
-        (len(pool.features) - known,), torch.nan, dtype=torch.float64, device=scores.device
+    features = pool.features
+    least, most = torch.aminmax(features, dim=1)
+    usable = least.isfinite() & most.isfinite()
+    scores = torch.where(usable[:known], upload(pool.scores.double(), features.device), torch.nan)
+    has_score = ~scores.isnan()
+    told = (
+        has_score.sum(),
+        usable[known:].sum(),
+        scores.isinf().sum(),
+        torch.maximum(most, -least).where(usable, 0).amax(),
     )
-    scored = int((~scores.isnan()).sum())
+    scored, others, infinite, largest = torch.stack([number.double() for number in told]).tolist()
+    if infinite:
+        refuse_infinite(scores)
+    utilities = torch.full((len(features) - known,), torch.nan, dtype=torch.float64, device=features.device)
     if scored:
-        model = KNN(k=min(_NEIGHBORS, scored)).fit(pool.features[:known], scores)
-        rows = usable[known:]
-        utilities[rows] = model.predict(pool.features[known:][rows])
+        rows, unknown = rows_where(has_score, int(scored)), rows_where(usable[known:], int(others))
+        model = KNN(k=min(_NEIGHBORS, int(scored))).learn(features[rows], scores[rows], largest)
+        utilities[unknown] = model.answer(features[known:][unknown], largest)
     return utilities
 
 

@@ -48,7 +48,7 @@ def best_first(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
 
 
 def require_selected(indices: Tensor, rows: int) -> None:
-    """ValueError where the last of the indices selected among so many rows is -1; waits once for the device that they lie on."""
+    """ValueError where the last of the indices selected among so many rows is -1; waits once for their device."""
     b = len(indices)
     if b > 0 and int(indices[-1]) < 0:
         selectable = int((indices >= 0).sum())

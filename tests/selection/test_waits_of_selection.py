@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from device_waits import counting
 
 import prunefuse
 from prunefuse.scoring import EnsembleScores
@@ -13,29 +12,15 @@ from prunefuse.selection.strategies import Pool, strategy
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.fixture(params=["counted", pytest.param("cuda", marks=pytest.mark.cuda)])
-def count(request, monkeypatch):
-    """`count(call, *tensors)`: what the call gives for tensors on a device, brought to the CPU, and how often it waited."""
-
-    def run(call, *tensors):
-        with counting(request.param, monkeypatch) as counter:
-            result = call(*(counter.to(tensor) for tensor in tensors))
-        several = result if isinstance(result, tuple) else (result,)
-        host = [counter.host(one) if isinstance(one, torch.Tensor) else one for one in several]
-        return host[0] if len(host) == 1 else host, counter.count
-
-    return run
-
-
 def integers(rows, width):
     """Features whose distances are exact in any order of summation."""
     return torch.randint(-9, 10, (rows, width), generator=torch.Generator().manual_seed(rows)).float()
 
 
-def test_top_b(count):
+def test_top_b(count_waits):
     utilities = torch.randn(500)
     utilities[7] = NAN
-    (indices, best), waits = count(lambda u: prunefuse.top_b(u, 20), utilities)
+    (indices, best), waits = count_waits(lambda u: prunefuse.top_b(u, 20), utilities)
     assert waits == 1
     expected = prunefuse.top_b(utilities, 20)
     assert torch.equal(indices, expected[0])
@@ -64,18 +49,18 @@ FEATURES = {
     [(None, None), ([5, 3, 70], None), ([5, 3, 70], 2), (None, 8), ([3], None)],
     ids=str,
 )
-def test_k_center(count, what, labeled, start):
+def test_k_center(count_waits, what, labeled, start):
     def pick(x):
         return prunefuse.k_center_greedy(x, 12, labeled, start)
 
-    picks, waits = count(pick, FEATURES[what])
+    picks, waits = count_waits(pick, FEATURES[what])
     assert waits == 1
     assert picks.tolist() == pick(FEATURES[what]).tolist()
 
 
-def test_k_center_with_labeled_rows_on_the_device(count):
+def test_k_center_with_labeled_rows_on_the_device(count_waits):
     features, labeled = integers(80, 6), torch.tensor([4, 8, 8])
-    picks, waits = count(lambda x, known: prunefuse.k_center_greedy(x, 12, known), features, labeled)
+    picks, waits = count_waits(lambda x, known: prunefuse.k_center_greedy(x, 12, known), features, labeled)
     assert waits == 1
     assert picks.tolist() == prunefuse.k_center_greedy(features, 12, labeled).tolist()
 
@@ -91,14 +76,14 @@ def test_k_center_with_labeled_rows_on_the_device(count):
         ([5, 4], {"b": 77}, "b is 77, but only 76 of 80 rows can be picked"),
     ],
 )
-def test_k_center_refuses_on_a_device_what_it_refuses_elsewhere(count, labeled, options, message):
+def test_k_center_refuses_on_a_device_what_it_refuses_elsewhere(count_waits, labeled, options, message):
     arguments = with_bad_rows(integers(80, 6)), torch.tensor(labeled)
 
     def pick(x, known):
         with pytest.raises(ValueError, match=message):
             prunefuse.k_center_greedy(x, **{"b": 3, "labeled": known, **options})
 
-    count(pick, *arguments)
+    count_waits(pick, *arguments)
     pick(*arguments)
 
 
@@ -111,7 +96,7 @@ def logits():
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("stochastic", STOCHASTIC)
 @pytest.mark.parametrize("token", ["entropy", "bald"])
-def test_strategies_by_utility(count, token, stochastic, balanced):
+def test_strategies_by_utility(count_waits, token, stochastic, balanced):
     chooser = strategy(token, stochastic=stochastic, class_balanced=balanced)
     unlabeled = torch.arange(100, 160)
 
@@ -124,7 +109,7 @@ def test_strategies_by_utility(count, token, stochastic, balanced):
         assert picks.utilities is not None
         return picks.indices, picks.utilities, picks.unselectable
 
-    (indices, utilities, unselectable), waits = count(pick, logits())
+    (indices, utilities, unselectable), waits = count_waits(pick, logits())
     expected = pick(logits())
     assert waits == 1
     assert indices.tolist() == expected[0].tolist()
@@ -133,7 +118,7 @@ def test_strategies_by_utility(count, token, stochastic, balanced):
     assert unselectable == expected[2] == 1
 
 
-def test_what_strategies_refuse_on_a_device(count):
+def test_what_strategies_refuse_on_a_device(count_waits):
     def refuse(x):
         pool = Pool(torch.arange(60), torch.arange(9), generator(0), x)
         for options in ({}, {"class_balanced": True}, {"stochastic": "power"}):
@@ -142,27 +127,46 @@ def test_what_strategies_refuse_on_a_device(count):
         with pytest.raises(ValueError, match=r"power needs utilities of at least 0, got -9\."):
             strategy(lambda x: (x[:, 0] * 0).sub(9).float(), stochastic="power").pick(pool, 3)
 
-    count(refuse, logits())
+    count_waits(refuse, logits())
     refuse(logits())
 
 
-def test_best_of_each(count):
+def test_best_of_each(count_waits):
     utilities, classes = logits()[:, 0], torch.arange(60) % 7
-    rows, waits = count(lambda u, c: best_of_each(u, c, 30), utilities, classes)
+    rows, waits = count_waits(lambda u, c: best_of_each(u, c, 30), utilities, classes)
     assert waits == 1
     assert rows.tolist() == best_of_each(utilities, classes, 30).tolist()
 
 
 @pytest.mark.parametrize("what", ["usual", "not finite", "large"])
-def test_the_strategy_k_center(count, what):
+def test_the_strategy_k_center(count_waits, what):
     def pick(x):
         picks = strategy("k_center").pick(
             Pool(torch.arange(10, 80), torch.arange(10), generator(0), None, x), 12
         )
         return picks.indices, picks.unselectable
 
-    (indices, unselectable), waits = count(pick, FEATURES[what])
+    (indices, unselectable), waits = count_waits(pick, FEATURES[what])
     expected = pick(FEATURES[what])
     assert indices.tolist() == expected[0].tolist()
     assert unselectable == expected[1] == 0
     assert waits == (2 if what == "large" else 1)  # values out of range are seen when it has picked
+
+
+@pytest.mark.parametrize("stochastic", ["none", "softmax"])
+def test_strategies_by_extrapolated_scores(count_waits, stochastic):
+    """Twice: how many samples can be used is a shape, which must be known before the search."""
+    features, scores = with_bad_rows(integers(80, 6)), torch.rand(30, dtype=torch.float64)
+    scores[4] = NAN
+
+    def pick(x, recorded):
+        pool = Pool(torch.arange(50), torch.arange(30), generator(0), None, x, scores=recorded)
+        picks = strategy("extrapolated_du", stochastic=stochastic).pick(pool, 12)
+        return picks.indices, picks.unselectable
+
+    (indices, unselectable), waits = count_waits(pick, features, scores)
+    assert waits == 2
+    assert indices.tolist() == pick(features, scores)[0].tolist()
+    assert unselectable == 0
+    with pytest.raises(ValueError, match=r"scores must be finite, .* got inf in row 6"):
+        pick(features, scores.index_fill(0, torch.tensor([6]), INF))
