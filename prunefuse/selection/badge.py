@@ -46,7 +46,9 @@ def badge(logits: Tensor, features: Tensor, b: int, generator: torch.Generator) 
     draws[1:] = torch.rand(max(b - 1, 0), dtype=torch.float64, generator=generator)
     if b > len(h):
         raise _too_few(b, int(valid.sum()), len(h))
-    picks = ops.k_means_plus_plus(residual, _in_range(h, torch.maximum(most, -least), valid), upload(draws, h.device))
+    picks = ops.k_means_plus_plus(
+        residual, _in_range(h, torch.maximum(most, -least), valid), upload(draws, h.device)
+    )
     told = torch.cat((picks, valid.sum(0, keepdim=True))).cpu()
     selectable = int(told[-1])
     if b > selectable:

@@ -6,6 +6,7 @@ import torch
 import prunefuse
 from prunefuse.scoring import EnsembleScores
 from prunefuse.seeds import generator
+from prunefuse.selection.badge import badge
 from prunefuse.selection.batches import STOCHASTIC, best_of_each
 from prunefuse.selection.strategies import Pool, strategy
 
@@ -151,6 +152,29 @@ def test_the_strategy_k_center(count_waits, what):
     assert indices.tolist() == expected[0].tolist()
     assert unselectable == expected[1] == 0
     assert waits == (2 if what == "large" else 1)  # values out of range are seen when it has picked
+
+
+@pytest.mark.parametrize("what", ["usual", "large", "16 bits"])
+def test_badge(count_waits, what):
+    scores = torch.randn(80, 5, generator=torch.Generator().manual_seed(5)).round()
+    scores[20] = NAN
+
+    def pick(x, features):
+        return badge(x, features, 12, generator(2))
+
+    (picks, unselectable), waits = count_waits(pick, scores, FEATURES[what])
+    expected = pick(scores, FEATURES[what])
+    assert waits == 1
+    assert picks.tolist() == expected[0].tolist()
+    assert unselectable == expected[1] == (3 if what == "large" else 1)
+
+    def refuse(x, features):
+        for b in (80, 81):
+            with pytest.raises(ValueError, match=f"b is {b}, but only 7[79] of 80 rows can be picked"):
+                badge(x, features, b, generator(2))
+
+    count_waits(refuse, scores, FEATURES[what])
+    refuse(scores, FEATURES[what])
 
 
 @pytest.mark.parametrize("stochastic", ["none", "softmax"])
