@@ -1,4 +1,4 @@
-"""Between host and device without waiting for the device."""
+"""Between host and device without waiting for the device, and reductions that differ by device in speed alone."""
 
 from __future__ import annotations
 
@@ -22,3 +22,13 @@ def rows_where(mask: Tensor, count: int) -> Tensor:
     if mask.device.type == "cpu":
         return mask.nonzero()[:, 0]  # faster there than the other
     return mask.nonzero_static(size=count)[:, 0]
+
+
+def row_extents(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest value of every row, NaN where there is one; 0 of rows without a value."""
+    if x.numel() == 0:
+        return x.new_zeros(len(x)), x.new_zeros(len(x))
+    if x.device.type == "cpu":
+        return x.amin(1), x.amax(1)  # faster there than the other
+    least, largest = torch.aminmax(x, dim=1)
+    return least, largest

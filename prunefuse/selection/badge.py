@@ -7,7 +7,7 @@ from torch import Tensor
 
 from prunefuse import ops
 from prunefuse.ops.reference import log_probabilities
-from prunefuse.ops.transfer import upload
+from prunefuse.ops.transfer import row_extents, upload
 
 
 def badge(logits: Tensor, features: Tensor, b: int, generator: torch.Generator) -> tuple[Tensor, int]:
@@ -36,7 +36,7 @@ def badge(logits: Tensor, features: Tensor, b: int, generator: torch.Generator) 
     """
     residual = log_probabilities(logits.float(), False, 1.0).exp()
     h = features.float()
-    least, most = torch.aminmax(h, dim=1) if h.numel() else (h.new_zeros(len(h)), h.new_zeros(len(h)))
+    least, most = row_extents(h)
     valid = residual.isfinite().all(1) & least.isfinite() & most.isfinite()
     top = residual.argmax(1, keepdim=True)
     # p1 - 1 as minus the sum of the others: precise where p1 is almost 1.

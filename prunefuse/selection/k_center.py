@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunefuse import ops
 from prunefuse.ops.arrays import as_tensor, like, require_count, require_floating
-from prunefuse.ops.transfer import rows_where, upload
+from prunefuse.ops.transfer import row_extents, rows_where, upload
 
 
 def k_center_greedy(features: Any, b: int, labeled: Any = None, start: int | None = None) -> Any:
@@ -106,7 +106,7 @@ class _Search:
             raise ValueError(f"b must be at most the number of rows, {rows}, got {self.b}")
         self.start = start
         # Per row, so that extra memory stays O(N); NaN and infinities show in one or the other.
-        least, most = torch.aminmax(x, dim=1) if x.numel() else (x.new_zeros(rows), x.new_zeros(rows))
+        least, most = row_extents(x)
         finite = most.isfinite() & least.isfinite()
         self._available = finite.index_fill(0, self.known, False)
         magnitudes = torch.maximum(most, -least).where(finite, 0)

@@ -16,7 +16,7 @@ from torch import Tensor
 from prunefuse.extrapolation import KNN
 from prunefuse.extrapolation.interface import refuse_infinite
 from prunefuse.ops.arrays import as_tensor, require_floating
-from prunefuse.ops.transfer import rows_where, upload
+from prunefuse.ops.transfer import row_extents, rows_where, upload
 from prunefuse.scoring import LOGIT_STRATEGIES, EnsembleScores, score, statistics
 from prunefuse.selection.badge import badge
 from prunefuse.selection.batches import (
@@ -138,7 +138,7 @@ def _extrapolated(pool: Pool) -> Tensor:
     assert pool.scores is not None
     known = len(pool.labeled)
     features = pool.features
-    least, most = torch.aminmax(features, dim=1)
+    least, most = row_extents(features)
     usable = least.isfinite() & most.isfinite()
     scores = torch.where(usable[:known], upload(pool.scores.double(), features.device), torch.nan)
     has_score = ~scores.isnan()
@@ -182,16 +182,13 @@ def _by_utility(
     utilities = utility(pool)
     ranking = perturbed(utilities, stochastic, beta, pool.generator)
     rows = turn_by_turn(ranking, _predicted(pool), b) if class_balanced else best_first(ranking, b)[0]
-    known = utilities.nan_to_num().double()
-    told = (
-        rows.double(),
-        utilities[rows.clamp_min(0)].double(),
-        utilities.isnan().sum(0, keepdim=True).double(),
-        known.amin(0, keepdim=True) if len(known) else known,
-    )
-    picked, of_picked, unselectable, least = torch.cat(told).cpu().split([len(part) for part in told])
-    if stochastic == "power" and len(least):
-        require_not_negative(float(least))
+    told = [rows, utilities[rows.clamp_min(0)], utilities.isnan().sum()[None]]
+    if stochastic == "power" and len(utilities):
+        told.append(utilities.nan_to_num().amin(0, keepdim=True))
+    host = torch.cat([part.double() for part in told]).cpu()
+    picked, of_picked, unselectable, *least = host.split([len(part) for part in told])
+    if least:
+        require_not_negative(float(least[0]))
     require_selected(picked, len(ranking))
     return Picks(pool.unlabeled[picked.long()], of_picked.to(utilities.dtype), int(unselectable))
 
