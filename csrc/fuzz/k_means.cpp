@@ -1,4 +1,4 @@
-// The inner loops of k-means++: distances between outer products against the products formed, in long double.
+// The inner loops of k-means++: distances between outer products element by element in long double.
 #include "../cpu/kernels/k_means.h"
 
 #include <algorithm>
@@ -66,7 +66,9 @@ void typed_case(Random& random) {
       long double truth = 0, ee = 0, ff = 0;
       for (int64_t c = 0; c < r.width; ++c) {
         for (int64_t j = 0; j < h.width; ++j) {
-          const long double difference = r.at(i, c) * h.at(i, j) - r.at(center, c) * h.at(center, j);
+          // r x h - s x g in a form that does not cancel.
+          const long double difference =
+              (r.at(i, c) - r.at(center, c)) * h.at(i, j) + r.at(center, c) * (h.at(i, j) - h.at(center, j));
           truth += difference * difference;
         }
         ee += (r.at(i, c) - r.at(center, c)) * (r.at(i, c) - r.at(center, c));
