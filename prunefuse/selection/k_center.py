@@ -146,9 +146,7 @@ class _Search:
         """(b,) on the features' device."""
         if self.b == 0:
             return self.known[:0]
-        x = self.x
-        if plan.exponent:
-            x = torch.ldexp(x, torch.full((), plan.exponent, device=x.device))
+        x = self.x * 2.0**plan.exponent if plan.exponent else self.x
         if not plan.mean_of:
             return ops.k_center_greedy(x, self.known, self.b, -1 if self.start is None else self.start)
         first = _nearest_to_mean(x, self._available, plan.mean_of)
@@ -159,8 +157,11 @@ class _Search:
 
 def _exponent(largest: float, dtype: torch.dtype) -> int:
     """Of the power of two that brings squared distances into the dtype's range; 0 where they are in it."""
-    room = 2.0**30 if dtype == torch.float32 else 2.0**300
-    return 0 if largest == 0 or 1 / room < largest < room else -math.frexp(largest)[1]
+    # How far from 1 magnitudes may be, and what the dtype can hold as a factor.
+    room, limit = (2.0**30, 120) if dtype == torch.float32 else (2.0**300, 1000)
+    if largest == 0 or 1 / room < largest < room:
+        return 0
+    return max(-limit, min(limit, -math.frexp(largest)[1]))
 
 
 def _nearest_to_mean(x: Tensor, available: Tensor, count: int) -> Tensor:
