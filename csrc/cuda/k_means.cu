@@ -121,7 +121,7 @@ __device__ void differences(const T* x, const T* center, int64_t width, T& squar
 // Leaves out rows without a usable norm (nearest is -1; else infinite), and finds each block's largest embedding.
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
-    find_norms(const __grid_constant__ OuterRows<T> pool, double* nearest, Share* largest) {
+    outer_norms(const __grid_constant__ OuterRows<T> pool, double* nearest, Share* largest) {
   Share mine = {-1, -1};
   for_span(pool.rows, [&](int64_t row, bool valid) {
     const T* const r = pool.residuals + row * pool.classes;
@@ -271,7 +271,7 @@ void launch(const Tensor& residuals, const Tensor& features, const Tensor& draws
   auto* left = static_cast<Share*>(room.data_ptr());
   auto* previous = left + blocks;
 
-  launch_kernel(find_norms<T>, grid, stream, pool, after, left);
+  launch_kernel(outer_norms<T>, grid, stream, pool, after, left);
   for (int64_t i = 0; i < picks.numel(); ++i) {
     std::swap(after, before);
     std::swap(left, previous);
