@@ -54,6 +54,14 @@ STABLE_TORCH_LIBRARY(prunefuse, m) {
   // run out. CUDA does not read labeled on the host: what is out of range there is left out.
   m.def("k_center_greedy(Tensor features, Tensor labeled, int b, int start) -> Tensor");
 
+  // k-means++ seeding (Arthur and Vassilvitskii 2007) on embeddings r x h, the outer products of rows r of residuals
+  // (N, C) and h of features (N, d), which are never formed. The first pick is the row with the largest embedding, the
+  // lower of equals; each later one is drawn with probability proportional to the squared distance from the nearest
+  // pick, all alike where that is 0 everywhere. draws (b,) float64 in [0, 1): the row drawn is the first at which the
+  // sum of those, in order, exceeds draws[i] times the total; draws[0] is not used. Rows whose |r|^2 or |h|^2 is not
+  // below 2^124 (float64: 2^490) are left out -> (b,) int64 in pick order, -1 at the end where rows run out.
+  m.def("k_means_plus_plus(Tensor residuals, Tensor features, Tensor draws) -> Tensor");
+
   // The k references (M, d) nearest to each query (N, d), by Euclidean distance or 1 - cosine similarity (1 where a row
   // is all zeros), exactly: ascending, equals by lower index -> distances (N, k), of score's result dtype, indices (N,
   // k). Values must be finite. scale, a power of two: what to multiply all of them by so that squares stay in range.

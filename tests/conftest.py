@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from device_waits import counting
 
 from prunefuse.ops import loader
 
@@ -49,6 +50,21 @@ def device(request):
 def gpu(request):
     """Where CUDA kernels run: on a GPU, and in tests/native/test_emulated_cuda.py on the CPU."""
     return request.param
+
+
+@pytest.fixture(params=["counted", pytest.param("cuda", marks=pytest.mark.cuda)])
+def count_waits(request, monkeypatch):
+    """`count_waits(call, *tensors)`: what the call gives for tensors on a device, brought to the CPU, and how often it waited
+    for the device: on a GPU, and by tests/device_waits.py without one."""
+
+    def run(call, *tensors):
+        with counting(request.param, monkeypatch) as counter:
+            result = call(*(counter.to(tensor) for tensor in tensors))
+        several = result if isinstance(result, tuple) else (result,)
+        host = [counter.host(one) if isinstance(one, torch.Tensor) else one for one in several]
+        return host[0] if len(host) == 1 else host, counter.count
+
+    return run
 
 
 @pytest.fixture(params=["baseline", "avx2", "avx512"])

@@ -36,7 +36,7 @@ inline int64_t multiprocessors_of(int32_t device) {
   return count;
 }
 
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Small in emulation, where the loops over what exceeds a grid shall run too.
 #if !defined(PRUNEFUSE_LARGEST_GRID)

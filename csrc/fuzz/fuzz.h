@@ -137,6 +137,7 @@ void math_case(Random& random);
 void score_case(Random& random);
 void ensemble_case(Random& random);
 void k_center_case(Random& random);
+void k_means_case(Random& random);
 void neighbor_case(Random& random);
 void dynamics_case(Random& random);
 

@@ -24,7 +24,8 @@ constexpr struct {
   const char* name;
   void (*run)(Random&);
 } kFamilies[] = {{"math", math_case},         {"scores", score_case},       {"ensembles", ensemble_case},
-                 {"k_center", k_center_case}, {"neighbors", neighbor_case}, {"dynamics", dynamics_case}};
+                 {"k_center", k_center_case}, {"neighbors", neighbor_case}, {"dynamics", dynamics_case},
+                 {"k_means", k_means_case}};
 
 }  // namespace
 

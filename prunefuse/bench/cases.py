@@ -58,6 +58,7 @@ def cases(device: str) -> tuple[Case, ...]:
         Case("stream of 500,000 x 100, best 5,000", partial(_stream, 500_000, 100, 5_000, 50)),
         Case("stream of 50,000 x 1,000, best 500", partial(_stream, 50_000, 1_000, 500, 10)),
         Case("k-center 1,000 of 50,000 x 64", partial(_k_center, 50_000, 64, 1_000)),
+        Case("k-means++ 100 of 50,000 x (10 x 64)", partial(_k_means, 50_000, 10, 64, 100)),
         *neighbors.cases(device),
         *dynamics.cases(device),
         Case("fuse scatter ResNet-164", partial(_scatter, "resnet164", 32)),
@@ -227,6 +228,26 @@ def _k_center(n: int, d: int, k: int, device: torch.device) -> Task:
     )
     error = partial(misplaced, truth)
     return Task((*contenders, *limits), error, 0.0, 2.0 * n * d * k, "GFLOP/s", cold=False)
+
+
+def _k_means(n: int, c: int, d: int, b: int, device: torch.device) -> Task:
+    """BADGE's picks: of gradient embeddings, outer products of residuals (n, c) and features (n, d)."""
+    residuals = normal(n, c, device=device).mul_(3).softmax(1)
+    top = residuals.argmax(1, keepdim=True)
+    residuals.scatter_(1, top, residuals.gather(1, top) - 1)
+    x = normal(n, d, device=device, seed=1)
+    draws = torch.rand(b, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(device)
+    # Draws that float32 brings to the same rows.
+    truth = plain.k_means_plus_plus(residuals.double(), x.double(), draws).cpu()
+    many = torch.cat((residuals, x), 1)
+    contenders = (
+        Contender("prunefuse", "ours", lambda: lambda: ops.k_means_plus_plus(residuals, x, draws)),
+        Contender(
+            "torch: norms and products", "peer", lambda: lambda: plain.k_means_plus_plus(residuals, x, draws)
+        ),
+        Contender("b reads", "limit", lambda: lambda: [torch.sum(many) for _ in range(b)]),
+    )
+    return Task(contenders, partial(misplaced, truth), 0.0, 2.0 * n * (c + d) * b, "GFLOP/s", cold=False)
 
 
 def _scatter(name: str, size: int, device: torch.device) -> Task:

@@ -110,6 +110,23 @@ def k_center_step(features: Tensor, norms: Tensor, nearest: Tensor, center: Tens
     return nearest, nearest.argmax().unsqueeze(0)
 
 
+def k_means_plus_plus(residuals: Tensor, features: Tensor, draws: Tensor) -> Tensor:
+    """Rows (b,) by k-means++ on outer products, with distances from norms and matrix products."""
+    norms = residuals.square().sum(1) * features.square().sum(1)
+    nearest = torch.full_like(norms, torch.inf, dtype=torch.float64)
+    picks = torch.empty(len(draws), dtype=torch.int64, device=features.device)
+    pick = norms.argmax(0, keepdim=True)
+    for i in range(len(draws)):
+        if i > 0:
+            cumulative = nearest.cumsum(0)
+            pick = torch.searchsorted(cumulative, draws[i : i + 1] * cumulative[-1], right=True)
+        picks[i : i + 1] = pick
+        products = torch.mv(residuals, residuals[pick][0]) * torch.mv(features, features[pick][0])
+        distances = (norms + norms[pick] - 2 * products).clamp_min_(0)
+        nearest = torch.minimum(nearest, distances).index_fill_(0, pick, 0)
+    return picks
+
+
 def index_tensors(
     dense: Sequence[Tensor], kept: Sequence[Sequence[Tensor | None]]
 ) -> list[tuple[Tensor, ...]]:

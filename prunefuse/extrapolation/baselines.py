@@ -37,10 +37,10 @@ class Direct(Inductive):
         self._order = e[rest if bool(rest.any()) else ~rest, 0].double().sort().values
         return super().fit(e, s)
 
-    def _learn(self, embeddings: Tensor, scores: Tensor) -> None:
+    def _learn(self, embeddings: Tensor, scores: Tensor, largest: float) -> None:
         self._scores = scores.sort().values
 
-    def _answer(self, embeddings: Tensor) -> Tensor:
+    def _answer(self, embeddings: Tensor, largest: float) -> Tensor:
         _require_column(embeddings)
         values = embeddings[:, 0].double()
         below = torch.searchsorted(self._order, values)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunefuse.extrapolation.agreement import pearson
 from prunefuse.extrapolation.interface import BLOCK_ROWS, checked, require_same_kind
-from prunefuse.extrapolation.neighbors import Finder, require_metric, require_rows
+from prunefuse.extrapolation.neighbors import Finder, magnitude, require_metric, require_rows
 from prunefuse.ops.arrays import as_tensor, like, require_count, require_number
 from prunefuse.seeds import derive, generator, isolated
 
@@ -191,7 +191,8 @@ class GNN:
 
 def others(e: Tensor, k: int, metric: str, index: str | None) -> tuple[Tensor, Tensor]:
     """Distances (N, k), float64 and ascending, and rows (N, k) of the k rows nearest to each, itself left out."""
-    distances, rows = Finder(e, metric, index, name="embeddings").find(e, k + 1, name="embeddings")
+    largest = magnitude("embeddings", e)
+    distances, rows = Finder(e, metric, index, largest).find(e, k + 1, largest)
     own = rows == torch.arange(len(e), device=e.device)[:, None]
     # A row with more than k equals may not be among its own neighbors: then the last one goes.
     own[:, -1] |= ~own.any(1)

@@ -55,12 +55,12 @@ class KNN(Inductive):
             raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
         self.metric, self.weighting, self.index = metric, weighting, index
 
-    def _learn(self, embeddings: Tensor, scores: Tensor) -> None:
+    def _learn(self, embeddings: Tensor, scores: Tensor, largest: float) -> None:
         self._scores = scores
-        self._finder = Finder(embeddings, self.metric, self.index, name="embeddings")
+        self._finder = Finder(embeddings, self.metric, self.index, largest)
 
-    def _answer(self, embeddings: Tensor) -> Tensor:
-        distances, rows = self._finder.find(embeddings, self.k, name="embeddings")
+    def _answer(self, embeddings: Tensor, largest: float) -> Tensor:
+        distances, rows = self._finder.find(embeddings, self.k, largest)
         scores = self._scores[rows]
         temperature = math.inf if self.weighting == "mean" else self.temperature
         distances = distances.double()

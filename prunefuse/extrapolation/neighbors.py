@@ -25,6 +25,8 @@ def nearest_neighbors(
     near-duplicates neither cancel nor turn negative, and their order is the true one, also where torch multiplies in TF32
     or bfloat16. Extra memory is O(N k + M) and tiles of a few megabytes: memory-mapped arrays are read as they lie on disk.
 
+    On a GPU it waits for the device once, before it searches, to check the values; what it returns is not waited for.
+
     Args:
         queries: (N, d) floating, as a tensor, a NumPy array or anything with DLPack.
         references: (M, d), of the same dtype and device.
@@ -56,8 +58,10 @@ def nearest_neighbors(
     if k > len(r):
         raise ValueError(f"k must be at most the number of references, {len(r)}, got {k}")
     require_metric(metric)
-    finder = Finder(r, metric, index, name="references")
-    distances, indices = finder.find(q, k, name="queries")
+    extents = torch.stack((extent(r), extent(q))).tolist()
+    references_largest = largest_of("references", r, extents[0])
+    largest = largest_of("queries", q, extents[1])
+    distances, indices = Finder(r, metric, index, references_largest).find(q, k, largest)
     return like(queries, distances), like(queries, indices)
 
 
@@ -77,20 +81,21 @@ def require_metric(metric: str) -> None:
 
 
 class Finder:
-    """References to be searched more than once; arguments as `nearest_neighbors`, checked but for finite values."""
+    """References to be searched more than once; arguments as `nearest_neighbors`, checked before, and their `magnitude`.
 
-    def __init__(self, references: Tensor, metric: str, index: str | None, *, name: str) -> None:
-        self._references, self._metric = references, metric
-        self._largest = magnitude(name, references)
+    On a GPU it does not wait for the device, but for an index of faiss.
+    """
+
+    def __init__(self, references: Tensor, metric: str, index: str | None, largest: float) -> None:
+        self._references, self._metric, self._largest = references, metric, largest
         self._index = None
         if index is not None:
             from prunefuse.extrapolation.approximate import Index
 
             self._index = Index(references, metric, index)
 
-    def find(self, queries: Tensor, k: int, *, name: str) -> tuple[Tensor, Tensor]:
-        """Distances and indices (N, k)."""
-        largest = max(self._largest, magnitude(name, queries))
+    def find(self, queries: Tensor, k: int, largest: float) -> tuple[Tensor, Tensor]:
+        """Distances and indices (N, k) for queries whose `magnitude` is ``largest``."""
         if self._index is not None:
             return self._index.search(queries, k)
         return ops.nearest_neighbors(
@@ -98,16 +103,27 @@ class Finder:
             self._references,
             k,
             self._metric == "cosine",
-            _scale(largest, queries.dtype),
+            _scale(max(self._largest, largest), queries.dtype),
             _input_roundoff(queries),
         )
 
 
 def magnitude(name: str, x: Tensor, number: Callable[[int], int] = int) -> float:
-    """The largest magnitude; ValueError where a value is not finite, with what ``number`` calls its row."""
-    if len(x) == 0:
-        return 0.0
-    low, high = (float(value) for value in torch.aminmax(x))
+    """The largest magnitude; ValueError where a value is not finite, with what ``number`` calls its row.
+
+    On a GPU it waits for the device once.
+    """
+    return largest_of(name, x, extent(x).tolist(), number)
+
+
+def extent(x: Tensor) -> Tensor:
+    """The least and the largest value (2,), float64; NaN where there is one; 0 where there is no value."""
+    return torch.stack(torch.aminmax(x)).double() if x.numel() else x.new_zeros(2, dtype=torch.float64)
+
+
+def largest_of(name: str, x: Tensor, extent: list[float], number: Callable[[int], int] = int) -> float:
+    """`magnitude`, of a tensor whose `extent` is known."""
+    low, high = extent
     largest = max(-low, high)
     if not math.isfinite(largest) or math.isnan(low):
         row = next(i for i, values in enumerate(x) if not bool(values.isfinite().all()))

@@ -33,7 +33,7 @@ class Regression(Inductive):
         """The regressor itself, fitted; after `fit`."""
         return self._model.regressor_[-1]
 
-    def _learn(self, embeddings: Tensor, scores: Tensor) -> None:
+    def _learn(self, embeddings: Tensor, scores: Tensor, largest: float) -> None:
         from sklearn.compose import TransformedTargetRegressor
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.pipeline import make_pipeline
@@ -46,7 +46,7 @@ class Regression(Inductive):
             warnings.simplefilter("ignore", ConvergenceWarning)
             self._model.fit(_as_rows(embeddings), scores.cpu().numpy())
 
-    def _answer(self, embeddings: Tensor) -> Tensor:
+    def _answer(self, embeddings: Tensor, largest: float) -> Tensor:
         return torch.as_tensor(self._model.predict(_as_rows(embeddings)))
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "dynamics",
     "ensemble_add_",
     "k_center_greedy",
+    "k_means_plus_plus",
     "keep_best_",
     "nearest_neighbors",
     "push_",
@@ -114,6 +115,18 @@ def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Te
     if features.is_cuda:
         loader.require_cuda("k_center_greedy")
     result: Tensor = torch.ops.prunefuse.k_center_greedy(features, labeled, b, start)
+    return result
+
+
+def k_means_plus_plus(residuals: Tensor, features: Tensor, draws: Tensor) -> Tensor:
+    """Rows (b,) in pick order, padded with -1, by k-means++ on outer products of residuals (N, C) and features (N, d).
+
+    draws (b,) are uniform numbers in [0, 1), of which the first is not used (`csrc/library.cpp`); others are an error on the
+    CPU. On CUDA, where to look would wait for the device, they draw some row.
+    """
+    if features.is_cuda:
+        loader.require_cuda("k_means_plus_plus")
+    result: Tensor = torch.ops.prunefuse.k_means_plus_plus(residuals, features, draws)
     return result
 
 

@@ -64,6 +64,11 @@ def _(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
     return features.new_empty((b,), dtype=torch.int64)
 
 
+@torch.library.register_fake("prunefuse::k_means_plus_plus")
+def _(residuals: Tensor, features: Tensor, draws: Tensor) -> Tensor:
+    return features.new_empty((draws.shape[0],), dtype=torch.int64)
+
+
 @torch.library.register_fake("prunefuse::nearest_neighbors")
 def _(
     queries: Tensor, references: Tensor, k: int, cosine: bool, scale: float, input_roundoff: float

@@ -61,6 +61,18 @@ def k_center_flops(rows: int, width: int, centers: int) -> int:
     return 2 * rows * width * centers
 
 
+@register_flop_formula(_ops.k_means_plus_plus)
+def _k_means_flops(
+    residuals_shape: tuple[int, ...],
+    features_shape: tuple[int, ...],
+    draws_shape: tuple[int, ...],
+    *_: Any,
+    **__: Any,
+) -> int:
+    """A multiply-add per row, pick and number of its two factors, as their matrix products with the picks take."""
+    return k_center_flops(features_shape[0], residuals_shape[1] + features_shape[1], draws_shape[0])
+
+
 @register_flop_formula(_ops.nearest_neighbors)
 def _nearest_neighbors_flops(
     queries_shape: tuple[int, ...], references_shape: tuple[int, ...], *_: Any, **__: Any

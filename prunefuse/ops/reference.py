@@ -170,6 +170,30 @@ def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Te
     return picks
 
 
+def k_means_plus_plus(residuals: Tensor, features: Tensor, draws: Tensor) -> Tensor:
+    """See `prunefuse::k_means_plus_plus`; distances from the embeddings themselves."""
+    embeddings = (residuals[:, :, None] * features[:, None, :]).flatten(1)
+    available = residuals.square().sum(1).isfinite() & features.square().sum(1).isfinite()
+    norms = embeddings.square().sum(1).where(available, -1)
+    nearest = torch.full_like(norms, torch.inf, dtype=torch.float64)
+    picks = torch.full((len(draws),), -1, dtype=torch.int64, device=features.device)
+    for i in range(min(len(draws), int(available.sum()))):
+        weights = nearest.where(available, 0)
+        weights = weights if bool((weights > 0).any()) else available.double()
+        cumulative = weights.cumsum(0)
+        if i == 0:
+            pick = int((norms == norms.amax()).int().argmax())
+        else:
+            # Rounding may have brought the target to the total.
+            pick = int((cumulative > draws[i] * cumulative[-1]).int().argmax())
+            pick = pick if cumulative[pick] > draws[i] * cumulative[-1] else int(weights.nonzero()[-1])
+        picks[i] = pick
+        available[pick] = False
+        distances = (embeddings - embeddings[pick]).square().sum(1).double()
+        nearest = torch.minimum(nearest, distances)
+    return picks
+
+
 def nearest_neighbors(
     queries: Tensor, references: Tensor, k: int, cosine: bool, scale: float, input_roundoff: float
 ) -> tuple[Tensor, Tensor]:

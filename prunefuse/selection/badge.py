@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from prunefuse import ops
 from prunefuse.ops.reference import log_probabilities
+from prunefuse.ops.transfer import row_extents, upload
 
 
 def badge(logits: Tensor, features: Tensor, b: int, generator: torch.Generator) -> tuple[Tensor, int]:
@@ -17,6 +19,8 @@ def badge(logits: Tensor, features: Tensor, b: int, generator: torch.Generator) 
     first pick has the largest embedding, as in the authors' code; each later one is drawn with probability proportional
     to its squared distance from the nearest pick. Where all that are left coincide with picks, the draw is uniform (ours).
 
+    On a GPU it waits for the device once, at the end, for the picks.
+
     Args:
         logits: (N, C), floating.
         features: (N, d), floating, on the same device: what enters the last layer.
@@ -25,46 +29,42 @@ def badge(logits: Tensor, features: Tensor, b: int, generator: torch.Generator) 
 
     Returns:
         Rows (b,) int64 on the CPU, in pick order, and the number of rows that cannot be picked: those with a NaN, without
-        a logit above −inf, or with a feature that is not finite. Extra memory is O(N·C).
+        a logit above −inf, or with a feature that is not finite. Extra memory is O(N·(C + d)).
 
     Raises:
         ValueError: fewer than b rows can be picked.
     """
     residual = log_probabilities(logits.float(), False, 1.0).exp()
     h = features.float()
-    valid = residual.isfinite().all(1) & h.isfinite().all(1)
-    selectable = int(valid.sum())
-    if b > selectable:
-        raise ValueError(
-            f"b is {b}, but only {selectable} of {len(residual)} rows can be picked (the others are not finite)"
-        )
-    residual, h = residual.where(valid[:, None], 0), h.where(valid[:, None], 0)
+    least, most = row_extents(h)
+    valid = residual.isfinite().all(1) & least.isfinite() & most.isfinite()
     top = residual.argmax(1, keepdim=True)
     # p1 - 1 as minus the sum of the others: precise where p1 is almost 1.
     residual.scatter_(1, top, 0).scatter_(1, top, -residual.sum(1, keepdim=True))
-    norms = residual.square().sum(1) * h.square().sum(1)
-    available = valid.cpu()
-    nearest = torch.full((len(residual),), torch.inf, dtype=torch.float64)
-    picks = torch.empty(b, dtype=torch.int64)
-    for i in range(b):
-        if i == 0:
-            pick = int(norms.cpu().where(available, -1).argmax())
-        else:
-            pick = _draw(nearest.where(available, 0), available, generator)
-        picks[i] = pick
-        available[pick] = False
-        products = (residual @ residual[pick]) * (h @ h[pick])
-        distances = (norms + norms[pick] - 2 * products).clamp_min(0)
-        nearest = torch.minimum(nearest, distances.cpu().double())
-    return picks, len(residual) - selectable
+    # The first pick takes none; drawn one by one or together, the numbers are the same.
+    draws = torch.zeros(b, dtype=torch.float64)
+    draws[1:] = torch.rand(max(b - 1, 0), dtype=torch.float64, generator=generator)
+    if b > len(h):
+        raise _too_few(b, int(valid.sum()), len(h))
+    picks = ops.k_means_plus_plus(
+        residual, _in_range(h, torch.maximum(most, -least), valid), upload(draws, h.device)
+    )
+    told = torch.cat((picks, valid.sum(0, keepdim=True))).cpu()
+    selectable = int(told[-1])
+    if b > selectable:
+        raise _too_few(b, selectable, len(h))
+    return told[:-1], len(h) - selectable
 
 
-def _draw(weights: Tensor, available: Tensor, generator: torch.Generator) -> int:
-    """A row with probability proportional to its weight; uniform over the available ones where all weights are 0."""
-    if not bool((weights > 0).any()):
-        weights = available.double()
-    cumulative = weights.cumsum(0)
-    target = torch.rand(1, dtype=torch.float64, generator=generator) * cumulative[-1]
-    row = int(torch.searchsorted(cumulative, target, right=True))
-    # Rounding may have brought the target to the total.
-    return min(row, int(weights.nonzero()[-1]))
+def _in_range(features: Tensor, magnitudes: Tensor, valid: Tensor) -> Tensor:
+    """Features times a power of two that brings the largest magnitude of a valid row near 1: draws do not depend on it."""
+    if not features.numel():
+        return features
+    exponent = torch.frexp(magnitudes.where(valid, 0).amax()).exponent
+    return torch.ldexp(features, -exponent.clamp(-126, 126))  # powers that float32 holds
+
+
+def _too_few(b: int, selectable: int, rows: int) -> ValueError:
+    return ValueError(
+        f"b is {b}, but only {selectable} of {rows} rows can be picked (the others are not finite)"
+    )

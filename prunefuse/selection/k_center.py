@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,12 +11,15 @@ from torch import Tensor
 
 from prunefuse import ops
 from prunefuse.ops.arrays import as_tensor, like, require_count, require_floating
+from prunefuse.ops.transfer import row_extents, rows_where, upload
 
 
 def k_center_greedy(features: Any, b: int, labeled: Any = None, start: int | None = None) -> Any:
     """Picks b rows, each the one farthest (Euclidean) from everything labeled and picked before it.
 
     The 2-approximation of k-center by Gonzalez (1985), as used for active learning by Sener and Savarese (2018).
+
+    On a GPU it waits for the device once, before it picks, to check the values; what it returns is not waited for.
 
     Args:
         features: (N, d) floating, as a tensor, a NumPy array or anything with DLPack. Rows with a value that is not finite
@@ -34,80 +37,158 @@ def k_center_greedy(features: Any, b: int, labeled: Any = None, start: int | Non
         ValueError: features is not of rank 2, fewer than b rows can be picked (the message says how many), or an index is
             out of range.
     """
-    x = as_tensor("features", features)
-    require_floating("features", x)
-    b = require_count("b", b)
-    if x.dtype in (torch.float16, torch.bfloat16):
-        x = x.float()
-    if x.dim() != 2:
-        raise ValueError(f"features must have shape (N, d), got {tuple(x.shape)}")
-    known = _indices(labeled, len(x)).to(x.device)
-    if start is not None:
-        start = require_count("start", start)
-        if start >= len(x):
-            raise ValueError(f"start must be a row of features (0 to {len(x) - 1}), got {start}")
-        if bool((known == start).any()):
-            raise ValueError(f"start is labeled already: {start}")
-    if b > len(x):
-        raise ValueError(f"b must be at most the number of rows, {len(x)}, got {b}")
-    # Per row, so that extra memory stays O(N); NaN and infinities show in one or the other.
-    largest, smallest = (x.amax(1), x.amin(1)) if x.numel() else (x.new_zeros(len(x)), x.new_zeros(len(x)))
-    finite = largest.isfinite() & smallest.isfinite()
-    if start is not None and not bool(finite[start]):
-        raise ValueError(f"start must be a row of finite features, got row {start}")
-    x = _within_range(x, torch.maximum(largest, -smallest)[finite])
-    first = -1 if start is None else start
-    if first < 0 and b > 0 and not bool(finite[known].any()):
-        # Labeled rows that are not finite are no centers, but must still not be picked.
-        finite[known] = False
-        first = _nearest_to_mean(x, finite)
-    nothing = first < 0 and len(known) == 0
-    if b == 0:
-        picks = known[:0]
-    elif nothing:  # no row is finite
-        picks = torch.full((b,), -1, device=x.device)
+    search = _Search(features, b, labeled, start)
+    return like(features, search.pick(search.plan(search.facts.tolist())))
+
+
+def k_center_on_host(features: Tensor, b: int, labeled: Tensor) -> tuple[Tensor, int]:
+    """`k_center_greedy` with the picks on the CPU, and how many rows are neither labeled nor finite.
+
+    On a GPU it waits for the device once, at the end, for both: it picks as if nothing were unusual about the values, and
+    again only where something is: values that must be scaled, no finite row among the labeled ones, or none labeled and
+    some not finite.
+    """
+    search = _Search(features, b, labeled, None)
+    if not search.x.is_cuda:
+        facts = search.facts.tolist()
+        picks = search.pick(search.plan(facts))
     else:
-        picks = ops.k_center_greedy(x, known, b, first)
-    if b > 0 and int(picks[-1]) < 0:
-        raise ValueError(
-            f"b is {b}, but only {int((picks >= 0).sum())} of {len(x)} rows can be picked "
-            "(the others are labeled or not finite)"
+        usual = _Plan(0, 0 if len(search.known) else len(search.x))
+        guessed = search.pick(usual)
+        both = torch.cat((search.facts, guessed.double())).cpu()
+        facts, picks = both[: len(search.facts)].tolist(), both[len(search.facts) :].long()
+        plan = search.plan(facts)
+        if plan != usual:
+            picks = search.pick(plan).cpu()
+    return picks, int(_Facts(*facts).not_finite)
+
+
+class _Facts(NamedTuple):
+    """What the host has to know of the values, as numbers of a float64 tensor."""
+
+    lowest: float  # of labeled
+    highest: float
+    start_labeled: float  # whether it is
+    start_finite: float
+    selectable: float  # rows that are finite and not labeled
+    not_finite: float  # rows that are neither
+    centers: float  # finite rows among the labeled ones
+    largest: float  # magnitude of a value in a finite row
+
+
+class _Plan(NamedTuple):
+    """How to pick, which depends on the values."""
+
+    exponent: int  # of the power of two that features are multiplied by
+    mean_of: int  # rows whose mean the first pick is nearest to; 0: it is the start, or the farthest from the labeled ones
+
+
+class _Search:
+    """Arguments of `k_center_greedy`, checked as far as that takes no look at values on a device."""
+
+    def __init__(self, features: Any, b: int, labeled: Any, start: int | None) -> None:
+        x = as_tensor("features", features)
+        require_floating("features", x)
+        self.b = require_count("b", b)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x = x.float()
+        if x.dim() != 2:
+            raise ValueError(f"features must have shape (N, d), got {tuple(x.shape)}")
+        self.x, rows = x, len(x)
+        self._labeled = _indices(labeled, rows, x.device)
+        # Where an index is out of range there will be an error, but not before the others have been used.
+        self.known = self._labeled.clamp(0, rows - 1) if rows else self._labeled[:0]
+        if start is not None:
+            start = require_count("start", start)
+            if start >= rows:
+                raise ValueError(f"start must be a row of features (0 to {rows - 1}), got {start}")
+        if self.b > rows:
+            raise ValueError(f"b must be at most the number of rows, {rows}, got {self.b}")
+        self.start = start
+        # Per row, so that extra memory stays O(N); NaN and infinities show in one or the other.
+        least, most = row_extents(x)
+        finite = most.isfinite() & least.isfinite()
+        self._available = finite.index_fill(0, self.known, False)
+        magnitudes = torch.maximum(most, -least).where(finite, 0)
+        nothing = x.new_zeros((), dtype=torch.float64)
+        several = len(self._labeled) > 0
+        facts = (  # in the order of _Facts
+            self._labeled.min() if several else nothing,
+            self._labeled.max() if several else nothing,
+            (self.known == start).any() if start is not None else nothing,
+            finite[start] if start is not None else nothing,
+            self._available.sum(),
+            (~finite).index_fill(0, self.known, False).sum(),
+            finite[self.known].sum(),
+            magnitudes.max() if rows else nothing,
         )
-    return like(features, picks)
+        self.facts = torch.stack([fact.double() for fact in facts])
+
+    def plan(self, numbers: list[float]) -> _Plan:
+        """How to pick where `facts` are these; ValueError where they forbid it."""
+        facts, rows = _Facts(*numbers), len(self.x)
+        if len(self._labeled) and not 0 <= facts.lowest <= facts.highest < rows:
+            wrong = int(self._labeled.min() if facts.lowest < 0 else self._labeled.max())
+            raise ValueError(_not_a_row(rows, wrong))
+        if facts.start_labeled:
+            raise ValueError(f"start is labeled already: {self.start}")
+        if self.start is not None and not facts.start_finite:
+            raise ValueError(f"start must be a row of finite features, got row {self.start}")
+        if self.b > facts.selectable:
+            raise ValueError(
+                f"b is {self.b}, but only {int(facts.selectable)} of {rows} rows can be picked "
+                "(the others are labeled or not finite)"
+            )
+        alone = self.start is None and not facts.centers
+        return _Plan(_exponent(facts.largest, self.x.dtype), int(facts.selectable) if alone else 0)
+
+    def pick(self, plan: _Plan) -> Tensor:
+        """(b,) on the features' device."""
+        if self.b == 0:
+            return self.known[:0]
+        x = self.x * 2.0**plan.exponent if plan.exponent else self.x
+        if not plan.mean_of:
+            return ops.k_center_greedy(x, self.known, self.b, -1 if self.start is None else self.start)
+        first = _nearest_to_mean(x, self._available, plan.mean_of)
+        # A center like any other, so that its number need not be known here.
+        others = ops.k_center_greedy(x, torch.cat((self.known, first)), self.b - 1, -1)
+        return torch.cat((first, others))
 
 
-def _within_range(x: Tensor, magnitudes: Tensor) -> Tensor:
-    """x, or a copy of it scaled by a power of two where squared distances would leave the dtype's range."""
-    largest = float(magnitudes.max()) if magnitudes.numel() else 0.0
-    room = 2.0**30 if x.dtype == torch.float32 else 2.0**300
+def _exponent(largest: float, dtype: torch.dtype) -> int:
+    """Of the power of two that brings squared distances into the dtype's range; 0 where they are in it."""
+    # How far from 1 magnitudes may be, and what the dtype can hold as a factor.
+    room, limit = (2.0**30, 120) if dtype == torch.float32 else (2.0**300, 1000)
     if largest == 0 or 1 / room < largest < room:
-        return x
-    return torch.ldexp(x, torch.tensor(-math.frexp(largest)[1], device=x.device))
+        return 0
+    return max(-limit, min(limit, -math.frexp(largest)[1]))
 
 
-def _nearest_to_mean(x: Tensor, available: Tensor) -> int:
-    """The available row nearest to their mean; -1 if there is none. O(N) memory where all rows are available."""
-    if not bool(available.any()):
-        return -1
-    mean = x.mean(0) if bool(available.all()) else x[available].mean(0)
+def _nearest_to_mean(x: Tensor, available: Tensor, count: int) -> Tensor:
+    """The row (1,) nearest to the mean of the ``count`` available ones, one of them. O(N) memory where that is all."""
+    mean = x.mean(0) if count == len(x) else x[rows_where(available, count)].mean(0)
     # Without the matrix product, whose cached-norm form cancels for features far from the origin.
     distances = torch.cdist(x, mean[None], compute_mode="donot_use_mm_for_euclid_dist").squeeze(1)
-    return int(torch.where(available, distances, torch.inf).argmin())
+    return torch.where(available, distances, torch.inf).argmin(0, keepdim=True)
 
 
-def _indices(labeled: Any, rows: int) -> Tensor:
+def _indices(labeled: Any, rows: int, device: torch.device) -> Tensor:
+    """On `device`; their range is checked where that waits for no device."""
     if labeled is None:
-        return torch.empty(0, dtype=torch.int64)
+        return torch.empty(0, dtype=torch.int64, device=device)
     array = as_tensor("labeled", labeled if hasattr(labeled, "__dlpack__") else np.asarray(labeled))
     if array.numel() == 0:
-        return torch.empty(0, dtype=torch.int64)
+        return torch.empty(0, dtype=torch.int64, device=device)
     if array.dtype.is_floating_point or array.dtype == torch.bool or array.dim() != 1:
         raise TypeError(
             f"labeled must be a sequence of row indices, got {array.dtype} of shape {tuple(array.shape)}"
         )
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high >= rows:
-        raise ValueError(
-            f"labeled must hold rows of features (0 to {rows - 1}), got {low if low < 0 else high}"
-        )
-    return array.to(torch.int64)
+    if array.device.type == "cpu":
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= rows:
+            raise ValueError(_not_a_row(rows, low if low < 0 else high))
+    return upload(array.to(torch.int64), device)
+
+
+def _not_a_row(rows: int, got: int) -> str:
+    return f"labeled must hold rows of features (0 to {rows - 1}), got {got}"

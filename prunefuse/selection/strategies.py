@@ -14,13 +14,21 @@ import torch
 from torch import Tensor
 
 from prunefuse.extrapolation import KNN
+from prunefuse.extrapolation.interface import refuse_infinite
 from prunefuse.ops.arrays import as_tensor, require_floating
+from prunefuse.ops.transfer import row_extents, rows_where, upload
 from prunefuse.scoring import LOGIT_STRATEGIES, EnsembleScores, score, statistics
 from prunefuse.selection.badge import badge
-from prunefuse.selection.batches import STOCHASTIC, Stochastic, best_of_each, perturbed
+from prunefuse.selection.batches import (
+    STOCHASTIC,
+    Stochastic,
+    perturbed,
+    require_not_negative,
+    turn_by_turn,
+)
 from prunefuse.selection.custom import load_function
-from prunefuse.selection.k_center import k_center_greedy
-from prunefuse.selection.top_b import top_b
+from prunefuse.selection.k_center import k_center_on_host
+from prunefuse.selection.top_b import best_first, require_selected
 
 # logits, features: of the unlabeled samples. all_features: of the labeled ones too. ensemble: dropout passes.
 # dynamics: scores of the labeled ones from the selector's training.
@@ -84,9 +92,9 @@ def _k_center(pool: Pool, b: int) -> Picks:
     assert pool.features is not None
     _require_enough(pool, b)
     known = len(pool.labeled)
-    rows = k_center_greedy(pool.features, b, labeled=torch.arange(known))
-    unselectable = int((~pool.features[known:].isfinite().all(1)).sum())
-    return Picks(pool.unlabeled[rows.cpu() - known], None, unselectable)
+    labeled = torch.arange(known, device=pool.features.device)
+    rows, unselectable = k_center_on_host(pool.features, b, labeled)
+    return Picks(pool.unlabeled[rows - known], None, unselectable)
 
 
 def _badge(pool: Pool, b: int) -> Picks:
@@ -112,7 +120,7 @@ def _of_logits(function: UtilityFunction, pool: Pool) -> Tensor:
             f"the utility function must return shape ({len(pool.logits)},), one utility for every row of the logits, "
             f"got {tuple(utilities.shape)}"
         )
-    return utilities.to(pool.logits.device)
+    return upload(utilities, pool.logits.device)
 
 
 def _bald(pool: Pool) -> Tensor:
@@ -122,20 +130,32 @@ def _bald(pool: Pool) -> Tensor:
 
 
 def _extrapolated(pool: Pool) -> Tensor:
-    """Scores of the labeled samples from the selector's training, extended to the others by their neighbors (ours)."""
+    """Scores of the labeled samples from the selector's training, extended to the others by their neighbors (ours).
+
+    On a GPU it waits for the device once, before it searches, for how many samples can be used.
+    """
     assert pool.features is not None
     assert pool.scores is not None
     known = len(pool.labeled)
-    usable = pool.features.isfinite().all(1)
-    scores = torch.where(usable[:known], pool.scores.to(pool.features.device, torch.float64), torch.nan)
-    utilities = torch.full(
-        (len(pool.features) - known,), torch.nan, dtype=torch.float64, device=scores.device
+    features = pool.features
+    least, most = row_extents(features)
+    usable = least.isfinite() & most.isfinite()
+    scores = torch.where(usable[:known], upload(pool.scores.double(), features.device), torch.nan)
+    has_score = ~scores.isnan()
+    told = (
+        has_score.sum(),
+        usable[known:].sum(),
+        scores.isinf().sum(),
+        torch.maximum(most, -least).where(usable, 0).amax(),
     )
-    scored = int((~scores.isnan()).sum())
+    scored, others, infinite, largest = torch.stack([number.double() for number in told]).tolist()
+    if infinite:
+        refuse_infinite(scores)
+    utilities = torch.full((len(features) - known,), torch.nan, dtype=torch.float64, device=features.device)
     if scored:
-        model = KNN(k=min(_NEIGHBORS, scored)).fit(pool.features[:known], scores)
-        rows = usable[known:]
-        utilities[rows] = model.predict(pool.features[known:][rows])
+        rows, unknown = rows_where(has_score, int(scored)), rows_where(usable[known:], int(others))
+        model = KNN(k=min(_NEIGHBORS, int(scored))).learn(features[rows], scores[rows], largest)
+        utilities[unknown] = model.answer(features[known:][unknown], largest)
     return utilities
 
 
@@ -155,11 +175,22 @@ def _by_utility(
     pool: Pool,
     b: int,
 ) -> Picks:
-    """The ``b`` samples of highest utility, perturbed or balanced if that was asked for. Utilities told are true ones."""
+    """The ``b`` samples of highest utility, perturbed or balanced if that was asked for. Utilities told are true ones.
+
+    On a GPU it waits for the device once, at the end, for the samples and for what must be known to refuse them.
+    """
     utilities = utility(pool)
     ranking = perturbed(utilities, stochastic, beta, pool.generator)
-    rows = best_of_each(ranking, _predicted(pool), b) if class_balanced else top_b(ranking, b)[0]
-    return Picks(pool.unlabeled[rows.cpu()], utilities[rows].cpu(), int(utilities.isnan().sum()))
+    rows = turn_by_turn(ranking, _predicted(pool), b) if class_balanced else best_first(ranking, b)[0]
+    told = [rows, utilities[rows.clamp_min(0)], utilities.isnan().sum()[None]]
+    if stochastic == "power" and len(utilities):
+        told.append(utilities.nan_to_num().amin(0, keepdim=True))
+    host = torch.cat([part.double() for part in told]).cpu()
+    picked, of_picked, unselectable, *least = host.split([len(part) for part in told])
+    if least:
+        require_not_negative(float(least[0]))
+    require_selected(picked, len(ranking))
+    return Picks(pool.unlabeled[picked.long()], of_picked.to(utilities.dtype), int(unselectable))
 
 
 _SEQUENTIAL = {

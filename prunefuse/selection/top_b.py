@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from prunefuse import ops
 from prunefuse.ops.arrays import as_tensor, like, require_count, require_floating
@@ -12,6 +13,8 @@ from prunefuse.ops.arrays import as_tensor, like, require_count, require_floatin
 
 def top_b(utilities: Any, b: int) -> tuple[Any, Any]:
     """The b rows with the highest utility, best first, equals by lower index.
+
+    On a GPU it waits for the device once, at the end, to see whether there were b.
 
     Args:
         utilities: (N,) of a floating dtype, as a tensor, a NumPy array or anything with DLPack. NaN is never selected.
@@ -27,15 +30,28 @@ def top_b(utilities: Any, b: int) -> tuple[Any, Any]:
     """
     values = as_tensor("utilities", utilities)
     require_floating("utilities", values)
-    b = require_count("b", b)
-    if values.dtype in (torch.float16, torch.bfloat16):
-        values = values.float()
+    indices, best = best_first(values, require_count("b", b))
+    require_selected(indices, len(values))
+    return like(utilities, indices), like(utilities, best)
+
+
+def best_first(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    """`top_b` without waiting for a device: where fewer than b rows can be selected, -1 and NaN at the end.
+
+    Raises:
+        ValueError: b is beyond the number of rows.
+    """
+    values = utilities.float() if utilities.dtype in (torch.float16, torch.bfloat16) else utilities
     if values.dim() == 1 and b > len(values):
         raise ValueError(f"b must be at most the number of rows, {len(values)}, got {b}")
-    indices, best = ops.top_b(values, b)
+    return ops.top_b(values, b)
+
+
+def require_selected(indices: Tensor, rows: int) -> None:
+    """ValueError where the last of the indices selected among so many rows is -1; waits once for their device."""
+    b = len(indices)
     if b > 0 and int(indices[-1]) < 0:
         selectable = int((indices >= 0).sum())
         raise ValueError(
-            f"b is {b}, but only {selectable} of {len(values)} rows can be selected (the others are NaN)"
+            f"b is {b}, but only {selectable} of {rows} rows can be selected (the others are NaN)"
         )
-    return like(utilities, indices), like(utilities, best)

@@ -161,6 +161,7 @@ SMALL = {
     "top": partial(cases._top_b, 2000, 50),
     "stream": partial(cases._stream, 2000, 10, 50, 4),
     "k-center": partial(cases._k_center, 500, 8, 20),
+    "k-means++": partial(cases._k_means, 500, 5, 8, 20),
     "scatter": partial(cases._scatter, "resnet8", 32),
     "dynamics": partial(dynamics._dynamics, 300, 10),
     "divergence": partial(dynamics._divergence, 300, 10),
@@ -223,6 +224,11 @@ def test_ours_and_plain_torch_do_the_work_of_every_case(name):
         ("stream", "prunefuse.StreamingTopB", lambda b, name: prunefuse.selection.StreamingTopB(b, "margin")),
         ("top", "prunefuse.top_b", lambda u, b: [one.flip(0) for one in prunefuse.selection.top_b(u, b)]),
         ("k-center", "prunefuse.k_center_greedy", lambda x, k, labeled: torch.arange(1, k + 1)),
+        (
+            "k-means++",
+            "prunefuse.ops.k_means_plus_plus",
+            lambda r, h, u: torch.ops.prunefuse.k_means_plus_plus(r, h, 1 - u),
+        ),
         ("scatter", "prunefuse.ops.scatter_", lambda dense, small, kept: None),
         ("dynamics", "prunefuse.ops.dynamics", lambda x, y: torch.ops.prunefuse.dynamics(x, y) * 1.00001),
         (

@@ -34,6 +34,14 @@ def neighbors():
     return x[:2300], x[2300:]
 
 
+def factors(rows, *widths):
+    """Of outer products: whole numbers, so that draws fall alike in any order of summation; some rows cannot be picked."""
+    generator = torch.Generator().manual_seed(rows)
+    made = [torch.randint(-3, 4, (rows, width), generator=generator).float() for width in widths]
+    made[0][5::89, 1] = math.nan
+    return (*made, torch.rand(12, dtype=torch.float64, generator=generator))
+
+
 def sums(rows, classes):
     return torch.zeros(rows, classes), torch.zeros(rows, classes, dtype=torch.int32), torch.zeros(rows)
 
@@ -212,6 +220,23 @@ OPS = {
             ({2: 3001}, r"b must lie in \[0, 3000\], got 3001"),
             ({3: 3000}, "start must be a row of features or -1, got 3000"),
             ({3: 4}, "start is already labeled: 4"),
+        ),
+    ),
+    "k_means_plus_plus": Op(
+        lambda: factors(8000, 5, 20),
+        (
+            ({0: torch.zeros(8000)}, r"k_means_plus_plus: residuals must have 2 dimension\(s\), got 1"),
+            ({1: torch.zeros(8000)}, r"features must have 2 dimension\(s\), got 1"),
+            ({0: torch.zeros(7999, 5)}, "residuals must have the rows of features, 8000, got 7999"),
+            ({0: torch.zeros(8000, 5).double()}, "residuals must be Float, got Double"),
+            (
+                {0: torch.zeros(8000, 5).half(), 1: torch.zeros(8000, 20).half()},
+                "features must be float32 or float64, got Half",
+            ),
+            ({2: torch.zeros(12)}, "draws must be Double, got Float"),
+            ({2: torch.zeros(8001).double()}, "draws must be at most as many as rows, 8000, got 8001"),
+            ({2: torch.ones(12).double()}, r"draws must lie in \[0, 1\), got 1"),
+            ({2: torch.full((12,), math.nan).double()}, r"draws must lie in \[0, 1\), got nan"),
         ),
     ),
     "nearest_neighbors": Op(

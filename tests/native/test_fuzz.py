@@ -1,4 +1,4 @@
-"""Any shape, layout, dtype and value for every operator, against float64: 2,350 examples, the same in every run."""
+"""Any shape, layout, dtype and value for every operator, against float64: 2,550 examples, the same in every run."""
 
 import math
 
@@ -11,6 +11,7 @@ from truth import (
     SCATTER_DTYPES,
     assert_ensembles,
     assert_scores,
+    assert_seeding,
     eps,
     of_k_center,
     of_passes,
@@ -23,7 +24,15 @@ from truth import (
 import prunefuse
 from prunefuse import ops
 
-EXAMPLES = {"scores": 750, "ensembles": 350, "absorb": 350, "top_b": 350, "k_center": 250, "scatter": 300}
+EXAMPLES = {
+    "scores": 750,
+    "ensembles": 350,
+    "absorb": 350,
+    "top_b": 350,
+    "k_center": 250,
+    "k_means": 200,
+    "scatter": 300,
+}
 assert sum(EXAMPLES.values()) >= 2000
 
 
@@ -174,6 +183,23 @@ def test_k_center(n, d, dtype, exponent, layout, b, data, seed):
     picks = prunefuse.k_center_greedy(features, b, labeled, start=start)
     usable = [i for i in labeled if i >= len(special)]
     assert picks.tolist() == of_k_center(torch.where(x.isfinite(), whole, x), b, usable, start)
+
+
+@examples("k_means")
+@given(
+    st.integers(1, 300), st.sampled_from([1, 2, 3, 5, 8, 17]), st.sampled_from([1, 2, 4, 7, 16, 19]),
+    st.sampled_from(DTYPES[:2]), st.sampled_from([-20, 0, 10]), st.integers(1, 300),
+    st.sampled_from(["contiguous", "transposed", "offset", "sliced", "one_row"]), specials, seeds,
+)  # fmt: skip
+def test_k_means(n, c, d, dtype, exponent, b, layout, special, seed):
+    """Whole numbers times a power of two: sums of distances are exact, so that a draw can fall on one row alone."""
+    whole = [numbers(seed + i, (n, width), 1, []).round().clamp(-4, 4) for i, width in enumerate((c, d))]
+    broken = [value for value in special if not math.isfinite(value)][:n]
+    for row, value in enumerate(broken):
+        whole[row % 2][row, 0] = value
+    factors = [laid_out(x.mul(2.0**exponent).to(dtype), layout) for x in whole]
+    draws = torch.rand(min(b, n), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    assert_seeding(*factors, draws, ops.k_means_plus_plus(*factors, draws), slack=0)
 
 
 shapes = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), max_size=5)

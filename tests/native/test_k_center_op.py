@@ -32,7 +32,7 @@ def test_an_offset_does_not_blur_the_distances(isa, offset):
     assert prunefuse.k_center_greedy(close, 40, start=0).tolist() == truth(close, 40, start=0)
 
 
-@pytest.mark.parametrize("scale", [1e-38, 1e-25, 1e-12, 1e15, 1e30])
+@pytest.mark.parametrize("scale", [1e-43, 1e-38, 1e-25, 1e-12, 1e15, 1e30])
 def test_features_of_any_magnitude(scale):
     features = torch.tensor([[0.0, 0], [1, 0], [3, 0], [10, 0], [4, 1]]) * scale
     assert prunefuse.k_center_greedy(features, 4, start=0).tolist() == [0, 3, 4, 2]

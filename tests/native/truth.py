@@ -162,6 +162,44 @@ def of_k_center(features, b, labeled=(), start=None):
     return picks
 
 
+def distances_of_outer(residuals, features, row):
+    """Squared distances (N,) of all rows' outer products from that of one, the products formed, in float64."""
+    r, h = (rows.double().cpu().numpy() for rows in (residuals, features))
+    embeddings = (r[:, :, None] * h[:, None, :]).reshape(len(r), -1)
+    return np.square(embeddings - embeddings[row]).sum(1)
+
+
+def assert_seeding(residuals, features, draws, picks, slack):
+    """Every pick is the one that its draw falls on, but for `slack` of the sum of all distances; exactly so for slack 0."""
+    r, h = (rows.double().cpu().numpy() for rows in (residuals, features))
+    picks, draws = picks.tolist(), draws.tolist()
+    left = np.isfinite(r).all(1) & np.isfinite(h).all(1)
+    squares = [np.square(np.where(left[:, None], rows, 0)).sum(1) for rows in (r, h)]
+    norms = np.where(left, squares[0] * squares[1], -1)
+    nearest = np.full(len(r), np.inf)
+    for number, (pick, draw) in enumerate(zip(picks, draws, strict=True)):
+        if not left.any():
+            assert pick == -1
+            continue
+        assert pick >= 0
+        assert left[pick]
+        if number == 0:
+            assert norms[pick] >= norms.max() * (1 - slack)
+            assert slack or pick == norms.argmax()
+        else:
+            weights = np.where(left, nearest, 0)
+            weights = weights if weights.any() else left.astype(np.float64)
+            sums = np.cumsum(weights)
+            target, room = draw * sums[-1], slack * sums[-1]
+            # In exact arithmetic every target lies below the total; rounding may bring one there.
+            assert sums[pick] > target - room or pick == np.flatnonzero(weights)[-1]
+            assert sums[pick] - weights[pick] <= target + room
+            assert weights[pick] > 0
+        left[pick] = False
+        with np.errstate(invalid="ignore"):
+            nearest = np.fmin(nearest, distances_of_outer(residuals, features, pick))
+
+
 def of_top_b(utilities, b):
     """Row numbers in order."""
     pairs = [(-u, i) for i, u in enumerate(utilities) if not math.isnan(u)]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from prunefuse.ops import reference
 from prunefuse.scoring import EnsembleScores
 from prunefuse.seeds import generator
 from prunefuse.selection.batches import STOCHASTIC
@@ -241,6 +242,18 @@ def test_badge_draws_by_squared_distance() -> None:
         assert picks[0] == first
         counts[picks[1]] += 1
     torch.testing.assert_close(counts / 4000, (expected / expected.sum()).float(), atol=0.03, rtol=0)
+
+
+def test_badge_draws_on_the_embeddings_of_any_magnitude() -> None:
+    """The whole sequence, from the same numbers as draws over embeddings that are formed."""
+    given = pool(strategy("badge"))
+    assert given.features is not None
+    numbers = torch.cat((torch.zeros(1), torch.rand(29, dtype=torch.float64, generator=generator(0))))
+    g = embeddings(given)
+    expected = reference.k_means_plus_plus(g, torch.ones(len(g), 1, dtype=torch.float64), numbers)
+    for scale in (1, 2.0**100, 2.0**-100):
+        scaled = replace(given, features=given.features * scale, generator=generator(0))
+        assert torch.equal(strategy("badge").pick(scaled, 30).indices, UNLABELED[expected])
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC[1:])
