@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks import isolated
 from benchmarks.zoo import SMALLEST, build, families
-from prunefuse import files
+from prunefuse import _files as files
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import plan_pruning
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prunefuse import files
+from prunefuse import _files as files
 from prunefuse.experiment.extrapolate import ExtrapolateConfig, run
 from prunefuse.experiment.extrapolate.ledger import spent
 from prunefuse.experiment.extrapolate.record import ExtrapolateRecord, read

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prunefuse import files
+from prunefuse import _files as files
 from prunefuse.data import load
 from prunefuse.experiment.cost import flops_per_input
 from prunefuse.models import resnet20

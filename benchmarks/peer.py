@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import isolated
 from benchmarks.coverage import train_a_step
 from benchmarks.zoo import SMALLEST, build, families
-from prunefuse import files
+from prunefuse import _files as files
 from prunefuse.bench import record
 from prunefuse.pruning import Target, plan_pruning
 

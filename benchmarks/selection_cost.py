@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 import prunefuse
-from prunefuse import files, models
+from prunefuse import _files as files
+from prunefuse import models
 from prunefuse.experiment.cost import FORMULA, Sizes, flops_per_input, planned_costs, selection_cost
 from prunefuse.experiment.format import engineering
 from prunefuse.training import RECIPES, predict

@@ -3,11 +3,11 @@
 import torch
 
 from prunefuse import Recipe, features, top_b
+from prunefuse._seeds import isolated
 from prunefuse.data import TensorImages, load
 from prunefuse.dynamics import Recorder
 from prunefuse.extrapolation import KNN, extrapolate
 from prunefuse.models import mlp
-from prunefuse.seeds import isolated
 from prunefuse.training import Adversarial, Pgd, evaluate, evaluate_attacked, train
 
 data = load("digits")

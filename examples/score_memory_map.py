@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import prunefuse
-from prunefuse.scoring.files import logits_blocks
+from prunefuse.scoring._files import logits_blocks
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "logits.npy")

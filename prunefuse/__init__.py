@@ -1,5 +1,6 @@
 """prunefuse: prune at initialization, select with the small network, fuse it back."""
 
+from prunefuse._files import save_tensors
 from prunefuse.experiment.loop import ActiveLearning, LoopConfig
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
@@ -7,6 +8,8 @@ from prunefuse.scoring import EnsembleScores, score, score_ensemble, score_linea
 from prunefuse.selection import StreamingTopB, k_center_greedy, top_b
 from prunefuse.training import Recipe, features
 from prunefuse.version import __version__
+
+from prunefuse import _moved as _moved  # isort: skip  (old paths of modules)
 
 __all__ = [
     "ActiveLearning",
@@ -21,6 +24,7 @@ __all__ = [
     "k_center_greedy",
     "load_pruned",
     "plan_pruning",
+    "save_tensors",
     "score",
     "score_ensemble",
     "score_linear",

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from prunefuse.files import replacing, save_tensors, write_bytes, write_json, write_text
+from prunefuse._files import replacing, save_tensors, write_bytes, write_json, write_text
 
 
 def test_text_bytes_and_json_are_written_as_given(tmp_path):

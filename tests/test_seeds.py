@@ -3,7 +3,7 @@ import random
 import numpy as np
 import torch
 
-from prunefuse.seeds import derive, generator, isolated
+from prunefuse._seeds import derive, generator, isolated
 
 
 def draw() -> tuple[float, float, float]:

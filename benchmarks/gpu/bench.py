@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.points import Point, Room, ceilings, points
-from prunefuse import files
+from prunefuse import _files as files
 from prunefuse.bench import record
 from prunefuse.bench.race import LOOSE, Line, Result
 from prunefuse.version import __version__

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prunefuse import files
+from prunefuse import _files as files
 from prunefuse.bench import record
 from prunefuse.bench.race import Line, Result
 from prunefuse.bench.table import duration

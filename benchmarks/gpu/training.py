@@ -10,9 +10,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from prunefuse import models
-from prunefuse.data.tensors import Augment, TensorImages
-from prunefuse.training.recipe import Recipe
-from prunefuse.training.train import train
+from prunefuse.data._tensors import Augment, TensorImages
+from prunefuse.training._recipe import Recipe
+from prunefuse.training._train import train
 
 BATCH = 128
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from baal.active.heuristics import AbstractHeuristic
 
-from prunefuse.adapters.probabilities import STRATEGIES, utilities
+from prunefuse.adapters._probabilities import STRATEGIES, utilities
 from prunefuse.ops.arrays import as_tensor
 from prunefuse.scoring import ENSEMBLE_STRATEGIES, EnsembleScores, score_ensemble
-from prunefuse.scoring.scores import checked_names
+from prunefuse.scoring._scores import checked_names
 
 
 class Uncertainty(AbstractHeuristic):

@@ -9,9 +9,9 @@ import numpy as np
 from modAL.models.base import BaseCommittee, BaseLearner
 from sklearn.exceptions import NotFittedError
 
-from prunefuse.adapters.probabilities import STRATEGIES, utilities
+from prunefuse.adapters._probabilities import STRATEGIES, utilities
 from prunefuse.scoring import ENSEMBLE_STRATEGIES, score_ensemble
-from prunefuse.scoring.scores import checked_names
+from prunefuse.scoring._scores import checked_names
 from prunefuse.selection import top_b
 
 

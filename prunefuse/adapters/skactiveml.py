@@ -14,8 +14,8 @@ from skactiveml.base import SingleAnnotatorPoolQueryStrategy, SkactivemlClassifi
 from skactiveml.utils import MISSING_LABEL, check_equal_missing_label, check_type, is_labeled
 from sklearn.base import clone
 
-from prunefuse.adapters.probabilities import STRATEGIES, utilities
-from prunefuse.scoring.scores import checked_names
+from prunefuse.adapters._probabilities import STRATEGIES, utilities
+from prunefuse.scoring._scores import checked_names
 from prunefuse.selection import k_center_greedy, top_b
 
 

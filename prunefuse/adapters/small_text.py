@@ -9,9 +9,9 @@ import torch
 from small_text import EmbeddingBasedQueryStrategy, QueryStrategy
 from small_text.query_strategies import constraints
 
-from prunefuse.adapters.probabilities import STRATEGIES, utilities
+from prunefuse.adapters._probabilities import STRATEGIES, utilities
 from prunefuse.ops.arrays import as_tensor
-from prunefuse.scoring.scores import checked_names
+from prunefuse.scoring._scores import checked_names
 from prunefuse.selection import k_center_greedy, top_b
 
 

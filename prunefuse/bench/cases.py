@@ -28,7 +28,7 @@ from prunefuse.bench.shared import (
     tolerance,
 )
 from prunefuse.ops import reference
-from prunefuse.pruning.identity import named_tensors
+from prunefuse.pruning._graph.copies import named_tensors
 
 # Rows and classes. A GPU is given at least 256 MB, below which launching a kernel is what one would measure.
 _POOLS = {

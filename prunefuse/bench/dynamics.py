@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from prunefuse import ops
+from prunefuse._seeds import generator
 from prunefuse.bench import plain
 from prunefuse.bench.race import Case, Contender, Task, largest
 from prunefuse.bench.shared import by_chunks, compiled, limits, normal, tolerance
 from prunefuse.ops import reference
-from prunefuse.seeds import generator
 
 # Rows and classes.
 _BATCHES = {"cpu": ((200_000, 10), (50_000, 1000)), "cuda": ((6_400_000, 10), (64_000, 1000))}

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from prunefuse import files
+from prunefuse import _files as files
 from prunefuse.bench.race import Line, Result
 from prunefuse.experiment.machine import describe_machine, describe_versions
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import prunefuse
+from prunefuse._seeds import generator
 from prunefuse.bench import peers, plain
 from prunefuse.bench.race import Case, Contender, Task
 from prunefuse.bench.shared import (
@@ -23,7 +24,6 @@ from prunefuse.bench.shared import (
     tolerance,
 )
 from prunefuse.ops import reference
-from prunefuse.seeds import generator
 
 # Rows, features, classes of the head. The product alone takes between 0.1 and 1 s on two cores.
 _HEADS = {

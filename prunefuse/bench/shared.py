@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunefuse._seeds import generator
 from prunefuse.bench.race import Contender, Run, largest
-from prunefuse.seeds import generator
 
 STRATEGIES = ("least_confidence", "margin", "entropy")
 EPSILON = torch.finfo(torch.float32).eps

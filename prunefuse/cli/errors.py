@@ -18,7 +18,7 @@ def reported() -> Iterator[None]:
         from prunefuse.experiment.extrapolate.run import ExtrapolateInterrupted
         from prunefuse.experiment.folder import RunError, RunFolderError
         from prunefuse.experiment.run import RunInterrupted
-        from prunefuse.scoring.files import LogitsFileError
+        from prunefuse.scoring._files import LogitsFileError
 
         try:
             yield

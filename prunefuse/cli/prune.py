@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from prunefuse.cli.errors import reported
-from prunefuse.pruning.criteria import ALL_CRITERIA, NEEDS
+from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS
+from prunefuse.pruning._choose.targets import QUANTITIES
 from prunefuse.pruning.options import PRESETS
-from prunefuse.pruning.targets import QUANTITIES
 
 _AMOUNT = "as a fraction of the dense model's or an amount"
 _CRITERIA = ", ".join(name for name in ALL_CRITERIA if name not in NEEDS)
@@ -105,12 +105,14 @@ def prune(
         zip(QUANTITIES, (target_parameters, target_flops, target_memory, target_latency), strict=True)
     )
     with reported():
+        from prunefuse.cli import prune_files
         from prunefuse.experiment.budgets import ConfigError
         from prunefuse.experiment.folder import RunError
-        from prunefuse.pruning import command
 
         try:
-            targets = [command.parse_target(name, text) for name, text in texts.items() if text is not None]
+            targets = [
+                prune_files.parse_target(name, text) for name, text in texts.items() if text is not None
+            ]
             if len(targets) + (ratio is not None) > 1:
                 raise ValueError("target: expected one of a ratio and the targets, not several")
             wanted: dict[str, Any] = {
@@ -124,18 +126,18 @@ def prune(
                 "min_channels": min_channels,
                 "seed": seed,
             }
-            shapes = [command.parse_input(text) for text in input_ or []]
+            shapes = [prune_files.parse_input(text) for text in input_ or []]
             if model.endswith(".onnx"):
-                plan = command.prune_onnx(
+                plan = prune_files.prune_onnx(
                     Path(model), out, weights=weights, num_classes=num_classes, inputs=shapes, **wanted
                 )
                 typer.echo(f"{plan.summary()}\n\nWritten to {out}.")
                 return
-            plan, loading = command.prune_to_folder(
-                command.find_model(model, num_classes),
+            plan, loading = prune_files.prune_to_folder(
+                prune_files.find_model(model, num_classes),
                 out,
                 weights=weights,
-                inputs=shapes or [command.parse_input("1x3x224x224")],
+                inputs=shapes or [prune_files.parse_input("1x3x224x224")],
                 **wanted,
             )
         except (ValueError, TypeError) as error:

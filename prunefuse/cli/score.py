@@ -63,7 +63,7 @@ def score(
     with reported():
         from prunefuse.cli.progress import RowsProgress
         from prunefuse.experiment.budgets import ConfigError
-        from prunefuse.selection.pool import score_pool
+        from prunefuse.selection._pool import score_pool
 
         paths = [file for path in logits for file in (_listed() if path == Path("-") else [path])]
         with RowsProgress(quiet=quiet) as progress:

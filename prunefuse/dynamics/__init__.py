@@ -1,6 +1,6 @@
 """Importance of samples from how training treats them, recorded batch by batch in O(samples · window) memory."""
 
-from prunefuse.dynamics.options import (
+from prunefuse.dynamics._options import (
     PRESETS,
     Aum,
     Dual,
@@ -12,8 +12,8 @@ from prunefuse.dynamics.options import (
     Score,
     Tdds,
 )
-from prunefuse.dynamics.passes import record_evaluation
-from prunefuse.dynamics.recorder import Recorder
+from prunefuse.dynamics._passes import record_evaluation
+from prunefuse.dynamics._recorder import Recorder
 
 __all__ = [
     "PRESETS",

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunefuse.data.batches import label_of
-from prunefuse.data.tensors import in_memory
+from prunefuse.data._batches import label_of
+from prunefuse.data._tensors import in_memory
 from prunefuse.dynamics import Recorder
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.state import LoopState

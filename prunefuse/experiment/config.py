@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunefuse import models
-from prunefuse.data.registry import NAMES as DATA
+from prunefuse.data._registry import NAMES as DATA
 from prunefuse.experiment.budgets import ConfigError, parse_size
-from prunefuse.pruning.criteria import CRITERIA
-from prunefuse.pruning.groups import ROUNDINGS
-from prunefuse.selection.batches import STOCHASTIC
-from prunefuse.selection.strategies import STRATEGIES, strategy
+from prunefuse.pruning._choose.ranking import ROUNDINGS
+from prunefuse.pruning._choose.scores import CRITERIA
+from prunefuse.selection._batches import STOCHASTIC
+from prunefuse.selection._strategies import STRATEGIES, strategy
 from prunefuse.training import RECIPES, Recipe
 
 SELECTORS = ("prunefuse", "dense")

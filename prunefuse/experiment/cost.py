@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.records import Cost
-from prunefuse.selection.strategies import Strategy
-from prunefuse.training.modes import evaluating
-from prunefuse.training.recipe import Recipe
+from prunefuse.selection._strategies import Strategy
+from prunefuse.training._modes import evaluating
+from prunefuse.training._recipe import Recipe
 
 FORMULA = """\
 C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(selector) + K_r ]

@@ -27,7 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from prunefuse import files
+from prunefuse import _files as files
 from prunefuse.experiment.budgets import ConfigError
 from prunefuse.experiment.records import Cost, Epoch, Round
 

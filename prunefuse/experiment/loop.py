@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunefuse.data.batches import Batch, Labeled, read
-from prunefuse.data.labels import OwnLabels
+from prunefuse._seeds import derive, generator, isolated
+from prunefuse.data._batches import Batch, Labeled, read
+from prunefuse.data._labels import OwnLabels
 from prunefuse.dynamics import Recorder as Dynamics
 from prunefuse.experiment import cost
 from prunefuse.experiment.checks import (
@@ -39,9 +40,8 @@ from prunefuse.experiment.records import (
 from prunefuse.experiment.state import Acquisition, LoopState
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, plan_pruning
-from prunefuse.pruning.identity import fingerprint
-from prunefuse.seeds import derive, generator, isolated
-from prunefuse.selection.strategies import Picks, Pool, strategy
+from prunefuse.pruning._graph.copies import fingerprint
+from prunefuse.selection._strategies import Picks, Pool, strategy
 from prunefuse.training import (
     Distillation,
     EpochResult,

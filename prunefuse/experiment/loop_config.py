@@ -9,12 +9,12 @@ from numbers import Integral
 from typing import Literal, cast
 
 from prunefuse.experiment.budgets import parse_size, to_samples
-from prunefuse.pruning.criteria import CRITERIA
-from prunefuse.pruning.groups import ROUNDINGS
-from prunefuse.selection.batches import Stochastic
-from prunefuse.selection.strategies import Strategy, UtilityFunction, strategy
-from prunefuse.training.fields import check_types
-from prunefuse.training.recipe import RECIPES, Recipe
+from prunefuse.pruning._choose.ranking import ROUNDINGS
+from prunefuse.pruning._choose.scores import CRITERIA
+from prunefuse.selection._batches import Stochastic
+from prunefuse.selection._strategies import Strategy, UtilityFunction, strategy
+from prunefuse.training._fields import check_types
+from prunefuse.training._recipe import RECIPES, Recipe
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from html import escape
 from os import PathLike
 from pathlib import Path
 
-from prunefuse import files
+from prunefuse import _files as files
 from prunefuse.experiment import folder, markup, plots, sections
 from prunefuse.experiment.extrapolate.record import is_extrapolation
 from prunefuse.experiment.extrapolate.report import report as extrapolation

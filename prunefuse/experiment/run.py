@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunefuse import _files as files
 from prunefuse import data as datasets
-from prunefuse import files
 from prunefuse.experiment import folder, machine, networks
 from prunefuse.experiment.budgets import ConfigError, resolve_schedule
 from prunefuse.experiment.config import SELECTORS, STRATEGY_OPTIONS, RunConfig

@@ -1,5 +1,3 @@
-"""Fusing: the trained weights of a small network, back where they came from in the dense one."""
+"""Fusing: :func:`fuse_`, the method of a plan under a name of its own."""
 
-from prunefuse.fusion.fuse import fuse_
-
-__all__ = ["fuse_"]
+from prunefuse.pruning.plan import fuse_ as fuse_

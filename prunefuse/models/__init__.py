@@ -1,9 +1,9 @@
 """Architectures for experiments on small images, by function or by name."""
 
-from prunefuse.models.layers import ChannelPad
-from prunefuse.models.perceptron import MLP, mlp
-from prunefuse.models.registry import build, names
-from prunefuse.models.resnet import (
+from prunefuse.models._layers import ChannelPad
+from prunefuse.models._perceptron import MLP, mlp
+from prunefuse.models._registry import build, names
+from prunefuse.models._resnet import (
     ResNet,
     resnet8,
     resnet14,
@@ -14,7 +14,7 @@ from prunefuse.models.resnet import (
     resnet110,
     resnet164,
 )
-from prunefuse.models.vgg import (
+from prunefuse.models._vgg import (
     VGG,
     vgg11,
     vgg11_bn,
@@ -25,7 +25,7 @@ from prunefuse.models.vgg import (
     vgg19,
     vgg19_bn,
 )
-from prunefuse.models.wide import WideResNet, wide_resnet, wide_resnet16_4, wide_resnet28_10
+from prunefuse.models._wide import WideResNet, wide_resnet, wide_resnet16_4, wide_resnet28_10
 
 __all__ = [
     "MLP",

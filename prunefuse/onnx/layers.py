@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from prunefuse.pruning.coupling import Value
-from prunefuse.pruning.rules import values_in
-from prunefuse.pruning.trace import Record
+from prunefuse.pruning._graph.couplings import Value
+from prunefuse.pruning._graph.trace import Record
+from prunefuse.pruning._rules.registry import values_in
 
 _NAMES = {
     "onnx::MatMul": "aten::matmul",

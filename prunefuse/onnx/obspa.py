@@ -13,9 +13,9 @@ from prunefuse.onnx import planner
 from prunefuse.onnx.reader import example_shapes, read, trace
 from prunefuse.onnx.runtime import Feeds, FileNetwork
 from prunefuse.onnx.writer import check_free, narrowed, save
-from prunefuse.pruning.compensation import check_planning, compensate, costs, with_notes
+from prunefuse.pruning._obspa.readers import find_readers
+from prunefuse.pruning._obspa.refit import check_planning, compensate, costs, with_notes
 from prunefuse.pruning.plan import PruningPlan
-from prunefuse.pruning.readers import find_readers
 
 
 def prune_without_finetuning(

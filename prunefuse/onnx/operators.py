@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from prunefuse.onnx.reader import NodeCall
-from prunefuse.pruning import along, aten, attention, layout
-from prunefuse.pruning.coupling import Value, fixed
-from prunefuse.pruning.rules import broadcast, register_rule, unknown, values_in
+from prunefuse.pruning._graph.couplings import Value, fixed
+from prunefuse.pruning._rules import attention, axes, layers, shapes
+from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown, values_in
 
 _POINTWISE = """
     Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Celu Clip
@@ -22,27 +22,27 @@ _POINTWISE = """
     Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
 """
 register_rule(*(f"onnx::{name}" for name in _POINTWISE.split()))(broadcast)
-register_rule(*(f"onnx::{name}" for name in ("Identity", "Cast", "CastLike", "Dropout")))(aten.unchanged)
-register_rule("onnx::InstanceNormalization")(aten.channel_norm)
-register_rule(*(f"onnx::{name}" for name in ("Flatten", "Squeeze", "Unsqueeze")))(layout.reshape)
+register_rule(*(f"onnx::{name}" for name in ("Identity", "Cast", "CastLike", "Dropout")))(layers.unchanged)
+register_rule("onnx::InstanceNormalization")(layers.channel_norm)
+register_rule(*(f"onnx::{name}" for name in ("Flatten", "Squeeze", "Unsqueeze")))(shapes.reshape)
 
 
 @register_rule("onnx::Conv")
 def conv(call: NodeCall, x: Value, weight: Value, bias: Value | None = None) -> Value:
     """Weights are laid out as PyTorch's."""
-    return aten.convolution(call, x, weight, bias, groups=call.attribute("group", 1))
+    return layers.convolution(call, x, weight, bias, groups=call.attribute("group", 1))
 
 
 @register_rule("onnx::ConvTranspose")
 def conv_transpose(call: NodeCall, x: Value, weight: Value, bias: Value | None = None) -> Value:
     """Weights are laid out as PyTorch's."""
-    return aten.transposed_convolution(call, x, weight, bias, groups=call.attribute("group", 1))
+    return layers.transposed_convolution(call, x, weight, bias, groups=call.attribute("group", 1))
 
 
 @register_rule("onnx::MatMul")
 def matmul(call: NodeCall, a: Value, b: Value) -> Value:
     """As PyTorch's."""
-    return aten.matmul(call, a, b)
+    return layers.matmul(call, a, b)
 
 
 @register_rule("onnx::Gemm")
@@ -50,7 +50,7 @@ def gemm(call: NodeCall, a: Value, b: Value, bias: Value | None = None) -> Value
     """a (M, K) @ b (K, N) + bias, each of a and b perhaps transposed."""
     if call.attribute("transA", 0):
         a = Value(a.axes[::-1])
-    out = aten.linear(call, a, b) if call.attribute("transB", 0) else aten.matmul(call, a, b)
+    out = layers.linear(call, a, b) if call.attribute("transB", 0) else layers.matmul(call, a, b)
     return out if bias is None else broadcast(call, out, bias)
 
 
@@ -63,7 +63,7 @@ def einsum(call: NodeCall, *tensors: Value) -> Value:
 @register_rule("onnx::BatchNormalization")
 def batch_norm(call: NodeCall, x: Value, *parameters: Value) -> Value:
     """As PyTorch's; the statistics that it may return as well are outputs of no file made for inference."""
-    return aten.channel_norm(call, x, *parameters)
+    return layers.channel_norm(call, x, *parameters)
 
 
 @register_rule("onnx::LayerNormalization", "onnx::RMSNormalization", "onnx::SimplifiedLayerNormalization")
@@ -72,7 +72,7 @@ def layer_norm(call: NodeCall, x: Value, *parameters: Value | None) -> Value | l
     shape = x.shape[call.attribute("axis", -1) :]
     if any(len(parameter.axes) != len(shape) for parameter in values_in(parameters)):
         return unknown(call, x, *parameters)
-    return aten.layer_norm(call, x, shape, *parameters)
+    return layers.layer_norm(call, x, shape, *parameters)
 
 
 @register_rule("onnx::GroupNormalization")
@@ -80,14 +80,14 @@ def group_norm(call: NodeCall, x: Value, *parameters: Value) -> Value | list[Val
     """As PyTorch's, from version 21 on; before that the parameters are per group."""
     if any(len(parameter.axes[0]) != len(x.axes[1]) for parameter in parameters):
         return unknown(call, x, *parameters)
-    return aten.group_norm(call, x, call.attribute("num_groups", 1), *parameters)
+    return layers.group_norm(call, x, call.attribute("num_groups", 1), *parameters)
 
 
 @register_rule(*(f"onnx::{kind}Pool" for kind in ("Average", "Max", "Lp")))
 @register_rule(*(f"onnx::Global{kind}Pool" for kind in ("Average", "Max", "Lp")))
 def pool(call: NodeCall, x: Value) -> list[Value]:
     """x (N, C, ...)."""
-    return along.over_space(call, x, len(x.axes) - 2)
+    return axes.over_space(call, x, len(x.axes) - 2)
 
 
 @register_rule("onnx::Resize", "onnx::Upsample")
@@ -118,22 +118,22 @@ def reduce(call: NodeCall, x: Value, *_: Value | None) -> Value:
     dims = call.numbers(1, "axes")
     if not dims and call.attribute("noop_with_empty_axes", 0):
         return Value(x.axes)
-    return along.reduction(call, x, dims)[0]
+    return axes.reduction(call, x, dims)[0]
 
 
 @register_rule("onnx::ArgMax", "onnx::ArgMin")
 def arg_reduce(call: NodeCall, x: Value) -> Value:
     """A reduction along one axis."""
-    return along.reduction(call, x, call.attribute("axis", 0))[0]
+    return axes.reduction(call, x, call.attribute("axis", 0))[0]
 
 
 @register_rule("onnx::Softmax", "onnx::LogSoftmax", "onnx::Hardmax")
 def softmax(call: NodeCall, x: Value) -> Value:
     """Over one axis; before version 13 over all from there on."""
     if call.opset >= 13:
-        return along.softmax(call, x, call.attribute("axis", -1))[0]
+        return axes.softmax(call, x, call.attribute("axis", -1))[0]
     for axis in range(call.attribute("axis", 1) % len(x.axes), len(x.axes)):
-        along.softmax(call, x, axis)
+        axes.softmax(call, x, axis)
     return Value(x.axes)
 
 
@@ -141,7 +141,7 @@ def softmax(call: NodeCall, x: Value) -> Value:
 def cumulative_sum(call: NodeCall, x: Value, _: Value) -> Value | list[Value]:
     """Along one axis, which stays."""
     axis = call.numbers(1)
-    return along.softmax(call, x, axis[0]) if axis else unknown(call, x)
+    return axes.softmax(call, x, axis[0]) if axis else unknown(call, x)
 
 
 @register_rule("onnx::Trilu")
@@ -155,7 +155,7 @@ def triangle(call: NodeCall, x: Value, *_: Value | None) -> Value:
 @register_rule("onnx::Reshape")
 def reshape(call: NodeCall, x: Value, _: Value | None = None) -> Value:
     """As PyTorch's; 0 and -1 in the wanted shape follow by themselves."""
-    out = layout.reshape(call, x)
+    out = shapes.reshape(call, x)
     for i, size in enumerate(call.numbers(1, "shape") or []):
         if size > 0:
             call.size("shape", i, out.axes[i])
@@ -165,7 +165,7 @@ def reshape(call: NodeCall, x: Value, _: Value | None = None) -> Value:
 @register_rule("onnx::Expand")
 def expand(call: NodeCall, x: Value, _: Value) -> Value:
     """To a shape that is aligned with the last axes."""
-    out = layout.expand(call, x, ())
+    out = shapes.expand(call, x, ())
     sizes = call.numbers(1) or []
     for i, size in enumerate(sizes):
         if size > 1:
@@ -176,7 +176,7 @@ def expand(call: NodeCall, x: Value, _: Value) -> Value:
 @register_rule("onnx::ConstantOfShape")
 def constant_of_shape(call: NodeCall, _: Value) -> Value:
     """A new tensor."""
-    out = aten.constant(call)
+    out = layers.constant(call)
     for i, ids in enumerate(out.axes):
         call.size("input", i, ids)
     return out
@@ -185,20 +185,20 @@ def constant_of_shape(call: NodeCall, _: Value) -> Value:
 @register_rule("onnx::Transpose")
 def transpose(call: NodeCall, x: Value) -> Value:
     """Without an order the axes are reversed."""
-    return layout.permute(call, x, call.attribute("perm", range(len(x.axes))[::-1]))
+    return shapes.permute(call, x, call.attribute("perm", range(len(x.axes))[::-1]))
 
 
 @register_rule("onnx::Concat")
 def concat(call: NodeCall, *tensors: Value) -> Value:
     """As PyTorch's."""
-    return layout.cat(call, tensors, call.attribute("axis", 1))
+    return shapes.cat(call, tensors, call.attribute("axis", 1))
 
 
 @register_rule("onnx::Split")
 def split(call: NodeCall, x: Value, _: Value | None = None) -> list[Value]:
     """As PyTorch's."""
     axis = call.attribute("axis", 0)
-    parts = layout.split(call, x, None, axis)
+    parts = shapes.split(call, x, None, axis)
     for i in range(len(call.numbers(1, "split") or [])):
         call.size("split", i, parts[i].axes[axis])
     return parts
@@ -219,7 +219,7 @@ def slices(call: NodeCall, x: Value, *_: Value | None) -> Value | list[Value]:
             x = x.with_axis(axis, fixed(call.shape[axis]))
             continue
         chosen = range(len(ids))[start:end]
-        x = layout.slice_(call, x, axis, start, end, step)
+        x = shapes.slice_(call, x, axis, start, end, step)
         if chosen.start > 0:
             call.size("starts", i, ids[: chosen.start])
         if chosen.stop < len(ids):
@@ -242,7 +242,7 @@ def gather(call: NodeCall, x: Value, picks: Value) -> Value:
 @register_rule("onnx::Tile")
 def tile(call: NodeCall, x: Value, _: Value) -> Value:
     """As PyTorch's."""
-    return layout.repeat(call, x, ())
+    return shapes.repeat(call, x, ())
 
 
 @register_rule("onnx::DepthToSpace")
@@ -250,7 +250,7 @@ def depth_to_space(call: NodeCall, x: Value) -> Value:
     """x (N, C * block ** 2, H, W) -> (N, C, H * block, W * block): C runs first (CRD), or last (DCR)."""
     factor: int = call.attribute("blocksize", 1)
     if call.attribute("mode", "DCR") == "CRD":
-        return layout.pixel_shuffle(call, x, factor)
+        return shapes.pixel_shuffle(call, x, factor)
     ids = x.axes[1][: call.shape[1]]
     call.link(x.axes[1], np.tile(ids, factor**2))
     return Value((x.axes[0], ids, *map(fixed, call.shape[2:])))
@@ -272,7 +272,7 @@ def pad(call: NodeCall, x: Value, *_: Value | None) -> Value | list[Value]:
     axes = call.padded_axes(len(x.axes))
     pairs = {axis: (amounts[i], amounts[i + len(axes)]) for i, axis in enumerate(axes)}
     flat: list[Any] = [n for axis in reversed(range(len(x.axes))) for n in pairs.get(axis, (0, 0))]
-    return layout.pad(call, x, flat, call.attribute("mode", "constant"))
+    return shapes.pad(call, x, flat, call.attribute("mode", "constant"))
 
 
 @register_rule("onnx::Range", "onnx::EyeLike", "onnx::RandomNormal", "onnx::RandomUniform")

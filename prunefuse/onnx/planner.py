@@ -17,15 +17,16 @@ from torch import Tensor, nn
 import prunefuse.onnx.operators  # noqa: F401  (registers the rules)
 from prunefuse.onnx.reader import example_shapes, read, trace
 from prunefuse.onnx.shapes import Shapes
-from prunefuse.pruning.criteria import CRITERIA as _CRITERIA
-from prunefuse.pruning.criteria import Function, Scores
-from prunefuse.pruning.evidence import Evidence
+from prunefuse.pruning._choose.gradients import Evidence
+from prunefuse.pruning._choose.scores import CRITERIA as _CRITERIA
+from prunefuse.pruning._choose.scores import Function, Scores
+from prunefuse.pruning._choose.targets import Target
+from prunefuse.pruning._graph.export import TensorSpec
+from prunefuse.pruning._graph.trace import Trace
 from prunefuse.pruning.options import checked_options
-from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
+from prunefuse.pruning.plan import Layer, PruningPlan
 from prunefuse.pruning.planner import counted_layer
 from prunefuse.pruning.search import rank, ratio_for
-from prunefuse.pruning.targets import Target
-from prunefuse.pruning.trace import Trace
 
 CRITERIA = (*_CRITERIA, "bn_scale")
 _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64", "BOOL": "bool", "UINT8": "uint8", "INT8": "int8"}

@@ -15,9 +15,9 @@ from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from prunefuse.onnx.layers import record
 from prunefuse.onnx.shapes import Shapes, evaluate
-from prunefuse.pruning.coupling import Ids, Value, fixed
-from prunefuse.pruning.rules import find_rule, unknown, values_in
-from prunefuse.pruning.trace import Call, Trace
+from prunefuse.pruning._graph.couplings import Ids, Value, fixed
+from prunefuse.pruning._graph.trace import Call, Trace
+from prunefuse.pruning._rules.registry import find_rule, unknown, values_in
 
 _FOLDED = 1 << 16
 """Bytes that a folded constant may always have; a larger one may not be larger than what it is made from."""

@@ -17,10 +17,10 @@ from torch.nn import functional
 from prunefuse.onnx.layers import Product, constant_sizes, product
 from prunefuse.onnx.planner import as_tensor
 from prunefuse.onnx.reader import captured
-from prunefuse.pruning.calibration import BATCH
-from prunefuse.pruning.capture import first_line
-from prunefuse.pruning.compensation import Norm, Run
-from prunefuse.pruning.readers import Application, Enough, Reader
+from prunefuse.pruning._graph.export import first_line
+from prunefuse.pruning._obspa.readers import Application, Enough, Reader
+from prunefuse.pruning._obspa.refit import Norm, Run
+from prunefuse.pruning.obspa import BATCH
 
 Feed: TypeAlias = dict[str, npt.NDArray[np.generic]]
 """Input name -> its values."""
@@ -96,7 +96,7 @@ class Feeds:
 
 
 class FileNetwork:
-    """A network that :func:`prunefuse.onnx.read` has prepared, as :mod:`prunefuse.pruning.compensation` sees it.
+    """A network that :func:`prunefuse.onnx.read` has prepared, as :mod:`prunefuse.pruning._obspa.refit` sees it.
 
     What is written into ``tensors`` is in the network.
 
@@ -144,7 +144,7 @@ class FileNetwork:
         return steps
 
     def watch_readers(self, readers: Sequence[Reader], tell: Callable[[Application], None]) -> Run:
-        """See :class:`prunefuse.pruning.compensation.Network`."""
+        """See :class:`prunefuse.pruning._obspa.refit.Network`."""
         by_weight = {reader.weight: reader for reader in readers}
         applied = [
             (by_weight[str(found.weight.name)], node, found)
@@ -164,7 +164,7 @@ class FileNetwork:
         return run
 
     def watch_norm(self, norm: Norm, tell: Callable[[Tensor], None]) -> Run:
-        """See :class:`prunefuse.pruning.compensation.Network`."""
+        """See :class:`prunefuse.pruning._obspa.refit.Network`."""
         value = self._norms[norm].inputs[0]
         assert value is not None
         part = self._part([value])

@@ -1,14 +1,13 @@
 """Structured pruning: exported graph -> couplings -> kept channels -> plan -> small model."""
 
-from prunefuse.pruning.calibration import noise_like
-from prunefuse.pruning.modules import register_padding, register_sizes
-from prunefuse.pruning.obspa import prune_without_finetuning
-from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
+from prunefuse.pruning._choose.targets import Target
+from prunefuse.pruning._graph.attributes import register_padding, register_sizes
+from prunefuse.pruning._graph.export import TensorSpec
+from prunefuse.pruning._rules.registry import register_rule
+from prunefuse.pruning.obspa import noise_like, prune_without_finetuning
+from prunefuse.pruning.plan import Layer, PruningPlan, load_pruned
 from prunefuse.pruning.planner import plan_pruning
-from prunefuse.pruning.rules import register_rule
 from prunefuse.pruning.schedule import compose, prune_and_finetune
-from prunefuse.pruning.surgery import load_pruned
-from prunefuse.pruning.targets import Target
 
 __all__ = [
     "Layer",

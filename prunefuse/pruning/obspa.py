@@ -18,7 +18,7 @@ again. What is ours: everything in "how" below.
 
 A bias is the weight of one more input that is always 1. Channels stay that are read by something that cannot make up
 for them (recurrent layers, transposed convolutions, weights with a second use); the plan's notes name it. The steps are in
-:mod:`prunefuse.pruning.compensation`; here is what PyTorch's models are to them.
+:mod:`prunefuse.pruning._obspa.refit`; here is what PyTorch's models are to them.
 """
 
 from __future__ import annotations
@@ -33,14 +33,74 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunefuse.pruning.calibration import Batches
-from prunefuse.pruning.capture import Exporter
-from prunefuse.pruning.compensation import Norm, Run, check_planning, compensate, costs, with_notes
-from prunefuse.pruning.graph import trace
-from prunefuse.pruning.identity import named_tensors
+from prunefuse.pruning._graph.copies import named_tensors
+from prunefuse.pruning._graph.export import Exporter
+from prunefuse.pruning._obspa.readers import Application, Enough, Reader, Watch, find_readers
+from prunefuse.pruning._obspa.refit import Norm, Run, check_planning, compensate, costs, with_notes
+from prunefuse.pruning._walk import trace
 from prunefuse.pruning.plan import PruningPlan
 from prunefuse.pruning.planner import plan_pruning
-from prunefuse.pruning.readers import Application, Enough, Reader, Watch, find_readers
+
+BATCH = 64
+
+
+class Batches:
+    """The inputs of a model, batch by batch, as often as wanted, on one device."""
+
+    def __init__(self, calibration: Tensor | Iterable[Any], inputs: int, device: torch.device) -> None:
+        if isinstance(calibration, Tensor):
+            calibration = calibration.split(BATCH)
+        if isinstance(calibration, Iterator) or not isinstance(calibration, Iterable):
+            raise TypeError(
+                "calibration: expected a tensor or something that gives batches as often as it is read (a list, a "
+                f"data loader), got {type(calibration).__name__}"
+            )
+        self._source = calibration
+        self._inputs = inputs
+        self._device = device
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """The first tensors of every batch: labels behind them are dropped."""
+        empty = True
+        for batch in self._source:
+            tensors = (batch,) if isinstance(batch, Tensor) else tuple(batch)[: self._inputs]
+            if len(tensors) != self._inputs or not all(isinstance(x, Tensor) for x in tensors):
+                got = ", ".join(type(x).__name__ for x in tensors)
+                raise TypeError(f"calibration: expected batches of {self._inputs} tensors, got ({got})")
+            yield tuple(x.to(self._device) for x in tensors)
+            empty = False
+        if empty:
+            raise ValueError("calibration: expected at least one batch, got none")
+
+
+def noise_like(
+    example_inputs: Tensor | Sequence[Tensor], samples: int = 2048, *, seed: int = 0
+) -> list[tuple[Tensor, ...]]:
+    """Standard normal inputs, for calibration without data.
+
+    Args:
+        example_inputs: The inputs of the model's forward, with the batch on axis 0; only shapes and dtypes matter.
+        samples: How many.
+        seed: Of the generator; the global one is left alone.
+
+    Returns:
+        Batches of up to 64.
+
+    Raises:
+        ValueError: an input is not of a floating-point dtype: noise would not be like it.
+    """
+    examples = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    for x in examples:
+        if not x.is_floating_point():
+            raise ValueError(
+                f"example_inputs: expected floating-point tensors, got {x.dtype}; calibrate with data"
+            )
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [min(BATCH, samples - start) for start in range(0, samples, BATCH)]
+    return [
+        tuple(torch.randn((size, *x.shape[1:]), generator=generator).to(x.dtype) for x in examples)
+        for size in sizes
+    ]
 
 
 def prune_without_finetuning(
@@ -113,7 +173,7 @@ def _plain_attention() -> Iterator[None]:
 
 
 class ModuleNetwork:
-    """A module in evaluation mode, as :mod:`prunefuse.pruning.compensation` sees it."""
+    """A module in evaluation mode, as :mod:`prunefuse.pruning._obspa.refit` sees it."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model

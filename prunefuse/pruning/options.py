@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from prunefuse.pruning._choose.ranking import NORMALIZATIONS, RANKINGS, ROUNDINGS, Selection
+from prunefuse.pruning._choose.scores import AGGREGATIONS, SCOPES, Function, Scores, Scoring
+from prunefuse.pruning._choose.targets import Target
+from prunefuse.pruning._graph.trace import Trace
 from prunefuse.pruning.arguments import check_choice, check_count, checked_ratio
-from prunefuse.pruning.criteria import AGGREGATIONS, SCOPES, Function, Scores, Scoring
-from prunefuse.pruning.groups import ROUNDINGS
-from prunefuse.pruning.ranking import NORMALIZATIONS, RANKINGS, Selection
-from prunefuse.pruning.targets import Target
-from prunefuse.pruning.trace import Trace
 
 PRESETS = {
     "prunefuse": {"scope": "writers", "aggregation": "norm", "normalization": "none", "ranking": "local"},

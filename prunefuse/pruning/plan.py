@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from prunefuse import files
-from prunefuse.pruning.arguments import check_choice
-from prunefuse.pruning.decode import decode
-from prunefuse.pruning.identity import fingerprint, named_tensors
+from prunefuse import _files as files
+from prunefuse._files import decode
+from prunefuse.pruning._graph.copies import all_names, fingerprint, named_tensors
+from prunefuse.pruning._graph.export import TensorSpec
+from prunefuse.pruning.arguments import check_choice, checked_inputs
+from prunefuse.pruning.extract import extract, extract_program
+from prunefuse.pruning.fuse import check_arguments, write_back
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -25,23 +28,6 @@ if TYPE_CHECKING:
 FORMAT = "prunefuse plan"
 VERSION = 3
 EXPRESSED_BY = ("module", "program")
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Shape and dtype (its name, such as ``"float32"``) of an input of the model."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> TensorSpec:
-        """What ``tensor`` is like."""
-        return cls(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-
-    def empty(self, device: torch.device) -> Tensor:
-        """A tensor like it, its values undefined."""
-        return torch.empty(self.shape, dtype=getattr(torch, self.dtype), device=device)
 
 
 @dataclass(frozen=True)
@@ -145,9 +131,14 @@ class PruningPlan:
             ValueError: The plan is for another model or for an exported program, or the small model cannot run
                 because a size is written in the code; the message names the module.
         """
-        from prunefuse.pruning.surgery import extract
-
-        return extract(model, self)
+        kept = self.kept_indices(model)
+        if self.expressed_by != "module":
+            raise ValueError(
+                'plan: it was made with expressed_by="program", so the model\'s own code may not run with what it keeps; '
+                "plan.extract_program(model, example_inputs) gives the exported program, or plan with "
+                'expressed_by="module"'
+            )
+        return extract(model, kept, self.attributes, self.inputs, self.outputs)
 
     def extract_program(
         self,
@@ -178,9 +169,48 @@ class PruningPlan:
             RuntimeError: ``torch.export`` cannot capture the model, or the small program would not fit together,
                 because an operator gets sizes that are not known to be such.
         """
-        from prunefuse.pruning.program import extract_program
+        kept = self.kept_indices(model)
+        return extract_program(model, kept, checked_inputs(example_inputs), dynamic_shapes, training)
 
-        return extract_program(model, self, example_inputs, dynamic_shapes, training)
+    def fuse_(
+        self,
+        dense: nn.Module,
+        small: nn.Module,
+        complement: str | nn.Module = "keep",
+        *,
+        generator: torch.Generator | None = None,
+    ) -> nn.Module:
+        """Write the weights of ``small`` to the positions of ``dense`` that they were cut from, in place.
+
+        For a weight with kept outputs O and inputs I: ``dense[o, i] = small[rank(o), rank(i)]`` for o in O, i in I,
+        rank being the place in the kept set (PruneFuse, arXiv 2501.01118); norm layers and their statistics over O;
+        what was not pruned is copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit.
+
+        Args:
+            dense: The dense model; written in place. Training mode and ``requires_grad`` stay.
+            small: ``plan.extract`` of such a model, trained or not; same dtypes and device. Not changed.
+                complement: What the other positions hold afterwards. ``"keep"``: what they held. ``"reinit"``: a new
+                draw by each module's own ``reset_parameters`` (not by an initialization of the whole network, and not of
+                parameters that only their model fills, as a class token: for both give a freshly built model,
+                ``plan.fuse_(dense, small, build())``). ``"zero"``: zeros, and in norm layers weight 1, bias 0, mean 0,
+                variance 1, so that ``dense`` computes the function of ``small``. A module: its values there; it
+                must have the architecture of ``dense`` and is not changed.
+            generator: For ``"reinit"``; None draws from torch's default generator.
+
+        Returns:
+            ``dense``.
+
+        Raises:
+            TypeError: an argument has the wrong type.
+            ValueError: the plan is for another model, ``small`` does not fit, or a module with pruned parameters
+                has no ``reset_parameters``. Nothing is written then.
+        """
+        check_arguments(dense, small, complement, generator)
+        kept = self.kept_indices(dense, "dense")
+        if isinstance(complement, nn.Module):
+            self.check_model(complement, "complement")
+        write_back(dense, small, kept, complement, generator)
+        return dense
 
     def check_model(self, model: nn.Module, argument: str = "model") -> None:
         """Raise ``ValueError`` unless ``model`` has the fingerprint of the planned model.
@@ -299,6 +329,80 @@ class PruningPlan:
         if self.seconds is not None:
             lines.append("planned in {:.2f} s, {:.2f} s of them beyond torch.export".format(*self.seconds))
         return "\n".join([title, *lines])
+
+
+def load_pruned(
+    factory: Callable[[], nn.Module],
+    plan: PruningPlan,
+    weights: str | os.PathLike[str] | Mapping[str, Tensor],
+) -> nn.Module:
+    """Rebuild a small model from the dense model's class, a plan and saved weights, without pickle.
+
+    Args:
+        factory: Builds the dense model; its values do not matter.
+        plan: The plan the small model was extracted with.
+        weights: A safetensors file of the small model's ``state_dict()``, or the state dict itself. Of tied
+            tensors one name is enough, as ``safetensors.torch.save_model(small, path)`` writes it
+            (``save_file`` refuses tensors that share memory).
+
+    Returns:
+        The small model in the mode that ``factory`` left it, holding ``weights``.
+
+    Raises:
+        TypeError: An argument has the wrong type, or ``factory`` does not return a module.
+        OSError: The file cannot be read.
+        ValueError: The plan is for another model, or the weights are no safetensors or do not fit.
+    """
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise TypeError(
+            f"factory: expected a function or class that builds the dense model, got {type(factory).__name__}"
+        )
+    check_plan(plan)
+    if not isinstance(weights, str | os.PathLike | Mapping):
+        raise TypeError(f"weights: expected a safetensors file or a state dict, got {type(weights).__name__}")
+    small = plan.extract(factory())
+    if not isinstance(weights, Mapping):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            weights = load_file(weights)
+        except SafetensorError as error:
+            raise ValueError(f"{weights}: not a safetensors file: {error}") from None
+    try:
+        small.load_state_dict(_with_tied_names(small, weights))
+    except RuntimeError as error:
+        raise ValueError(f"weights: they do not fit the small model of this plan: {error}") from None
+    return small
+
+
+def _with_tied_names(small: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under every name of each tied tensor, where they have any of them."""
+    result = dict(weights)
+    names = all_names(small)
+    given = {first: result[name] for name, (first, _) in names.items() if name in result}
+    for name in small.state_dict().keys() & names.keys():  # not the buffers that are never saved
+        if name not in result and (first := names[name][0]) in given:
+            result[name] = given[first]
+    return result
+
+
+def fuse_(
+    dense: nn.Module,
+    small: nn.Module,
+    plan: PruningPlan,
+    complement: str | nn.Module = "keep",
+    *,
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """:meth:`PruningPlan.fuse_` of ``plan``: write the weights of ``small`` to where they were cut from in ``dense``.
+
+    Raises:
+        TypeError, ValueError: as there; ``plan`` is no plan.
+    """
+    check_arguments(dense, small, complement, generator)
+    check_plan(plan)
+    return plan.fuse_(dense, small, complement, generator=generator)
 
 
 def check_plan(plan: object) -> None:

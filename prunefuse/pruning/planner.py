@@ -11,15 +11,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunefuse.pruning._choose.gradients import Evidence, Loss, gather
+from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS, Function, Scores, Scoring
+from prunefuse.pruning._choose.targets import Target
+from prunefuse.pruning._graph.copies import fingerprint
+from prunefuse.pruning._graph.export import TensorSpec
+from prunefuse.pruning._graph.trace import Trace
 from prunefuse.pruning.arguments import check_choice, checked_inputs, matching_modules
-from prunefuse.pruning.criteria import ALL_CRITERIA, NEEDS, Function, Scores, Scoring
-from prunefuse.pruning.evidence import Evidence, Loss, gather
-from prunefuse.pruning.identity import fingerprint
 from prunefuse.pruning.options import checked_options
-from prunefuse.pruning.plan import EXPRESSED_BY, Layer, PruningPlan, TensorSpec
+from prunefuse.pruning.plan import EXPRESSED_BY, Layer, PruningPlan
 from prunefuse.pruning.search import Search
-from prunefuse.pruning.targets import Target
-from prunefuse.pruning.trace import Trace
 
 
 def plan_pruning(
@@ -61,7 +62,7 @@ def plan_pruning(
         ratio: The fraction of channels to remove, 0 <= ratio < 1. None means 0.5; beside ``ratios``, 0.
         target: Instead of ``ratio``, what the small model may cost: the smallest ratio is taken that keeps to it.
         criterion: A name or a function (parameter, gradient or None) -> scores of its elements; see
-            :class:`prunefuse.pruning.criteria.Scoring`, also for ``scope`` and ``aggregation``.
+            :class:`prunefuse.pruning._choose.scores.Scoring`, also for ``scope`` and ``aggregation``.
         ranking: ``"local"``: within each axis; ``"global"``: the ratio is of all coupled channels, each counts once.
         rounding: ``"floor"``, ``"nearest"`` (halves up) or ``"ceil"``, of the kept count. Which of them the
             PruneFuse paper uses is unknown; the default is ours.

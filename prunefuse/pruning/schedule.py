@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning.arguments import check_count, checked_inputs, checked_ratio
 from prunefuse.pruning.plan import PruningPlan, check_plan
 from prunefuse.pruning.planner import plan_pruning
-from prunefuse.pruning.targets import Target
 
 
 def prune_and_finetune(

@@ -12,19 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from prunefuse.pruning.capture import Exporter
-from prunefuse.pruning.coupling import Ids
-from prunefuse.pruning.criteria import channel_scores
-from prunefuse.pruning.cutting import cut
-from prunefuse.pruning.evidence import Evidence
-from prunefuse.pruning.fitting import STEPS, Decision, Programs, Remedies, alike_axes, settle_sizes
-from prunefuse.pruning.graph import trace
-from prunefuse.pruning.groups import Axes
-from prunefuse.pruning.identity import named_tensors
+from prunefuse.pruning._choose.fit_code import STEPS, Decision, Programs, Remedies, alike_axes, settle_sizes
+from prunefuse.pruning._choose.gradients import Evidence
+from prunefuse.pruning._choose.ranking import Axes, Selection, groups_of, normalized
+from prunefuse.pruning._choose.scores import channel_scores
+from prunefuse.pruning._choose.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
+from prunefuse.pruning._graph.copies import cut, named_tensors
+from prunefuse.pruning._graph.couplings import Ids
+from prunefuse.pruning._graph.export import Exporter
+from prunefuse.pruning._graph.trace import Trace, fix_unranked
+from prunefuse.pruning._walk import trace
 from prunefuse.pruning.options import Options
-from prunefuse.pruning.ranking import Selection, groups_of, normalized
-from prunefuse.pruning.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
-from prunefuse.pruning.trace import Trace, fix_unranked
 
 _LATENCY_STEPS = 6  # every step runs the small model, and noise hides finer ones
 

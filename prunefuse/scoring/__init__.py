@@ -1,9 +1,9 @@
 """Scores of a pool from its logits."""
 
-from prunefuse.scoring.ensembles import ENSEMBLE_STRATEGIES, EnsembleScores, score_ensemble
-from prunefuse.scoring.linear import score_linear
-from prunefuse.scoring.scores import LOGIT_STRATEGIES, Statistics, score, statistics
-from prunefuse.scoring.tokens import score_tokens
+from prunefuse.scoring._ensembles import ENSEMBLE_STRATEGIES, EnsembleScores, score_ensemble
+from prunefuse.scoring._linear import score_linear
+from prunefuse.scoring._scores import LOGIT_STRATEGIES, Statistics, score, statistics
+from prunefuse.scoring._tokens import score_tokens
 
 __all__ = [
     "ENSEMBLE_STRATEGIES",

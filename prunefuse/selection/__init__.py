@@ -1,7 +1,7 @@
 """What to label next: pickers, and the strategies that the loop knows by name."""
 
-from prunefuse.selection.k_center import k_center_greedy
-from prunefuse.selection.streaming import StreamingTopB
-from prunefuse.selection.top_b import top_b
+from prunefuse.selection._k_center import k_center_greedy
+from prunefuse.selection._streaming import StreamingTopB
+from prunefuse.selection._top_b import top_b
 
 __all__ = ["StreamingTopB", "k_center_greedy", "top_b"]

@@ -1,8 +1,8 @@
 """Training by recipe, distillation, and what trained networks say: logits, features, accuracy."""
 
-from prunefuse.training.adversarial import Adversarial, Pgd, evaluate_attacked, perturb, trades_loss
-from prunefuse.training.distillation import Distillation
-from prunefuse.training.predict import (
+from prunefuse.training._adversarial import Adversarial, Pgd, evaluate_attacked, perturb, trades_loss
+from prunefuse.training._distillation import Distillation
+from prunefuse.training._predict import (
     dropout_layers,
     evaluate,
     features,
@@ -10,8 +10,8 @@ from prunefuse.training.predict import (
     predict_dropout,
     predict_with_features,
 )
-from prunefuse.training.recipe import RECIPES, Recipe
-from prunefuse.training.train import EpochResult, TrainingDivergedError, train
+from prunefuse.training._recipe import RECIPES, Recipe
+from prunefuse.training._train import EpochResult, TrainingDivergedError, train
 
 __all__ = [
     "RECIPES",

@@ -14,7 +14,7 @@ from prunefuse.cli.app import app
 from prunefuse.experiment.config import PRESETS, RunConfig
 from prunefuse.experiment.run import RunInterrupted
 from prunefuse.ops.loader import facts
-from prunefuse.pruning.criteria import CRITERIA
+from prunefuse.pruning._choose.scores import CRITERIA
 from prunefuse.training import RECIPES
 
 TINY = "run --model mlp --schedule 20,30 --epochs 1 --min-steps 0 --seeds 1 --device cpu --threads 1"

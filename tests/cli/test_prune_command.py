@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from prunefuse.cli.app import app
+from prunefuse.cli.prune_files import parse_target
 from prunefuse.pruning import PruningPlan
-from prunefuse.pruning.command import parse_target
 
 BUILDER = """
 import torch

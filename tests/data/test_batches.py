@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from prunefuse._seeds import generator
 from prunefuse.data import Augment, Labeled, OwnLabels, TensorImages
-from prunefuse.data.batches import Batch, batch_count, in_order, read, shuffled
-from prunefuse.seeds import generator
+from prunefuse.data._batches import Batch, batch_count, in_order, read, shuffled
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import torch
 from image_files import write_imagenet, write_places365
 
 from prunefuse import data
-from prunefuse.data.labels import OwnLabels
+from prunefuse.data._labels import OwnLabels
 
 
 def check(loaded: data.Data, labels: list[int], test_labels: list[int]) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prunefuse.data import Augment, TensorImages
-from prunefuse.data.tensors import in_memory
+from prunefuse.data._tensors import in_memory
 
 
 def numbered(n: int = 2, side: int = 3) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """Small runs of score extrapolation: a part of the digits, and a perceptron."""
 
 from prunefuse import data
-from prunefuse.data.registry import Data
-from prunefuse.data.tensors import TensorImages
+from prunefuse.data._registry import Data
+from prunefuse.data._tensors import TensorImages
 from prunefuse.experiment.extrapolate import ExtrapolateConfig
 from prunefuse.training import Recipe
 

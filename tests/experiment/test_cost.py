@@ -19,7 +19,7 @@ from prunefuse.experiment.cost import (
 )
 from prunefuse.experiment.records import Cost
 from prunefuse.pruning import plan_pruning
-from prunefuse.selection.strategies import strategy
+from prunefuse.selection._strategies import strategy
 from prunefuse.training import Recipe
 
 IMAGE = torch.zeros(1, 3, 32, 32)

@@ -11,7 +11,7 @@ from extrapolate_runs import KEEP, RECIPE, SUBSET, TOTAL, config, small_digits
 from image_files import write_image, write_imagenet, write_places365
 
 from prunefuse import models
-from prunefuse.data import large
+from prunefuse.data import _large as large
 from prunefuse.experiment.budgets import ConfigError
 from prunefuse.experiment.extrapolate import ExtrapolateConfig, read_kept, run
 from prunefuse.experiment.extrapolate.config import with_recipe

@@ -12,7 +12,8 @@ from extrapolate_runs import KEEP, RECIPE, SUBSET, TOTAL, config, small_digits
 from safetensors.torch import load_file
 
 from prunefuse import extrapolation, models
-from prunefuse.data.batches import Labeled
+from prunefuse._seeds import derive
+from prunefuse.data._batches import Labeled
 from prunefuse.dynamics import Recorder
 from prunefuse.experiment.extrapolate import read_kept, resume, run
 from prunefuse.experiment.extrapolate.kept import COLUMNS
@@ -20,7 +21,6 @@ from prunefuse.experiment.extrapolate.report import METRICS, overview
 from prunefuse.experiment.report import report
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, load_pruned
-from prunefuse.seeds import derive
 from prunefuse.training import Recipe, evaluate, features, train
 
 EXTRAPOLATORS = ("knn", "mlp", "ridge", "direct", "random")

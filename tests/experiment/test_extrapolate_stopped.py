@@ -7,8 +7,8 @@ import json
 import pytest
 from extrapolate_runs import KEEP, config, small_digits
 
+from prunefuse import _files as files
 from prunefuse import data as datasets
-from prunefuse import files
 from prunefuse.experiment.budgets import ConfigError
 from prunefuse.experiment.extrapolate import resume, run
 from prunefuse.experiment.extrapolate.progress import StepProgress

@@ -14,7 +14,7 @@ from prunefuse.data import OwnLabels, TensorImages, load
 from prunefuse.experiment.loop import ActiveLearning, LoopConfig, LoopState
 from prunefuse.experiment.records import Round
 from prunefuse.scoring import score
-from prunefuse.selection.strategies import STRATEGIES
+from prunefuse.selection._strategies import STRATEGIES
 from prunefuse.training import Recipe, evaluate, predict
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.05, schedule="one-cycle")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse import models
+from prunefuse._seeds import derive, isolated
 from prunefuse.data import TensorImages, load
 from prunefuse.experiment import loop as loop_module
 from prunefuse.experiment.loop import ActiveLearning, LoopConfig
-from prunefuse.seeds import derive, isolated
 from prunefuse.training import Recipe
 
 RECIPE = Recipe(epochs=1, batch_size=8, lr=0.05, schedule="one-cycle")

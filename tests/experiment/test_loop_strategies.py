@@ -12,8 +12,8 @@ from prunefuse.data import TensorImages, load
 from prunefuse.experiment.loop import ActiveLearning, LoopConfig, LoopState
 from prunefuse.experiment.records import Progress
 from prunefuse.extrapolation import KNN
-from prunefuse.selection.strategies import STRATEGIES
-from prunefuse.selection.top_b import top_b
+from prunefuse.selection._strategies import STRATEGIES
+from prunefuse.selection._top_b import top_b
 from prunefuse.training import Recipe, features
 
 CONFIG = LoopConfig(

@@ -6,7 +6,7 @@ import torch
 
 from prunefuse.dynamics import DynamicUncertainty, El2n
 from prunefuse.extrapolation import KNN, Clustering, extrapolate, score_clusters
-from prunefuse.extrapolation.clustering import balance
+from prunefuse.extrapolation._clustering import balance
 from prunefuse.training import Recipe
 
 QUICK = Clustering(

@@ -6,7 +6,7 @@ import torch
 from peer_packages import skip_without
 
 skip_without("torch_geometric")
-from prunefuse.extrapolation import GNN, extrapolate, gnn
+from prunefuse.extrapolation import GNN, _gnn, extrapolate
 
 
 def draw(n=200, d=3, scored=80, seed=0):
@@ -103,8 +103,8 @@ def test_the_graph_of_other_rows_is_another():
 def test_a_graph_is_found_once(monkeypatch):
     embeddings, scores, _ = draw()
     found = []
-    search = gnn.others
-    monkeypatch.setattr(gnn, "others", lambda *args: found.append(1) or search(*args))
+    search = _gnn.others
+    monkeypatch.setattr(_gnn, "others", lambda *args: found.append(1) or search(*args))
     fitted = GNN(6, epochs=2)
     extrapolate(fitted, embeddings, scores)
     fitted.predict(embeddings)
@@ -119,7 +119,7 @@ def test_scores_of_the_validation_part_are_not_trained_on():
     """With targets that only the validation part has, training on it would show."""
     embeddings, scores, _ = draw(scored=200)
     one = GNN(6, epochs=1, validation=0.3).fit(embeddings, scores)
-    order = torch.randperm(200, generator=gnn.generator(0, "gnn", "validation"))
+    order = torch.randperm(200, generator=_gnn.generator(0, "gnn", "validation"))
     changed = scores.copy()
     changed[order[:60].numpy()] = np.random.default_rng(1).random(60)
     other = GNN(6, epochs=1, validation=0.3).fit(embeddings, changed)
@@ -161,7 +161,7 @@ def test_far_embeddings_still_hear_each_other():
 
 def test_rows_with_many_equals_are_not_their_own_neighbors():
     e = torch.zeros(9, 2)
-    distances, rows = gnn.others(e, 3, "euclidean", None)
+    distances, rows = _gnn.others(e, 3, "euclidean", None)
     assert (distances == 0).all()
     assert all(i not in row and len(set(row)) == 3 for i, row in enumerate(rows.tolist()))
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunefuse.extrapolation import KNN, extrapolate, knn
+from prunefuse.extrapolation import KNN, _knn, extrapolate
 
 NAN = float("nan")
 
@@ -124,7 +124,7 @@ def test_blocks_and_memory_maps_change_nothing(tmp_path, monkeypatch):
     expected = KNN(9).fit(embeddings, scores).predict(embeddings)
     np.save(tmp_path / "embeddings.npy", embeddings)
     mapped = np.load(tmp_path / "embeddings.npy", mmap_mode="r")
-    monkeypatch.setattr(knn, "_FOUND", 9 * 37)
+    monkeypatch.setattr(_knn, "_FOUND", 9 * 37)
     monkeypatch.setattr(sys.modules[extrapolate.__module__], "BLOCK_ROWS", 50)
     fitted = KNN(9).fit(mapped, scores)
     assert fitted.block_rows == 37
@@ -137,7 +137,7 @@ def test_blocks_and_memory_maps_change_nothing(tmp_path, monkeypatch):
 
 
 def test_rows_that_are_not_finite_are_named_as_the_caller_counts_them(monkeypatch):
-    monkeypatch.setattr(knn, "_FOUND", 9 * 37)
+    monkeypatch.setattr(_knn, "_FOUND", 9 * 37)
     embeddings, scores = draw()
     fitted = KNN(9).fit(embeddings, scores)
     embeddings[201, 3] = np.inf

@@ -13,7 +13,7 @@ from onnx_oracle import assert_close, assert_pruning_is_masking, floats, network
 
 import prunefuse.onnx
 from prunefuse.pruning import PruningPlan, Target, register_rule, rules
-from prunefuse.pruning.coupling import Value
+from prunefuse.pruning._graph.couplings import Value
 
 CHAIN = """(float[N, 3, 8, 8] x) => (float[N, 6, H, W] y) {
     b = Conv (x, first__weight, first__bias)

@@ -22,8 +22,8 @@ import prunefuse.onnx
 from prunefuse.data import load
 from prunefuse.onnx.runtime import Feeds, FileNetwork
 from prunefuse.pruning import prune_without_finetuning
-from prunefuse.pruning.compensation import costs
-from prunefuse.pruning.readers import find_readers
+from prunefuse.pruning._obspa.readers import find_readers
+from prunefuse.pruning._obspa.refit import costs
 
 sys.path.append(str(Path(__file__).parents[1] / "pruning"))
 from pruning_oracle import scramble_

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefuse.pruning.coupling import Couplings, fixed
+from prunefuse.pruning._graph.couplings import Couplings, fixed
 
 
 def test_the_factor_that_may_go_is_chosen_and_the_other_stays():

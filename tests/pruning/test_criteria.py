@@ -12,11 +12,11 @@ from torch import nn
 
 from prunefuse import models
 from prunefuse.pruning import plan_pruning
-from prunefuse.pruning.capture import export
-from prunefuse.pruning.criteria import Scoring, channel_scores
-from prunefuse.pruning.evidence import Evidence, gather
-from prunefuse.pruning.graph import trace
-from prunefuse.pruning.identity import named_tensors
+from prunefuse.pruning._choose.gradients import Evidence, gather
+from prunefuse.pruning._choose.scores import Scoring, channel_scores
+from prunefuse.pruning._graph.copies import named_tensors
+from prunefuse.pruning._graph.export import export
+from prunefuse.pruning._walk import trace
 
 
 class Net(nn.Module):

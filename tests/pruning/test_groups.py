@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefuse.pruning.groups import settle
+from prunefuse.pruning._choose.ranking import settle
 
 
 def half(width: int) -> int:

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefuse.pruning.groups import Axes, settle
-from prunefuse.pruning.ranking import Selection, groups_of, normalized
+from prunefuse.pruning._choose.ranking import Axes, Selection, groups_of, normalized, settle
 
 AXES = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=12), min_size=1, max_size=6)
 SCORES = st.lists(st.floats(0, 1), min_size=12, max_size=12)

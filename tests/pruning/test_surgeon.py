@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunefuse.pruning.surgeon import refit, removal_costs
+from prunefuse.pruning._obspa.algebra import refit, removal_costs
 
 
 def layer(seed: int, groups: int, rows: int, columns: int, samples: int):

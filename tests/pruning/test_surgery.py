@@ -9,7 +9,8 @@ import torch
 from pruning_oracle import assert_same_function, scramble_
 from torch import nn
 
-from prunefuse import files, models
+from prunefuse import _files as files
+from prunefuse import models
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
 

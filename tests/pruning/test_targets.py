@@ -86,7 +86,7 @@ class Slow(nn.Linear):
 
 
 def test_latency_is_measured_on_the_pruned_model(monkeypatch):
-    monkeypatch.setattr("prunefuse.pruning.targets.time", Slow.clock)
+    monkeypatch.setattr("prunefuse.pruning._choose.targets.time", Slow.clock)
     model = nn.Sequential(Slow(4, 100), nn.ReLU(), nn.Linear(100, 2)).train()
     plan = plan_pruning(model, torch.randn(1, 4), target=Target("latency", 0.5, repeats=5))
     assert width(plan, "0") in (49, 50)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from prunefuse.scoring.files import LogitsFileError, logits_blocks, logits_files
+from prunefuse.scoring._files import LogitsFileError, logits_blocks, logits_files
 
 
 def matrix(rows, classes=3, dtype=torch.float32):

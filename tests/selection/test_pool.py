@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import prunefuse
-from prunefuse.scoring.files import LogitsFileError
-from prunefuse.selection.pool import score_pool
+from prunefuse.scoring._files import LogitsFileError
+from prunefuse.selection._pool import score_pool
 
 
 @pytest.fixture

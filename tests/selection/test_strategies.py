@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from prunefuse._seeds import generator
 from prunefuse.ops import reference
 from prunefuse.scoring import EnsembleScores
-from prunefuse.seeds import generator
-from prunefuse.selection.batches import STOCHASTIC
-from prunefuse.selection.strategies import STRATEGIES, Pool, Strategy, strategy
+from prunefuse.selection._batches import STOCHASTIC
+from prunefuse.selection._strategies import STRATEGIES, Pool, Strategy, strategy
 
 N, LABELED = 40, torch.tensor([3, 17, 0])
 UNLABELED = torch.tensor([i for i in range(N) if i not in (3, 17, 0)])

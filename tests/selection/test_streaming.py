@@ -38,7 +38,7 @@ def small_steps(wanted):
     """Lets a stream of a few rows go through all that a long one goes through."""
     if not wanted:
         return nullcontext()
-    return mock.patch.multiple("prunefuse.selection.candidates", _SLACK_CPU=2048, _SLACK_GPU=2048)
+    return mock.patch.multiple("prunefuse.selection._candidates", _SLACK_CPU=2048, _SLACK_GPU=2048)
 
 
 @st.composite
@@ -233,7 +233,7 @@ def test_a_saved_stream_may_be_empty_short_or_of_a_function(tmp_path):
 
 
 def test_what_is_not_a_saved_stream_is_refused(tmp_path):
-    from prunefuse.files import save_tensors
+    from prunefuse._files import save_tensors
 
     path = tmp_path / "state.safetensors"
     save_tensors(path, {"indices": torch.zeros(1)})

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import prunefuse
+from prunefuse._seeds import generator
 from prunefuse.scoring import EnsembleScores
-from prunefuse.seeds import generator
-from prunefuse.selection.badge import badge
-from prunefuse.selection.batches import STOCHASTIC, best_of_each
-from prunefuse.selection.strategies import Pool, strategy
+from prunefuse.selection._badge import badge
+from prunefuse.selection._batches import STOCHASTIC, best_of_each
+from prunefuse.selection._strategies import Pool, strategy
 
 NAN, INF = float("nan"), float("inf")
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prunefuse._seeds import generator, isolated
 from prunefuse.data import TensorImages, load
 from prunefuse.dynamics import DynamicUncertainty, Recorder
 from prunefuse.extrapolation import KNN, extrapolate
 from prunefuse.models import mlp, resnet8
-from prunefuse.seeds import generator, isolated
 from prunefuse.training import (
     Adversarial,
     Distillation,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from prunefuse import features, models
 from prunefuse.extrapolation import KNN
-from prunefuse.training import Recipe, feature_file
+from prunefuse.training import Recipe
+from prunefuse.training import _feature_file as feature_file
 
 IMAGES = torch.randn(45, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -114,7 +115,7 @@ def test_a_killed_process_keeps_what_it_finished(tmp_path: Path) -> None:
     code = (
         "import os, sys, torch\n"
         "from prunefuse import features, models\n"
-        "from prunefuse.training import feature_file\n"
+        "from prunefuse.training import _feature_file as feature_file\n"
         "feature_file.RECORD_SECONDS = 0\n"
         "torch.manual_seed(0)\n"
         "net = models.build('resnet8', 10, 1)\n"

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunefuse import models
+from prunefuse._seeds import isolated
 from prunefuse.data import Augment, Labeled, TensorImages, load
-from prunefuse.seeds import isolated
 from prunefuse.training import Distillation, EpochResult, Recipe, TrainingDivergedError, evaluate, train
 
 QUICK = Recipe(epochs=2, batch_size=16, lr=0.05, schedule="one-cycle")

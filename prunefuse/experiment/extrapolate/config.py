@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prunefuse.data.registry import NAMES as DATA
+from prunefuse.data._registry import NAMES as DATA
 from prunefuse.dynamics import PRESETS as SCORES
 from prunefuse.dynamics import Recorder
-from prunefuse.dynamics.options import Forward
+from prunefuse.dynamics._options import Forward
 from prunefuse.experiment.budgets import ConfigError, parse_size
 from prunefuse.models import names as model_names
-from prunefuse.pruning.criteria import CRITERIA
+from prunefuse.pruning._choose.scores import CRITERIA
 from prunefuse.training import RECIPES, Recipe
 
 BY = ("knn", "gnn", "mlp", "ridge", "direct", "random")

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from prunefuse._seeds import generator
 from prunefuse.experiment.folder import read_csv, write_csv
-from prunefuse.seeds import generator
-from prunefuse.selection.batches import best_of_each
-from prunefuse.selection.top_b import top_b
+from prunefuse.selection._batches import best_of_each
+from prunefuse.selection._top_b import top_b
 
 COLUMNS = ("index", "score", "source")
 SOURCES = ("known", "extrapolated", "none")

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from prunefuse import files
+from prunefuse import _files as files
 from prunefuse.experiment import markup
 from prunefuse.experiment.extrapolate.ledger import FORMULA, TITLES, spent
 from prunefuse.experiment.extrapolate.record import ExtrapolateRecord, read

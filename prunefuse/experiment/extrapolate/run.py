@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from prunefuse import data as datasets
-from prunefuse.data.labels import OwnLabels
+from prunefuse.data._labels import OwnLabels
 from prunefuse.experiment import folder, machine, networks
 from prunefuse.experiment.budgets import ConfigError, to_samples
 from prunefuse.experiment.extrapolate import ledger

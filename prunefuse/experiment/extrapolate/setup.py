@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prunefuse.data.registry import Data
+from prunefuse._seeds import derive, isolated
+from prunefuse.data._registry import Data
 from prunefuse.experiment.cost import flops_per_input
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.pruning import PruningPlan, load_pruned
-from prunefuse.seeds import derive, isolated
 
 
 @dataclass(frozen=True)

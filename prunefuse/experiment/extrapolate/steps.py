@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunefuse import files
-from prunefuse.data.batches import Labeled
+from prunefuse import _files as files
+from prunefuse._seeds import derive
+from prunefuse.data._batches import Labeled
 from prunefuse.dynamics import record_evaluation
 from prunefuse.experiment.cost import training_flops
 from prunefuse.experiment.extrapolate.kept import (
@@ -33,7 +34,6 @@ from prunefuse.experiment.extrapolate.setup import Setup
 from prunefuse.extrapolation import Tuned, agreement, extrapolate
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, plan_pruning
-from prunefuse.seeds import derive
 from prunefuse.training import EpochResult, evaluate, features, predict, train
 
 

@@ -1,0 +1,147 @@
+"""Files that appear whole or not at all: write to a temporary file beside the target, fsync, rename.
+
+A process that is killed while it writes leaves the previous version of the file untouched; what it was
+writing is a hidden ``.NAME.XXXXXXXX.tmp`` in the same folder, which nothing reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to; when the block ends without error it becomes ``path`` in one step.
+
+    Missing parent folders are created. If the block raises, ``path`` keeps what it had and the temporary
+    file is removed.
+
+    Raises:
+        OSError: the folder cannot be created or written to.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        yield temporary
+        publish(temporary, target)
+    except OSError as error:
+        if error.filename is None or Path(error.filename) != temporary:
+            raise
+        # The caller knows the target, and nothing of the temporary name.
+        raise type(error)(error.errno, error.strerror, str(target)) from error
+    finally:
+        with suppress(OSError):  # where the name cannot be, as for one that is too long, nothing was made
+            temporary.unlink()
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Give a complete file its name, in the same folder, in one step; both last when this returns."""
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    # rename(2) within one folder is atomic; the name is only as durable as the folder that holds it.
+    temporary.replace(target)
+    _sync_folder(target.parent)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` to ``path`` atomically, as UTF-8 with the line ends it has."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write ``value`` to ``path`` atomically, as indented JSON.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON does not have.
+    """
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def save_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to a safetensors file atomically.
+
+    Args:
+        path: The file.
+        tensors: Any shapes, dtypes, devices and strides; they are stored contiguous, and tensors that
+            share memory are stored once each.
+        metadata: Strings for the header of the file.
+    """
+    from safetensors.torch import save
+
+    # safetensors refuses tensors that are strided or share memory: store copies.
+    stored = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    # Not save_file: it makes its own file, readable by its owner only whatever the umask says.
+    write_bytes(path, save(stored, metadata=dict(metadata) if metadata else None))
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some systems (Windows, some network file systems) cannot open or sync a folder; there the rename is
+    # still atomic.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def decode(hint: Any, value: Any, where: str) -> Any:
+    """Build what ``hint`` asks for: a dataclass, dict, tuple, int, float or str, or a union of int and tuple.
+
+    Args:
+        hint: The type.
+        value: What :func:`json.loads` gave for it.
+        where: Its place in the file, for messages.
+
+    Raises:
+        ValueError: a field is missing or unknown, or a value has another type.
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
+        hints = get_type_hints(hint)
+        names = {field.name for field in fields(hint) if field.compare}  # others are not in files
+        if wrong := names.symmetric_difference(value):
+            raise ValueError(f"{where}: missing or unknown fields {sorted(wrong)}")
+        return hint(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in sorted(names)})
+    if origin is dict and isinstance(value, dict):
+        return {
+            _key(arguments[0], k, where): decode(arguments[1], v, f"{where}[{k!r}]") for k, v in value.items()
+        }
+    if origin is tuple and isinstance(value, list):
+        return tuple(decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is UnionType:
+        hint = next(h for h in arguments if (get_origin(h) is tuple) == isinstance(value, list))
+        return decode(hint, value, where)
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint in (int, float, str) and type(value) is hint:
+        return value
+    raise ValueError(f"{where}: expected {hint}, got {value!r:.60}")
+
+
+def _key(hint: Any, key: str, where: str) -> Any:
+    if hint is not int:
+        return key
+    if not key.isdecimal():
+        raise ValueError(f"{where}: expected a number for a key, got {key!r}")
+    return int(key)

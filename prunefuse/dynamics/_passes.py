@@ -1,0 +1,68 @@
+"""Recording in a pass of its own, with the network in evaluation mode."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunefuse.data._batches import in_order, read
+from prunefuse.dynamics._recorder import Recorder
+from prunefuse.training._modes import evaluating
+from prunefuse.training._predict import OnProgress, feature_of, forward, penultimate
+from prunefuse.training._recipe import Recipe
+
+_PLAIN = Recipe()
+
+
+def record_evaluation(
+    recorder: Recorder,
+    model: nn.Module,
+    data: Any,
+    *,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """One epoch for `recorder` from a pass over ``data`` without augmentation of ours, gradients or batch statistics.
+
+    The network is in evaluation mode meanwhile and back in the mode it was in afterwards, every module of it, also when
+    the pass is interrupted. Then the epoch stays open, and the next call records what is missing.
+
+    Args:
+        recorder: With ``forward="evaluation"``, one sample for each of ``data``, on the model's device.
+        model: A classifier.
+        data: A map-style data set with items ``(image, label)``, with evaluation transforms.
+        batch_size: Samples per forward pass.
+        recipe: Whose ``autocast`` and ``channels_last`` apply.
+        workers: Processes that read data sets that are not in memory.
+        on_progress: Called with (samples done, samples in all) after every batch.
+
+    Raises:
+        ValueError: the recorder is of another kind or size; or it needs features, and the model ran no ``nn.Linear``.
+    """
+    if recorder.forward != "evaluation":
+        raise ValueError(f"recorder must have forward='evaluation', got {recorder.forward!r}")
+    if recorder.samples != len(data):
+        raise ValueError(f"recorder must have the {len(data)} samples of data, got {recorder.samples}")
+    device = next(model.parameters()).device
+    batches = in_order(recorder.unseen(), batch_size)
+    done, wanted = (
+        recorder.samples - sum(len(batch.positions) for batch in batches),
+        recorder.needs_features(),
+    )
+    tap: AbstractContextManager[list[Any]] = penultimate(model) if wanted else nullcontext([])
+    with evaluating(model), torch.no_grad(), tap as seen:
+        images_and_labels = read(data, batches, labels=True, device=device, workers=workers)
+        for batch, (images, labels) in zip(batches, images_and_labels, strict=True):
+            seen.clear()
+            logits = forward(model, images, recipe)
+            features: Tensor | None = feature_of(seen, None).flatten(1).float() if wanted else None
+            recorder.update(logits, labels, batch.positions, features)
+            done += len(images)
+            if on_progress is not None:
+                on_progress(done, recorder.samples)
+    recorder.end_epoch()

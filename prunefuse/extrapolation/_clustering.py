@@ -1,0 +1,262 @@
+"""Scores without labels: training dynamics of a clustering head on frozen features, against what it says in the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunefuse._seeds import generator
+from prunefuse.data._batches import batch_count, shuffled
+from prunefuse.dynamics._options import Score
+from prunefuse.dynamics._recorder import Recorder
+from prunefuse.extrapolation._interface import BLOCK_ROWS
+from prunefuse.extrapolation._neighbors import magnitude, nearest_neighbors, require_rows
+from prunefuse.ops.arrays import as_tensor, like
+from prunefuse.training._fields import check_types
+from prunefuse.training._recipe import Recipe
+
+_RECIPE = Recipe(
+    epochs=60,
+    min_steps=400,
+    batch_size=256,
+    lr=0.3,
+    momentum=0.0,
+    weight_decay=0.0,
+    schedule="one-cycle",
+    warmup=0.0,
+)
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """How a head learns clusters: by predicting a neighbor's balanced assignment from the sample, and the other way round.
+
+    Loss and balancing are SwAV's (Caron et al. 2020), with its temperature, sharpness and iterations: logits are cosines
+    to one prototype per cluster over ``temperature``; targets are a neighbor's cosines over ``sharpness``, brought by
+    Sinkhorn and Knopp's iterations to where every cluster has the same share of the batch, so that they cannot collapse
+    into one. Neighbors are nearest features, as in SCAN (Van Gansbeke et al. 2020). Ours are that they stand in for
+    augmented views, the centering of the features, and the recipe; which head the paper of score extrapolation
+    (arXiv 2506.09010) trains is not known to us.
+
+    Attributes:
+        clusters: Two or more.
+        neighbors: Nearest samples of each, one of which is drawn at every step.
+        temperature: Of the predictions, whose probabilities are what scores are of.
+        sharpness: Of the targets; near or above the temperature the head learns little.
+        iterations: Of balancing.
+        recipe: Of training; ``autocast`` and ``channels_last`` have nothing to apply to. A batch must have a sample
+            for every cluster.
+    """
+
+    clusters: int = 10
+    neighbors: int = 20
+    temperature: float = 0.1
+    sharpness: float = 0.05
+    iterations: int = 3
+    recipe: Recipe = _RECIPE
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name, least in (("clusters", 2), ("neighbors", 1), ("iterations", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        for name in ("temperature", "sharpness"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected a finite positive number, got {getattr(self, name)}")
+
+
+class ClusterHead(nn.Module):
+    """Logits (N, clusters) of embeddings (N, d): cosines to the prototypes, over the temperature, after centering."""
+
+    mean: Tensor
+
+    def __init__(self, mean: Tensor, prototypes: Tensor, temperature: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.prototypes = nn.Parameter(prototypes)
+        self.temperature = temperature
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(N, d) -> (N, clusters)."""
+        return self.of_directions(self.directions(embeddings))
+
+    def directions(self, embeddings: Tensor) -> Tensor:
+        """Centered embeddings of length 1."""
+        return functional.normalize(embeddings.to(self.mean.dtype) - self.mean, dim=1)
+
+    def of_directions(self, directions: Tensor) -> Tensor:
+        """`forward` from `directions`."""
+        return directions @ functional.normalize(self.prototypes, dim=1).T / self.temperature
+
+
+@dataclass(frozen=True)
+class ClusterScores:
+    """``scores`` (N,) by name, float64, NaN where a sample was not scored; of those that were, in the order in which they
+    were given, the final pseudo-``labels`` (n,), int64; and the trained ``head``."""
+
+    scores: dict[str, Any]
+    labels: Any
+    head: ClusterHead
+
+
+def balance(cosines: Tensor, sharpness: float, iterations: int) -> Tensor:
+    """Assignments (B, C), rows of sum 1, in which clusters have nearly equal sums; the more iterations, the nearer."""
+    logs = cosines / sharpness
+    for _ in range(iterations):
+        logs = logs - logs.logsumexp(0)
+        logs = logs - logs.logsumexp(1, keepdim=True)
+    return logs.exp()
+
+
+def score_clusters(
+    embeddings: Any,
+    clustering: Clustering,
+    scores: Sequence[str] | Mapping[str, Score] = ("du",),
+    *,
+    subset: Any = None,
+    seed: int = 0,
+    on_epoch: Callable[[ClusterHead], None] | None = None,
+) -> ClusterScores:
+    """Train a clustering head on frozen features, and score samples by how it came to its final pseudo-labels.
+
+    A pseudo-label is the most probable cluster after the last epoch, and the scores are those of `Recorder` with
+    pseudo-labels as labels, from a pass over the samples after every epoch. No label of the data set is seen.
+
+    As they are known only when training is over, the head is trained twice: the second training, which repeats the first,
+    is recorded. So the state is the recorder's, n · window numbers for ``du`` and not n · clusters · window, and all of its
+    scores can be had. Beside it are n · (2 d + neighbors) numbers: the subset, its directions, its neighbors. An epoch takes
+    12 · n · d · clusters FLOPs (two views), a recorded one 14, and before them is one search for neighbors.
+
+    A head's way there depends on where it starts: on the pixels of digits, dynamic uncertainties of the same samples by two
+    seeds had a median correlation of 0.2 (−0.26 to 0.70, 360 pairs), means over eight seeds 0.47 to 0.77 (3 pairs). Such a
+    mean is ours, and takes a loop over ``seed``.
+
+    Args:
+        embeddings: (N, d) floating, as of `prunefuse.features`, also memory-mapped; only the subset is read.
+        clustering: How it is trained.
+        scores: As for `Recorder`; not ``grand``.
+        subset: (n,) integers: the samples to learn from and to score; None: all.
+        seed: Fixes prototypes, order and neighbors; global generators are not touched.
+        on_epoch: Called with the head after every epoch of the recorded training; it must not change it.
+
+    Raises:
+        TypeError: embeddings are not floating, or the subset not integers.
+        ValueError: embeddings of the subset are not finite; the subset is out of range or repeats a sample; it has too few
+            samples for the neighbors, or a batch for the clusters; or there are too few epochs for a score.
+        RuntimeError: the second training ended with other pseudo-labels: the device does not repeat itself bit for bit.
+    """
+    whole = require_rows("embeddings", embeddings)
+    rows = _rows_of(subset, whole)
+    x = whole[rows]
+    if x.dtype != torch.float64:
+        x = x.float()
+    _check(x, rows, clustering)
+    recorder = Recorder(len(x), scores, classes=clustering.clusters, device=x.device, forward="evaluation")
+    mean = x.mean(0)
+    z = _head(mean, clustering, seed).directions(x)
+    # Each finds itself first, or a sample like it.
+    near = nearest_neighbors(z, z, clustering.neighbors + 1)[1][:, 1:]
+    labels = _labels(_train(_head(mean, clustering, seed), z, near, clustering, seed, lambda _: None), z)
+
+    def record(head: ClusterHead) -> None:
+        for block in torch.arange(len(z)).split(BLOCK_ROWS):
+            with torch.no_grad():
+                logits = head.of_directions(z[block.to(z.device)])
+            recorder.update(logits, labels[block.to(z.device)], block)
+        recorder.end_epoch()
+        if on_epoch is not None:
+            on_epoch(head)
+
+    head = _train(_head(mean, clustering, seed), z, near, clustering, seed, record)
+    if not torch.equal(_labels(head, z), labels):
+        raise RuntimeError(
+            f"the second training ended with other pseudo-labels: {x.device} does not repeat itself, "
+            "or on_epoch changed the head"
+        )
+    complete = {}
+    for name, values in recorder.scores().items():
+        all_of = torch.full((len(whole),), torch.nan, dtype=torch.float64, device=x.device)
+        all_of[rows.to(x.device)] = values
+        complete[name] = like(embeddings, all_of)
+    return ClusterScores(complete, like(embeddings, labels), head)
+
+
+def _check(x: Tensor, rows: Tensor, clustering: Clustering) -> None:
+    magnitude("embeddings", x, lambda row: int(rows[row]))
+    if len(x) <= clustering.neighbors:
+        raise ValueError(f"neighbors: expected fewer than the {len(x)} samples, got {clustering.neighbors}")
+    smallest = len(x) // batch_count(len(x), clustering.recipe.batch_size)
+    if smallest < clustering.clusters:
+        raise ValueError(
+            f"clusters: expected at most one for each sample of the smallest batch, {smallest}, got {clustering.clusters}"
+        )
+
+
+def _train(
+    head: ClusterHead,
+    directions: Tensor,
+    near: Tensor,
+    clustering: Clustering,
+    seed: int,
+    on_epoch: Callable[[ClusterHead], None],
+) -> ClusterHead:
+    recipe, count = clustering.recipe, len(directions)
+    optimizer = torch.optim.SGD(
+        head.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+    rng = generator(seed, "clustering", "order")
+    epochs, per_epoch = recipe.epochs_for(count), batch_count(count, recipe.batch_size)
+    for epoch in range(epochs):
+        for number, batch in enumerate(shuffled(count, recipe.batch_size, rng)):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr_at(epoch * per_epoch + number, epochs * per_epoch)
+            drawn = torch.randint(near.shape[1], (len(batch.positions),), generator=rng)
+            own = batch.positions.to(directions.device)
+            other = near[own, drawn.to(directions.device)]
+            a, b = head.of_directions(directions[own]), head.of_directions(directions[other])
+            loss = (_swapped(a, b, clustering) + _swapped(b, a, clustering)) / 2
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        on_epoch(head)
+    return head
+
+
+def _swapped(logits: Tensor, view: Tensor, clustering: Clustering) -> Tensor:
+    """Cross-entropy of the balanced assignments of the other view."""
+    cosines = view.detach() * clustering.temperature
+    return functional.cross_entropy(logits, balance(cosines, clustering.sharpness, clustering.iterations))
+
+
+def _head(mean: Tensor, clustering: Clustering, seed: int) -> ClusterHead:
+    rng = generator(seed, "clustering", "prototypes")
+    prototypes = torch.randn(clustering.clusters, len(mean), generator=rng, dtype=mean.dtype)
+    return ClusterHead(mean, functional.normalize(prototypes, dim=1).to(mean.device), clustering.temperature)
+
+
+def _labels(head: ClusterHead, directions: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([head.of_directions(block).argmax(1) for block in directions.split(BLOCK_ROWS)])
+
+
+def _rows_of(subset: Any, embeddings: Tensor) -> Tensor:
+    if subset is None:
+        return torch.arange(len(embeddings), device=embeddings.device)
+    rows = as_tensor("subset", subset if hasattr(subset, "__array__") else torch.as_tensor(subset))
+    if rows.dtype.is_floating_point or rows.dtype in (torch.bool, torch.complex64, torch.complex128):
+        raise TypeError(f"subset must be integers, got {rows.dtype}")
+    if rows.dim() != 1 or len(rows) == 0:
+        raise ValueError(f"subset must have shape (rows,), not empty, got {tuple(rows.shape)}")
+    if int(rows.min()) < 0 or int(rows.max()) >= len(embeddings) or len(rows.unique()) != len(rows):
+        raise ValueError(f"subset must be of 0 to {len(embeddings) - 1}, each once")
+    return rows.to(embeddings.device, torch.int64)

@@ -1,0 +1,96 @@
+"""Copies of a model: cut, or without values."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def all_names(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
+    """Every name of every parameter and buffer -> (the first name of that tensor, the tensor)."""
+    first: dict[int, str] = {}
+    names = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    return {name: (first.setdefault(id(tensor), name), tensor) for name, tensor in names}
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a model, each once, under its first name."""
+    return {name: tensor for name, (first, tensor) in all_names(model).items() if name == first}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over tensor names, shapes and ties, and module types; values, dtypes and devices do not count."""
+    lines = [f"{name} {first} {list(tensor.shape)}" for name, (first, tensor) in all_names(model).items()]
+    lines += [f"{path} {type(module).__name__}" for path, module in model.named_modules()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def cut(
+    model: nn.Module,
+    kept: Mapping[str, Sequence[Tensor | None]],
+    attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
+    values: bool = True,
+) -> nn.Module:
+    """A copy of ``model`` with these indices of every axis of its tensors (None = all), and these attributes.
+
+    Without ``values``, its parameters and buffers have shapes only.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    # deepcopy takes what its memo already holds for an object: hand it the cut tensors, and every module that
+    # refers to one (tied weights do so twice) receives it.
+    memo: dict[int, Any] = {}
+    mode = None if values else FakeTensorMode(allow_non_fake_inputs=True)
+    for name, tensor in named_tensors(model).items():
+        if mode is not None:
+            with mode:
+                memo[id(tensor)] = cut_tensor(mode.from_tensor(tensor, static_shapes=True), kept[name])
+        elif (small := cut_tensor(tensor, kept[name])) is not tensor:
+            memo[id(tensor)] = small
+    result = copy.deepcopy(model, memo)
+    _set_attributes(result, attributes)
+    return result
+
+
+def cut_tensor(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
+    """A parameter or buffer with these indices of its axes; itself if these are all."""
+    small = tensor.detach()
+    for axis, indices in enumerate(kept):
+        if indices is not None:
+            small = small.index_select(axis, indices.to(tensor.device))
+    if small.shape == tensor.shape:
+        return tensor
+    # index_select writes rows; channels-last weights stay so.
+    layout = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+    small = torch.empty_permuted(small.shape, layout, dtype=small.dtype, device=small.device).copy_(small)
+    return nn.Parameter(small, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
+
+
+def hollow(model: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers have no values and take no memory; other tensors are copied."""
+    return cut(model, dict.fromkeys(named_tensors(model), ()), {}, values=False)
+
+
+def _set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]) -> None:
+    modules = dict(small.named_modules(remove_duplicate=False))
+    for path, mine in attributes.items():
+        for name, value in mine.items():
+            owner: Any = modules.get(path)
+            held, _, attribute = name.rpartition(".")
+            if hasattr(owner, held):  # an object that other modules may hold as well
+                setattr(owner, held, copy.copy(getattr(owner, held)))
+                owner = getattr(owner, held)
+            before = getattr(owner, attribute, None)
+            new = list(value) if isinstance(before, list) and isinstance(value, tuple) else value
+            if type(before) is not type(new):
+                raise ValueError(f"plan: damaged: it sets {name!r} of {path!r} from {before!r} to {value!r}")
+            if held:
+                vars(owner)[attribute] = new  # it may be frozen
+            else:
+                setattr(owner, attribute, new)

@@ -1,0 +1,204 @@
+"""Exporting models: from copies, in silence, with errors that name the module."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from prunefuse.pruning._graph.copies import cut, hollow
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype (its name, such as ``"float32"``) of an input of the model."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorSpec:
+        """What ``tensor`` is like."""
+        return cls(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+    def empty(self, device: torch.device) -> Tensor:
+        """A tensor like it, its values undefined."""
+        return torch.empty(self.shape, dtype=getattr(torch, self.dtype), device=device)
+
+
+@contextmanager
+def running_modules(model: nn.Module) -> Iterator[list[str]]:
+    """Follow which modules of ``model`` are running; after an error the last path is where it happened."""
+    running: list[str] = []
+
+    def entering(path: str) -> Callable[..., None]:
+        return lambda *_: running.append(path)
+
+    def leaving(*_: object) -> None:
+        running.pop()
+
+    handles = []
+    for path, module in model.named_modules():
+        handles += [module.register_forward_pre_hook(entering(path)), module.register_forward_hook(leaving)]
+    try:
+        yield running
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While it lasts torch logs no warnings and errors; on an exception nothing reaches ``sys.stderr`` either.
+
+    An exporter that fails prints the graph so far, and meta kernels log their tracebacks; the exception says it
+    all. What the model itself writes to ``sys.stderr`` is passed on at the end of a block that does not fail.
+    """
+    import torch._subclasses.fake_tensor
+    import torch.export._trace  # noqa: F401  (their loggers are among those below)
+
+    def below_warning(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.WARNING
+
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "torch"]
+    loggers = [logging.getLogger(name) for name in names]
+    written = io.StringIO()
+    for logger in loggers:
+        logger.addFilter(below_warning)
+    try:
+        with redirect_stderr(written):
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(below_warning)
+    if text := written.getvalue():
+        print(text, end="", file=sys.stderr)
+
+
+def describe(model: nn.Module, running: list[str]) -> str:
+    """Name the innermost running module: ``'stage1.0.conv1' (Conv2d)``."""
+    path = running[-1] if running else ""
+    kind = type(model.get_submodule(path)).__name__
+    return f"module {path!r} ({kind})" if path else f"the model itself ({kind})"
+
+
+class CaptureError(RuntimeError):
+    """A model cannot be exported; ``module`` is the path of the innermost running module."""
+
+    def __init__(self, message: str, module: str) -> None:
+        super().__init__(message)
+        self.module = module
+
+
+def export(
+    model: nn.Module, inputs: tuple[Tensor, ...], training: bool = False, dynamic_shapes: Any = None
+) -> ExportedProgram:
+    """The graph of ``model`` in evaluation mode, or all of it in training mode, from a copy.
+
+    Raises:
+        RuntimeError: the model cannot be copied or exported; the message names the module and the reason.
+    """
+    return _export(_copied(model, copy.deepcopy), inputs, training, dynamic_shapes)
+
+
+@dataclass
+class Exporter:
+    """Exports for planning: from copies whose weights have no values, unless that does not work.
+
+    Attributes:
+        seconds: What it took so far.
+        values: Whether copies with values were needed.
+    """
+
+    seconds: float = 0.0
+    values: bool = False
+
+    def dense(self, model: nn.Module, inputs: tuple[Tensor, ...], training: bool = False) -> ExportedProgram:
+        """As :func:`export`."""
+        if not self.values:
+            try:
+                return self._timed(_copied(model, hollow), inputs, training)
+            except CaptureError:
+                self.values = True
+        return self._timed(_copied(model, copy.deepcopy), inputs, training)
+
+    def small(
+        self,
+        model: nn.Module,
+        inputs: tuple[Tensor, ...],
+        kept: Mapping[str, Sequence[Tensor | None]],
+        attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
+    ) -> ExportedProgram:
+        """The same of a model that is cut first; see :func:`cut`."""
+        return self._timed(cut(model, kept, attributes, self.values), inputs, False)
+
+    def _timed(self, model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> ExportedProgram:
+        start = time.perf_counter()
+        try:
+            return _export(model, inputs, training)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def _copied(model: nn.Module, copier: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    try:
+        return copier(model)
+    except Exception as error:
+        raise RuntimeError(f"model: {type(model).__name__} cannot be copied: {first_line(error)}") from error
+
+
+def _export(
+    model: nn.Module, inputs: tuple[Tensor, ...], training: bool, dynamic_shapes: Any = None
+) -> ExportedProgram:
+    model.train(training)
+    with running_modules(model) as running:
+        try:
+            return capture(model, inputs, dynamic_shapes)
+        except Exception as error:
+            where = describe(model, running)
+            reason = first_line(error)
+            if running and isinstance(model.get_submodule(running[-1]), nn.RNNBase):
+                reason += (
+                    "; if its sequences are packed, which export cannot follow: plan and extract with a forward that "
+                    "does not pack them, as behind a flag of the model"
+                )
+            raise CaptureError(
+                f"model: torch.export cannot capture it, in {where}: {reason}", running[-1] if running else ""
+            ) from error
+
+
+def capture(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_shapes: Any = None) -> ExportedProgram:
+    """What ``torch.export`` makes of a model, without what it logs."""
+    import torch.export
+
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The tensor attribute")  # a recurrent layer's list of its weights
+        program = torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+    _drop_unread_means(program)
+    return program
+
+
+def _drop_unread_means(program: ExportedProgram) -> None:
+    """Drop means that nobody reads, as of attention weights over heads: they run with any number of channels."""
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if not node.users and schema is not None and schema.name == "aten::mean":
+            program.graph.erase_node(node)
+
+
+def first_line(error: Exception) -> str:
+    """The gist of an error, whose message may go on for pages."""
+    return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__

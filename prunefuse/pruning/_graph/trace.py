@@ -1,0 +1,279 @@
+"""What the rules write to: the couplings of one model, and what a plan needs to know beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from torch import nn
+
+from prunefuse.pruning._graph.attributes import padding_of
+from prunefuse.pruning._graph.couplings import Couplings, Ids, Value, fixed
+
+if TYPE_CHECKING:
+    from torch import fx
+
+OFFER = 'the exported program can lose them: expressed_by="program"'
+"""What notes say of channels that only the code of a module keeps whole."""
+
+Size: TypeAlias = tuple[str, str, int | None]
+"""A size that a module holds: module path, attribute, position in the attribute if it is a tuple."""
+Kind: TypeAlias = "type[nn.Module] | tuple[type[nn.Module], tuple[tuple[int, ...], ...]]"
+"""Modules that are treated alike: of one type, or also with parameters of the same shapes."""
+
+
+def kind_of(module: nn.Module) -> Kind:
+    """The type and the shapes of the parameters."""
+    return type(module), tuple(tuple(parameter.shape) for parameter in module.parameters())
+
+
+@dataclass(frozen=True)
+class Record:
+    """One operator call: its name, the module that makes it, the tensors that go in and come out.
+
+    Also the numbers that a pointwise operator gets, which pruning must not change: they are no sizes; and the node of
+    PyTorch's graph.
+    """
+
+    op: str
+    module: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    numbers: tuple[float, ...] = ()
+    node: fx.Node | None = None
+
+
+@dataclass
+class Trace:
+    """All that one walk through a model's operators found out.
+
+    Attributes:
+        modules: Path -> module.
+        ignored: Paths of the modules whose output channels are kept whole.
+        free: Whether every size and constant can follow, since the graph is cut and not the module.
+        tensors: Every parameter and buffer under each of its names; tied names share one value, which
+            carries the first of them.
+        lifted: Tensors that the graph holds and the model does not name.
+        couplings: The equalities.
+        writers: Tensor name -> the axis of its output channels, for weights of convolutions and linear maps.
+        positions: Tensor name -> how often the whole weight is applied in one forward.
+        sized: Which channels a module attribute counts.
+        literals: Module path -> axes whose sizes the module gives to operators as numbers, from an attribute,
+            from the shape of a tensor or written in its code: the graph does not say which.
+        calls: Every operator call in evaluation mode, in order.
+        counting: Whether weights that are applied are counted (only in evaluation mode).
+        outputs: Shapes of the tensors that the model returns.
+        notes: Why something was kept whole -> what; the inner dict is an ordered set.
+    """
+
+    modules: dict[str, nn.Module]
+    ignored: Collection[str]
+    free: bool = False
+    tensors: dict[str, Value] = field(default_factory=dict)
+    lifted: dict[str, Value] = field(default_factory=dict)
+    couplings: Couplings = field(default_factory=Couplings)
+    writers: dict[str, int] = field(default_factory=dict)
+    positions: dict[str, Fraction] = field(default_factory=dict)
+    sized: dict[Size, Ids] = field(default_factory=dict)
+    literals: dict[str, list[Ids]] = field(default_factory=dict)
+    calls: list[Record] = field(default_factory=list)
+    counting: bool = True
+    outputs: tuple[tuple[int, ...], ...] = ()
+    notes: dict[str, dict[str, None]] = field(default_factory=dict)
+
+    def note(self, what: str, why: str) -> None:
+        """Remember that ``what`` stays whole."""
+        self.notes.setdefault(why, {})[what] = None
+
+    def note_lines(self) -> tuple[str, ...]:
+        """One line per reason, with the first places where it applies."""
+        shown = 4
+        return tuple(
+            f"{why}: {', '.join(list(places)[:shown])}"
+            + (f" and {len(places) - shown} more" if len(places) > shown else "")
+            for why, places in self.notes.items()
+        )
+
+    def unused(self) -> bool:
+        """Whether there are parameters or buffers that no call takes."""
+        used = {value.name for call in self.calls for value in call.inputs}
+        return any(value.axes and value.name not in used for value in self.tensors.values())
+
+    def last_call(self, path: str) -> int:
+        """The number of the last call from inside a module."""
+        inside = f"{path}." if path else ""
+        numbers = [
+            n for n, call in enumerate(self.calls) if call.module == path or call.module.startswith(inside)
+        ]
+        return numbers[-1] if numbers else len(self.calls) - 1
+
+    def modules_with_literals(self, last: int) -> list[nn.Module]:
+        """The modules that gave sizes to operators, from call number ``last`` backwards."""
+        paths = dict.fromkeys(call.module for call in self.calls[last::-1] if call.module in self.literals)
+        return [self.modules[path] for path in paths]
+
+    def axes_inside(self, path: str) -> list[Ids]:
+        """The axes that may be pruned of all tensors that calls from inside a module take or give."""
+        inside = f"{path}." if path else ""
+        found: dict[int, Ids] = {}
+        for call in self.calls:
+            if call.module == path or call.module.startswith(inside):
+                for value in (*call.inputs, *call.outputs):
+                    found.update((id(ids), ids) for ids in value.axes if ids.any())
+        return list(found.values())
+
+    def same_sizes(self, path: str, live: bool = False) -> list[Ids]:
+        """Those of them that are as long as one (a live one) whose size the module gives to an operator."""
+        sizes = {len(ids) for ids in self.literals.get(path, ()) if ids.any() or not live}
+        return [ids for ids in self.axes_inside(path) if len(ids) in sizes]
+
+    def origin(self, value: Value) -> tuple[Value, Fraction]:
+        """The parameter or buffer that a computed value has the shape of, or is a part of, and which part; else itself."""
+        known = {id(value)}
+        for call in reversed(self.calls):
+            if not known.isdisjoint(map(id, call.outputs)):
+                known.update(map(id, call.inputs))
+                for source in call.inputs:
+                    if source.name is not None and _is_part(value, source):
+                        return source, Fraction(math.prod(value.shape), math.prod(source.shape))
+        return value, Fraction(1)
+
+
+def _is_part(value: Value, source: Value) -> bool:
+    """Whether all axes are as long as those of the source, or have a part of their ids."""
+    return len(value.axes) == len(source.axes) and all(
+        len(mine) == len(ids) or bool(np.isin(mine, ids).all())
+        for mine, ids in zip(value.axes, source.axes, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator call, as a rule sees it.
+
+    Attributes:
+        op: The operator's name, such as ``aten::conv2d``.
+        module: Path of the innermost module that makes the call.
+        shapes: The shape of each output tensor.
+        trace: Where the findings go; rules use the methods below.
+    """
+
+    op: str
+    module: str
+    shapes: tuple[tuple[int, ...], ...]
+    trace: Trace
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the only, or the first, output."""
+        return self.shapes[0]
+
+    def link(self, left: Ids, right: Ids) -> None:
+        """Channel i of the one axis must leave with channel i of the other, for all i."""
+        self.trace.couplings.link(left, right)
+
+    def keep(self, ids: Ids, why: str = "") -> None:
+        """Keep an axis whole; with a reason, the plan's notes name this call."""
+        if ids.any():
+            self.trace.couplings.link(ids, fixed(len(ids)))
+            if why and not self.trace.couplings.is_open(ids):
+                self.note(why)
+
+    def note(self, why: str) -> None:
+        """Name this call in the plan's notes."""
+        self.trace.note(self.where, why)
+
+    @property
+    def where(self) -> str:
+        """What the notes call it."""
+        return f"{self.module or 'the model itself'} ({self.op})"
+
+    def holds(self, ids: Ids, attribute: str = "", position: int | None = None) -> None:
+        """Say that the calling module gives the size of this axis to the operator, as a number.
+
+        Args:
+            ids: The axis.
+            attribute: The module attribute with that number, if the module has it; else any may be.
+            position: Where in the attribute, if it is a tuple.
+        """
+        if attribute and hasattr(self.trace.modules.get(self.module), attribute):
+            self.trace.sized.setdefault((self.module, attribute, position), ids)
+        else:
+            self.trace.literals.setdefault(self.module, []).append(ids)
+
+    def counts(self, ids: Ids, attribute: str) -> None:
+        """Say that an attribute of the calling module, if it has it, is the size of this axis."""
+        if hasattr(self.trace.modules.get(self.module), attribute):
+            self.holds(ids, attribute)
+
+    def fixed_output(self, index: int = 0) -> Value:
+        """An output of this call none of whose axes can be pruned."""
+        return Value(tuple(fixed(size) for size in self.shapes[index]))
+
+    def apply_weight(self, weight: Value, out_axis: int, applied: int | None = None) -> None:
+        """Record that ``weight`` computes the output's channels: for their score, and for the FLOPs.
+
+        Args:
+            weight: The weight.
+            out_axis: The axis of its output channels.
+            applied: How often it is applied; None: as often as there are outputs of each channel.
+        """
+        made = len(weight.axes[out_axis])
+        weight, part = self.trace.origin(weight) if weight.name is None else (weight, Fraction(1))
+        if weight.name is None:
+            self.note("the weight is computed from other tensors, so its FLOPs are not counted")
+            return
+        self.trace.writers[weight.name] = out_axis
+        if self.trace.counting:
+            if applied is None:
+                applied = math.prod(self.shape) // made
+            self.trace.positions[weight.name] = (
+                self.trace.positions.get(weight.name, Fraction(0)) + applied * part
+            )
+        if weight.name.rpartition(".")[0] in self.trace.ignored:
+            self.keep(weight.axes[out_axis])
+
+    def pad(self, ids: Ids, axis: int, before: int, after: int) -> Ids:
+        """The ids of an axis after adding constant channels, whose number the calling module must hold."""
+        module = self.trace.modules.get(self.module)
+        if self.trace.free:
+            fresh = self.trace.couplings.fresh
+            return np.concatenate([fresh(before), ids, fresh(after)])
+        held = None if module is None else padding_of(module)
+        if held is None:
+            why = f"pads channels by amounts written in the code; use a module listed with register_padding, or {OFFER}"
+            self.keep(ids, why)
+            return fixed(before + len(ids) + after)
+        position = 2 * (len(self.shape) - 1 - axis)
+        parts = []
+        for side, size in enumerate((before, after)):
+            slot = (held, position + side) if isinstance(held, str) else (held[side], None)
+            key: Size = (self.module, *slot)
+            added = self.trace.couplings.fresh(size) if size else fixed(0)
+            if key in self.trace.sized:  # the module is called again, with the same amounts
+                self.link(self.trace.sized[key], added)
+            self.trace.sized[key] = added
+            parts.append(added)
+        return np.concatenate([parts[0], ids, parts[1]])
+
+
+def fix_unranked(component: Ids, found: Trace, *, least: int = 1) -> Ids:
+    """Keep what no weight writes: there is nothing to rank it by.
+
+    A note names the tensors with such channels, if these stand for ``least`` nodes or more: an index that is tied to no
+    other is one node.
+    """
+    ranked = np.zeros(len(component), dtype=np.bool_)
+    ranked[0] = True
+    for name, axis in found.writers.items():
+        ranked[component[found.tensors[name].axes[axis]]] = True
+    sizes = np.bincount(component)
+    for name, value in found.tensors.items():
+        unranked = [component[ids][~ranked[component[ids]]] for ids in value.axes]
+        if any((sizes[channels] >= least).any() for channels in unranked):
+            found.note(name, "no convolution or linear map writes these channels, so nothing ranks them")
+    return np.where(ranked[component], component, 0)

@@ -1,0 +1,210 @@
+"""The rules of operators that work along some axes, which stay, and do the same to every index of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prunefuse.pruning._graph.couplings import Value, fixed
+from prunefuse.pruning._graph.trace import Call
+from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown
+
+_ALONG = "works along a channel axis"
+_PICKS = "picks channels by index"
+
+
+def along(call: Call, x: Value, dims: Any, why: str = _ALONG) -> list[Value]:
+    """All outputs have the axes of x; those in ``dims`` (None or empty: all) at any size, or not at all."""
+    rank = len(x.axes)
+    given = [dims] if isinstance(dims, int) else dims
+    inside = {dim % rank for dim in given} if rank and given else set(range(rank))
+    for axis in inside:
+        call.keep(x.axes[axis], why)
+    return [
+        Value(tuple(fixed(shape[axis]) if axis in inside else ids for axis, ids in enumerate(x.axes)))
+        if len(shape) == rank
+        else Value(tuple(ids for axis, ids in enumerate(x.axes) if axis not in inside))
+        for shape in call.shapes
+    ]
+
+
+@register_rule(
+    *("aten::" + name for name in ("sum", "nansum", "prod", "logsumexp", "any", "all", "count_nonzero")),
+    *("aten::" + name for name in ("amax", "amin", "aminmax", "argmax", "argmin", "max", "min")),
+    *("aten::" + name for name in ("median", "nanmedian", "var", "std", "var_mean", "std_mean")),
+)
+def reduction(call: Call, x: Value, dim: Any = None, *_: Any, **__: Any) -> Sequence[Value]:
+    """Reduced axes stay whole: the result depends on every one of their channels."""
+    if isinstance(dim, Value):  # the larger or smaller of two tensors
+        return [broadcast(call, x, dim)]
+    return along(call, x, None if isinstance(dim, bool) else dim, "reduces over channels")
+
+
+@register_rule("aten::linalg_vector_norm", "aten::norm", "aten::quantile", "aten::nanquantile")
+def reduction_of_order(
+    call: Call, x: Value, order: Any = 2, dim: Any = None, *_: Any, **__: Any
+) -> Sequence[Value]:
+    """A reduction, whose first argument is no axis."""
+    if isinstance(order, Value) and order.axes:  # several quantiles: a new axis in front
+        return unknown(call, x, order)
+    return reduction(call, x, dim)
+
+
+@register_rule(
+    *("aten::" + name for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "flip")),
+    *("aten::" + name for name in ("sort", "argsort", "msort", "mode")),
+)
+def along_axis(call: Call, x: Value, dim: Any = -1, *_: Any, **kwargs: Any) -> Sequence[Value]:
+    """Order and position along one axis or several matter."""
+    return along(call, x, kwargs.get("dim", dim) if not isinstance(dim, bool) else -1)
+
+
+@register_rule(
+    *("aten::" + name for name in ("topk", "kthvalue", "fft_fft", "fft_ifft", "fft_rfft", "fft_irfft"))
+)
+def count_along_axis(
+    call: Call, x: Value, count: Any = None, dim: int = -1, *_: Any, **__: Any
+) -> list[Value]:
+    """So many results of one axis."""
+    return along(call, x, dim)
+
+
+@register_rule(*("aten::fft_" + name for name in ("fft2", "ifft2", "rfft2", "irfft2")))
+def transform_of_planes(call: Call, x: Value, sizes: Any = None, dim: Any = (-2, -1), *_: Any) -> list[Value]:
+    """A Fourier transform of two axes."""
+    return along(call, x, dim)
+
+
+@register_rule("aten::roll")
+def roll(call: Call, x: Value, shifts: Any, dims: Any = ()) -> list[Value]:
+    """Moves elements round along some axes."""
+    return along(call, x, dims, "rolls a channel axis")
+
+
+@register_rule("aten::tril", "aten::triu")
+def triangle(call: Call, x: Value, *_: Any) -> list[Value]:
+    """Zero on one side of a diagonal of the last two axes."""
+    return along(call, x, (-2, -1))
+
+
+@register_rule("aten::softmax", "aten::log_softmax", "aten::_softmax", "aten::_log_softmax")
+def softmax(call: Call, x: Value, dim: int, *_: Any, **__: Any) -> list[Value]:
+    """Normalizes over one axis."""
+    return along(call, x, dim, "normalizes over channels")
+
+
+@register_rule("aten::diagonal")
+def diagonal(call: Call, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+    """Two axes become one, the last."""
+    (rest,) = along(call, x, (dim1, dim2))
+    return Value((*rest.axes, fixed(call.shape[-1])))
+
+
+@register_rule("aten::view_as_real")
+def as_real(call: Call, x: Value) -> Value:
+    """The parts of every number are a new last axis."""
+    return Value((*x.axes, fixed(2)))
+
+
+@register_rule("aten::view_as_complex")
+def as_complex(call: Call, x: Value) -> Value:
+    """The last axis holds the parts of a number."""
+    call.keep(x.axes[-1], _ALONG)
+    return Value(x.axes[:-1])
+
+
+@register_rule("aten::bucketize")
+def bucketize(call: Call, x: Value, bounds: Value, **_: Any) -> Value:
+    """Compares every element with all bounds."""
+    for ids in bounds.axes:
+        call.keep(ids)
+    return Value(x.axes)
+
+
+@register_rule("aten::unfold")
+def windows(call: Call, x: Value, dim: int, size: int, step: int) -> Value:
+    """Windows of an axis, whose elements are a new last axis."""
+    call.keep(x.axes[dim], _ALONG)
+    return Value((*x.with_axis(dim, fixed(call.shape[dim])).axes, fixed(size)))
+
+
+@register_rule("aten::index_select")
+def index_select(call: Call, x: Value, dim: int, picks: Value) -> list[Value]:
+    """Picks by one list of indices along one axis."""
+    call.keep(picks.axes[0])
+    return along(call, x, dim, "" if x.name else _PICKS)
+
+
+@register_rule("aten::gather")
+def gather(call: Call, x: Value, dim: int, picks: Value, **_: Any) -> Value:
+    """Every index of the other axes picks along one axis for itself."""
+    return _for_itself(call, dim, picks, x)
+
+
+@register_rule("aten::scatter", "aten::scatter_add", "aten::scatter_reduce")
+def scatter(call: Call, x: Value, dim: int, picks: Value, given: Any = None, *_: Any, **__: Any) -> Value:
+    """Every index of the other axes of what is given says where along one axis it goes."""
+    _for_itself(call, dim, picks, x, *([given] if isinstance(given, Value) else []))
+    return Value(x.axes)
+
+
+def _for_itself(call: Call, dim: int, picks: Value, *others: Value) -> Value:
+    """The axes of the picks; but for one they belong to those of the others, and stay where these are longer."""
+    for value in others if picks.axes else ():
+        for axis, (mine, ids) in enumerate(zip(picks.axes, value.axes, strict=True)):
+            if axis != dim % len(picks.axes) and len(mine) == len(ids) and mine.any() == ids.any():
+                call.link(mine, ids)
+            else:
+                call.keep(mine, _PICKS)
+                call.keep(ids, _PICKS)
+    return Value(picks.axes)
+
+
+@register_rule("aten::index_add", "aten::index_copy", "aten::index_fill", "aten::index_reduce")
+def index_write(call: Call, x: Value, dim: int, picks: Value, given: Any = None, *_: Any, **__: Any) -> Value:
+    """Writes to some indices of one axis what is given for them."""
+    (out,) = along(call, x, dim, _PICKS)
+    for ids in picks.axes:
+        call.keep(ids)
+    if isinstance(given, Value) and given.axes:
+        call.keep(given.axes[dim], _PICKS)
+        for axis, ids in enumerate(given.axes):
+            if axis != dim % len(given.axes):
+                call.link(x.axes[axis], ids)
+    return out
+
+
+@register_rule(
+    *(f"aten::{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for d in (1, 2, 3)),
+    *(f"aten::{kind}{d}d" for kind in ("upsample_nearest", "_upsample_nearest_exact") for d in (1, 2, 3)),
+    *("aten::upsample_" + name for name in ("linear1d", "bilinear2d", "bicubic2d", "trilinear3d")),
+    *("aten::" + name for name in ("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")),
+    *("aten::" + name for name in ("max_pool2d_with_indices", "max_pool3d_with_indices")),
+)
+def spatial(call: Call, x: Value, *_: Any, **__: Any) -> list[Value]:
+    """Pooling and resizing: the last one, two or three axes change, the channels before them do not."""
+    return over_space(call, x, next(int(c) for c in reversed(call.op) if c.isdigit()))
+
+
+def over_space(call: Call, x: Value, dims: int) -> list[Value]:
+    """Pooling and resizing of so many of the last axes."""
+    return along(call, x, range(-dims, 0), "pools or resizes a channel axis")
+
+
+@register_rule("aten::max_unpool2d", "aten::max_unpool3d")
+def unpool(call: Call, x: Value, picks: Value, *_: Any) -> list[Value]:
+    """Every channel has places of its own to go to."""
+    for left, right in zip(x.axes, picks.axes, strict=True):
+        call.link(left, right)
+    return over_space(call, x, int(call.op[-2]))
+
+
+@register_rule("aten::grid_sampler", "aten::grid_sampler_2d", "aten::grid_sampler_3d")
+def grid_sampler(call: Call, x: Value, grid: Value, *_: Any) -> Value:
+    """x (N, C, ...), grid (N, out..., dimensions) -> (N, C, out...): all channels from the same places."""
+    for ids in x.axes[2:]:
+        call.keep(ids, "pools or resizes a channel axis")
+    for ids in grid.axes[1:]:
+        call.keep(ids)
+    call.link(x.axes[0], grid.axes[0])
+    return Value((*x.axes[:2], *map(fixed, call.shape[2:])))

@@ -1,0 +1,257 @@
+"""The rules of PyTorch's own operators, as :mod:`torch.export` writes them; importing this registers them.
+
+Most pointwise operators are not listed: :func:`~prunefuse.pruning._rules.registry.find_rule` knows them by their tag.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from prunefuse.pruning._graph.couplings import Ids, Value, fixed
+from prunefuse.pruning._graph.trace import Call
+from prunefuse.pruning._rules.axes import reduction
+from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown, values_in
+
+register_rule(  # pointwise, without the tag in some form
+    *("aten::" + name for name in ("hardswish", "log_sigmoid", "mish", "relu6", "threshold")),
+    "aten::_weight_norm",  # its norm is over what is left of the other axes
+    *("aten::" + name for name in ("copy", "floor_divide", "masked_fill", "rsub", "true_divide", "where")),
+    *("aten::" + name for name in ("complex", "polar", "_conj", "_neg_view", "resolve_conj", "resolve_neg")),
+)(broadcast)
+
+
+@register_rule(
+    *("aten::" + name for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")),
+    *(
+        "aten::" + name
+        for name in ("contiguous", "detach", "alias", "lift_fresh_copy", "to", "_to_copy", "type_as")
+    ),
+    *("aten::" + name for name in ("zeros_like", "ones_like", "full_like", "empty_like")),
+    *("aten::" + name for name in ("clone", "fill", "zero", "bernoulli", "rand_like", "randn_like")),
+)
+def unchanged(call: Call, x: Value, *_: Any, **__: Any) -> Value:
+    """Same channels out as in."""
+    return Value(x.axes)
+
+
+@register_rule(
+    *("aten::" + name for name in ("new_zeros", "new_ones", "new_full", "new_empty")),
+    *("aten::" + name for name in ("zeros", "ones", "full", "empty", "rand", "randn")),
+)
+def constant(call: Call, *_: Any, **__: Any) -> Value:
+    """A new tensor, of sizes that the module gives."""
+    out = Value(tuple(map(call.trace.couplings.open, call.shape)))
+    for ids in out.axes:
+        call.holds(ids)
+    return out
+
+
+@register_rule("aten::conv1d", "aten::conv2d", "aten::conv3d")
+def convolution(
+    call: Call,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Value:
+    """x (N, I, ...), weight (O, I / groups, ...) -> (N, O, ...): absorbs the input channels, makes new ones."""
+    channel = len(call.shape) - len(weight.axes) + 1  # 0 for an input without a batch axis
+    for ids in (*weight.axes[2:], *x.axes[channel + 1 :]):
+        call.keep(ids)
+    out = weight.axes[0]
+    if groups == 1:
+        call.link(x.axes[channel], weight.axes[1])
+    else:
+        _grouped(call, x.axes[channel], weight.axes[1], out, groups)
+        call.counts(x.axes[channel], "in_channels")
+    if bias is not None:
+        call.link(bias.axes[0], out)
+    call.apply_weight(weight, 0)
+    return Value((*x.axes[:channel], out, *map(fixed, call.shape[channel + 1 :])))
+
+
+def _grouped(call: Call, inputs: Ids, group_inputs: Ids, outputs: Ids, groups: int) -> None:
+    """Inputs of which a weight has those of one group, and outputs (transposed: the other way round).
+
+    All groups stay of one size: they lose the same local channels; or, if a side has one each, leave whole.
+    """
+    each_in, each_out = len(inputs) // groups, len(outputs) // groups
+    if each_in > 1 and each_out > 1:
+        call.link(inputs, np.tile(group_inputs, groups))
+        call.link(outputs, np.tile(outputs[:each_out], groups))
+        return
+    leaders = inputs[::each_in]
+    call.link(inputs, np.repeat(leaders, each_in))
+    call.link(outputs, np.repeat(leaders, each_out))
+    call.keep(group_inputs)
+    call.holds(leaders, "groups")
+
+
+@register_rule("aten::conv_transpose1d", "aten::conv_transpose2d", "aten::conv_transpose3d")
+def transposed_convolution(
+    call: Call,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Value:
+    """x (N, I, ...), weight (I, O / groups, ...) -> (N, O, ...)."""
+    channel = len(call.shape) - len(weight.axes) + 1
+    for ids in (*weight.axes[2:], *x.axes[channel + 1 :]):
+        call.keep(ids)
+    call.link(x.axes[channel], weight.axes[0])
+    out, writing = weight.axes[1], 1
+    if groups > 1:
+        out = call.trace.couplings.fresh(call.shape[channel])
+        _grouped(call, out, weight.axes[1], weight.axes[0], groups)
+        call.counts(out, "out_channels")
+        writing = int(len(weight.axes[1]) > 1 and len(weight.axes[0]) > groups)
+    if bias is not None:
+        call.link(bias.axes[0], out)
+    call.apply_weight(weight, writing, math.prod(x.shape) // len(x.axes[channel]))
+    return Value((*x.axes[:channel], out, *map(fixed, call.shape[channel + 1 :])))
+
+
+@register_rule("aten::linear")
+def linear(call: Call, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    """x (..., I), weight (O, I) -> (..., O)."""
+    call.link(x.axes[-1], weight.axes[1])
+    if bias is not None:
+        call.link(bias.axes[0], weight.axes[0])
+    call.apply_weight(weight, 0)
+    return x.with_axis(-1, weight.axes[0])
+
+
+SCALED = "multiplies computed tensors over channels, by whose number a softmax may be scaled"
+
+
+@register_rule("aten::matmul", "aten::mm", "aten::bmm")
+def matmul(call: Call, a: Value, b: Value) -> Value:
+    """a (..., M, K) @ b (..., K, N) -> (..., M, N); batch axes broadcast."""
+    if len(a.axes) < 2 or len(b.axes) < 2:
+        return unknown(call, a, b)[0]
+    if (weight := _transposed(call, b)) is not None:
+        return linear(call, a, weight)
+    call.link(a.axes[-1], b.axes[-2])
+    if a.name is None and b.name is None:
+        call.keep(a.axes[-1], SCALED)
+    batch = (Value((*v.axes[:-2], fixed(1), fixed(1))) for v in (a, b))
+    out = broadcast(call, *batch)
+    if b.name is not None:
+        call.apply_weight(b, len(b.axes) - 1)
+    if a.name is not None:
+        call.apply_weight(a, len(a.axes) - 2)
+    return out.with_axis(-2, a.axes[-2]).with_axis(-1, b.axes[-1])
+
+
+def _transposed(call: Call, x: Value) -> Value | None:
+    """The parameter or buffer, a matrix, of which a computed value is the transpose."""
+    made = next(
+        (record for record in reversed(call.trace.calls) if any(x is y for y in record.outputs)), None
+    )
+    if len(x.axes) != 2 or made is None or made.op.rpartition("::")[2] not in _TRANSPOSES:
+        return None
+    return (
+        made.inputs[0] if made.inputs[0].name is not None and made.inputs[0].shape == x.shape[::-1] else None
+    )
+
+
+_TRANSPOSES = ("t", "transpose", "numpy_T", "mT", "permute", "swapaxes", "swapdims")
+
+
+@register_rule("aten::addmm", "aten::baddbmm")
+def addmm(call: Call, bias: Value, a: Value, b: Value, **_: Any) -> Value:
+    """bias + a @ b."""
+    return broadcast(call, matmul(call, a, b), bias)
+
+
+@register_rule("aten::mv", "aten::dot", "aten::vdot")
+def product_of_vectors(call: Call, a: Value, b: Value) -> Value:
+    """a (M, K) or (K) times b (K): as a matrix product, one side of which reads the channels."""
+    call.link(a.axes[-1], b.axes[0])
+    if all(call.trace.origin(value)[0].name is None for value in (a, b)):
+        call.keep(b.axes[0], SCALED)
+    return Value(a.axes[:-1])
+
+
+@register_rule("aten::cdist", "aten::_cdist_forward", "aten::_euclidean_dist")
+def distances(call: Call, a: Value, b: Value, *_: Any) -> Value:
+    """a (..., M, K), b (..., N, K) -> (..., M, N)."""
+    for ids in (a.axes[-1], b.axes[-1]):
+        call.keep(ids, "reduces over channels")
+    batch = (Value((*v.axes[:-2], fixed(1), fixed(1))) for v in (a, b))
+    return broadcast(call, *batch).with_axis(-2, a.axes[-2]).with_axis(-1, b.axes[-2])
+
+
+@register_rule("aten::bilinear")
+def bilinear(call: Call, a: Value, b: Value, weight: Value, bias: Value | None = None) -> Value:
+    """a (..., I), b (..., J), weight (O, I, J) -> (..., O)."""
+    call.link(a.axes[-1], weight.axes[1])
+    call.link(b.axes[-1], weight.axes[2])
+    if bias is not None:
+        call.link(bias.axes[0], weight.axes[0])
+    call.apply_weight(weight, 0)
+    return broadcast(call, a.with_axis(-1, fixed(1)), b.with_axis(-1, fixed(1))).with_axis(-1, weight.axes[0])
+
+
+@register_rule("aten::batch_norm", "aten::instance_norm")
+def channel_norm(call: Call, x: Value, *args: Any) -> Value:
+    """Weight, bias, running mean and running variance belong to axis 1 of x (N, C, ...)."""
+    for parameter in values_in(args):
+        call.link(x.axes[1], parameter.axes[0])
+    return Value(x.axes)
+
+
+@register_rule("aten::layer_norm", "aten::rms_norm")
+def layer_norm(call: Call, x: Value, shape: Sequence[int], *args: Any, **_: Any) -> Value:
+    """Normalizes over the last axes, over what is left of them; weight and bias have those axes."""
+    for position, ids in enumerate(x.axes[-len(shape) :]):
+        for parameter in values_in(args):
+            call.link(ids, parameter.axes[position])
+        call.holds(ids, "normalized_shape", position)
+    return Value(x.axes)
+
+
+@register_rule("aten::group_norm")
+def group_norm(call: Call, x: Value, groups: int, *args: Any, **_: Any) -> Value:
+    """x (N, C, ...): every group loses the same local channels; one channel each: whole groups leave."""
+    ids = x.axes[1]
+    if len(ids) == groups:
+        call.holds(ids, "num_groups")
+    else:
+        call.link(ids, np.tile(ids[: len(ids) // groups], groups))
+    for parameter in values_in(args):
+        call.link(ids, parameter.axes[0])
+    return Value(x.axes)
+
+
+@register_rule("aten::prelu")
+def prelu(call: Call, x: Value, weight: Value) -> Value:
+    """One slope for all, or one for each channel of axis 1."""
+    if len(weight.axes[0]) > 1:
+        call.link(x.axes[1], weight.axes[0])
+    return Value(x.axes)
+
+
+@register_rule("aten::mean")
+def mean(call: Call, x: Value, dim: Any = None, keepdim: bool = False, **_: Any) -> Value:
+    """A reduction; but the mean square over channels is an RMS norm's, which takes it over what is left of them."""
+    last = call.trace.calls[-1] if call.trace.calls else None
+    dims = [dim] if isinstance(dim, int) else list(dim or ())
+    if last is None or not any(x is y for y in last.outputs) or len(dims) != 1 or not keepdim:
+        return reduction(call, x, dim)[0]
+    square = last.op in ("aten::pow", "aten::square") or (
+        last.op == "aten::mul" and len(last.inputs) == 2 and last.inputs[0] is last.inputs[1]
+    )
+    return x.with_axis(dims[0], fixed(1)) if square else reduction(call, x, dim)[0]

@@ -1,0 +1,279 @@
+"""From the exported graph of a PyTorch model to its couplings: walk it with the rules."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves
+
+from prunefuse.pruning._graph.copies import all_names
+from prunefuse.pruning._graph.couplings import Value, fixed
+from prunefuse.pruning._graph.export import describe
+from prunefuse.pruning._graph.trace import OFFER, Call, Kind, Record, Trace, kind_of
+from prunefuse.pruning._rules.registry import find_rule, unknown, values_in
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+def trace(
+    model: nn.Module,
+    program: ExportedProgram,
+    ignored: Collection[str] = (),
+    training: ExportedProgram | None = None,
+    whole: Mapping[Kind, bool] = MappingProxyType({}),
+    free: bool = False,
+    kept: Mapping[str, Sequence[Tensor | None]] | None = None,
+) -> Trace:
+    """Apply the rules to every operator of the exported model.
+
+    Args:
+        model: The dense model.
+        program: Its graph in evaluation mode.
+        ignored: Paths of modules whose output channels are kept whole.
+        training: Its graph in training mode, for parameters that only that one uses.
+        whole: Modules that cannot follow; true: their axes stay whole that are as long as one that may be pruned
+            and whose size they give to an operator; false: all axes inside.
+        free: The graph will be cut and not the module: sizes and constants follow.
+        kept: What is kept is known: indices of every axis of every tensor, None = all.
+
+    Raises:
+        RuntimeError: a rule failed.
+    """
+    found = Trace(dict(model.named_modules(remove_duplicate=False)), frozenset(ignored), free)
+    for name, (first, tensor) in all_names(model).items():
+        if first not in found.tensors:
+            # Whole numbers are indices and counters: their places are no channels.
+            index = tensor.dtype in (torch.int64, torch.int32)
+            axes = tuple(map(fixed if index else found.couplings.fresh, tensor.shape))
+            found.tensors[first] = Value(axes, first)
+        found.tensors[name] = found.tensors[first]
+    _walk(found, program)
+    evaluation = (found.calls, found.literals, found.outputs)
+    if training is not None:
+        found.counting, found.calls, found.literals = False, [], {}
+        _walk(found, training)
+        found.counting = True
+    used = {id(value) for call in (*evaluation[0], *found.calls) for value in call.inputs}
+    for first, tensor in all_names(model).values():
+        value = found.tensors[first]
+        if (
+            kept is None and id(value) not in used and not isinstance(tensor, nn.Parameter)
+        ):  # nobody reads this table
+            for ids in value.axes:
+                found.couplings.link(ids, fixed(len(ids)))
+    found.calls, found.literals, found.outputs = evaluation
+    for path in found.literals:
+        if (kind := kind_of(found.modules[path])) in whole:
+            for ids in found.same_sizes(path, live=True) if whole[kind] else found.axes_inside(path):
+                found.couplings.link(ids, fixed(len(ids)))
+            found.note(
+                describe(model, [path]),
+                "its forward needs sizes that no pruned module has (they are written in its code, or are those of "
+                f"several axes at once), so what it reshapes stays whole; {OFFER}",
+            )
+    if kept is not None:
+        _separate(found, kept)
+    for split in found.couplings.resolve():
+        found.note(split.where, "splits a channel axis, or merges two")
+    if not free:
+        _keep_lifted(found)
+    return found
+
+
+def _separate(found: Trace, kept: Mapping[str, Sequence[Tensor | None]]) -> None:
+    """Tie every index that is kept to what stays, and all that are not to each other."""
+    gone = found.couplings.fresh(2)[:1]
+    for name, axes in kept.items():
+        for ids, indices in zip(found.tensors[name].axes, axes, strict=True):
+            stays = np.full(len(ids), indices is None)
+            if indices is not None:
+                stays[indices.numpy()] = True
+            found.couplings.link(ids, np.where(stays, 0, gone))
+
+
+def _walk(found: Trace, program: ExportedProgram) -> None:
+    """Apply the rules to one graph."""
+    names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    values: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.name in constants:
+            axes = (found.couplings.fresh(size) for size in _shapes(node.meta["val"])[0])
+            values[node] = found.lifted[constants[node.name]] = Value(tuple(axes))
+        elif node.op == "placeholder":
+            values[node] = found.tensors.get(names[node.name] or "") or _fixed_value(node)
+        elif node.op == "call_function":
+            values[node] = _call(found, node, values)
+        elif node.op == "get_attr":  # the body of a higher-order operator
+            values[node] = None
+        elif node.op == "output":
+            returned = [(x.name, values[x]) for x in tree_leaves(node.args) if isinstance(x, fx.Node)]
+            for ids in (ids for value in values_in(value for _, value in returned) for ids in value.axes):
+                found.couplings.link(ids, fixed(len(ids)))
+            users = [value for name, value in returned if name in program.graph_signature.user_outputs]
+            found.outputs = tuple(value.shape for value in values_in(users))
+
+
+def _keep_lifted(found: Trace) -> None:
+    """Keep whole what meets a tensor that is neither parameter nor buffer, which no plan can cut."""
+    axes = [ids for value in found.lifted.values() for ids in value.axes]
+    if not axes:
+        return
+    component = found.couplings.components()
+    live = {int(c) for value in found.tensors.values() for ids in value.axes for c in component[ids]} - {0}
+    for name, value in found.lifted.items():
+        if any(live.intersection(component[ids].tolist()) for ids in value.axes):
+            path, _, attribute = name.rpartition(".")
+            where = describe(found.modules[""], [path])
+            is_attribute = isinstance(getattr(found.modules[path], attribute, None), Tensor)
+            what = f"{attribute!r} of {where}" if is_attribute else f"a tensor that {where} holds"
+            found.note(
+                what,
+                "a tensor that is neither parameter nor buffer cannot be cut, so the channels it meets stay "
+                f"whole; make it one with register_buffer, or {OFFER}",
+            )
+    for ids in axes:
+        found.couplings.link(ids, fixed(len(ids)))
+
+
+LAYOUT = frozenset("aten::" + name for name in ("contiguous", "clone", "alias", "to", "_to_copy"))
+"""Operators that the exporter leaves out where they would do nothing."""
+
+
+def call_shapes(
+    program: ExportedProgram,
+) -> list[tuple[str, tuple[tuple[int, ...], ...], tuple[float, ...]]]:
+    """What a trace of the program records of every call, but for :data:`LAYOUT`: name, output shapes, numbers."""
+    result = []
+    for node in _calls(program.graph):
+        name, shapes = _operator(node)
+        if name is not None and name not in LAYOUT:
+            result.append((name, shapes, _numbers(node)))
+    return result
+
+
+def _numbers(node: fx.Node) -> tuple[float, ...]:
+    if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+        return ()
+    given = (*node.args, *node.kwargs.values())
+    return tuple(x for x in given if isinstance(x, int | float) and not isinstance(x, bool))
+
+
+def _calls(graph: fx.Graph) -> Iterator[fx.Node]:
+    for node in graph.nodes:
+        if (block := _block(node)) is not None:
+            yield from _calls(block[0])
+        elif node.op == "call_function" and node.target is not operator.getitem:
+            yield node
+
+
+def _operator(node: fx.Node) -> tuple[str | None, tuple[tuple[int, ...], ...]]:
+    """Name (None for an assertion, or what gives a number) and output shapes of a call."""
+    shapes = _shapes(node.meta.get("val"))
+    schema = getattr(node.target, "_schema", None)
+    if not shapes and (schema is None or not schema.is_mutable):
+        return None, ()
+    return schema.name if schema else str(node.target), shapes
+
+
+def _block(node: fx.Node) -> tuple[fx.Graph, tuple[Any, ...]] | None:
+    """The graph that a call stands for, and what it gets: a part of the model without gradients, or under autocast."""
+    if str(node.target) not in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
+        return None
+    at = next(i for i, x in enumerate(node.args) if isinstance(x, fx.Node))
+    body = getattr(node.graph.owning_module, str(cast(fx.Node, node.args[at]).target))
+    return body.graph, node.args[at + 1 :]
+
+
+def _call_block(found: Trace, graph: fx.Graph, given: Iterable[Any]) -> Any:
+    values = dict(zip(graph.find_nodes(op="placeholder"), given, strict=True))
+    for node in graph.nodes:
+        if node.op == "call_function":
+            values[node] = _call(found, node, values)
+        elif (
+            node.op == "get_attr"
+        ):  # a tensor that the operator makes, or the body of a higher-order operator
+            held = getattr(graph.owning_module, str(node.target), None)
+            values[node] = Value(tuple(map(fixed, held.shape))) if isinstance(held, Tensor) else None
+    return fx.node.map_arg(graph.output_node().args[0], values.__getitem__)
+
+
+def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    args: Any = fx.node.map_arg(node.args, values.__getitem__)
+    kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
+    if node.target is operator.getitem:
+        return args[0][args[1]]
+    if (block := _block(node)) is not None:
+        graph, given = block
+        return _call_block(found, graph, fx.node.map_arg(given, values.__getitem__))
+    name, shapes = _operator(node)
+    if name is None:
+        return _known(node.meta.get("val"))
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    call = Call(name, stack[-1][0] if stack else "", shapes, found)
+    rule = find_rule(node.target)
+    try:
+        if rule is unknown and (parts := parts_of(node)) is not None:
+            before = len(found.calls)
+            result = _call_block(found, parts, map(values.__getitem__, node.all_input_nodes))
+            del found.calls[before:]  # what is compared with other graphs are the calls in these
+        else:
+            result = rule(call, *args, **kwargs)
+        outputs = [result] if isinstance(result, Value) else list(result)
+        if tuple(value.shape for value in outputs) != shapes:
+            raise ValueError(f"gives {[value.shape for value in outputs]}, the operator {list(shapes)}")
+    except Exception as error:
+        raise RuntimeError(f"the rule for {call.op} failed in module {call.module!r}: {error}") from error
+    if call.module in found.ignored:
+        for value in outputs:
+            for ids in value.axes:
+                call.keep(ids)
+    inputs = tuple(values_in((*args, *kwargs.values())))
+    found.calls.append(Record(call.op, call.module, inputs, tuple(outputs), _numbers(node), node))
+    return outputs[0] if isinstance(node.meta["val"], Tensor) else outputs
+
+
+def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(tuple(map(_known, v.shape)) for v in values if isinstance(v, Tensor))
+
+
+def _known(size: Any) -> Any:
+    """The number that a size with a range of values has for the example inputs."""
+    return size.node.hint if isinstance(size, torch.SymInt) else size
+
+
+def _fixed_value(node: fx.Node) -> Value | None:
+    shapes = _shapes(node.meta.get("val"))
+    return Value(tuple(map(fixed, shapes[0]))) if shapes else None
+
+
+def parts_of(node: fx.Node) -> fx.Graph | None:
+    """The graph of the operator that a node calls, in terms of others; its inputs are the node's, in order.
+
+    None if the operator is not composed of others, or what it is given is not known.
+    """
+    operator, given = node.target, node.all_input_nodes
+    if not isinstance(operator, torch._ops.OpOverload) or not operator._can_decompose():
+        return None
+    if not all(isinstance(x.meta.get("val"), Tensor) for x in given):
+        return None
+
+    def composed(*tensors: Tensor) -> Any:
+        known = dict(zip(given, tensors, strict=True))
+        args: Any = fx.node.map_arg(node.args, known.__getitem__)
+        kwargs: Any = fx.node.map_arg(node.kwargs, known.__getitem__)
+        return operator.decompose(*args, **kwargs)
+
+    graph = make_fx(composed)(*(x.meta["val"] for x in given)).graph
+    for part in graph.nodes:
+        part.meta["nn_module_stack"] = node.meta.get("nn_module_stack", {})
+    return graph

@@ -1,0 +1,280 @@
+"""Carrying out a plan: the small model out of the dense one, and from saved weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from prunefuse.pruning._choose.fit_code import Decision
+from prunefuse.pruning._graph.copies import all_names, cut, cut_tensor
+from prunefuse.pruning._graph.couplings import Ids
+from prunefuse.pruning._graph.export import (
+    TensorSpec,
+    capture,
+    describe,
+    export,
+    first_line,
+    quiet,
+    running_modules,
+)
+from prunefuse.pruning._graph.trace import Record, Trace
+from prunefuse.pruning._walk import LAYOUT, call_shapes, trace
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+
+
+def extract(
+    model: nn.Module,
+    kept: Mapping[str, Sequence[Tensor | None]],
+    attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
+    inputs: Sequence[TensorSpec],
+    outputs: Shapes,
+) -> nn.Module:
+    """A copy of a model with the kept channels only.
+
+    Args:
+        model: The dense model, which is not changed.
+        kept: For each of its tensors the kept indices of every axis; None = all.
+        attributes: Module path -> attribute -> its value in the small model.
+        inputs: What the model was planned for.
+        outputs: Shapes of what it returns for them, which the small model must return too.
+
+    Raises:
+        ValueError: The small model cannot run, or returns other shapes; or already the dense one does.
+    """
+    small = cut(model, kept, attributes)
+    _check_runs(small, model, inputs, outputs)
+    return small
+
+
+def _check_runs(small: nn.Module, dense: nn.Module, inputs: Sequence[TensorSpec], outputs: Shapes) -> None:
+    """Run shapes, not values, through the small model; if that fails, through the dense one to tell why."""
+    advice = (
+        "read it from the input there (-1 or x.shape), list it with register_sizes, keep the layers in front whole "
+        'with ignore=, or plan with expressed_by="program"'
+    )
+    with running_modules(small) as running:
+        try:
+            shapes = _output_shapes(small, inputs)
+        except Exception as error:
+            _check_outputs_of_dense(dense, inputs, outputs)
+            raise ValueError(
+                f"the pruned model cannot run, although the dense one does: {first_line(error)} (in "
+                f"{describe(small, running)}). {_suspect(small, running)} has a channel count written in its code: "
+                f"{advice}"
+            ) from error
+    if shapes != outputs:
+        _check_outputs_of_dense(dense, inputs, outputs)
+        raise ValueError(
+            f"the pruned model returns shapes {shapes}, the dense one {outputs}: one of its modules has a "
+            f"channel count written in its code: {advice}"
+        )
+
+
+def _check_outputs_of_dense(dense: nn.Module, inputs: Sequence[TensorSpec], outputs: Shapes) -> None:
+    """Raise ``ValueError`` if the model behaves otherwise than the planned one, whose tensors are like its own."""
+    try:
+        shapes = _output_shapes(dense, inputs)
+        differs = f"returns shapes {shapes} instead of {outputs}"
+    except Exception as error:
+        shapes = None
+        differs = f"cannot run ({first_line(error)})"
+    if shapes != outputs:
+        given = ", ".join(str(spec.shape) for spec in inputs)
+        raise ValueError(
+            f"model: the plan is for another model than this {type(dense).__name__}: for the planned inputs of "
+            f"shape {given} it {differs}, before any pruning (another stride, padding or forward?)"
+        )
+
+
+def _output_shapes(model: nn.Module, planned: Sequence[TensorSpec]) -> Shapes:
+    """The shapes that a model returns in evaluation mode for inputs like the planned ones; it is not changed."""
+    from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with FakeCopyMode(mode):
+        model = copy.deepcopy(model).eval()
+    with quiet(), mode, torch.no_grad():
+        inputs = [spec.empty(first.device) for spec in planned]
+        # The model may have another precision by now than when it was planned.
+        outputs = model(*(x.to(first.dtype) if x.is_floating_point() else x for x in inputs))
+    return tuple(tuple(x.shape) for x in tree_leaves(outputs) if isinstance(x, Tensor))
+
+
+def _suspect(small: nn.Module, running: list[str]) -> str:
+    """Who has a hard-coded size: the innermost running module that torch did not write."""
+    own = [path for path in running if not type(small.get_submodule(path)).__module__.startswith("torch.nn.")]
+    if not own:
+        return "A module that runs before it"
+    name = describe(small, own)
+    return "It" if own[-1] == running[-1] else name[0].upper() + name[1:]
+
+
+def extract_program(
+    model: nn.Module,
+    kept: Mapping[str, Sequence[Tensor | None]],
+    inputs: tuple[Tensor, ...],
+    dynamic_shapes: Any,
+    training: bool,
+) -> ExportedProgram:
+    """See :meth:`PruningPlan.extract_program`."""
+    program = export(model, inputs, training, dynamic_shapes)
+    found = trace(model, program, free=True, kept=kept)
+    decision = Decision(found, _kept_nodes(found, kept), {})
+    for call, shapes in zip(found.calls, decision.sizes, strict=True):
+        _set_sizes(call, shapes, decision.count)
+    _cut(program, model, kept, decision)
+    try:
+        small = capture(program.module(check_guards=False), inputs, dynamic_shapes)
+    except Exception as error:
+        raise RuntimeError(f"the pruned program does not fit together: {first_line(error)}") from error
+    _check(small, decision)
+    return small
+
+
+def _kept_nodes(
+    found: Trace, kept: Mapping[str, Sequence[Tensor | None]]
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """One flag per node of a trace into which the kept indices went."""
+    component = found.couplings.components()
+    keep = np.ones(len(component), dtype=np.bool_)
+    for name, axes in kept.items():
+        for ids, indices in zip(found.tensors[name].axes, axes, strict=True):
+            if indices is not None:
+                gone = np.delete(ids, indices.numpy())
+                keep[np.isin(component, component[gone])] = False
+                if not keep[0] or len(np.unique(component[gone])) > 1:
+                    raise ValueError(
+                        f"plan: damaged, or for another model: what it removes of {name!r} the graph needs elsewhere"
+                    )
+    return keep
+
+
+def _set_sizes(call: Record, planned: tuple[tuple[int, ...], ...], count: Callable[[Ids], int]) -> None:
+    """Change the sizes among the arguments of a call."""
+    node = call.node
+    schema = getattr(node.target, "_schema", None) if node is not None else None
+    if node is None or schema is None:
+        return
+    names = [formal.name for formal in schema.arguments]
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    for name, value in given.items():
+        new = _resized(call, name, given, planned, count)
+        if new is not None and new != value:
+            if name in node.kwargs:
+                node.update_kwarg(name, new)
+            else:
+                node.update_arg(names.index(name), new)
+
+
+def _resized(
+    call: Record,
+    name: str,
+    given: Mapping[str, Any],
+    planned: tuple[tuple[int, ...], ...],
+    count: Callable[[Ids], int],
+) -> Any:
+    """What an argument must be in the small graph; None where it stays."""
+    op, value, dim = call.op.removeprefix("aten::"), given[name], given.get("dim", 0)
+    if name in ("size", "shape") and isinstance(value, list | tuple) and len(value) == len(planned[0]):
+        return _sizes(value, call.outputs[0].shape, planned[0])
+    if name == "normalized_shape":
+        return list(planned[0][-len(value) :])
+    if op == "unflatten" and name == "sizes":
+        axes = slice(dim, dim + len(value)) if dim >= 0 else slice(dim - len(value) + 1, (dim + 1) or None)
+        return _sizes(value, call.outputs[0].shape[axes], planned[0][axes])
+    if op in ("slice", "narrow") and name in ("start", "end", "length"):
+        ids, size = call.inputs[0].axes[dim], call.outputs[0].shape[dim]
+        if count(ids) == len(ids):
+            return None
+        first = range(len(ids))[given.get("start") :].start
+        start, end = count(ids[:first]), count(ids[: first + size])
+        return {"start": start, "end": end, "length": end - start}[name]
+    if name in ("split_size", "split_sizes", "indices") and op in (
+        "split",
+        "split_with_sizes",
+        "tensor_split",
+    ):
+        sizes = [shape[dim] for shape in planned]
+        if name == "indices":
+            return np.cumsum(sizes)[:-1].tolist()
+        return (
+            sizes if isinstance(value, list | tuple) else _unless_same(sizes[0], call.outputs[0].shape[dim])
+        )
+    if name == "groups" and op.startswith("conv") and value > 1:
+        x, weight = call.inputs[:2]
+        inside = len(x.axes) - len(weight.axes) + 1
+        return count(x.axes[inside]) // count(weight.axes[1])
+    if name == "num_groups" and value == len(call.inputs[0].axes[1]):
+        return count(call.inputs[0].axes[1])
+    if name == "pad" and isinstance(value, list | tuple):
+        return _paddings(value, call.outputs[0].axes, count)
+    return None
+
+
+def _unless_same(new: int, old: int) -> int | None:
+    return None if new == old else new
+
+
+def _sizes(value: Sequence[Any], dense: Sequence[int], planned: Sequence[int]) -> list[Any]:
+    """Sizes, of which -1 and those that are computed stay; one that is computed and comes out wrong is left to torch."""
+    return [
+        (old if before == after else -1) if isinstance(old, fx.Node) else old if old == -1 else after
+        for old, before, after in zip(value, dense, planned, strict=True)
+    ]
+
+
+def _paddings(value: Sequence[Any], axes: Sequence[Ids], count: Callable[[Ids], int]) -> list[Any]:
+    new = list(value)
+    for position, ids in enumerate(reversed(axes[len(axes) - len(value) // 2 :])):
+        if count(ids) < len(ids):
+            before, after = value[2 * position : 2 * position + 2]
+            new[2 * position : 2 * position + 2] = count(ids[:before]), count(ids[len(ids) - after :])
+    return new
+
+
+def _cut(
+    program: ExportedProgram,
+    model: nn.Module,
+    kept: Mapping[str, Sequence[Tensor | None]],
+    decision: Decision,
+) -> None:
+    """Cut the tensors that the program holds; those that were one stay one."""
+    names = all_names(model)
+    cuts: dict[str, Tensor] = {}
+    for held in (program.state_dict, program.constants):
+        for name, tensor in list(held.items()):
+            if name in names:
+                first = names[name][0]
+                indices = kept[first]
+            elif name in decision.found.lifted:
+                first = name
+                axes = decision.found.lifted[name].axes
+                indices = [torch.from_numpy(np.flatnonzero(decision.keep[ids])) for ids in axes]
+            else:
+                continue
+            held[name] = cuts.setdefault(first, cut_tensor(tensor, indices))
+
+
+def _check(program: ExportedProgram, decision: Decision) -> None:
+    """Raise unless every call gives the planned shapes."""
+    calls = [(call.op, shapes) for call, shapes in zip(decision.found.calls, decision.sizes, strict=True)]
+    wanted = [call for call in calls if call[0] not in LAYOUT]
+    for plan, real in zip_longest(wanted, call_shapes(program)):
+        if plan is None or real is None or plan != real[:2]:
+            raise RuntimeError(
+                f"the pruned program does not do what was planned: {plan} is {real[:2] if real else None}; an operator "
+                "has sizes among its arguments that are not known to be such"
+            )

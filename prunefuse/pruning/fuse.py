@@ -1,0 +1,122 @@
+"""Writing a trained small network back into its dense one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from prunefuse import ops
+from prunefuse._seeds import isolated
+from prunefuse.pruning._graph.copies import named_tensors
+
+_COMPLEMENTS = ("keep", "reinit", "zero")
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+def check_arguments(
+    dense: nn.Module, small: nn.Module, complement: str | nn.Module, generator: torch.Generator | None
+) -> None:
+    """Raise ``TypeError`` or ``ValueError`` for what can be wrong with the arguments of :func:`write_back` by themselves."""
+    for name, module in (("dense", dense), ("small", small)):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"{name}: expected an nn.Module, got {type(module).__name__}")
+    if not isinstance(complement, str | nn.Module):
+        raise TypeError(f"complement: expected a string or a module, got {type(complement).__name__}")
+    if isinstance(complement, str) and complement not in _COMPLEMENTS:
+        raise ValueError(
+            f"complement: expected one of {', '.join(_COMPLEMENTS)} or a module, got {complement!r}"
+        )
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
+
+
+def write_back(
+    dense: nn.Module,
+    small: nn.Module,
+    kept: dict[str, list[Tensor | None]],
+    complement: str | nn.Module,
+    generator: torch.Generator | None,
+) -> None:
+    """See :meth:`PruningPlan.fuse_`; a module as complement must be one that the plan is for.
+
+    Args:
+        kept: For each tensor of ``dense`` the kept indices of every axis; None = all.
+
+    Raises:
+        ValueError: ``small`` does not fit, or a module with pruned parameters has no ``reset_parameters``. Nothing is
+            written then.
+    """
+    target = named_tensors(dense)
+    source = _fitting(small, target, kept)
+    pruned = {name for name, axes in kept.items() if any(axis is not None for axis in axes)}
+    with torch.no_grad():
+        if isinstance(complement, nn.Module):
+            values = named_tensors(complement)
+            for name in pruned:
+                target[name].copy_(values[name])
+        elif complement == "reinit":
+            _reset(dense, pruned, generator)
+        elif complement == "zero":
+            _clear(dense, target, pruned)
+        names = list(target)
+        ops.scatter_([target[n] for n in names], [source[n] for n in names], [kept[n] for n in names])
+
+
+def _fitting(
+    small: nn.Module, dense: dict[str, Tensor], kept: dict[str, list[Tensor | None]]
+) -> dict[str, Tensor]:
+    """The tensors of ``small``, checked to fit the kept positions of ``dense``."""
+    tensors = named_tensors(small)
+    if odd := sorted(dense.keys() ^ tensors.keys()):
+        raise ValueError(f"small: it does not fit the dense model: only one of them has {', '.join(odd[:5])}")
+    device = next((tensor.device for tensor in dense.values()), None)
+    for name, tensor in tensors.items():
+        to = dense[name]
+        shape = [n if axis is None else axis.numel() for axis, n in zip(kept[name], to.shape, strict=True)]
+        expected, got = (shape, to.dtype, device), (list(tensor.shape), tensor.dtype, tensor.device)
+        if got != expected:
+            raise ValueError(
+                f"small: {name} does not fit the plan: expected {_described(expected)}, got {_described(got)}"
+            )
+        if to.device != device:
+            raise ValueError(f"dense: expected all tensors on {device}, {name} is on {to.device}")
+    return tensors
+
+
+def _described(kind: tuple[list[int], torch.dtype, torch.device | None]) -> str:
+    shape, dtype, device = kind
+    return f"{shape} {dtype} on {device}"
+
+
+def _reset(dense: nn.Module, pruned: set[str], generator: torch.Generator | None) -> None:
+    owners = {name.rpartition(".")[0]: None for name in named_tensors(dense) if name in pruned}
+    resets: dict[str, Any] = {}
+    without: list[str] = []
+    for path in owners:
+        module = dense.get_submodule(path)
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if reset is None:
+            without.append(f"{path!r} ({type(module).__name__})")
+        resets[path] = reset
+    if without:
+        more = f" and {len(without) - 3} more" if len(without) > 3 else ""
+        raise ValueError(
+            f'complement: "reinit" needs reset_parameters; there is none in {", ".join(without[:3])}{more}. Give a '
+            "freshly built model, whose values are taken there: fuse_(dense, small, plan, build())"
+        )
+    # reset_parameters draws from the global generators: seed them from ours inside, restore them afterwards.
+    device = generator.device if generator is not None else "cpu"
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+    with isolated(seed, next(iter(named_tensors(dense).values())).device):
+        for reset in resets.values():
+            reset()
+
+
+def _clear(dense: nn.Module, target: dict[str, Tensor], pruned: set[str]) -> None:
+    for name in pruned:
+        path, _, tensor = name.rpartition(".")
+        one = isinstance(dense.get_submodule(path), _NORMS) and tensor in ("weight", "running_var")
+        target[name].fill_(1 if one else 0)

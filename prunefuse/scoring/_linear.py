@@ -1,0 +1,106 @@
+"""Scores from hidden states and a linear head, without ever holding the logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunefuse import ops
+from prunefuse.ops.arrays import as_tensor, like, require_floating
+from prunefuse.scoring._scores import LOGIT_STRATEGIES, checked_logits, checked_names
+
+# One tile of logits: on the CPU it stays in the second-level caches, on a GPU it is large enough to fill the matrix units.
+_TILE = {"cpu": (256, 2048), "cuda": (4096, 8192)}
+
+
+def score_linear(
+    hidden: Any,
+    weight: Any,
+    bias: Any = None,
+    strategy: str | tuple[str, ...] = "entropy",
+    *,
+    temperature: float = 1.0,
+) -> Any:
+    """What `score` says of ``hidden @ weight.T + bias``, with memory for one tile of those logits instead of all.
+
+    For language-model heads and large classifiers: N = 10,000 states over a vocabulary of 128,000 are 5 GB of logits in
+    float32, and one tile of 2 MB here. The product is torch's; the scorer takes each tile in while it is in the cache and
+    merges it into the rows' states.
+
+    Args:
+        hidden: (N, D) floating, as for `score`.
+        weight: (V, D) of the same dtype and device: the head's weight, as `torch.nn.Linear` keeps it.
+        bias: (V,) or None.
+        strategy: as for `score`.
+        temperature: divides the logits; positive.
+
+    Returns:
+        As `score`: utilities (N,), or a dict of them. The logits are rounded to the inputs' dtype, as torch's product is.
+
+    Raises:
+        TypeError, ValueError: as `score`; or shapes, dtypes or devices that do not go together, by name.
+    """
+    names = checked_names("strategy", strategy, LOGIT_STRATEGIES)
+    x = checked_logits(hidden, temperature, argument="hidden")
+    w, offset = _checked_head(x, weight, bias)
+    rows, classes = len(x), len(w)
+    tile_rows, tile_classes = _TILE["cuda" if x.is_cuda else "cpu"]
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    utilities = torch.empty((len(names), rows), dtype=dtype, device=x.device)
+    room = torch.empty(min(tile_rows, rows) * min(tile_classes, classes), dtype=x.dtype, device=x.device)
+    with torch.no_grad():
+        for first in range(0, rows, tile_rows):
+            block = x[first : first + tile_rows]
+            state = torch.zeros((6, len(block)), dtype=dtype, device=x.device)
+            state[:2] = -torch.inf
+            for start in range(0, classes, tile_classes):
+                part = w[start : start + tile_classes]
+                logits = room[: len(block) * len(part)].view(len(block), len(part))
+                if offset is None:
+                    torch.mm(block, part.mT, out=logits)
+                else:
+                    torch.addmm(offset[start : start + tile_classes], block, part.mT, out=logits)
+                ops.absorb_(state, logits, float(temperature))
+            utilities[:, first : first + tile_rows] = _utilities(state, names, float(temperature))
+    if isinstance(strategy, str):
+        return like(hidden, utilities[0])
+    return {name: like(hidden, row) for name, row in zip(names, utilities, strict=True)}
+
+
+def _checked_head(x: Tensor, weight: Any, bias: Any) -> tuple[Tensor, Tensor | None]:
+    if x.dim() != 2:
+        raise ValueError(f"hidden must have shape (N, D), got {tuple(x.shape)}")
+    w = as_tensor("weight", weight)
+    require_floating("weight", w)
+    if w.dim() != 2 or w.shape[1] != x.shape[1] or len(w) == 0:
+        raise ValueError(f"weight must have shape (V, {x.shape[1]}) with V > 0, got {tuple(w.shape)}")
+    offset = None if bias is None else as_tensor("bias", bias)
+    if offset is not None and offset.shape != (len(w),):
+        raise ValueError(f"bias must have shape ({len(w)},), got {tuple(offset.shape)}")
+    for argument, tensor in (("weight", w), ("bias", offset)):
+        if tensor is not None and (tensor.dtype, tensor.device) != (x.dtype, x.device):
+            raise ValueError(
+                f"{argument} must have the dtype and device of hidden, {x.dtype} on {x.device}, "
+                f"got {tensor.dtype} on {tensor.device}"
+            )
+    return w, offset
+
+
+def _utilities(state: Tensor, names: tuple[str, ...], temperature: float) -> Tensor:
+    """The rows' utilities (K, N) from their states (6, N): `summarize` of csrc/math/row_state.h, once per row."""
+    highest, second, ties, tail, dot, nan = state
+    rest = (ties - 1) + tail
+    inverse = 1 / (rest + 1)
+    log_sum = torch.log1p(rest)
+    runner_up = torch.where(ties > 1, 1.0, torch.exp((second - highest) / temperature))
+    table = {
+        "least_confidence": rest * inverse,
+        "margin": (rest + runner_up) * inverse,
+        "entropy": log_sum - dot * inverse,
+        "energy": -(highest + temperature * log_sum),
+        "logit_margin": torch.where(ties > 1, 0.0, second - highest),  # equal maxima may be infinite
+    }
+    invalid = (nan > 0) | ~(highest > -torch.inf)
+    return torch.stack([torch.where(invalid, torch.nan, table[name]) for name in names])

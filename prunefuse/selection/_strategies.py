@@ -1,0 +1,268 @@
+"""Acquisition strategies by token: what each needs from the network, and which samples it labels next.
+
+Utilities are higher = label first for every strategy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from prunefuse.extrapolation import KNN
+from prunefuse.extrapolation._interface import refuse_infinite
+from prunefuse.ops.arrays import as_tensor, require_floating
+from prunefuse.ops.transfer import row_extents, rows_where, upload
+from prunefuse.scoring import LOGIT_STRATEGIES, EnsembleScores, score, statistics
+from prunefuse.selection._badge import badge
+from prunefuse.selection._batches import (
+    STOCHASTIC,
+    Stochastic,
+    perturbed,
+    require_not_negative,
+    turn_by_turn,
+)
+from prunefuse.selection._custom import load_function
+from prunefuse.selection._k_center import k_center_on_host
+from prunefuse.selection._top_b import best_first, require_selected
+
+# logits, features: of the unlabeled samples. all_features: of the labeled ones too. ensemble: dropout passes.
+# dynamics: scores of the labeled ones from the selector's training.
+Need = Literal["logits", "features", "all_features", "ensemble", "dynamics"]
+UtilityFunction = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a strategy chooses from. Indices are int64 CPU tensors of indices into the data set.
+
+    What a strategy does not need may be None. ``logits`` (C,), ``features`` (d,) and what ``ensemble`` was updated
+    with have one row for each of ``unlabeled``; for a strategy that needs ``all_features``, ``features`` has one row
+    for each of ``labeled``, then one for each of ``unlabeled``. ``scores`` has one for each of ``labeled``, NaN where there is
+    none. ``generator`` is the strategy's only source of randomness.
+    """
+
+    unlabeled: Tensor
+    labeled: Tensor
+    generator: torch.Generator
+    logits: Tensor | None = None
+    features: Tensor | None = None
+    ensemble: EnsembleScores | None = None
+    scores: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Picks:
+    """``indices`` into the data set in pick order (int64, CPU), their utilities (None where there are none).
+
+    ``unselectable`` counts the unlabeled samples that could not be picked: their utility was NaN, or a feature
+    not finite.
+    """
+
+    indices: Tensor
+    utilities: Tensor | None = None
+    unselectable: int = 0
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """``pick(pool, b)`` chooses ``b`` unlabeled samples; ValueError if fewer can be chosen.
+
+    ``needs`` says what the network has to be asked, ``passes`` how many forward passes over the pool that takes,
+    ``dynamics`` which preset of `prunefuse.dynamics` is recorded while it is trained.
+    """
+
+    needs: frozenset[Need]
+    pick: Callable[[Pool, int], Picks]
+    passes: int = 1
+    dynamics: str | None = None
+
+
+def _random(pool: Pool, b: int) -> Picks:
+    _require_enough(pool, b)
+    return Picks(pool.unlabeled[torch.randperm(len(pool.unlabeled), generator=pool.generator)[:b]])
+
+
+def _k_center(pool: Pool, b: int) -> Picks:
+    """Greedy k-center on the features: each pick is the sample farthest from all labeled and picked ones."""
+    assert pool.features is not None
+    _require_enough(pool, b)
+    known = len(pool.labeled)
+    labeled = torch.arange(known, device=pool.features.device)
+    rows, unselectable = k_center_on_host(pool.features, b, labeled)
+    return Picks(pool.unlabeled[rows - known], None, unselectable)
+
+
+def _badge(pool: Pool, b: int) -> Picks:
+    """k-means++ over gradient embeddings."""
+    assert pool.logits is not None
+    assert pool.features is not None
+    rows, unselectable = badge(pool.logits, pool.features, b, pool.generator)
+    return Picks(pool.unlabeled[rows], None, unselectable)
+
+
+def _require_enough(pool: Pool, b: int) -> None:
+    if b > len(pool.unlabeled):
+        raise ValueError(f"b: expected at most the {len(pool.unlabeled)} unlabeled samples, got {b}")
+
+
+def _of_logits(function: UtilityFunction, pool: Pool) -> Tensor:
+    """Utilities by a function of the logits, which may be a user's: checked."""
+    assert pool.logits is not None
+    utilities = as_tensor("the utility function's result", function(pool.logits))
+    require_floating("the utility function's result", utilities)
+    if utilities.shape != pool.logits.shape[:1]:
+        raise ValueError(
+            f"the utility function must return shape ({len(pool.logits)},), one utility for every row of the logits, "
+            f"got {tuple(utilities.shape)}"
+        )
+    return upload(utilities, pool.logits.device)
+
+
+def _bald(pool: Pool) -> Tensor:
+    assert pool.ensemble is not None
+    utilities: Tensor = pool.ensemble.result("bald")
+    return utilities
+
+
+def _extrapolated(pool: Pool) -> Tensor:
+    """Scores of the labeled samples from the selector's training, extended to the others by their neighbors (ours).
+
+    On a GPU it waits for the device once, before it searches, for how many samples can be used.
+    """
+    assert pool.features is not None
+    assert pool.scores is not None
+    known = len(pool.labeled)
+    features = pool.features
+    least, most = row_extents(features)
+    usable = least.isfinite() & most.isfinite()
+    scores = torch.where(usable[:known], upload(pool.scores.double(), features.device), torch.nan)
+    has_score = ~scores.isnan()
+    told = (
+        has_score.sum(),
+        usable[known:].sum(),
+        scores.isinf().sum(),
+        torch.maximum(most, -least).where(usable, 0).amax(),
+    )
+    scored, others, infinite, largest = torch.stack([number.double() for number in told]).tolist()
+    if infinite:
+        refuse_infinite(scores)
+    utilities = torch.full((len(features) - known,), torch.nan, dtype=torch.float64, device=features.device)
+    if scored:
+        rows, unknown = rows_where(has_score, int(scored)), rows_where(usable[known:], int(others))
+        model = KNN(k=min(_NEIGHBORS, int(scored))).learn(features[rows], scores[rows], largest)
+        utilities[unknown] = model.answer(features[known:][unknown], largest)
+    return utilities
+
+
+def _predicted(pool: Pool) -> Tensor:
+    if pool.ensemble is not None:
+        classes: Tensor = pool.ensemble.probabilities().argmax(1)
+    else:
+        classes = statistics(pool.logits).argmax
+    return classes
+
+
+def _by_utility(
+    utility: Callable[[Pool], Tensor],
+    stochastic: Stochastic,
+    beta: float,
+    class_balanced: bool,
+    pool: Pool,
+    b: int,
+) -> Picks:
+    """The ``b`` samples of highest utility, perturbed or balanced if that was asked for. Utilities told are true ones.
+
+    On a GPU it waits for the device once, at the end, for the samples and for what must be known to refuse them.
+    """
+    utilities = utility(pool)
+    ranking = perturbed(utilities, stochastic, beta, pool.generator)
+    rows = turn_by_turn(ranking, _predicted(pool), b) if class_balanced else best_first(ranking, b)[0]
+    told = [rows, utilities[rows.clamp_min(0)], utilities.isnan().sum()[None]]
+    if stochastic == "power" and len(utilities):
+        told.append(utilities.nan_to_num().amin(0, keepdim=True))
+    host = torch.cat([part.double() for part in told]).cpu()
+    picked, of_picked, unselectable, *least = host.split([len(part) for part in told])
+    if least:
+        require_not_negative(float(least[0]))
+    require_selected(picked, len(ranking))
+    return Picks(pool.unlabeled[picked.long()], of_picked.to(utilities.dtype), int(unselectable))
+
+
+_SEQUENTIAL = {
+    "random": Strategy(frozenset(), _random),
+    "k_center": Strategy(frozenset({"all_features"}), _k_center),
+    "badge": Strategy(frozenset({"logits", "features"}), _badge),
+}
+_UTILITIES: dict[str, tuple[Need, Callable[[Pool], Tensor]]] = {
+    **{token: ("logits", partial(_of_logits, partial(score, strategy=token))) for token in LOGIT_STRATEGIES},
+    "bald": ("ensemble", _bald),
+}
+# By the score that is recorded: those of which higher means harder, and that are finite.
+_NEIGHBORS = 20
+_EXTRAPOLATED = {f"extrapolated_{score}": score for score in ("du", "dual", "tdds", "el2n", "loss")}
+STRATEGIES: tuple[str, ...] = ("random", *_UTILITIES, *_EXTRAPOLATED, "k_center", "badge")
+
+
+def strategy(
+    token: str | UtilityFunction,
+    *,
+    passes: int = 10,
+    stochastic: Stochastic = "none",
+    beta: float = 1.0,
+    class_balanced: bool = False,
+) -> Strategy:
+    """A strategy by name, or made of a utility function.
+
+    Args:
+        token: one of `STRATEGIES`; or a function that takes the logits (N, C) of the unlabeled samples and returns their
+            utilities (N,), higher = label first, NaN = never; or where such a function stands, as
+            ``package.module:name`` or ``path/to/file.py:name``.
+        passes: of ``bald``: forward passes with dropout.
+        stochastic: a random batch instead of the best one; see `prunefuse.selection.batches.perturbed`.
+        beta: how near that stays to the best one.
+        class_balanced: as many of every predicted class as there are, the best of each; see
+            `prunefuse.selection.batches.best_of_each`.
+
+    Raises:
+        TypeError: token is neither a string nor a function.
+        ValueError: an unknown token, an option out of range, or one for a strategy that has no utilities.
+    """
+    checks = (
+        ("passes", passes >= 2, "at least 2", passes),
+        ("stochastic", stochastic in STOCHASTIC, f"one of {', '.join(STOCHASTIC)}", stochastic),
+        ("beta", 0 < beta < float("inf"), "a positive number", beta),
+    )
+    for name, valid, expected, got in checks:
+        if not valid:
+            raise ValueError(f"{name}: expected {expected}, got {got!r}")
+    need: Need = "logits"
+    if isinstance(token, str) and token in _EXTRAPOLATED:
+        needs: set[Need] = {"all_features", "dynamics"}
+        if class_balanced:
+            needs.add("logits")
+        pick = partial(_by_utility, _extrapolated, stochastic, beta, class_balanced)
+        return Strategy(frozenset(needs), pick, dynamics=_EXTRAPOLATED[token])
+    if isinstance(token, str) and token in _SEQUENTIAL:
+        for name, given in (("stochastic", stochastic != "none"), ("class_balanced", class_balanced)):
+            if given:
+                raise ValueError(
+                    f"{name}: expected a strategy by utility for it, but {token} has no utilities"
+                )
+        return _SEQUENTIAL[token]
+    if isinstance(token, str) and token in _UTILITIES:
+        need, utility = _UTILITIES[token]
+    elif isinstance(token, str) and ":" in token:
+        utility = partial(_of_logits, load_function(token))
+    elif isinstance(token, str):
+        raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {token!r}")
+    elif callable(token):
+        utility = partial(_of_logits, token)
+    else:
+        raise TypeError(f"strategy: expected a name or a function, got {type(token).__name__}")
+    pick = partial(_by_utility, utility, stochastic, beta, class_balanced)
+    return Strategy(frozenset({need}), pick, passes if need == "ensemble" else 1)

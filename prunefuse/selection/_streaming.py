@@ -1,0 +1,241 @@
+"""The b best rows of a pool that comes in batches, in O(b) memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunefuse import _files as files
+from prunefuse.ops.arrays import as_tensor, require_count, require_floating
+from prunefuse.scoring import score
+from prunefuse.selection._candidates import Candidates
+
+_FORMAT = "prunefuse.StreamingTopB/1"
+
+
+class StreamingTopB:
+    """Keeps the b rows with the highest utility of a stream of logits; what it keeps is what `top_b` picks of the whole.
+
+    Any cut of the stream into batches, any order of them and any merging give the same result. Memory is O(b) beside the
+    batch. Give batches whole: a batch costs some microseconds of its own, whatever its size.
+
+    Args:
+        b: how many rows to keep, at least 1.
+        strategy: a name that `score` knows, or a function from the logits given to `update`, as they were given, to
+            utilities: a floating array (N,), higher = label first, NaN never selected.
+        probabilities, temperature: as for `score`; only for a strategy by name.
+
+    Raises:
+        TypeError, ValueError: an argument is not of its type, or not a value it can have.
+    """
+
+    def __init__(
+        self,
+        b: int,
+        strategy: str | Callable[[Any], Any] = "entropy",
+        *,
+        probabilities: bool = False,
+        temperature: float = 1.0,
+    ) -> None:
+        self._b = require_count("b", b, 1)
+        if isinstance(strategy, str):
+            score(torch.zeros(0, 1), strategy, temperature=temperature)  # a wrong one is an error now
+        elif not callable(strategy):
+            raise TypeError(f"strategy must be a name or a function of the logits, got {strategy!r}")
+        elif probabilities or temperature != 1.0:
+            raise ValueError(
+                "probabilities and temperature are for strategies by name: the function gets the input"
+            )
+        self._strategy = strategy
+        self._probabilities, self._temperature = bool(probabilities), float(temperature)
+        self._rows = 0
+        self._numpy = False  # the latest batch was NumPy
+        self._kept = Candidates(self._b, torch.device("cpu"))
+
+    @property
+    def b(self) -> int:
+        """How many rows are kept."""
+        return self._b
+
+    @property
+    def rows(self) -> int:
+        """Rows seen."""
+        return self._rows
+
+    @property
+    def unselectable(self) -> int:
+        """Rows seen that cannot be selected, their utility being NaN. Waits for the GPU, if there is one."""
+        return self._kept.counts()[0]
+
+    def update(self, logits: Any, indices: Any = None) -> None:
+        """Take the next batch. On a GPU nothing waits for the device, but for indices that lie elsewhere and are copied.
+
+        Args:
+            logits: what `score` takes, (N, C); for a strategy that is a function, what that takes, with N as its length.
+            indices: (N,), integers, the rows' indices in the data set, in any order. Left out: consecutive, from one more
+                than the highest so far (0 at first). Rows are not looked up by index: an index that is given twice stands
+                for two rows, and both may be picked.
+
+        Raises:
+            TypeError: logits is not a floating array (for a function: what it returned), or indices not integers.
+            ValueError: indices or the utilities of a function are not N.
+            RuntimeError: logits is not of rank 2 or has no class.
+        """
+        given = None if indices is None else as_tensor("indices", indices)
+        if given is not None and (
+            given.dtype.is_floating_point or given.dtype.is_complex or given.dtype == torch.bool
+        ):
+            raise TypeError(f"indices must be integers, got {given.dtype}")
+        utilities = self._scored(logits)
+        rows = len(utilities)
+        if given is not None and given.shape != (rows,):
+            raise ValueError(f"indices must have shape ({rows},), one for each row, got {tuple(given.shape)}")
+        if rows == 0:
+            return
+        self._numpy = isinstance(logits, np.ndarray)
+        self._move(utilities.device)
+        self._kept.add(utilities, given)
+        self._rows += rows
+
+    def merge(self, other: StreamingTopB) -> None:
+        """Take what another one has kept, as if its stream had come here; the other stays as it is.
+
+        Raises:
+            TypeError: other is not a StreamingTopB.
+            ValueError: it keeps another number of rows, or ranks them by another strategy.
+        """
+        if not isinstance(other, StreamingTopB):
+            raise TypeError(f"other must be a StreamingTopB, got {type(other).__name__}")
+        if other._settings() != self._settings():
+            raise ValueError(
+                f"other must be of the same settings, {self._settings()}, got {other._settings()}"
+            )
+        if self._rows == 0:
+            self._move(other._kept.device)
+        self._rows += other._rows
+        self._numpy = self._numpy or other._numpy
+        self._take(other._kept)
+
+    def result(self) -> tuple[Any, Any]:
+        """The best rows so far; the stream may go on afterwards. Waits for the GPU, if there is one.
+
+        Returns:
+            indices (b,) int64 and their utilities (b,), best first, equals by lower index; float64 if any batch was scored
+            in float64 and float32 otherwise; on the device of the latest batch, or NumPy if that was NumPy.
+
+        Raises:
+            ValueError: fewer than b rows can be selected; the message says how many.
+        """
+        indices, utilities = self._kept.best()
+        if len(indices) < self._b:
+            selectable = self._rows - self.unselectable
+            raise ValueError(
+                f"b is {self._b}, but only {selectable} of the {self._rows} rows seen can be selected"
+                + (" (the others are NaN)" if selectable < self._rows else "")
+            )
+        return (indices.numpy(), utilities.numpy()) if self._numpy else (indices, utilities)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a safetensors file, atomically; `load` goes on from it exactly.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        indices, utilities = self._kept.best()
+        unselectable, highest = self._kept.counts()
+        state = {
+            **self._settings(),
+            "strategy": self._strategy if isinstance(self._strategy, str) else None,
+            "rows": self._rows,
+            "unselectable": unselectable,
+            "highest": highest,
+            "numpy": self._numpy,
+        }
+        metadata = {"format": _FORMAT, "state": json.dumps(state)}
+        files.save_tensors(path, {"indices": indices, "utilities": utilities}, metadata)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], strategy: Callable[[Any], Any] | None = None
+    ) -> StreamingTopB:
+        """The keeper that was saved to `path`, with its rows on the CPU until the next batch.
+
+        Args:
+            path: a file written by `save`.
+            strategy: the function it was made with, which a file cannot hold; None for a strategy by name.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it was not written by `save`, or the strategy is missing or one too many.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(os.fspath(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise ValueError(f"{path} is not a saved StreamingTopB of format {_FORMAT}")
+                indices, utilities = file.get_tensor("indices"), file.get_tensor("utilities")
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        state = json.loads(metadata["state"])
+        if (state["strategy"] is None) != (strategy is not None):
+            need = (
+                "a function, which load needs"
+                if strategy is None
+                else f"{state['strategy']!r}, not a function"
+            )
+            raise ValueError(f"strategy: {path} was saved with {need}")
+        keeper = cls(
+            state["b"],
+            strategy or state["strategy"],
+            probabilities=state["probabilities"],
+            temperature=state["temperature"],
+        )
+        keeper._rows, keeper._numpy = state["rows"], state["numpy"]
+        keeper._kept.add(utilities, indices)
+        keeper._kept.add_counts(state["unselectable"], state["highest"])
+        return keeper
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "b": self._b,
+            "strategy": self._strategy,
+            "probabilities": self._probabilities,
+            "temperature": self._temperature,
+        }
+
+    def _scored(self, logits: Any) -> Tensor:
+        if isinstance(self._strategy, str):
+            named: Tensor = score(
+                as_tensor("logits", logits),
+                self._strategy,
+                probabilities=self._probabilities,
+                temperature=self._temperature,
+            )
+            return named
+        utilities = as_tensor("strategy's utilities", self._strategy(logits))
+        require_floating("strategy's utilities", utilities)
+        if utilities.shape != (len(logits),):
+            raise ValueError(
+                f"strategy must return {len(logits)} utilities, one for each row, got shape {tuple(utilities.shape)}"
+            )
+        return utilities if utilities.dtype in (torch.float32, torch.float64) else utilities.float()
+
+    def _move(self, device: torch.device) -> None:
+        """The candidates go to the device of the batch that comes."""
+        if device != self._kept.device:
+            before = self._kept
+            self._kept = Candidates(self._b, device)
+            self._take(before)
+
+    def _take(self, other: Candidates) -> None:
+        indices, utilities = other.best()
+        self._kept.add(utilities.to(self._kept.device), indices)
+        self._kept.add_counts(*other.counts())

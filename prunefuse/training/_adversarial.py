@@ -1,0 +1,223 @@
+"""Attacks within a small distance of every image, and training that withstands them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunefuse._seeds import generator
+from prunefuse.data._batches import in_order, read
+from prunefuse.training._fields import check_types
+from prunefuse.training._modes import evaluating
+from prunefuse.training._predict import forward
+from prunefuse.training._recipe import Recipe
+
+_PLAIN = Recipe()
+
+
+@dataclass(frozen=True)
+class Pgd:
+    """Projected gradient descent in L∞ (Madry et al. 2018): steps of equal size along the sign of the loss's gradient.
+
+    After every step the image is put back to where no pixel is more than ``epsilon`` from where it was, nor outside
+    ``low`` to ``high``. One step of size ``epsilon`` without a random start is FGSM (Goodfellow et al. 2015). The defaults
+    are Madry et al.'s for training on CIFAR-10.
+
+    Attributes:
+        epsilon: Largest change of a pixel.
+        step_size: Of one step.
+        steps: 0: the random start alone.
+        random_start: From a uniform draw within ``epsilon``; else from the image itself.
+        low, high: Range of pixels.
+        mean, std: Of each channel, where the model is given (pixel − mean) / std, as of CIFAR in `prunefuse.data`: all the
+            above is then in pixels all the same.
+    """
+
+    epsilon: float = 8 / 255
+    step_size: float = 2 / 255
+    steps: int = 7
+    random_start: bool = True
+    low: float = 0.0
+    high: float = 1.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("epsilon", "step_size", "steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected a finite number, 0 or more, got {getattr(self, name)}")
+        if not self.low < self.high:
+            raise ValueError(f"high: expected a number above low, {self.low}, got {self.high}")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std: expected both or neither")
+        if self.mean is not None and self.std is not None:
+            if len(self.mean) != len(self.std):
+                raise ValueError(f"std: expected one for each of {len(self.mean)} means, got {len(self.std)}")
+            if not all(value > 0 for value in self.std):
+                raise ValueError(f"std: expected positive numbers, got {self.std}")
+
+    def scaled(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``epsilon``, ``step_size``, ``low`` and ``high`` in the units of ``images`` (N, C, ...), to be broadcast."""
+        shape = (-1,) + (1,) * (images.ndim - 2) if self.mean is not None else ()
+        mean, std = (
+            torch.tensor(value, dtype=torch.float64).reshape(shape)
+            for value in (self.mean or 0.0, self.std or 1.0)
+        )
+        scaled = (
+            self.epsilon / std,
+            self.step_size / std,
+            (self.low - mean) / std,
+            (self.high - mean) / std,
+        )
+        epsilon, step, low, high = (value.to(images.device, images.dtype) for value in scaled)
+        return epsilon, step, low, high
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Train on attacked images, an option of `train`.
+
+    Without ``beta`` the loss is the cross-entropy of attacked images (Madry et al. 2018); with it that of TRADES (Zhang et
+    al. 2019), `trades_loss`, whose attack raises the divergence from what the network says of the clean image. Attacks see
+    the network in evaluation mode (as TRADES' public code does; for Madry et al. that is our choice), the loss in training
+    mode, clean and attacked images as batches of their own. TRADES starts its attack from Gaussian noise of 0.001; ours
+    starts from ``attack``'s uniform draw.
+
+    A step on images of F FLOPs each costs (2 steps + 3) F an image, with ``beta`` (2 steps + 7) F.
+
+    Attributes:
+        attack: Which images to train on.
+        beta: Weight of TRADES' second term; published: 6 (and 1).
+        logits: Of which images the training accuracy is, and what ``on_batch`` of `train` is told, and so what scores
+            from training dynamics are of: ``adversarial`` or ``clean`` ones. Both are those of the step, but clean
+            logits without ``beta``, where the step needs none: a forward pass more, before it, in evaluation mode so that
+            the statistics of batch norms stay those of attacked images.
+    """
+
+    attack: Pgd = Pgd()
+    beta: float | None = None
+    logits: Literal["adversarial", "clean"] = "adversarial"
+
+    def __post_init__(self) -> None:
+        if self.beta is not None and not 0 <= self.beta < math.inf:
+            raise ValueError(f"beta: expected a finite number, 0 or more, or None, got {self.beta}")
+        if self.beta is not None and not self.attack.random_start:
+            raise ValueError(
+                "attack: expected a random start: at the clean image TRADES' attack has no slope"
+            )
+        if self.logits not in ("adversarial", "clean"):
+            raise ValueError(f"logits: expected 'adversarial' or 'clean', got {self.logits!r}")
+
+    def loss(
+        self, model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The mean loss of a batch, and the logits (B, C) that ``logits`` asks for."""
+        clean = None
+        if self.beta is not None or self.logits == "clean":
+            with evaluating(model), torch.no_grad():
+                clean = forward(model, images, recipe)
+        if self.beta is None:
+            attacked = perturb(model, images, labels, self.attack, recipe=recipe, rng=rng)
+            said = forward(model, attacked, recipe)
+            return functional.cross_entropy(said, labels), said if clean is None else clean
+        assert clean is not None
+        attacked = perturb(model, images, clean.softmax(1), self.attack, recipe=recipe, rng=rng)
+        clean, said = forward(model, images, recipe), forward(model, attacked, recipe)
+        return trades_loss(clean, said, labels, self.beta), clean if self.logits == "clean" else said
+
+
+def trades_loss(clean: Tensor, attacked: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """``CE(clean, labels) + beta * KL(softmax(clean) || softmax(attacked))`` of logits (B, C), means over the batch."""
+    divergence = functional.kl_div(
+        functional.log_softmax(attacked, dim=1),
+        functional.log_softmax(clean, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return functional.cross_entropy(clean, labels) + beta * divergence
+
+
+def perturb(
+    model: nn.Module,
+    images: Tensor,
+    target: Tensor,
+    attack: Pgd,
+    *,
+    recipe: Recipe = _PLAIN,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """Images like ``images`` of which the model says something else; these and the model stay as they are.
+
+    The model is in evaluation mode meanwhile: batch norm by its running statistics, which do not move, and no dropout.
+    Parameters get no gradients. The work is that of 2 · steps forward passes.
+
+    Args:
+        model: A classifier.
+        images: (B, C, ...) floating, on the model's device, with pixels in the attack's range.
+        target: (B,) class indices, whose cross-entropy is raised; or (B, C) probabilities, from which the
+            Kullback-Leibler divergence is, which has the same gradient.
+        attack: How far and how.
+        recipe: Whose ``autocast`` and ``channels_last`` apply.
+        rng: A CPU generator for random starts; None: a fresh one, the same at every call. Global ones are not used.
+
+    Returns:
+        (B, C, ...) in the dtype of ``images``, detached.
+
+    Raises:
+        TypeError: ``images`` are not floating.
+        ValueError: on the CPU, where looking does not wait: a pixel is out of the attack's range.
+    """
+    if not images.is_floating_point():
+        raise TypeError(f"images must be floating, got {images.dtype}")
+    epsilon, step, low, high = attack.scaled(images)
+    slack = 1e-4 * (high - low)  # of images that were normalized in other steps than the range here
+    if images.device.type == "cpu" and bool(((images < low - slack) | (images > high + slack)).any()):
+        raise ValueError(
+            f"images must lie in the attack's range, {attack.low} to {attack.high} (before mean and std, if given)"
+        )
+    images = images.detach()
+    lower, upper = torch.maximum(images - epsilon, low), torch.minimum(images + epsilon, high)
+    attacked = images.clone()
+    if attack.random_start:
+        rng = generator(0, "attack") if rng is None else rng
+        draw = torch.rand(images.shape, generator=rng).to(images.device, images.dtype, non_blocking=True)
+        attacked = torch.clamp(images + (2 * draw - 1) * epsilon, lower, upper)
+    with evaluating(model), torch.enable_grad():
+        for _ in range(attack.steps):
+            attacked.requires_grad_()
+            # The sum: a mean over a large batch would bring small slopes nearer to 0.
+            loss = functional.cross_entropy(forward(model, attacked, recipe), target, reduction="sum")
+            (slope,) = torch.autograd.grad(loss, attacked)
+            attacked = torch.clamp(attacked.detach() + step * slope.sign(), lower, upper)
+    return attacked
+
+
+def evaluate_attacked(
+    model: nn.Module,
+    data: Any,
+    attack: Pgd,
+    *,
+    seed: int = 0,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+) -> float:
+    """Accuracy in [0, 1] on attacked images of a data set with items ``(image, label)``; `perturb` says the rest.
+
+    ``seed`` fixes random starts. An accuracy under one attack is an upper bound on that under the worst.
+    """
+    device = next(model.parameters()).device
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    batches, rng = in_order(torch.arange(len(data)), batch_size), generator(seed, "attack")
+    for images, labels in read(data, batches, labels=True, device=device, workers=workers):
+        assert labels is not None
+        attacked = perturb(model, images, labels, attack, recipe=recipe, rng=rng)
+        with evaluating(model), torch.no_grad():
+            correct += forward(model, attacked, recipe).argmax(1).eq(labels).sum()
+    return int(correct) / len(data)

@@ -1,0 +1,298 @@
+"""What a network says in evaluation mode (restored after): logits, penultimate features, accuracy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from prunefuse._seeds import derive, isolated
+from prunefuse.data._batches import in_order, read
+from prunefuse.scoring import EnsembleScores
+from prunefuse.training._feature_file import identity_of, write_features
+from prunefuse.training._modes import evaluating
+from prunefuse.training._recipe import Recipe
+
+OnProgress = Callable[[int, int], None]
+_PLAIN = Recipe()
+
+
+def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Tensor:
+    """Logits (N, C) in float32, under the recipe's autocast and memory format."""
+    return _logits(_run(model, images, recipe))
+
+
+def _logits(output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(f"model: expected it to return a tensor of logits, got {type(output).__name__}")
+    return output.float()
+
+
+def _run(model: nn.Module, images: Tensor, recipe: Recipe) -> Any:
+    if recipe.channels_last and images.ndim == 4:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.autocast):
+        return model(images)
+
+
+def predict(
+    model: nn.Module,
+    data: Any,
+    *,
+    indices: Sequence[int] | Tensor | None = None,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+    on_progress: OnProgress | None = None,
+) -> Any:
+    """Logits (N, C), float32, of the samples of ``data``, in order.
+
+    Args:
+        model: A classifier, on the device to compute on.
+        data: (N, ...) images as a tensor or NumPy array, or a map-style data set; labels are not touched.
+        indices: Only these samples, in this order.
+        batch_size: Samples per forward pass.
+        recipe: Whose ``autocast`` and ``channels_last`` apply.
+        workers: Processes that read data sets that are not in memory.
+        on_progress: Called with (samples done, samples in all) after every batch.
+
+    Returns:
+        A NumPy array for a NumPy array, else a tensor on the model's device.
+    """
+    with evaluating(model), torch.no_grad():
+        parts = [
+            forward(model, images, recipe)
+            for images, _ in _batches(model, data, indices, batch_size, workers, on_progress)
+        ]
+    return _join(parts, data)
+
+
+def features(
+    model: nn.Module,
+    data: Any,
+    *,
+    module: str | None = None,
+    indices: Sequence[int] | Tensor | None = None,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+    on_progress: OnProgress | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Penultimate features (N, d), float32: what enters the last linear layer that the model runs.
+
+    With ``out`` they go to that file batch by batch, for data sets larger than memory. If that is stopped, by whatever, the
+    same call goes on where it was: the part that is done stands in ``<out>.partial`` and is checked against the model's
+    weights, the samples and their order, the arguments, and what the first batch gives. A file ``out`` is complete, has
+    the numbers that would be returned without it, and is never overwritten.
+
+    Args:
+        model: A network, on the device to compute on.
+        data: (N, ...) images as a tensor or NumPy array, or a map-style data set; labels are not touched.
+        module: Name of a submodule whose **output**, flattened to (N, d), is taken instead.
+        indices: Only these samples, in this order.
+        batch_size: Samples per forward pass.
+        recipe: Whose ``autocast`` and ``channels_last`` apply.
+        workers: Processes that read data sets that are not in memory.
+        on_progress: Called with (samples done, samples in all) after every batch.
+        out: A .npy file to write, which must not exist.
+
+    Returns:
+        A NumPy array for a NumPy array, else a tensor on the model's device; with ``out`` a memory map, not writable.
+
+    Raises:
+        ValueError: there is no submodule ``module``, the model did not run it, or it ran no ``nn.Linear``; or
+            ``<out>.partial`` is of another call.
+        TypeError: the output of ``module`` is not a tensor.
+        FileExistsError: ``out`` exists.
+        BlockingIOError: another process is writing it.
+        OSError: it cannot be written.
+    """
+    positions = _positions(data, indices)
+
+    def batches(start: int, stop: int) -> Generator[Tensor, None, None]:
+        def tell(done: int, _: int) -> None:
+            if on_progress is not None and stop == len(positions):
+                on_progress(start + done, stop)
+
+        part = positions[start:stop]
+        for _, feature in _with_features(model, data, module, part, batch_size, recipe, workers, tell):
+            yield feature
+
+    if out is None:
+        return _join(list(batches(0, len(positions))), data)
+    if len(positions) == 0:
+        raise ValueError("data: expected at least one sample, got none")
+    identity = {
+        **identity_of(model, positions),
+        "module": module,
+        "batch_size": batch_size,
+        "autocast": recipe.autocast,
+        "channels_last": recipe.channels_last,
+    }
+    return write_features(out, len(positions), batch_size, identity, batches)
+
+
+def predict_with_features(
+    model: nn.Module,
+    data: Any,
+    *,
+    indices: Sequence[int] | Tensor | None = None,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+    on_progress: OnProgress | None = None,
+) -> tuple[Any, Any]:
+    """Logits (N, C) and penultimate features (N, d) from one forward pass; arguments and errors as `features`."""
+    pairs = list(_with_features(model, data, None, indices, batch_size, recipe, workers, on_progress))
+    return _join([_logits(output) for output, _ in pairs], data), _join([f for _, f in pairs], data)
+
+
+def dropout_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that make a forward pass in training mode random: dropout of any kind, with a rate above 0."""
+    return [m for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
+
+
+def predict_dropout(
+    model: nn.Module,
+    data: Any,
+    *,
+    passes: int,
+    seed: int,
+    indices: Sequence[int] | Tensor | None = None,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+    on_progress: OnProgress | None = None,
+) -> EnsembleScores:
+    """What ``passes`` forward passes with dropout say (Gal and Ghahramani 2016); everything else in evaluation mode.
+
+    Arguments as `predict`; ``on_progress`` counts the samples of all passes. The masks depend on ``seed`` alone; global
+    random generators are left as found.
+
+    Raises:
+        ValueError: the model has no dropout layers, so that all passes would be the same.
+    """
+    layers = dropout_layers(model)
+    if not layers:
+        raise ValueError(
+            f"model: expected dropout layers for passes that differ, {type(model).__name__} has none"
+        )
+    scores = EnsembleScores()
+    for number in range(passes):
+
+        def tell(done: int, total: int, before: int = number) -> None:
+            if on_progress is not None:
+                on_progress(before * total + done, passes * total)
+
+        device = next(model.parameters()).device
+        with evaluating(model), torch.no_grad(), isolated(derive(seed, "pass", number), device):
+            for layer in layers:
+                layer.train()
+            batches = _batches(model, data, indices, batch_size, workers, tell)
+            scores.update(_join([forward(model, images, recipe) for images, _ in batches], None))
+    return scores
+
+
+def _with_features(
+    model: nn.Module,
+    data: Any,
+    module: str | None,
+    indices: Sequence[int] | Tensor | None,
+    batch_size: int,
+    recipe: Recipe,
+    workers: int,
+    on_progress: OnProgress | None,
+) -> Iterator[tuple[Any, Tensor]]:
+    """For every batch the model's output, and the features, in evaluation mode."""
+    with penultimate(model, module) as seen, evaluating(model), torch.no_grad():
+        for images, _ in _batches(model, data, indices, batch_size, workers, on_progress):
+            seen.clear()
+            output = _run(model, images, recipe)
+            yield output, feature_of(seen, module).flatten(1).float()
+
+
+@contextmanager
+def penultimate(model: nn.Module, module: str | None = None) -> Iterator[list[Any]]:
+    """A list that gets what every linear layer is given when the model runs, or what submodule ``module`` returns."""
+    seen: list[Any] = []
+    if module is None:
+        hooks = [
+            m.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+            for m in model.modules()
+            if isinstance(m, nn.Linear)
+        ]
+    else:
+        named = dict(model.named_modules())
+        if module not in named:
+            raise ValueError(
+                f"module: the model has no submodule {module!r}; it has {', '.join(filter(None, named))}"
+            )
+        hooks = [named[module].register_forward_hook(lambda *args: seen.append(args[2]))]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def feature_of(seen: list[Any], module: str | None) -> Tensor:
+    """The features of the latest run, of what `penultimate` has seen."""
+    if not seen:
+        if module is None:
+            raise ValueError("module: the model ran no nn.Linear layer; name the module whose output to take")
+        raise ValueError(f"module: the model did not run {module!r}")
+    if not isinstance(seen[-1], Tensor):
+        raise TypeError(f"module: expected a tensor from {module!r}, got {type(seen[-1]).__name__}")
+    return seen[-1]
+
+
+def evaluate(
+    model: nn.Module, data: Any, *, batch_size: int = 512, recipe: Recipe = _PLAIN, workers: int = 0
+) -> float:
+    """Accuracy in [0, 1] on a data set with items ``(image, label)``."""
+    device = next(model.parameters()).device
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    batches = in_order(torch.arange(len(data)), batch_size)
+    with evaluating(model), torch.no_grad():
+        for images, labels in read(data, batches, labels=True, device=device, workers=workers):
+            assert labels is not None
+            correct += forward(model, images, recipe).argmax(1).eq(labels).sum()
+    return int(correct) / len(data)
+
+
+def _batches(
+    model: nn.Module,
+    data: Any,
+    indices: Sequence[int] | Tensor | None,
+    batch_size: int,
+    workers: int,
+    on_progress: OnProgress | None,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    positions = _positions(data, indices)
+    device = next(model.parameters()).device
+    done = 0
+    for images, labels in read(
+        data, in_order(positions, batch_size), labels=False, device=device, workers=workers
+    ):
+        yield images, labels
+        done += len(images)
+        if on_progress is not None:
+            on_progress(done, len(positions))
+
+
+def _positions(data: Any, indices: Sequence[int] | Tensor | None) -> Tensor:
+    return torch.arange(len(data)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+
+
+def _join(parts: list[Tensor], data: Any) -> Any:
+    if not parts:
+        raise ValueError("data: expected at least one sample, got none")
+    joined = torch.cat(parts)
+    return joined.cpu().numpy() if isinstance(data, np.ndarray) else joined

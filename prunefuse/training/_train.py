@@ -1,0 +1,197 @@
+"""Training a classifier by a recipe."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunefuse._seeds import derive, generator, isolated
+from prunefuse.data._batches import Batch, batch_count, read, shuffled
+from prunefuse.training._adversarial import Adversarial
+from prunefuse.training._clock import Clock
+from prunefuse.training._distillation import Distillation
+from prunefuse.training._modes import evaluating
+from prunefuse.training._predict import evaluate, forward
+from prunefuse.training._recipe import Recipe
+
+LossOf = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
+
+
+class TrainingDivergedError(ArithmeticError):
+    """The training loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch of training gave; ``epoch`` counts from 1.
+
+    ``lr`` is that of the last step; ``loss`` and ``train_accuracy`` are means over the samples as they were
+    trained on; ``seconds`` is the time of training without evaluation, ``teacher_seconds`` the part of it that
+    the teacher's forward passes took.
+    """
+
+    epoch: int
+    epochs: int
+    lr: float
+    loss: float
+    train_accuracy: float
+    test_accuracy: float | None
+    seconds: float
+    teacher_seconds: float
+
+
+def train(
+    model: nn.Module,
+    data: Any,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    distillation: Distillation | None = None,
+    adversarial: Adversarial | None = None,
+    test: Any = None,
+    workers: int = 0,
+    on_batch: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+    on_epoch: Callable[[EpochResult], None] | None = None,
+) -> list[EpochResult]:
+    """Train ``model`` in place on ``data`` and leave it in training mode; the last epoch is the result.
+
+    Args:
+        model: A classifier, (N, ...) images to (N, C) logits, on the device to train on.
+        data: A map-style data set with items ``(image, label)``; `Labeled` puts other labels on one.
+        recipe: Epochs, batches, learning rate and so on.
+        seed: Fixes order, augmentation and dropout; global generators are left as found. A CPU run with the
+            same seed and number of threads is repeatable bit for bit.
+        distillation: A teacher on the same device and how to listen to it; it sees the same augmented images,
+            in evaluation mode, and is left in the mode it was in.
+        adversarial: Train on attacked images; not together with a teacher.
+        test: If given, a data set evaluated after every epoch.
+        workers: Processes that read and augment data sets that are not in memory.
+        on_batch: Called in every step with the logits (B, C) that the step was taken from, detached, the labels (B,), both
+            on the model's device, and the samples' positions (B,) in ``data``, on the CPU: `Recorder.update` fits.
+            `Adversarial` says whether the logits are those of attacked or of clean images.
+        on_epoch: Called after every epoch.
+
+    Raises:
+        TrainingDivergedError: the loss is not finite.
+        ValueError: ``data`` is empty, or a single sample (of one batch) and the model's batch norm needs more; or
+            ``distillation`` and ``adversarial`` are both given.
+    """
+    if len(data) == 0:
+        raise ValueError("data: expected at least one sample to train on, got none")
+    if distillation is not None and adversarial is not None:
+        raise ValueError("adversarial: expected None where there is a distillation, got both")
+    device = next(model.parameters()).device
+    layout = torch.channels_last if recipe.channels_last else torch.preserve_format
+    model.to(memory_format=layout).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    order = generator(seed, "order")
+    attacked: LossOf | None = None
+    if adversarial is not None:
+        attacked = partial(adversarial.loss, recipe=recipe, rng=generator(seed, "attacks"))
+    epochs, steps_per_epoch = recipe.epochs_for(len(data)), batch_count(len(data), recipe.batch_size)
+
+    ahead: deque[Tensor] = deque()  # positions of batches that are being read: worker processes run ahead
+
+    def batches() -> Iterator[Batch]:
+        for _ in range(epochs):
+            for batch in shuffled(len(data), recipe.batch_size, order):
+                ahead.append(batch.positions)
+                yield batch
+
+    history = []
+    with isolated(derive(seed, "global"), device):
+        # One reader for all epochs, so that worker processes start once.
+        reader = read(data, batches(), labels=True, device=device, workers=workers)
+        for epoch in range(epochs):
+            start = time.perf_counter()
+            teaching = Clock(device)
+            loss_of = attacked or partial(_loss, recipe=recipe, distillation=distillation, teaching=teaching)
+            total = torch.zeros(2, device=device)  # loss and correct answers, summed over the samples
+            lr = recipe.lr
+            for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
+                images, labels = next(reader)
+                assert labels is not None
+                lr = recipe.lr_at(step, epochs * steps_per_epoch)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                step_total, logits = _step(model, optimizer, images, labels, recipe, loss_of)
+                total += step_total
+                positions = ahead.popleft()
+                if on_batch is not None:
+                    on_batch(logits, labels, positions)
+            loss, correct = (total / len(data)).tolist()
+            if not math.isfinite(loss):
+                raise TrainingDivergedError(
+                    f"the training loss became {loss} in epoch {epoch + 1} of {epochs} (learning rate "
+                    f"{lr:g}, batches of {recipe.batch_size}): lower lr, or look for such values in the data"
+                )
+            seconds = time.perf_counter() - start
+            accuracy = None
+            if test is not None:
+                accuracy = evaluate(model, test, recipe=recipe, workers=workers)
+            result = EpochResult(epoch + 1, epochs, lr, loss, correct, accuracy, seconds, teaching.seconds)
+            history.append(result)
+            if on_epoch is not None:
+                on_epoch(result)
+    return history
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    loss_of: LossOf,
+) -> tuple[Tensor, Tensor]:
+    """One optimizer step; returns (summed loss, number correct) and the logits without waiting for the device."""
+    try:
+        loss, logits = loss_of(model, images, labels)
+    except ValueError as error:
+        # What torch says when there is one value for each channel of a batch norm.
+        if len(images) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "data: the model has batch norm, which cannot be trained on one sample at a time: expected two or more "
+            f"samples and a batch_size of two or more, got batches of one (batch_size {recipe.batch_size})"
+        ) from error
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        correct = (logits.argmax(1) == labels).sum()
+        return torch.stack((loss.detach() * len(labels), correct)), logits.detach()
+
+
+def _loss(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    recipe: Recipe,
+    distillation: Distillation | None,
+    teaching: Clock,
+) -> tuple[Tensor, Tensor]:
+    """The mean loss of a batch, and its logits."""
+    logits = forward(model, images, recipe)
+    if distillation is None:
+        return functional.cross_entropy(logits, labels), logits
+    with teaching.running(), torch.no_grad(), evaluating(distillation.teacher):
+        taught = forward(distillation.teacher, images, recipe)
+    return distillation.loss(logits, taught, labels), logits
