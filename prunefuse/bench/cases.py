@@ -27,7 +27,6 @@ from prunefuse.bench.shared import (
     stacked,
     tolerance,
 )
-from prunefuse.ops import reference
 from prunefuse.pruning._graph.copies import named_tensors
 
 # Rows and classes. A GPU is given at least 256 MB, below which launching a kernel is what one would measure.
@@ -68,7 +67,7 @@ def cases(device: str) -> tuple[Case, ...]:
 
 def _scores(n: int, c: int, dtype: torch.dtype, device: torch.device) -> Task:
     x = normal(n, c, device=device, dtype=dtype).mul_(2)
-    truth = by_chunks(lambda rows: reference.score(rows, (0, 1, 2), False, 1.0), x)
+    truth = by_chunks(lambda rows: ops.score.reference(rows, (0, 1, 2), False, 1.0), x)
     contenders = [
         Contender("prunefuse", "ours", lambda: lambda: prunefuse.score(x, STRATEGIES), stacked),
         Contender("torch.compile: log-sum-exp, two max", "peer", compiled(plain.scores_fusible, x)),
@@ -97,7 +96,7 @@ def _scores(n: int, c: int, dtype: torch.dtype, device: torch.device) -> Task:
 
 def _statistics(n: int, c: int, device: torch.device) -> Task:
     x = normal(n, c, device=device).mul_(2)
-    truth = by_chunks(lambda rows: torch.stack(reference.statistics(rows, False, 1.0)), x)
+    truth = by_chunks(lambda rows: torch.stack(ops.statistics.reference(rows, False, 1.0)), x)
 
     def error(found: Sequence[Tensor]) -> float:
         # A probability is at most 1, the log-sum-exp is about ln C: its error counts in proportion.
@@ -153,7 +152,7 @@ def _stream(n: int, c: int, b: int, batches: int, device: torch.device) -> Task:
     """The b most uncertain rows of a pool that comes in batches; the limit is scoring the batches and keeping nothing."""
     x = normal(n, c, device=device).mul_(2)
     parts = x.chunk(batches)
-    entropy = by_chunks(lambda rows: reference.score(rows, (2,), False, 1.0), x)[0]
+    entropy = by_chunks(lambda rows: ops.score.reference(rows, (2,), False, 1.0), x)[0]
     best = entropy.sort(descending=True).values[:b]
 
     def error(picks: Tensor) -> float:
@@ -192,7 +191,7 @@ def _k_center(n: int, d: int, k: int, device: torch.device) -> Task:
     # A seed for which no two candidates for a pick are so near to each other that float32 cannot tell them apart.
     x = normal(n, d, device=device, seed=2)
     labeled = torch.zeros(1, dtype=torch.int64, device=device)
-    truth = reference.k_center_greedy(x.double(), labeled, k, -1).cpu()
+    truth = ops.k_center_greedy.reference(x.double(), labeled, k, -1).cpu()
 
     def torch_form(step: Callable[..., Any]) -> Tensor:
         norms = x.square().sum(1)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunefuse import ops
 from prunefuse.bench import peers
 from prunefuse.bench.race import Case, Contender, Task, largest
 from prunefuse.bench.shared import EPSILON, normal
 from prunefuse.extrapolation import nearest_neighbors
-from prunefuse.ops import reference
 
 # Queries, references, features, neighbors.
 _SEARCHES = {
@@ -34,7 +34,9 @@ def cases(device: str) -> tuple[Case, ...]:
 def _neighbors(n: int, m: int, d: int, k: int, device: torch.device) -> Task:
     queries, references = normal(n, d, device=device), normal(m, d, device=device, seed=1)
     rows = torch.arange(0, n, n // _CHECKED, device=device)
-    truth = reference.nearest_neighbors(queries[rows].double(), references.double(), k, False, 1.0, 0.0)[0]
+    truth = ops.nearest_neighbors.reference(queries[rows].double(), references.double(), k, False, 1.0, 0.0)[
+        0
+    ]
 
     def error(distances: Any) -> float:
         return largest(torch.as_tensor(distances)[rows.cpu()].double() - truth.cpu())

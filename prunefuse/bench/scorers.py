@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import prunefuse
+from prunefuse import ops
 from prunefuse._seeds import generator
 from prunefuse.bench import peers, plain
 from prunefuse.bench.race import Case, Contender, Task
@@ -23,7 +24,6 @@ from prunefuse.bench.shared import (
     stacked,
     tolerance,
 )
-from prunefuse.ops import reference
 
 # Rows, features, classes of the head. The product alone takes between 0.1 and 1 s on two cores.
 _HEADS = {
@@ -73,7 +73,7 @@ def _linear(n: int, d: int, c: int, dtype: torch.dtype, device: torch.device) ->
     wide = weight.double()
     truth = torch.cat(
         [
-            reference.score(rows.double() @ wide.T, (0, 1, 2), False, 1.0).cpu()
+            ops.score.reference(rows.double() @ wide.T, (0, 1, 2), False, 1.0).cpu()
             for rows in hidden.split(max(1, (1 << 24) // c))
         ],
         1,
@@ -124,7 +124,7 @@ def _ensemble(s: int, n: int, c: int, device: torch.device) -> Task:
     x = normal(s, n, c, device=device).mul_(2)
 
     def exact(rows: Tensor) -> Tensor:
-        return reference.score_ensemble(rows.view(-1, s, c).transpose(0, 1), (0, 1, 2, 3), False, 1.0)
+        return ops.score_ensemble.reference(rows.view(-1, s, c).transpose(0, 1), (0, 1, 2, 3), False, 1.0)
 
     truth = by_chunks(exact, x.transpose(0, 1).reshape(n, s * c))
     contenders = [
@@ -155,7 +155,7 @@ def _tokens(n: int, t: int, c: int, device: torch.device) -> Task:
     x = normal(n, t, c, device=device).mul_(2)
     lengths = torch.randint(1, t + 1, (n, 1), generator=generator(1, "bench"))
     mask = (torch.arange(t) < lengths).to(device)
-    exact = by_chunks(lambda rows: reference.score(rows, (0, 1, 2), False, 1.0), x.flatten(0, 1))
+    exact = by_chunks(lambda rows: ops.score.reference(rows, (0, 1, 2), False, 1.0), x.flatten(0, 1))
     truth = plain.masked_mean(exact, mask.cpu())
 
     def fusible(x: Tensor, mask: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.records import Cost
+from prunefuse.ops.flops import nearest_neighbors_flops
 from prunefuse.selection._strategies import Strategy
 from prunefuse.training._modes import evaluating
 from prunefuse.training._recipe import Recipe
@@ -88,8 +89,6 @@ def test_flops(config: LoopConfig, recipe: Recipe, labels: int, flops: float, si
 def picking_flops(chooser: Strategy, sizes: Sizes, labeled: int, picks: int) -> tuple[float, float]:
     """Forward passes over the pool, and distances, to pick with ``chooser``."""
     if "dynamics" in chooser.needs:
-        from prunefuse.ops.flops import nearest_neighbors_flops  # which imports Triton, with torch's counter
-
         searched = nearest_neighbors_flops(sizes.pool - labeled, labeled, sizes.features)
         return sizes.pool * sizes.selector, float(searched)
     if "all_features" in chooser.needs:

@@ -140,7 +140,7 @@ import sys, torch
 before = set(sys.modules)
 import prunefuse, prunefuse.adapters
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
-heavy = new & {"scipy", "sklearn", "torchvision", "matplotlib", "rich", "fvcore", "typer", "click", "pandas", "triton"}
+heavy = new & {"scipy", "sklearn", "torchvision", "matplotlib", "rich", "fvcore", "typer", "click", "pandas"}
 print(sorted(heavy))
 """
     result = in_new_process(code)

@@ -1,13 +1,17 @@
 """What holds for every operator alike, from one table: levels, threads, torch.compile, streams, graphs, wrong arguments."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from prunefuse import ops
 from prunefuse.ops import loader, reference
+from prunefuse.ops.flops import FORMULAS
 
 operators = torch.ops.prunefuse
 
@@ -369,6 +373,14 @@ def flat(values):
     ]
 
 
+def shapes(arguments):
+    """The arguments, with shapes for tensors."""
+    return [
+        tuple(a.shape) if isinstance(a, torch.Tensor) else shapes(a) if isinstance(a, list) else a
+        for a in arguments
+    ]
+
+
 def outcome(name, arguments, operator=None):
     """All that matters of what the call gives back or writes."""
     result = (operator or getattr(operators, name))(*arguments)
@@ -392,6 +404,36 @@ def test_the_table_has_every_operator():
         if full.startswith("prunefuse::")
     }
     assert {name.split(".")[0] for name in names} == set(OPS)
+
+
+@every
+def test_the_typed_call_has_the_arguments_of_the_schema(name):
+    schema = getattr(operators, name).default._schema
+    assert list(inspect.signature(ops.OPERATORS[name]).parameters) == [x.name for x in schema.arguments]
+
+
+@every
+def test_the_typed_call_moves_the_versions_of_what_is_written_and_of_nothing_else(name):
+    """By position, and by name."""
+    names = list(inspect.signature(ops.OPERATORS[name]).parameters)
+    for by_name in (False, True):
+        arguments = arguments_of(name)
+        written, read = flat(arguments[: OPS[name].writes]), flat(arguments[OPS[name].writes :])
+        before = [t._version for t in written], [t._version for t in read]
+        if by_name:
+            ops.OPERATORS[name](**dict(zip(names, arguments, strict=True)))
+        else:
+            ops.OPERATORS[name](*arguments)
+        assert all(t._version > version for t, version in zip(written, before[0], strict=True))
+        assert [t._version for t in read] == before[1]
+
+
+@every
+def test_torch_counts_the_flops_of_the_formula(name):
+    arguments = arguments_of(name)
+    with FlopCounterMode(display=False) as counter:
+        getattr(operators, name)(*arguments)
+    assert counter.get_total_flops() == FORMULAS[name](*shapes(arguments))
 
 
 @every
