@@ -14,20 +14,7 @@ from prunefuse.experiment.extrapolate.ledger import FORMULA, TITLES, spent
 from prunefuse.experiment.extrapolate.record import ExtrapolateRecord, read
 from prunefuse.experiment.folder import write_csv
 from prunefuse.experiment.format import engineering, made, percent, setting
-from prunefuse.experiment.report import figures, tables
-from prunefuse.experiment.report.page import (
-    Block,
-    Data,
-    Facts,
-    Figure,
-    Heading,
-    Section,
-    Text,
-    Tile,
-    Tiles,
-    Verbatim,
-    page,
-)
+from prunefuse.experiment.report import figures, page, tables
 
 METRICS = ("arm", "seed", "kept", "accuracy", "flops", "seconds")
 # Colors of phases in drawings; blue ones stand for F_s, orange for the final network.
@@ -100,8 +87,8 @@ def render(record: ExtrapolateRecord) -> str:
     """The report as HTML."""
     facts = record.config
     title = f"{facts['config']['model']} on a pruned {facts['data']['name']}"
-    sections = [Section(_kept_line(record, keep), _kept(record, keep)) for keep in facts["keeps"]]
-    sections.append(Section("How cost is counted", [Verbatim(FORMULA)]))
+    sections = [page.Section(_kept_line(record, keep), _kept(record, keep)) for keep in facts["keeps"]]
+    sections.append(page.Section("How cost is counted", [page.Verbatim(FORMULA)]))
     agreed = _agreement_table(record)
     if agreed.rows:
         note = (
@@ -109,12 +96,14 @@ def render(record: ExtrapolateRecord) -> str:
             "out: a part of the subset, on which F_s was trained too. Unscored: all samples outside the subset, against "
             "full scores, which are of another network and training; only where these were asked for."
         )
-        sections.append(Section("Agreement of extrapolated scores", [Data(agreed), Text(note)]))
-    sections.append(Section("Settings", _settings(facts)))
-    return page(title, _top(record), sections)
+        sections.append(
+            page.Section("Agreement of extrapolated scores", [page.Data(agreed), page.Text(note)])
+        )
+    sections.append(page.Section("Settings", _settings(facts)))
+    return page.document(title, _top(record), sections)
 
 
-def _top(record: ExtrapolateRecord) -> list[Block]:
+def _top(record: ExtrapolateRecord) -> list[page.Block]:
     """What was done to what, when and where, and what came of it."""
     facts = record.config
     config, data = facts["config"], facts["data"]
@@ -128,19 +117,19 @@ def _top(record: ExtrapolateRecord) -> list[Block]:
         f"{data['test']:,} samples for testing, {data['classes']} classes, {shape} · seeds {setting(config['seeds'])} · "
         f"{made(facts)}"
     )
-    blocks: list[Block] = [Text(lead, "lead"), Text(where, "sub")]
+    blocks: list[page.Block] = [page.Text(lead, "lead"), page.Text(where, "sub")]
     if facts["finished"] is None:
-        blocks.append(Text(f"{record.path.name} is not finished: this is what is done so far.", "alert"))
+        blocks.append(page.Text(f"{record.path.name} is not finished: this is what is done so far.", "alert"))
     spread = (
         "Accuracies are means over seeds, with the lowest and the highest."
         if len(config["seeds"]) > 1
         else "One seed: the spread between seeds is unknown, so small differences mean nothing."
     )
-    note = Text(f"{spread} Accuracy is that of the last epoch, never of the best one.")
+    note = page.Text(f"{spread} Accuracy is that of the last epoch, never of the best one.")
     return [*blocks, *_tiles(record, facts["keeps"][0]), note]
 
 
-def _tiles(record: ExtrapolateRecord, keep: int) -> list[Block]:
+def _tiles(record: ExtrapolateRecord, keep: int) -> list[page.Block]:
     """Accuracy of every arm, and what the first one saves against full scores, in selection and altogether."""
     shades = _colors(record)
     accuracies = []
@@ -149,7 +138,7 @@ def _tiles(record: ExtrapolateRecord, keep: int) -> list[Block]:
         if finals:
             mean, span, seeds = _accuracies(finals)
             more = f"{span.replace('-', ' to ')}, {seeds} seeds" if span else "one seed"
-            accuracies.append(Tile(arm.label, mean, more, shades[arm.label]))
+            accuracies.append(page.Tile(arm.label, mean, more, shades[arm.label]))
     if not accuracies:
         return []
     costs = {name: (label, cost) for name, label, cost in _costs(record, keep)}
@@ -161,23 +150,23 @@ def _tiles(record: ExtrapolateRecord, keep: int) -> list[Block]:
         if own and other and ours is not full:
             what = f"{'whole' if title == 'all' else title} FLOPs"
             more = f"{engineering(own)} against full scores {engineering(other)}"
-            savings.append(Tile(what, tables.compare(other / own), more, shades[label]))
+            savings.append(page.Tile(what, tables.compare(other / own), more, shades[label]))
     note = f"Test accuracy, cost of selection, and cost of the whole with {_kept_line(record, keep)}."
     if savings:
         note += f" Costs of: {label}."
-    return [Tiles(accuracies), *([Tiles(savings)] if savings else []), Text(note)]
+    return [page.Tiles(accuracies), *([page.Tiles(savings)] if savings else []), page.Text(note)]
 
 
-def _kept(record: ExtrapolateRecord, keep: int) -> list[Block]:
+def _kept(record: ExtrapolateRecord, keep: int) -> list[page.Block]:
     """Accuracy and cost of every arm with so many samples."""
     costs = _costs(record, keep)
     shades = _colors(record)
     bars = [(label, cost) for _, label, cost in costs]
     shown = {phase: color for phase, color in _SHADES.items() if any(phase in cost for _, cost in bars)}
-    blocks: list[Block] = [Data(_accuracy_table(record, keep)), Heading("What it cost")]
+    blocks: list[page.Block] = [page.Data(_accuracy_table(record, keep)), page.Heading("What it cost")]
     if shown:
         blocks.append(
-            Figure(
+            page.Figure(
                 figures.phases(bars, {phase: figures.COLORS[color] for phase, color in _SHADES.items()}),
                 "FLOPs and seconds per phase, one bar per arm",
                 "All that an arm pays for a network trained on what it keeps, mean over seeds; without tests. "
@@ -186,16 +175,18 @@ def _kept(record: ExtrapolateRecord, keep: int) -> list[Block]:
             )
         )
     columns = [(Group(label, 2, shades.get(label, "")), cost) for label, cost in bars]
-    return [*blocks, Data(tables.by_phase(columns, TITLES, sums=_SUMS))]
+    return [*blocks, page.Data(tables.by_phase(columns, TITLES, sums=_SUMS))]
 
 
-def _settings(facts: Mapping[str, Any]) -> list[Block]:
+def _settings(facts: Mapping[str, Any]) -> list[page.Block]:
     settings = {**facts["config"], "recipe": facts["recipe"], "command": facts["command"] or ""} | facts[
         "versions"
     ]
     recipe = {f"recipe {name}": value for name, value in settings.pop("recipe").items()}
     return [
-        Facts([(name, setting(value)) for name, value in (settings | recipe).items() if value is not None])
+        page.Facts(
+            [(name, setting(value)) for name, value in (settings | recipe).items() if value is not None]
+        )
     ]
 
 

@@ -183,24 +183,12 @@ def phases(bars: Sequence[tuple[str, Cost]], shades: Mapping[str, str]) -> list[
                 if any(widths):
                     axes.barh(range(len(bars)), widths, left=lefts, height=0.62, color=color, linewidth=0)
                 lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
-            texts = [
-                "not run"
-                if index and any(seconds is None for _, seconds in cost.values())
-                else engineering(length)
-                if index == 0
-                else f"{length:.3g}"
-                for length, (_, cost) in zip(lefts, bars, strict=True)
-            ]
-            for place, (length, text) in enumerate(zip(lefts, texts, strict=True)):
-                axes.annotate(
-                    text,
-                    (length, place),
-                    (4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=9,
-                    color=INK,
-                )
+            texts = [engineering(length) if index == 0 else f"{length:.3g}" for length in lefts]
+            for place, (_, cost) in enumerate(bars):
+                if index and None in [seconds for _, seconds in cost.values()]:
+                    texts[place] = "not run"
+            ends = axes.barh(range(len(bars)), [0.0] * len(bars), left=lefts)
+            axes.bar_label(ends, texts, padding=4, fontsize=9, color=INK)
             axes.set_xlim(0, 1.18 * (max(lefts) or 1.0))
             axes.set_ylim(len(bars) - 0.5, -0.5)
             axes.set_yticks(range(len(bars)), [_wrapped(name, 20) for name, _ in bars])

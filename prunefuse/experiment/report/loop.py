@@ -8,21 +8,7 @@ from typing import Any
 
 from prunefuse._table import Group, Table
 from prunefuse.experiment.format import duration, engineering, made, percent, setting
-from prunefuse.experiment.report import figures, tables
-from prunefuse.experiment.report.page import (
-    Block,
-    Bullets,
-    Data,
-    Facts,
-    Figure,
-    Heading,
-    Section,
-    Text,
-    Tile,
-    Tiles,
-    Verbatim,
-    page,
-)
+from prunefuse.experiment.report import figures, page, tables
 from prunefuse.experiment.report.tables import points
 from prunefuse.experiment.summary import Arm, Summary
 from prunefuse.pruning.plan import PruningPlan
@@ -45,15 +31,15 @@ def render(summary: Summary) -> str:
     """The report as HTML."""
     config = summary.runs[0].config
     sections = [
-        Section("Accuracy against labels", _accuracy(summary)),
-        Section("Cost of selection, and of the whole", _cost(summary)),
-        Section("Training of the final network", _training(summary)),
-        Section("What was pruned", _widths(summary)),
-        Section("How it was made", _settings(summary)),
-        Section("How to read this", _reading(summary)),
+        page.Section("Accuracy against labels", _accuracy(summary)),
+        page.Section("Cost of selection, and of the whole", _cost(summary)),
+        page.Section("Training of the final network", _training(summary)),
+        page.Section("What was pruned", _widths(summary)),
+        page.Section("How it was made", _settings(summary)),
+        page.Section("How to read this", _reading(summary)),
     ]
     top = [*_subtitle(summary), *_alerts(summary), *_tiles(summary)]
-    return page(f"{config['config']['model']} on {config['data']['name']}", top, sections)
+    return page.document(f"{config['config']['model']} on {config['data']['name']}", top, sections)
 
 
 def overview(summary: Summary) -> Table:
@@ -77,7 +63,7 @@ def text_table(summary: Summary) -> str:
     return overview(summary).text()
 
 
-def _subtitle(summary: Summary) -> list[Block]:
+def _subtitle(summary: Summary) -> list[page.Block]:
     """What was compared on what, and when and where."""
     run = summary.runs[0].config
     config, data = run["config"], run["data"]
@@ -101,12 +87,12 @@ def _subtitle(summary: Summary) -> list[Block]:
     )
     strategy = config["strategy"].replace("_", " ")
     return [
-        Text(f"{selector} selects what to label, by {strategy}.{compared}", "lead"),
-        Text(where, "sub"),
+        page.Text(f"{selector} selects what to label, by {strategy}.{compared}", "lead"),
+        page.Text(where, "sub"),
     ]
 
 
-def _alerts(summary: Summary) -> list[Block]:
+def _alerts(summary: Summary) -> list[page.Block]:
     found = []
     for run in summary.runs:
         if run.config["finished"] is None:
@@ -119,10 +105,10 @@ def _alerts(summary: Summary) -> list[Block]:
             )
     if summary.repeated:
         found.append(f"Counted once although given twice: {', '.join(summary.repeated)}.")
-    return [Text(text, "alert") for text in found]
+    return [page.Text(text, "alert") for text in found]
 
 
-def _tiles(summary: Summary) -> list[Block]:
+def _tiles(summary: Summary) -> list[page.Block]:
     """Accuracy of every arm at the largest size all have, and what the first arm saves against the dense one."""
     labels = _last_common(summary)
     if labels is None:
@@ -135,7 +121,7 @@ def _tiles(summary: Summary) -> list[Block]:
         if found is not None:
             several = f"{points(found.low)} to {points(found.high)}, {len(found.values)} seeds"
             more = several if len(found.values) > 1 else "one seed"
-            accuracies.append(Tile(arm.label, f"{points(found.mean)} %", more, shades[arm.label]))
+            accuracies.append(page.Tile(arm.label, f"{points(found.mean)} %", more, shades[arm.label]))
     costs = []
     dense = next((arm for arm in summary.arms if arm.role == "dense" and arm is not main), None)
     for name, of in (("selection", Arm.selection), ("whole", Arm.whole)):
@@ -143,7 +129,7 @@ def _tiles(summary: Summary) -> list[Block]:
         if ours and theirs and ours[0].mean > 0:
             for index, unit, shown in ((0, "FLOPs", engineering), (1, "time", duration)):
                 costs.append(
-                    Tile(
+                    page.Tile(
                         f"{name} {unit}",
                         tables.compare(theirs[index].mean / ours[index].mean),
                         f"{shown(ours[index].mean)} against dense {shown(theirs[index].mean)}",
@@ -152,10 +138,10 @@ def _tiles(summary: Summary) -> list[Block]:
                 )
     where = f"Test accuracy, cost of selection, and cost of the whole with {_size(labels, summary)} labeled."
     whole = " The whole is selecting, and making one final network." if costs else ""
-    return [Tiles(accuracies), *([Tiles(costs)] if costs else []), Text(where + whole)]
+    return [page.Tiles(accuracies), *([page.Tiles(costs)] if costs else []), page.Text(where + whole)]
 
 
-def _accuracy(summary: Summary) -> list[Block]:
+def _accuracy(summary: Summary) -> list[page.Block]:
     several = max(len(arm.seeds) for arm in summary.arms) > 1
     spread = (
         "Lines are means over seeds, bands reach from the lowest to the highest seed, dots are the seeds."
@@ -166,10 +152,10 @@ def _accuracy(summary: Summary) -> list[Block]:
         "Test accuracy of the final network against the number of labels and against FLOPs, one line per arm"
     )
     caption = f"{spread} Accuracy is that of the last epoch, never of the best one."
-    return [Figure(figures.accuracy(summary), alt, caption), Data(tables.accuracy(summary))]
+    return [page.Figure(figures.accuracy(summary), alt, caption), page.Data(tables.accuracy(summary))]
 
 
-def _cost(summary: Summary) -> list[Block]:
+def _cost(summary: Summary) -> list[page.Block]:
     """What selecting cost, what all of it cost, the formula, and where all work and time went."""
     free = [arm.label for arm in summary.arms if not any(_flops(arm, labels) for labels in arm.labels)]
     note = f" Selected without a network, and so without cost: {', '.join(free)}." if free else ""
@@ -177,16 +163,16 @@ def _cost(summary: Summary) -> list[Block]:
     shown = {phase: found for phase, found in PHASES.items() if any(phase in cost for _, cost in bars)}
     shades = figures.arm_colors(summary)
     return [
-        Figure(
+        page.Figure(
             figures.costs(summary),
             "FLOPs and seconds of selection and of the whole against the number of labels, one line per arm",
             "Selection: spent to choose the labels up to each size, all rounds together, training of the selector "
             f"included. The whole: that, and making one final network of this size.{note}",
         ),
-        Data(tables.costs(summary)),
-        Verbatim(summary.runs[0].formula),
-        Heading("Where the work and the time of the run go"),
-        Figure(
+        page.Data(tables.costs(summary)),
+        page.Verbatim(summary.runs[0].formula),
+        page.Heading("Where the work and the time of the run go"),
+        page.Figure(
             figures.phases(bars, {phase: figures.COLORS[color] for phase, (_, color) in shown.items()}),
             "FLOPs and seconds per phase, one bar per arm",
             "All rounds of one seed, mean over seeds, with a final network at every size that the run reports. Blue phases "
@@ -194,7 +180,7 @@ def _cost(summary: Summary) -> list[Block]:
             "teacher; orange phases make the final network.",
             [(title, figures.COLORS[color]) for title, color in shown.values()],
         ),
-        Data(
+        page.Data(
             tables.by_phase(
                 [(Group(label, 2, shades[label]), cost) for label, cost in bars],
                 {phase: title for phase, (title, _) in PHASES.items()},
@@ -204,7 +190,7 @@ def _cost(summary: Summary) -> list[Block]:
     ]
 
 
-def _training(summary: Summary) -> list[Block]:
+def _training(summary: Summary) -> list[page.Block]:
     """Curves of the final networks at the largest size."""
     labels = _last_common(summary)
     if labels is None:
@@ -215,7 +201,7 @@ def _training(summary: Summary) -> list[Block]:
     tested = any(epoch.test_accuracy is not None for curve in finals for epoch in curve)
     which = "thick on the test set, thin on the labeled set" if tested else "on the labeled set, as trained"
     return [
-        Figure(
+        page.Figure(
             figures.training(summary, labels),
             "Training loss and accuracy of the final networks over epochs",
             f"With {_size(labels, summary)} labeled, mean over seeds; accuracy {which}. Distilled networks "
@@ -224,9 +210,9 @@ def _training(summary: Summary) -> list[Block]:
     ]
 
 
-def _widths(summary: Summary) -> list[Block]:
+def _widths(summary: Summary) -> list[page.Block]:
     """Widths, parameters and FLOPs of every arm's selector that was pruned."""
-    blocks: list[Block] = []
+    blocks: list[page.Block] = []
     shades = figures.arm_colors(summary)
     for arm in summary.arms:
         path = arm.folders[0] / "plan.json"
@@ -235,10 +221,10 @@ def _widths(summary: Summary) -> list[Block]:
         plan = PruningPlan.load(path)
         layers = tables.counted(plan)
         if blocks:
-            blocks.append(Heading(arm.label))
+            blocks.append(page.Heading(arm.label))
         (params, flops) = (percent(after / before) for before, after in (plan.params, plan.flops))
         blocks += [
-            Figure(
+            page.Figure(
                 [figures.widths(layers, shades[arm.label])],
                 "Channels per layer of the dense and of the pruned network",
                 f"Channels of each layer, dense (light) and kept (dark), at a pruning ratio of {plan.ratio:g}. The small "
@@ -246,40 +232,40 @@ def _widths(summary: Summary) -> list[Block]:
                 "seed to seed, their number does not.",
                 broad=True,
             ),
-            Data(tables.layers(plan), f"All {len(layers)} layers" if len(layers) > _LONG_TABLE else ""),
-            *(Text(note) for note in plan.notes),
+            page.Data(tables.layers(plan), f"All {len(layers)} layers" if len(layers) > _LONG_TABLE else ""),
+            *(page.Text(note) for note in plan.notes),
         ]
     return blocks
 
 
-def _settings(summary: Summary) -> list[Block]:
+def _settings(summary: Summary) -> list[page.Block]:
     """Command, configuration, versions and machine."""
     config = summary.runs[0].config
-    blocks: list[Block] = []
+    blocks: list[page.Block] = []
     for run in summary.runs:
         if len(summary.runs) > 1:
-            blocks.append(Text(run.path.name))
-        blocks.append(Verbatim(run.config["command"] or "(started from Python)"))
+            blocks.append(page.Text(run.path.name))
+        blocks.append(page.Verbatim(run.config["command"] or "(started from Python)"))
     sizes = ", ".join(f"{size:,}" for size in config["schedule"])
     chosen = {**config["config"], "schedule": f"{sizes} samples"}
     recipe = chosen.pop("recipe")
     which = " of the first run; where others differ, their arms say so" if len(summary.runs) > 1 else ""
     return [
         *blocks,
-        Heading(f"Configuration{which}"),
+        page.Heading(f"Configuration{which}"),
         _facts({name: value for name, value in chosen.items() if value not in (None, "")}),
-        Heading("Training recipe"),
+        page.Heading("Training recipe"),
         _facts(recipe),
-        Heading("Versions and machine"),
+        page.Heading("Versions and machine"),
         _facts(config["versions"] | config["machine"]),
     ]
 
 
-def _facts(values: Mapping[str, Any]) -> Facts:
-    return Facts([(name.replace("_", " "), setting(value)) for name, value in values.items()])
+def _facts(values: Mapping[str, Any]) -> page.Facts:
+    return page.Facts([(name.replace("_", " "), setting(value)) for name, value in values.items()])
 
 
-def _reading(summary: Summary) -> list[Block]:
+def _reading(summary: Summary) -> list[page.Block]:
     """What the numbers are and are not."""
     labels = _last_common(summary)
     found = summary.arms[0].accuracy(labels, "final") if labels is not None else None
@@ -305,7 +291,7 @@ def _reading(summary: Summary) -> list[Block]:
             f"With {tests:,} test samples an accuracy of {points(found.mean)} % has a standard error of "
             f"{error:.1f} points from the test set alone.",
         )
-    return [Bullets(notes)]
+    return [page.Bullets(notes)]
 
 
 def _last_common(summary: Summary) -> int | None:

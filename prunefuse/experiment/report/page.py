@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -19,7 +19,6 @@ from prunefuse.experiment.report.figures import PALETTE
 class Text:
     """A paragraph: the lead and the line below it, a warning, or a note on what stands beside it."""
 
-    kind: ClassVar[str] = "text"
     text: str
     role: Literal["lead", "sub", "alert", "note"] = "note"
 
@@ -28,7 +27,6 @@ class Text:
 class Heading:
     """The title of a part of a section."""
 
-    kind: ClassVar[str] = "heading"
     text: str
 
 
@@ -40,7 +38,6 @@ class Figure:
     ``legend`` has names and colors.
     """
 
-    kind: ClassVar[str] = "figure"
     panels: Sequence[str]
     alt: str
     caption: str
@@ -62,7 +59,6 @@ class Tile:
 class Tiles:
     """Headline numbers in a row."""
 
-    kind: ClassVar[str] = "tiles"
     tiles: Sequence[Tile]
 
 
@@ -70,7 +66,6 @@ class Tiles:
 class Data:
     """A table; ``fold`` hides it behind that title."""
 
-    kind: ClassVar[str] = "data"
     table: Table
     fold: str = ""
 
@@ -79,7 +74,6 @@ class Data:
 class Facts:
     """Names and values, in columns as the page is wide."""
 
-    kind: ClassVar[str] = "facts"
     values: Sequence[tuple[str, str]]
 
 
@@ -87,7 +81,6 @@ class Facts:
 class Verbatim:
     """A command or a formula."""
 
-    kind: ClassVar[str] = "verbatim"
     text: str
 
 
@@ -95,7 +88,6 @@ class Verbatim:
 class Bullets:
     """A list."""
 
-    kind: ClassVar[str] = "bullets"
     items: Sequence[str]
 
 
@@ -110,7 +102,7 @@ class Section:
     blocks: Sequence[Block]
 
 
-def page(title: str, top: Sequence[Block], sections: Sequence[Section]) -> str:
+def document(title: str, top: Sequence[Block], sections: Sequence[Section]) -> str:
     """The whole document. Every text in it is escaped."""
     return _template().render(
         title=title, top=top, sections=[section for section in sections if section.blocks], palette=PALETTE
@@ -127,6 +119,7 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["kind"] = lambda block: type(block).__name__.lower()
     environment.filters["themed"] = _themed
     environment.filters["inline"] = _inline
     return environment.get_template("page.html.j2")
