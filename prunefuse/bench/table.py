@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
+from prunefuse._table import Table
 from prunefuse.bench.race import Line, Result
 
 _MARK = {True: "✓", False: "✗", None: ""}
@@ -16,7 +17,7 @@ def block(result: Result) -> str:
     cache = "cold cache" if result.cold else "cache as it is"
     title = f"{result.case}  ({result.device}, {cache}; best peer: {best.name if best else 'none'})"
     head = ["", "time", "quartiles", result.unit, *(f"/ {limit.name}" for limit in limits)]
-    rows = [[*head, "/ best peer", "match", "error", "memory"]]
+    rows = []
     notes = []
     for line in result.lines:
         if line.note:
@@ -26,7 +27,8 @@ def block(result: Result) -> str:
             cells = [_MARK[line.matches], _error(line.error), _bytes(line.memory)]
             rate = f"{result.work / line.median / 1e9:.3g}"
             rows.append([line.name, duration(line.median), _quartiles(line), rate, *ratios, *cells])
-    return "\n".join([title, *_aligned(rows, "  "), *notes])
+    lines = Table([*head, "/ best peer", "match", "error", "memory"], rows).text(indent="  ")
+    return "\n".join([title, lines, *notes])
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -42,17 +44,6 @@ def summary(results: Sequence[Result]) -> str:
         rows.append([case, duration(ours.median), rate, limits, ratio, name, match, memory])
     head, *lines = rows
     return "\n".join("| " + " | ".join(row) + " |" for row in chain((head, ["---"] * len(head)), lines))
-
-
-def _aligned(rows: Sequence[Sequence[str]], indent: str) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        indent
-        + "  ".join(
-            cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
 
 
 def _ratio(line: Line, other: Line | None) -> str:

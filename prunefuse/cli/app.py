@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from prunefuse._table import Table, show
 from prunefuse.cli.bench import bench
 from prunefuse.cli.errors import reported
 from prunefuse.cli.extrapolate import extrapolate
@@ -54,10 +55,7 @@ def info() -> None:
     """Print what a bug report needs: versions, the build, the instruction set, and the state of CUDA."""
     from prunefuse.ops.loader import facts
 
-    found = facts()
-    width = max(map(len, found))
-    for name, value in found.items():
-        typer.echo(f"{name:<{width}}  {value}")
+    show(Table((), list(facts().items()), left=2))
 
 
 @app.command()

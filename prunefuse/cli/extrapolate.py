@@ -174,9 +174,10 @@ def extrapolate(
     given = {name: value for name, value in locals().items() if value is not None}
     del given["quiet"]
     with reported():
+        from prunefuse._table import show
         from prunefuse.experiment.extrapolate import resume as go_on
         from prunefuse.experiment.extrapolate import run
-        from prunefuse.experiment.extrapolate.report import overview
+        from prunefuse.experiment.report import overview_blocks
 
         if resume is not None:
             if len(given) > 1:
@@ -189,9 +190,8 @@ def extrapolate(
             typer.echo(folder)
             return
         kept = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("by-*/keep-*/kept.csv"))
-        typer.echo(
-            f"\n{overview(folder)}\n\nKept samples: {folder / kept[0]}\nReport: {folder / 'report.html'}"
-        )
+        places = f"Kept samples: {folder / kept[0]}", f"Report: {folder / 'report.html'}"
+        show("", *overview_blocks(folder), "", *places)
 
 
 def _configure(given: dict[str, Any]) -> ExtrapolateConfig:

@@ -293,7 +293,8 @@ def run(
     """
     given = {name: value for name, value in locals().items() if value is not None}
     with reported():
-        from prunefuse.experiment.report import overview
+        from prunefuse._table import show
+        from prunefuse.experiment.report import overview_blocks
         from prunefuse.experiment.run import run as run_experiment
 
         config = _configure(given)
@@ -301,7 +302,7 @@ def run(
         if quiet:
             typer.echo(folder)
         else:
-            typer.echo(f"\n{overview(folder)}\n\nReport: {folder / 'report.html'}")
+            show("", *overview_blocks(folder), "", f"Report: {folder / 'report.html'}")
 
 
 def _configure(given: dict[str, Any]) -> RunConfig:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
 
 
 def engineering(value: float, unit: str = "") -> str:
@@ -41,3 +44,10 @@ def setting(value: object) -> str:
         nested = any(isinstance(one, (list, tuple)) for one in value)
         return ", ".join(f"({setting(one)})" if nested else setting(one) for one in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def made(facts: Mapping[str, Any]) -> str:
+    """When and where a run was made, by its config.json."""
+    machine = facts["machine"]
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
+    return f"{datetime.fromisoformat(facts['started']):%d %B %Y, %H:%M} · {machine['device_name']}, {threads}"

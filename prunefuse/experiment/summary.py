@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunefuse.experiment.cost import selection_cost
+from prunefuse.experiment.cost import Spent, selection_cost
 from prunefuse.experiment.folder import RunFolderError, RunRecord, Trial, trial_folder
 from prunefuse.experiment.format import setting
-from prunefuse.experiment.records import Epoch, Network, PhaseName, Round
+from prunefuse.experiment.records import Cost, Epoch, Network, PhaseName, Round
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,20 @@ class Arm:
             return None
         return Spread(tuple(cost.flops for cost in spent)), Spread(tuple(cost.seconds for cost in spent))
 
+    def whole(self, labels: int) -> tuple[Spread, Spread] | None:
+        """FLOPs and seconds of selecting this many labels and then making one final network of them.
+
+        Over the seeds that have one. Final networks of smaller sizes are no part of it, nor are tests.
+        """
+        spent = [
+            whole_cost([cost for done in trial.rounds for cost in done.costs], labels)
+            for trial in self.trials
+            if any(done.labels == labels and done.final_accuracy is not None for done in trial.rounds)
+        ]
+        if not spent:
+            return None
+        return Spread(tuple(cost.flops for cost in spent)), Spread(tuple(cost.seconds for cost in spent))
+
     def phases(self) -> dict[PhaseName, tuple[float, float]]:
         """FLOPs and seconds per phase, all rounds of a trial together, mean over the trials that got farthest."""
         most = max(len(trial.rounds) for trial in self.trials)
@@ -126,6 +140,28 @@ class Summary:
     def pool(self) -> int:
         """Samples in the pool."""
         return int(self.runs[0].config["data"]["pool"])
+
+
+def whole_cost(costs: Sequence[Cost], labels: int) -> Spent:
+    """What a final network of ``labels`` labels took: selecting them, and all that went into training it.
+
+    A selector of this size is counted where the final network is it, is fused with it, or is taught by it.
+    """
+    last = [cost for cost in costs if cost.labels == labels]
+    made = {(cost.phase, cost.network) for cost in last}
+    used = {phase for phase, _ in made} & {"fuse", "teacher"} or made.isdisjoint(
+        {("train_final", "final"), ("train_selector", "final")}
+    )
+    phases = {"train_final", "teacher", "fuse", *({"plan", "train_selector"} if used else ())}
+    paid = [
+        cost
+        for cost in last
+        if cost.phase in phases or (cost.phase, cost.network) == ("train_selector", "final")
+    ]
+    chosen = selection_cost(costs, labels)
+    return Spent(
+        chosen.flops + sum(cost.flops for cost in paid), chosen.seconds + sum(cost.seconds for cost in paid)
+    )
 
 
 def summarize(runs: Sequence[RunRecord]) -> Summary:

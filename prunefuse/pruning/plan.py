@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prunefuse import _files as files
 from prunefuse._files import decode
+from prunefuse._table import Table
 from prunefuse.pruning._graph.copies import all_names, fingerprint, named_tensors
 from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning.arguments import check_choice, checked_inputs
@@ -314,21 +315,19 @@ class PruningPlan:
         title = f"ratio {self.ratio:g}, {self.criterion}, {self.ranking} ranking, rounded by {self.rounding}"
         if self.expressed_by != "module":
             title += f", expressed by the exported {self.expressed_by}"
-        rows = [("layer", "type", "width", "parameters", "FLOPs")]
+        rows = []
         for x in self.layers:
             width = _change(x.width_before, x.width_after)
             params = _change(x.params_before, x.params_after)
             flops = _change(x.flops_before, x.flops_after) if x.flops_before else ""
             rows.append((x.name or "(model)", x.type, width, params, flops))
         rows.append(("total", "", "", _change(*self.params), _change(*self.flops)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        lines.insert(1, "-" * max(map(len, lines)))
-        lines.insert(-1, lines[1])
+        head = ("layer", "type", "width", "parameters", "FLOPs")
+        lines = [title, Table(head, rows, left=len(head), sums=1).text(ruled=True)]
         lines += [f"note: {note}" for note in self.notes]
         if self.seconds is not None:
             lines.append("planned in {:.2f} s, {:.2f} s of them beyond torch.export".format(*self.seconds))
-        return "\n".join([title, *lines])
+        return "\n".join(lines)
 
 
 def load_pruned(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -17,8 +19,9 @@ from prunefuse.data._batches import Labeled
 from prunefuse.dynamics import Recorder
 from prunefuse.experiment.extrapolate import read_kept, resume, run
 from prunefuse.experiment.extrapolate.kept import COLUMNS
-from prunefuse.experiment.extrapolate.report import METRICS, overview
-from prunefuse.experiment.report import report
+from prunefuse.experiment.extrapolate.record import read
+from prunefuse.experiment.report import overview, report
+from prunefuse.experiment.report.extrapolation import METRICS, render
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, load_pruned
 from prunefuse.training import Recipe, evaluate, features, train
@@ -195,12 +198,25 @@ def test_the_report_and_the_tables_have_every_arm(finished):
         assert label in html
     assert "not run" not in html
     assert "prunefuse extrapolate --x" in html
+    assert html.count("<svg") == 2 * 2  # FLOPs and seconds, for two sizes
+    for what in ("selection FLOPs", "whole FLOPs"):
+        assert re.search(rf"{what}</span>\s*<b>[\d.]+× (less|more)", html)
     metrics = rows(finished / "metrics.csv")
     assert tuple(metrics[0]) == METRICS
     assert len(metrics) == (len(EXTRAPOLATORS) + 2) * 2
     before = (finished / "metrics.csv").read_text()
     assert report([finished]) == finished / "report.html"
     assert (finished / "metrics.csv").read_text() == before
+
+
+def test_names_given_by_a_user_are_text_in_the_report(finished):
+    record = read(finished)
+    facts = json.loads(json.dumps(record.config))
+    facts["command"] = facts["data"]["name"] = facts["machine"]["device_name"] = "<script>alert(1)</script>"
+    facts["config"]["model"] = facts["recipe"]["schedule"] = "<script>alert(1)</script>"
+    html = render(dataclasses.replace(record, config=facts))
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
 
 
 def test_a_pruned_network_scores_and_is_fused_into_the_final_one(data, tmp_path):

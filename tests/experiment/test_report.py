@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
+import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from collections import OrderedDict
 from html.parser import HTMLParser
 
 import pytest
+import torch
+from torch import nn
 
 from prunefuse.experiment import folder
 from prunefuse.experiment.config import RunConfig
@@ -17,7 +20,8 @@ from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.folder import RunFolderError, Trial
 from prunefuse.experiment.records import Cost, Epoch, Round
 from prunefuse.experiment.report import render, report, text_table
-from prunefuse.experiment.summary import summarize
+from prunefuse.experiment.summary import summarize, whole_cost
+from prunefuse.pruning import plan_pruning
 
 SCHEDULE = (28, 57, 86, 143, 287)
 F_SMALL, F_DENSE = 1.3e6, 5.1e6
@@ -144,14 +148,65 @@ def test_the_report_is_one_file_that_needs_nothing_from_outside(tmp_path):
     html = path.read_text(encoding="utf-8")
     page = Page(html)
     assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
-    assert page.addresses
-    assert all(address.startswith("data:image/svg+xml;base64,") for address in page.addresses)
+    assert not page.addresses
     assert "@import" not in html
     assert not re.search(r"url\((?!#)", html)
-    for address in page.addresses:  # the figures are whole and need nothing either
-        svg = base64.b64decode(address.partition(",")[2]).decode()
+    figures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+    assert len(figures) == page.tags.count("svg") >= 10
+    for svg in figures:  # the figures are whole and need nothing either
         ElementTree.fromstring(svg)
         assert not re.findall(r'href="(?!#)', svg)
+    names = re.findall(r'\bid="([^"]*)"', html)
+    assert len(names) == len(set(names))
+    for used in re.findall(r'(?:href="|url\()#([^")]*)', html):
+        assert used in names
+
+
+def test_the_page_is_made_for_the_dark_and_for_paper_too(tmp_path):
+    html = report([make_run(tmp_path / "run")]).read_text(encoding="utf-8")
+    page, _, body = html.partition("</style>")
+    for rule in ("screen and (prefers-color-scheme: dark)", "@media print", "(max-width: 600px)"):
+        assert rule in page
+    # All colors of the body have a name that stands for another shade in the dark.
+    assert not re.search(r"[:\"]\s*#[0-9a-f]{3,6}\b", body)
+    named = set(re.findall(r"var\(--([a-z0-9]+)\)", body)) - {"c"}
+    assert named
+    for name in named:
+        light, dark = re.findall(rf"--{name}: (#[0-9a-f]{{6}});", page)
+        assert light != dark
+
+
+HOSTILE = "<script>alert('x')</script>&amp;<img src=x onerror=alert(1)>$\\frac{1}$ ]]>"
+
+
+def test_names_given_by_a_user_are_text_and_never_run(tmp_path):
+    path = make_run(tmp_path / "run", seeds=(0,), data={"name": HOSTILE, "classes": HOSTILE})
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config["command"] = config["versions"]["prunefuse"] = config["machine"]["device_name"] = HOSTILE
+    config["config"] |= {"strategy": HOSTILE, "model": HOSTILE, "selector": HOSTILE, "data": HOSTILE}
+    config["config"]["recipe"]["schedule"] = HOSTILE
+    config["arms"] = {HOSTILE if arm == "prunefuse" else arm: what for arm, what in config["arms"].items()}
+    folder.write_config(path, config)
+    trials = [Trial(arm, 0, tuple(make_rounds("dense", 0))) for arm in config["arms"]]
+    folder.write_tables(path, trials, HOSTILE)
+    plan = plan_pruning(
+        nn.Sequential(OrderedDict({HOSTILE.replace(".", ""): nn.Linear(3, 4), "b": nn.Linear(4, 2)})),
+        torch.zeros(1, 3),
+    )
+    plan = dataclasses.replace(plan, notes=(HOSTILE,))
+    place = folder.trial_folder(path, HOSTILE, 0)
+    place.mkdir(parents=True, exist_ok=True)
+    plan.save(place / "plan.json")
+    html = render(summarize([folder.read(path)]))
+    page = Page(html)
+    assert not {"script", "img"} & set(page.tags)
+    assert page.text.count(HOSTILE) >= 15
+    texts = [
+        text
+        for svg in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+        for text in ElementTree.fromstring(svg).itertext()
+    ]
+    assert any("<script>" in text for text in texts)
 
 
 def test_the_report_says_what_was_found_and_how(tmp_path):
@@ -195,6 +250,46 @@ def test_the_cost_of_selection_is_that_of_the_formula(tmp_path):
     assert prunefuse.phases()["teacher"] == pytest.approx(
         (40 * sum(SCHEDULE) * F_SMALL, 0.005 * sum(SCHEDULE))
     )
+
+
+def test_the_cost_of_the_whole_is_selection_and_one_final_network(tmp_path):
+    path = make_run(tmp_path / "run", seeds=(0,))
+    prunefuse, dense, random = summary_of(path).arms
+    for labels in SCHEDULE:
+        trained = 120.0 * labels * F_DENSE
+        assert random.whole(labels)[0].values == pytest.approx([trained])
+        # The dense selector is the final network, but for the last size, at which the final network is trained alone.
+        assert dense.whole(labels)[0].values == pytest.approx([dense.selection(labels)[0].mean + trained])
+        pruned = (
+            trained + (120.0 + 40.0) * labels * F_SMALL
+        )  # the final network, its selector, and that as a teacher
+        assert prunefuse.whole(labels)[0].values == pytest.approx(
+            [prunefuse.selection(labels)[0].mean + pruned]
+        )
+        seconds = labels * (0.03 + 0.02 + 0.005)
+        assert prunefuse.whole(labels)[1].values == pytest.approx(
+            [prunefuse.selection(labels)[1].mean + seconds]
+        )
+    assert prunefuse.whole(999) is None
+    text = " ".join(Page(report([path]).read_text(encoding="utf-8")).text.split())
+    saved = dense.whole(287)[0].mean / prunefuse.whole(287)[0].mean
+    assert f"whole FLOPs {saved:.1f}× less" in text
+
+
+def test_a_selector_that_no_final_network_comes_from_is_no_part_of_the_whole():
+    costs = [
+        Cost("train_selector", "selector", 0, 10, 1.0, 0.1),
+        Cost("train_final", "final", 0, 10, 2.0, 0.2),
+        Cost("score_pool", "selector", 1, 10, 4.0, 0.4),
+        Cost("evaluate", "final", 0, 10, 8.0, 0.8),
+        Cost("train_selector", "selector", 1, 20, 16.0, 1.6),
+        Cost("train_final", "final", 1, 20, 32.0, 3.2),
+    ]
+    assert whole_cost(costs, 10).flops == 2
+    assert whole_cost(costs, 20).flops == 1 + 4 + 32
+    fused = [*costs, Cost("fuse", "final", 1, 20, 0.0, 6.4)]
+    assert whole_cost(fused, 20).flops == 1 + 4 + 32 + 16
+    assert whole_cost(fused, 20).seconds == pytest.approx(0.1 + 0.4 + 3.2 + 1.6 + 6.4)
 
 
 def test_seeds_of_several_runs_are_pooled(tmp_path):

@@ -18,11 +18,11 @@ from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.experiment.extrapolate.methods import NEEDS
 from prunefuse.experiment.extrapolate.progress import StepProgress
 from prunefuse.experiment.extrapolate.record import FORMAT, KIND, read
-from prunefuse.experiment.extrapolate.report import report, step_line
 from prunefuse.experiment.extrapolate.setup import Setup
 from prunefuse.experiment.extrapolate.steps import Steps
 from prunefuse.experiment.folder import RunError
 from prunefuse.experiment.format import duration
+from prunefuse.experiment.report.extrapolation import report, step_line
 from prunefuse.training import TrainingDivergedError
 
 _LEAST = 10  # samples of a subset: some are held out to choose options, some to judge
