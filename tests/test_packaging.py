@@ -66,7 +66,7 @@ def test_a_missing_native_library_is_explained(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     (tmp_path / "prunefuse/lib/libprunefuse_ops.so").unlink()
     result = subprocess.run(
-        [sys.executable, "-c", "import prunefuse"],
+        [sys.executable, "-c", "import prunefuse; prunefuse.score"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,

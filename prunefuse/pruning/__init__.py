@@ -5,7 +5,7 @@ from prunefuse.pruning._graph.attributes import register_padding, register_sizes
 from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning._rules.registry import register_rule
 from prunefuse.pruning.obspa import noise_like, prune_without_finetuning
-from prunefuse.pruning.plan import Layer, PruningPlan, load_pruned
+from prunefuse.pruning.plan import Layer, PruningPlan, fuse_, load_pruned
 from prunefuse.pruning.planner import plan_pruning
 from prunefuse.pruning.schedule import compose, prune_and_finetune
 
@@ -15,6 +15,7 @@ __all__ = [
     "Target",
     "TensorSpec",
     "compose",
+    "fuse_",
     "load_pruned",
     "noise_like",
     "plan_pruning",

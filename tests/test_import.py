@@ -1,0 +1,42 @@
+"""`import prunefuse` by itself: what it loads, and what it offers."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prunefuse
+
+
+def in_new_process(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_it_loads_few_modules_and_no_torch():
+    ours, others = in_new_process(
+        "import sys, prunefuse; print(sum(m.startswith('prunefuse') for m in sys.modules));"
+        "print(sorted({'torch', 'numpy'} & set(sys.modules)) or 'none')"
+    )
+    assert int(ours) <= 40
+    assert others == "none"
+
+
+def test_every_name_is_there_on_first_use_and_known_to_type_checkers():
+    block = next(n for n in ast.parse(Path(prunefuse.__file__).read_text()).body if isinstance(n, ast.If))
+    typed = {alias.asname: statement.module for statement in block.body for alias in statement.names}
+    assert {name for name in prunefuse.__all__ if name != "__version__"} == typed.keys()
+    for name, module in typed.items():
+        assert getattr(prunefuse, name) is getattr(sys.modules[module], name)
+        assert name in dir(prunefuse)
+    names = in_new_process("from prunefuse import *; print(*dir())")
+    assert set(prunefuse.__all__) <= set(names)
+
+
+def test_packages_are_attributes():
+    assert in_new_process("import prunefuse; print(prunefuse.scoring.score is prunefuse.score)") == ["True"]
+    with pytest.raises(AttributeError, match="module 'prunefuse' has no attribute 'scores'"):
+        prunefuse.scores  # noqa: B018
