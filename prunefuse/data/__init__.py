@@ -2,7 +2,8 @@
 
 from prunefuse.data._batches import Labeled
 from prunefuse.data._labels import OwnLabels
-from prunefuse.data._registry import Data, load
+from prunefuse.data._registry import load
 from prunefuse.data._tensors import Augment, TensorImages
+from prunefuse.data._types import Data
 
 __all__ = ["Augment", "Data", "Labeled", "OwnLabels", "TensorImages", "load"]

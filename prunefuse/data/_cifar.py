@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from prunefuse.data._registry import Data
 from prunefuse.data._tensors import Augment, TensorImages
+from prunefuse.data._types import Data
 
 # Mean and standard deviation of the training images per channel.
 _STATISTICS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from prunefuse.data._registry import Data
 from prunefuse.data._tensors import Augment, TensorImages
+from prunefuse.data._types import Data
 
 TEST_SIZE = 360
 

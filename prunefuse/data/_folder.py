@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunefuse.data._registry import Data
+from prunefuse.data._types import Data
 
 MAX_SIDE = 224
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunefuse.data._registry import Data
+from prunefuse.data._types import Data
 
 SIDE = 224
 _LAYOUT = {

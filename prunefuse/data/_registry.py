@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any
+
+from prunefuse.data._types import Data
 
 NAMES = ("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH")
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set for active learning. Items are ``(image (C, H, W) float32, label)``.
-
-    ``train`` and ``pool`` are the same samples in the same order: ``train`` with training augmentation,
-    ``pool`` with evaluation transforms, for scoring. ``input_shape`` is (C, H, W).
-    """
-
-    train: Any
-    pool: Any
-    test: Any
-    num_classes: int
-    input_shape: tuple[int, int, int]
-    name: str
 
 
 def load(name: str, *, root: str | os.PathLike[str] = "data", download: bool = False) -> Data:
