@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from prunefuse import models
-from prunefuse.data._registry import Data
+from prunefuse.data import Data
 from prunefuse.experiment.budgets import ConfigError
 
 

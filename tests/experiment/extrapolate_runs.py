@@ -1,7 +1,7 @@
 """Small runs of score extrapolation: a part of the digits, and a perceptron."""
 
 from prunefuse import data
-from prunefuse.data._registry import Data
+from prunefuse.data import Data
 from prunefuse.data._tensors import TensorImages
 from prunefuse.experiment.extrapolate import ExtrapolateConfig
 from prunefuse.training import Recipe

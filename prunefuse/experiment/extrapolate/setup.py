@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse._seeds import derive, isolated
-from prunefuse.data._registry import Data
+from prunefuse.data import Data
 from prunefuse.experiment.cost import flops_per_input
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.pruning import PruningPlan, load_pruned
