@@ -20,9 +20,10 @@ from prunefuse.onnx.shapes import Shapes
 from prunefuse.pruning.criteria import CRITERIA as _CRITERIA
 from prunefuse.pruning.criteria import Function, Scores
 from prunefuse.pruning.evidence import Evidence
+from prunefuse.pruning.fitting import Decision
 from prunefuse.pruning.options import checked_options
 from prunefuse.pruning.plan import Layer, PruningPlan, TensorSpec
-from prunefuse.pruning.planner import counted_layer
+from prunefuse.pruning.planner import counted_layers
 from prunefuse.pruning.search import rank, ratio_for
 from prunefuse.pruning.targets import Target
 from prunefuse.pruning.trace import Trace
@@ -122,7 +123,7 @@ def plan(
         outputs=found.outputs,
         kept=kept,
         attributes=_sizes(model, inputs, found, decision.keep),
-        layers=_layers(model, tensors, found, kept, batch),
+        layers=_layers(model, tensors, decision, kept, batch),
         notes=(*options.notes, *filter(None, [reached]), *found.note_lines()),
     )
 
@@ -231,19 +232,18 @@ def operand_index(node: ir.Node, name: str) -> int:
 def _layers(
     model: ir.Model,
     tensors: Mapping[str, Tensor],
-    found: Trace,
+    decision: Decision,
     kept: Mapping[str, Mapping[int, tuple[int, ...]]],
     batch: int,
 ) -> tuple[Layer, ...]:
     counted: set[str] = set()
-    layers = []
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for node in model.graph:
         names = [str(value.name) for value in node.inputs if value is not None and value.is_initializer()]
         names = [name for name in dict.fromkeys(names) if name not in counted]
         names = [name for name in names if isinstance(tensors.get(name), nn.Parameter)]
         counted.update(names)
-        if not names:
-            continue
-        shapes = {name: tuple(tensors[name].shape) for name in names}
-        layers.append(counted_layer(str(node.name), node.op_type, shapes, found, kept, batch))
-    return tuple(layers)
+        if names:
+            shapes[str(node.name)] = {name: tuple(tensors[name].shape) for name in names}
+    kinds = {str(node.name): node.op_type for node in model.graph}
+    return counted_layers(kinds, shapes, decision, kept, batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +48,7 @@ def recurrent(
         call.holds(back, "proj_size")
     for state, ids in zip(values_in([states]), (back, hidden), strict=False):
         call.link(state.axes[-1], ids)
-    steps = math.prod(x.shape[:-1])
+    steps = x.axes[:-1]
     for layer in range(layers):
         for direction in range(directions):
             first = (layer * directions + direction) * each
