@@ -73,23 +73,26 @@ def einsum(
         if made:
             call.writes(value, made[0])
     weight = next((value.name for value in tensors if value.name is not None), None)
-    for product in _products(terms, right, path):
+    wide = {letter for letter, ids in letters.items() if len(ids) > 1}
+    for product in _products([wide.intersection(term) for term in terms], wide.intersection(right), path):
         call.multiply(*(letters[letter] for letter in product), weight=weight)
     return out
 
 
-def _products(terms: Sequence[str], right: str, path: Sequence[int] | None) -> list[list[str]]:
+def _products(
+    terms: Sequence[set[str]], right: set[str], path: Sequence[int] | None
+) -> list[list[str]]:
     """The letters over which each product of two tensors runs, in the order in which PyTorch multiplies them.
 
     A letter that one of the two alone has, and nobody needs later, is summed over before; where no letter is shared to be
     summed over, it is a pointwise product and none of these.
     """
-    left = list(map(set, terms))
+    left = list(terms)
     order = list(path or (0, 1) * (len(left) - 1))
     found = []
     for n in range(0, len(order), 2):
         second, first = (left.pop(i) for i in sorted(order[n : n + 2], reverse=True))
-        later = set(right).union(*left)
+        later = right.union(*left)
         made = (first | second) & later
         if summed := (first & second) - later:
             found.append(sorted(made | summed))

@@ -1,5 +1,6 @@
-"""Training by recipe, distillation, and what trained networks say: logits, features, accuracy."""
+"""Training by recipe, distillation, and what trained networks say: logits, features, accuracy; what a forward costs."""
 
+from prunefuse.training._flops import flops_per_input
 from prunefuse.training.adversarial import Adversarial, Pgd, evaluate_attacked, perturb, trades_loss
 from prunefuse.training.distillation import Distillation
 from prunefuse.training.predict import (
@@ -25,6 +26,7 @@ __all__ = [
     "evaluate",
     "evaluate_attacked",
     "features",
+    "flops_per_input",
     "perturb",
     "predict",
     "predict_dropout",

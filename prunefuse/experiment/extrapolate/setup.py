@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse.data.registry import Data
-from prunefuse.experiment.cost import flops_per_input
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.pruning import PruningPlan, load_pruned
 from prunefuse.seeds import derive, isolated
+from prunefuse.training import flops_per_input
 
 
 @dataclass(frozen=True)
