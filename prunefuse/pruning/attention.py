@@ -79,9 +79,7 @@ def einsum(
     return out
 
 
-def _products(
-    terms: Sequence[set[str]], right: set[str], path: Sequence[int] | None
-) -> list[list[str]]:
+def _products(terms: Sequence[set[str]], right: set[str], path: Sequence[int] | None) -> list[list[str]]:
     """The letters over which each product of two tensors runs, in the order in which PyTorch multiplies them.
 
     A letter that one of the two alone has, and nobody needs later, is summed over before; where no letter is shared to be

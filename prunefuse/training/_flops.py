@@ -22,11 +22,30 @@ Handle = Callable[[Sequence[Any], Sequence[Any]], float]
 """Inputs and outputs of a call in a graph of torch.jit -> its multiply-adds."""
 
 # Operators with weights that are no contraction, beside those that are pointwise or give a view of their input.
-_FREE = """
-    _weight_norm adaptive_avg_pool2d batch_norm clone cumsum embedding embedding_bag flip grid_sampler group_norm
-    index_select instance_norm layer_norm linalg_vector_norm mean norm one_hot pad repeat repeat_interleave rms_norm
-    softmax std_mean sum tile topk upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var_mean
-""".split()
+_FREE = frozenset(
+    (
+        *("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm", "_weight_norm"),
+        *("linalg_vector_norm", "norm", "mean", "std_mean", "sum", "var_mean", "cumsum", "softmax", "topk"),
+        *(
+            "embedding",
+            "embedding_bag",
+            "index_select",
+            "clone",
+            "flip",
+            "repeat",
+            "repeat_interleave",
+            "tile",
+            "pad",
+        ),
+        *(
+            "upsample_bicubic2d",
+            "upsample_bilinear2d",
+            "upsample_nearest2d",
+            "grid_sampler",
+            "adaptive_avg_pool2d",
+        ),
+    )
+)
 
 
 def flops_per_input(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> float:
@@ -141,7 +160,7 @@ def _by_parts(name: str) -> Handle:
         options = {formal.name: value for formal, value in given if formal.kwarg_only}
         with FlopCounterMode(display=False) as counter:
             operator(*(value for formal, value in given if not formal.kwarg_only), **options)
-        return counter.get_total_flops() / 2
+        return float(counter.get_total_flops()) / 2
 
     return count
 
@@ -155,7 +174,10 @@ def _stranger(name: str, examples: int, uncounted: set[str]) -> Handle:
     def count(inputs: Sequence[Any], outputs: Sequence[Any]) -> float:
         if formula is not None:
             results = tuple(map(_argument, outputs))
-            return float(formula(*map(_argument, inputs), out_val=results[0] if len(results) == 1 else results)) / 2
+            return (
+                float(formula(*map(_argument, inputs), out_val=results[0] if len(results) == 1 else results))
+                / 2
+            )
         if any(_is_weight(value, examples) for value in inputs):
             uncounted.add(name.removeprefix("prim::PythonOp."))
         return 0
