@@ -22,30 +22,12 @@ Handle = Callable[[Sequence[Any], Sequence[Any]], float]
 """Inputs and outputs of a call in a graph of torch.jit -> its multiply-adds."""
 
 # Operators with weights that are no contraction, beside those that are pointwise or give a view of their input.
-_FREE = frozenset(
-    (
-        *("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm", "_weight_norm"),
-        *("linalg_vector_norm", "norm", "mean", "std_mean", "sum", "var_mean", "cumsum", "softmax", "topk"),
-        *(
-            "embedding",
-            "embedding_bag",
-            "index_select",
-            "clone",
-            "flip",
-            "repeat",
-            "repeat_interleave",
-            "tile",
-            "pad",
-        ),
-        *(
-            "upsample_bicubic2d",
-            "upsample_bilinear2d",
-            "upsample_nearest2d",
-            "grid_sampler",
-            "adaptive_avg_pool2d",
-        ),
-    )
-)
+_FREE = """
+    _weight_norm batch_norm group_norm instance_norm layer_norm rms_norm linalg_vector_norm norm
+    cumsum mean softmax std_mean sum topk var_mean adaptive_avg_pool2d grid_sampler
+    upsample_bicubic2d upsample_bilinear2d upsample_nearest2d
+    clone embedding embedding_bag flip index_select pad repeat repeat_interleave tile tril triu
+"""
 
 
 def flops_per_input(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> float:
@@ -194,24 +176,32 @@ def _is_free(name: str) -> bool:
     """Whether an operator of PyTorch is known to multiply nothing: pointwise, or it only moves elements."""
     if not name.startswith("aten::"):
         return False
-    if name.removeprefix("aten::").rstrip("_") in _FREE:
-        return True
-    packet = _operator(name)
-    overloads = [getattr(packet, kind) for kind in packet.overloads()] if packet is not None else []
-    return any(
-        torch.Tag.pointwise in overload.tags
-        or any(made.alias_info and not made.alias_info.is_write for made in overload._schema.returns)
-        for overload in overloads
+    known = name.removeprefix("aten::").rstrip("_") in _FREE.split()
+    return (
+        known
+        or _gives_view(name)
+        or any(torch.Tag.pointwise in overload.tags for overload in _overloads(name))
     )
 
 
+def _gives_view(name: str) -> bool:
+    """Whether what an operator gives is a view of what it takes."""
+    made = (value for overload in _overloads(name) for value in overload._schema.returns)
+    return any(value.alias_info and not value.alias_info.is_write for value in made)
+
+
+def _overloads(name: str) -> list[Any]:
+    packet = _operator(name) if name.startswith("aten::") else None
+    return [getattr(packet, kind) for kind in packet.overloads()] if packet is not None else []
+
+
 def _is_weight(value: Any, examples: int) -> bool:
-    """Whether a tensor of two or more axes is a parameter or buffer, which the graph takes after the examples."""
+    """Whether a tensor of two or more axes is a parameter or buffer, which the graph takes after the examples, or a view."""
     node = value.node()
-    if node.kind() != "prim::Param" or not value.isCompleteTensor() or len(_shape(value)) < 2:
-        return False
+    if node.kind() != "prim::Param":
+        return _gives_view(node.kind()) and _is_weight(next(node.inputs()), examples)
     given = [x.debugName() for x in node.outputs()][:examples]
-    return value.debugName() not in given
+    return value.isCompleteTensor() and len(_shape(value)) > 1 and value.debugName() not in given
 
 
 def _argument(value: Any) -> Any:

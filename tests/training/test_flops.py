@@ -223,7 +223,7 @@ class Twice(torch.autograd.Function):
 
 
 def test_an_operator_with_weights_that_nobody_counts_is_named(library) -> None:
-    model = Computes(lambda x, w: Twice.apply(library(library(x, w), w), w), 8, 8)
+    model = Computes(lambda x, w: Twice.apply(library(library(x, w), w), w.t()), 8, 8)
     with pytest.warns(
         UserWarning, match=r"the FLOPs of Computes lack .* no formula: Twice, prunefuse_test::mixed;"
     ) as told:
