@@ -56,7 +56,7 @@ class Outcome:
         plan_seconds: That of planning beyond it.
         memory: MiB that planning added to the peak of the process.
         params: Ratio of parameters, small to dense.
-        flops: Ratio of FLOPs of convolutions and linear maps.
+        flops: Ratio of FLOPs, as the plan counts them.
         notes: What was kept whole, and why.
     """
 

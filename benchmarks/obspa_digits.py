@@ -24,10 +24,9 @@ from torch import Tensor, nn
 
 from prunefuse import _files as files
 from prunefuse.data import load
-from prunefuse.experiment.cost import flops_per_input
 from prunefuse.models import resnet20
 from prunefuse.pruning import noise_like, plan_pruning, prune_without_finetuning
-from prunefuse.training import RECIPES, evaluate, train
+from prunefuse.training import RECIPES, evaluate, flops_per_input, train
 
 RESULTS = Path(__file__).parent / "results" / "obspa-digits.json"
 PAGE = Path(__file__).parents[1] / "docs" / "obspa.md"

@@ -32,7 +32,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import isolated
 from benchmarks.coverage import train_a_step
@@ -40,6 +39,7 @@ from benchmarks.zoo import SMALLEST, build, families
 from prunefuse import _files as files
 from prunefuse.bench import record
 from prunefuse.pruning import Target, plan_pruning
+from prunefuse.training import flops_per_input
 
 RESULTS = Path(__file__).parent / "results" / "pruning.json"
 NOT_INSTALLED = "not installed"
@@ -196,11 +196,9 @@ def attempt(
     raise errors[0]
 
 
-def _size(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Parameters, and FLOPs of a forward. Gradients stay on: without them attention is a fused operator, uncounted."""
-    with FlopCounterMode(display=False) as counter:
-        model.eval()(images[:1])
-    return sum(x.numel() for x in model.parameters()), counter.get_total_flops()
+def _size(model: nn.Module, images: Tensor) -> tuple[int, float]:
+    """Parameters, and FLOPs of a forward."""
+    return sum(x.numel() for x in model.parameters()), flops_per_input(model.eval(), images[:1])
 
 
 def latencies(name: str, saved: dict[str, Path]) -> dict[str, tuple[float, float, float]]:

@@ -1,24 +1,19 @@
-"""The cost ledger: how FLOPs are counted, what selection costs, and the work a run will do.
+"""The cost ledger: what selection costs, and the work a run will do.
 
-FLOPs are 2 per multiply-add. Counted are the contractions (convolutions, linear layers, matrix products) of
-forward passes, backward as twice the forward, and the distances of k-center, BADGE and neighbors; element-wise work (norms,
-activations, scores, sorting) is not. A user's own utility function is not counted either.
+Counted are forward passes (`prunefuse.training.flops_per_input`), backward as twice the forward, and the distances of
+k-center, BADGE and neighbors; element-wise work (norms, activations, scores, sorting) is not. A user's own utility function
+is not counted either.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
 
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.records import Cost
 from prunefuse.ops.flops import nearest_neighbors_flops
 from prunefuse.selection._strategies import Strategy
-from prunefuse.training._modes import evaluating
 from prunefuse.training._recipe import Recipe
 
 FORMULA = """\
@@ -35,9 +30,6 @@ C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(
   With T_sync the training of the fused network a selector is cut from (and its teacher's passes) is added.
 Final network: 3*E*b*F(final) + E*b*F(teacher) with distillation. Evaluation on the test set is in no sum."""
 
-# fvcore counts multiply-adds for these, under the name flops; its counts for other operators are not multiply-adds.
-_CONTRACTIONS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
-
 
 @dataclass(frozen=True)
 class Sizes:
@@ -52,23 +44,6 @@ class Sizes:
     features: int
     pool: int
     test: int
-
-
-def flops_per_input(model: nn.Module, example: Tensor) -> float:
-    """F: FLOPs of one forward pass for one input, as defined in `FORMULA`.
-
-    Args:
-        model: The network; left as it was.
-        example: A batch of one input, on the model's device.
-    """
-    with warnings.catch_warnings(), evaluating(model), torch.no_grad():
-        warnings.simplefilter("ignore")  # deprecation of torch.jit, which fvcore is made of
-        from fvcore.nn import FlopCountAnalysis
-
-        analysis = FlopCountAnalysis(model, example)
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        counts = analysis.by_operator()
-    return 2.0 * sum(float(counts[name]) for name in _CONTRACTIONS)
 
 
 def training_flops(recipe: Recipe, samples: int, flops: float) -> float:

@@ -49,6 +49,7 @@ from prunefuse.training import (
     dropout_layers,
     evaluate,
     features,
+    flops_per_input,
     predict,
     predict_dropout,
     predict_with_features,
@@ -397,8 +398,8 @@ class ActiveLearning:
             logits, seen = predict_with_features(selector, self._example)
             compared = seen.shape[1] + ("logits" in needs) * logits.shape[1]
         self._sizes = cost.Sizes(
-            cost.flops_per_input(selector, self._example),
-            cost.flops_per_input(self._dense, self._example),
+            flops_per_input(selector, self._example),
+            flops_per_input(self._dense, self._example),
             compared,
             len(self._pool),
             len(self._test),

@@ -60,6 +60,14 @@ def einsum(call: NodeCall, *tensors: Value) -> Value:
     return attention.einsum(call, call.attribute("equation", ""), tensors)
 
 
+@register_rule("onnx::LSTM", "onnx::GRU", "onnx::RNN")
+def recurrent(call: NodeCall, x: Value, into: Value, own: Value, *rest: Value | None) -> list[Value]:
+    """x (steps, batch, I): every direction applies its weights (directions, gates * H, I or H) to each; all stays."""
+    for weight in (into, own):
+        call.multiply(*weight.axes, *x.axes[:2], weight=weight.name)
+    return unknown(call, x, into, own, *rest)
+
+
 @register_rule("onnx::BatchNormalization")
 def batch_norm(call: NodeCall, x: Value, *parameters: Value) -> Value:
     """As PyTorch's; the statistics that it may return as well are outputs of no file made for inference."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import prunefuse.onnx.operators  # noqa: F401  (registers the rules)
 from prunefuse.onnx.reader import example_shapes, read, trace
 from prunefuse.onnx.shapes import Shapes
+from prunefuse.pruning._choose.fit_code import Decision
 from prunefuse.pruning._choose.gradients import Evidence
 from prunefuse.pruning._choose.scores import CRITERIA as _CRITERIA
 from prunefuse.pruning._choose.scores import Function, Scores
@@ -25,7 +26,7 @@ from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning._graph.trace import Trace
 from prunefuse.pruning.options import checked_options
 from prunefuse.pruning.plan import Layer, PruningPlan
-from prunefuse.pruning.planner import counted_layer
+from prunefuse.pruning.planner import counted_layers
 from prunefuse.pruning.search import rank, ratio_for
 
 CRITERIA = (*_CRITERIA, "bn_scale")
@@ -123,7 +124,7 @@ def plan(
         outputs=found.outputs,
         kept=kept,
         attributes=_sizes(model, inputs, found, decision.keep),
-        layers=_layers(model, tensors, found, kept, batch),
+        layers=_layers(model, tensors, decision, kept, batch),
         notes=(*options.notes, *filter(None, [reached]), *found.note_lines()),
     )
 
@@ -232,19 +233,18 @@ def operand_index(node: ir.Node, name: str) -> int:
 def _layers(
     model: ir.Model,
     tensors: Mapping[str, Tensor],
-    found: Trace,
+    decision: Decision,
     kept: Mapping[str, Mapping[int, tuple[int, ...]]],
     batch: int,
 ) -> tuple[Layer, ...]:
     counted: set[str] = set()
-    layers = []
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for node in model.graph:
         names = [str(value.name) for value in node.inputs if value is not None and value.is_initializer()]
         names = [name for name in dict.fromkeys(names) if name not in counted]
         names = [name for name in names if isinstance(tensors.get(name), nn.Parameter)]
         counted.update(names)
-        if not names:
-            continue
-        shapes = {name: tuple(tensors[name].shape) for name in names}
-        layers.append(counted_layer(str(node.name), node.op_type, shapes, found, kept, batch))
-    return tuple(layers)
+        if names:
+            shapes[str(node.name)] = {name: tuple(tensors[name].shape) for name in names}
+    kinds = {str(node.name): node.op_type for node in model.graph}
+    return counted_layers(kinds, shapes, decision, kept, batch)

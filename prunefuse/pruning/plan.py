@@ -33,18 +33,18 @@ EXPRESSED_BY = ("module", "program")
 
 @dataclass(frozen=True)
 class Layer:
-    """What happens to one module that has parameters of its own.
+    """What happens to one module that has parameters of its own, or multiplies computed tensors, as in attention.
 
     Attributes:
         name: Its path in the model.
         type: Its class.
-        width_before: Output channels of the dense layer.
+        width_before: Output channels of the dense layer; 0 if it has no parameters.
         width_after: Output channels that are kept.
         params_before: Parameters of the dense layer; a shared one counts where it is named first.
         params_after: Parameters of the pruned layer.
         positions: How often its weight is applied to one input: the output pixels of a convolution; 0 for what
             is no convolution or linear map.
-        flops_before: 2 per multiply-add of the weight, per input.
+        flops_before: 2 per multiply-add, per input.
         flops_after: The same after pruning.
     """
 
@@ -75,7 +75,7 @@ class PruningPlan:
         kept: Parameter or buffer name -> axis -> the indices that are kept, increasing. Axes that stay whole
             are left out.
         attributes: Module path -> attribute -> its value in the small model.
-        layers: One record per module with parameters of its own.
+        layers: One record per module with parameters or products of its own.
         notes: What was kept whole although it is no input or output, and why.
         expressed_by: What the small network is: ``"module"``, of the dense model's class, or ``"program"``, the
             exported one.
@@ -307,7 +307,7 @@ class PruningPlan:
 
     @property
     def flops(self) -> tuple[int, int]:
-        """FLOPs (2 per multiply-add of convolutions and linear maps) per input, before and after."""
+        """FLOPs per input, before and after: 2 per multiply-add of convolutions, linear maps and attention's products."""
         return sum(x.flops_before for x in self.layers), sum(x.flops_after for x in self.layers)
 
     def summary(self) -> str:
@@ -317,8 +317,8 @@ class PruningPlan:
             title += f", expressed by the exported {self.expressed_by}"
         rows = []
         for x in self.layers:
-            width = _change(x.width_before, x.width_after)
-            params = _change(x.params_before, x.params_after)
+            width = _change(x.width_before, x.width_after) if x.width_before else ""
+            params = _change(x.params_before, x.params_after) if x.width_before else ""
             flops = _change(x.flops_before, x.flops_after) if x.flops_before else ""
             rows.append((x.name or "(model)", x.type, width, params, flops))
         rows.append(("total", "", "", _change(*self.params), _change(*self.flops)))

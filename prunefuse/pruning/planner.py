@@ -11,12 +11,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunefuse.pruning._choose.fit_code import Decision
 from prunefuse.pruning._choose.gradients import Evidence, Loss, gather
 from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS, Function, Scores, Scoring
 from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning._graph.copies import fingerprint
 from prunefuse.pruning._graph.export import TensorSpec
-from prunefuse.pruning._graph.trace import Trace
+from prunefuse.pruning._graph.trace import Product, Trace
 from prunefuse.pruning.arguments import check_choice, checked_inputs, matching_modules
 from prunefuse.pruning.options import checked_options
 from prunefuse.pruning.plan import EXPRESSED_BY, Layer, PruningPlan
@@ -157,7 +158,7 @@ def plan_pruning(
         outputs=found.outputs,
         kept=kept,
         attributes=decision.attributes(),
-        layers=_layers(found, tensors, kept, search.batch),
+        layers=_layers(decision, tensors, kept, search.batch),
         notes=(*options.notes, *target_notes, *found.note_lines()),
         expressed_by=expressed_by,
     )
@@ -181,49 +182,71 @@ def _gathered(
 
 
 def _layers(
-    found: Trace, tensors: dict[str, Tensor], kept: dict[str, dict[int, tuple[int, ...]]], batch: int
+    decision: Decision, tensors: dict[str, Tensor], kept: dict[str, dict[int, tuple[int, ...]]], batch: int
 ) -> tuple[Layer, ...]:
-    owned: dict[str, list[str]] = {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, tensor in tensors.items():
         if isinstance(tensor, nn.Parameter):
-            owned.setdefault(name.rpartition(".")[0], []).append(name)
-    return tuple(
-        counted_layer(
-            path,
-            type(found.modules[path]).__name__,
-            {name: tuple(tensors[name].shape) for name in names},
-            found,
-            kept,
-            batch,
-        )
-        for path, names in owned.items()
-    )
+            shapes.setdefault(name.rpartition(".")[0], {})[name] = tuple(tensor.shape)
+    kinds = {path: type(module).__name__ for path, module in decision.found.modules.items()}
+    return counted_layers(kinds, shapes, decision, kept, batch)
 
 
-def counted_layer(
-    name: str,
-    kind: str,
+def counted_layers(
+    kinds: Mapping[str, str],
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]],
+    decision: Decision,
+    kept: Mapping[str, Mapping[int, tuple[int, ...]]],
+    batch: int,
+) -> tuple[Layer, ...]:
+    """The record of every layer with parameters of its own, and of those that multiply computed tensors only.
+
+    Args:
+        kinds: Name -> type of all layers.
+        shapes: Name -> the parameters that are counted there -> their shapes.
+        decision: What stays.
+        kept: The same, by tensor.
+        batch: How many inputs the example is.
+    """
+    owner = {tensor: name for name, tensors in shapes.items() for tensor in tensors}
+    products: dict[str, list[Product]] = {}
+    for product in decision.found.products:
+        products.setdefault(owner.get(product.weight or "", product.module), []).append(product)
+    layers = []
+    for name, kind in kinds.items():
+        mine = products.get(name, [])
+        before = sum(product.times * math.prod(map(len, product.axes)) for product in mine)
+        after = sum(product.times * math.prod(map(decision.count, product.axes)) for product in mine)
+        layer = Layer(name, kind, 0, 0, 0, 0, 0, 2 * before // batch, 2 * after // batch)
+        if name in shapes:
+            layers.append(_with_parameters(layer, shapes[name], decision.found, mine, kept, batch))
+        elif mine:
+            layers.append(layer)
+    return tuple(layers)
+
+
+def _with_parameters(
+    layer: Layer,
     shapes: Mapping[str, tuple[int, ...]],
     found: Trace,
+    products: Sequence[Product],
     kept: Mapping[str, Mapping[int, tuple[int, ...]]],
     batch: int,
 ) -> Layer:
-    """A layer's record from the shapes of its tensors, of which the first that writes channels gives the width."""
+    """The record with the sizes of parameters, of which the first that writes channels gives the width."""
     after = {
         tensor: [len(kept.get(tensor, {}).get(axis, range(size))) for axis, size in enumerate(shape)]
         for tensor, shape in shapes.items()
     }
     main = next((tensor for tensor in shapes if tensor in found.writers), next(iter(shapes)))
     axis = found.writers.get(main, 0)
-    applied = {tensor: found.positions.get(tensor, 0) for tensor in shapes}
-    return Layer(
-        name=name,
-        type=kind,
+    whole = max(1, math.prod(shapes[main]))
+    applied = sum(x.times * math.prod(map(len, x.axes)) for x in products if x.weight == main)
+    return replace(
+        layer,
         width_before=shapes[main][axis] if shapes[main] else 1,
         width_after=after[main][axis] if after[main] else 1,
         params_before=sum(map(math.prod, shapes.values())),
         params_after=sum(map(math.prod, after.values())),
-        positions=applied[main] // batch,
-        flops_before=sum(2 * applied[tensor] * math.prod(shapes[tensor]) for tensor in shapes) // batch,
-        flops_after=sum(2 * applied[tensor] * math.prod(after[tensor]) for tensor in shapes) // batch,
+        positions=applied // (whole * batch),
     )

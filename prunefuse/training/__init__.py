@@ -1,7 +1,8 @@
-"""Training by recipe, distillation, and what trained networks say: logits, features, accuracy."""
+"""Training by recipe, distillation, and what trained networks say: logits, features, accuracy; what a forward costs."""
 
 from prunefuse.training._adversarial import Adversarial, Pgd, evaluate_attacked, perturb, trades_loss
 from prunefuse.training._distillation import Distillation
+from prunefuse.training._flops import flops_per_input
 from prunefuse.training._predict import (
     dropout_layers,
     evaluate,
@@ -25,6 +26,7 @@ __all__ = [
     "evaluate",
     "evaluate_attacked",
     "features",
+    "flops_per_input",
     "perturb",
     "predict",
     "predict_dropout",

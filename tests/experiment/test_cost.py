@@ -11,7 +11,6 @@ from prunefuse import models
 from prunefuse.experiment.cost import (
     FORMULA,
     Sizes,
-    flops_per_input,
     picking_flops,
     selection_cost,
     teacher_flops,
@@ -20,7 +19,7 @@ from prunefuse.experiment.cost import (
 from prunefuse.experiment.records import Cost
 from prunefuse.pruning import plan_pruning
 from prunefuse.selection._strategies import strategy
-from prunefuse.training import Recipe
+from prunefuse.training import Recipe, flops_per_input
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 

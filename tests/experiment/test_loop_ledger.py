@@ -8,10 +8,10 @@ import torch
 
 from prunefuse import models
 from prunefuse.data import TensorImages, load
-from prunefuse.experiment.cost import flops_per_input, selection_cost
+from prunefuse.experiment.cost import selection_cost
 from prunefuse.experiment.loop import ActiveLearning, LoopConfig
 from prunefuse.experiment.records import Cost, Epoch, Phase, Progress, Round
-from prunefuse.training import Recipe
+from prunefuse.training import Recipe, flops_per_input
 
 RECIPE = Recipe(epochs=2, batch_size=8, lr=0.05, schedule="one-cycle")
 CONFIG = LoopConfig(schedule=(10, 16, 24), recipe=RECIPE)

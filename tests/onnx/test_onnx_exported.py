@@ -18,6 +18,7 @@ from onnx_oracle import assert_close, assert_pruning_is_masking, export, run
 import prunefuse
 import prunefuse.onnx
 from prunefuse.models import build
+from prunefuse.training import flops_per_input
 
 sys.path.append(str(Path(__file__).parents[1] / "pruning"))
 from pruning_oracle import scramble_
@@ -66,12 +67,29 @@ def test_the_file_loses_what_the_pytorch_model_loses(tmp_path):
 def test_a_transformer_loses_whole_heads_and_computes_what_the_small_pytorch_model_does(tmp_path, exporter):
     vit = torchvision.models.VisionTransformer(16, 8, 2, 4, 32, 64, num_classes=10)
     model, x = scramble_(vit), torch.randn(1, 3, 16, 16)
-    prunefuse.onnx.prune(
+    plan = prunefuse.onnx.prune(
         export(model, x, tmp_path / "net.onnx", exporter), tmp_path / "small.onnx", ratio=0.5
     )
-    small = prunefuse.plan_pruning(model, x, ratio=0.5).extract(model).eval()
+    theirs = prunefuse.plan_pruning(model, x, ratio=0.5)
+    assert plan.flops == theirs.flops
+    small = theirs.extract(model).eval()
     with torch.no_grad():
         assert_close(run(tmp_path / "small.onnx", x=x.numpy()), [small(x).numpy()])
+
+
+@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
+def test_recurrent_layers_have_the_flops_of_pytorchs(tmp_path, kind):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = kind(6, 5, 2, bidirectional=True), torch.nn.Linear(10, 3)
+
+        def forward(self, x):
+            return self.head(self.layer(x)[0])
+
+    model, x = Net(), torch.randn(1, 4, 6)
+    plan = prunefuse.onnx.plan(export(model, x, tmp_path / "net.onnx", "legacy"), ratio=0)
+    assert plan.flops[0] == flops_per_input(model, x)
 
 
 @pytest.mark.parametrize("exporter", ["current", "legacy"])

@@ -224,8 +224,9 @@ def test_each_part_of_a_packed_weight_counts_as_often_as_it_is_applied():
     model = Streams(nn.MultiheadAttention(12, 4, bias=False, batch_first=True))
     plan = plan_pruning(model, (TOKENS, torch.arange(4, 16).view(2, 6)))
     layer = next(layer for layer in plan.layers if layer.name == "layer")
-    assert layer.flops_before == 2 * (5 + 6 + 6) * 12 * 12
-    assert layer.flops_after == 2 * (5 + 6 + 6) * 6 * 6
+    scores = 5 * 6  # each is a product of two heads, and each weights one
+    assert layer.flops_before == 2 * ((5 + 6 + 6) * 12 * 12 + 2 * scores * 12)
+    assert layer.flops_after == 2 * ((5 + 6 + 6) * 6 * 6 + 2 * scores * 6)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])

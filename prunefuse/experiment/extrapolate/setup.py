@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from prunefuse._seeds import derive, isolated
 from prunefuse.data import Data
-from prunefuse.experiment.cost import flops_per_input
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.pruning import PruningPlan, load_pruned
+from prunefuse.training import flops_per_input
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ class Target:
     """What a pruned model may cost at most: ``Target("flops", 0.5)`` is half the FLOPs of the dense model.
 
     Attributes:
-        quantity: ``"parameters"``; ``"flops"``: 2 per multiply-add of convolutions and linear maps, per input;
+        quantity: ``"parameters"``; ``"flops"``: 2 per multiply-add of convolutions, linear maps and products of computed
+            tensors, as in attention, per input;
             ``"memory"``: bytes of parameters and buffers, and of the largest sum of activations alive at once for
             the example inputs: from the operator that writes a tensor to the last one that reads it, at the size
             of the model's numbers; what an operator or an allocator needs beside is not known and not counted;
@@ -112,7 +113,7 @@ class Costs:
         self._component = component
         self._tensors = {name: self._axes(found.tensors[name].axes) for name in tensors}
         self._parameters = [name for name, x in tensors.items() if isinstance(x, nn.Parameter)]
-        self._applied = {name: found.positions.get(name, 0) for name in self._parameters}
+        self._products = [(product.times, self._axes(product.axes)) for product in found.products]
         self._bytes = {name: x.element_size() for name, x in tensors.items()}
         floating = [x.element_size() for x in tensors.values() if x.is_floating_point()]
         self._activation_bytes = floating[0] if floating else 4
@@ -127,11 +128,12 @@ class Costs:
             if len(self._flat)
             else []
         )
+        if quantity == "flops":
+            products = (times * math.prod(sizes[a] for a in axes) for times, axes in self._products)
+            return 2 * sum(products) // self._batch
         elements = {name: math.prod(sizes[a] for a in axes) for name, axes in self._tensors.items()}
         if quantity == "parameters":
             return sum(elements[name] for name in self._parameters)
-        if quantity == "flops":
-            return sum(2 * self._applied[name] * elements[name] for name in self._parameters) // self._batch
         stored = sum(elements[name] * self._bytes[name] for name in elements)
         now = peak = 0
         for started, ended in self._alive:

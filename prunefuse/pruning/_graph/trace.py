@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -47,6 +46,23 @@ class Record:
     node: fx.Node | None = None
 
 
+@dataclass(frozen=True)
+class Product:
+    """One contraction: a multiply-add for every combination of one index of each of some axes.
+
+    Attributes:
+        module: Path of the module that makes the call.
+        weight: The parameter or buffer that is multiplied; None if all factors are computed.
+        times: The product of the sizes of the axes that no channel can leave.
+        axes: The other axes.
+    """
+
+    module: str
+    weight: str | None
+    times: int
+    axes: tuple[Ids, ...]
+
+
 @dataclass
 class Trace:
     """All that one walk through a model's operators found out.
@@ -60,12 +76,12 @@ class Trace:
         lifted: Tensors that the graph holds and the model does not name.
         couplings: The equalities.
         writers: Tensor name -> the axis of its output channels, for weights of convolutions and linear maps.
-        positions: Tensor name -> how often the whole weight is applied in one forward.
+        products: The contractions of one forward in evaluation mode, by which FLOPs are counted.
         sized: Which channels a module attribute counts.
         literals: Module path -> axes whose sizes the module gives to operators as numbers, from an attribute,
             from the shape of a tensor or written in its code: the graph does not say which.
         calls: Every operator call in evaluation mode, in order.
-        counting: Whether weights that are applied are counted (only in evaluation mode).
+        counting: Whether contractions are remembered (only in evaluation mode).
         outputs: Shapes of the tensors that the model returns.
         notes: Why something was kept whole -> what; the inner dict is an ordered set.
     """
@@ -77,7 +93,7 @@ class Trace:
     lifted: dict[str, Value] = field(default_factory=dict)
     couplings: Couplings = field(default_factory=Couplings)
     writers: dict[str, int] = field(default_factory=dict)
-    positions: dict[str, Fraction] = field(default_factory=dict)
+    products: list[Product] = field(default_factory=list)
     sized: dict[Size, Ids] = field(default_factory=dict)
     literals: dict[str, list[Ids]] = field(default_factory=dict)
     calls: list[Record] = field(default_factory=list)
@@ -131,16 +147,16 @@ class Trace:
         sizes = {len(ids) for ids in self.literals.get(path, ()) if ids.any() or not live}
         return [ids for ids in self.axes_inside(path) if len(ids) in sizes]
 
-    def origin(self, value: Value) -> tuple[Value, Fraction]:
-        """The parameter or buffer that a computed value has the shape of, or is a part of, and which part; else itself."""
+    def origin(self, value: Value) -> Value:
+        """The parameter or buffer that a computed value has the shape of, or is a part of; else itself."""
         known = {id(value)}
         for call in reversed(self.calls):
             if not known.isdisjoint(map(id, call.outputs)):
                 known.update(map(id, call.inputs))
                 for source in call.inputs:
                     if source.name is not None and _is_part(value, source):
-                        return source, Fraction(math.prod(value.shape), math.prod(source.shape))
-        return value, Fraction(1)
+                        return source
+        return value
 
 
 def _is_part(value: Value, source: Value) -> bool:
@@ -214,26 +230,37 @@ class Call:
         """An output of this call none of whose axes can be pruned."""
         return Value(tuple(fixed(size) for size in self.shapes[index]))
 
-    def apply_weight(self, weight: Value, out_axis: int, applied: int | None = None) -> None:
+    def multiply(self, *axes: Ids, weight: str | None = None) -> None:
+        """Count a contraction: a multiply-add for every combination of one index of each of these axes.
+
+        Args:
+            axes: Every axis of the factors once, those that are summed over included.
+            weight: The parameter or buffer that is multiplied, if one is.
+        """
+        if self.trace.counting:
+            live = tuple(ids for ids in axes if ids.any())
+            times = math.prod(len(ids) for ids in axes if not ids.any())
+            self.trace.products.append(Product(self.module, weight, times, live))
+
+    def apply_weight(self, weight: Value, out_axis: int, over: Iterable[Ids] | None = None) -> None:
         """Record that ``weight`` computes the output's channels: for their score, and for the FLOPs.
 
         Args:
             weight: The weight.
             out_axis: The axis of its output channels.
-            applied: How often it is applied; None: as often as there are outputs of each channel.
+            over: The axes for all of whose indices it is applied; None: as often as there are outputs of each channel.
         """
-        made = len(weight.axes[out_axis])
-        weight, part = self.trace.origin(weight) if weight.name is None else (weight, Fraction(1))
+        if over is None:
+            over = [fixed(math.prod(self.shape) // len(weight.axes[out_axis]))]
+        named = weight if weight.name is not None else self.trace.origin(weight)
+        self.multiply(*weight.axes, *over, weight=named.name)
+        self.writes(named, out_axis)
+
+    def writes(self, weight: Value, out_axis: int) -> None:
+        """Record that a value, if it is a parameter or buffer, computes the output's channels: for their score."""
         if weight.name is None:
-            self.note("the weight is computed from other tensors, so its FLOPs are not counted")
             return
         self.trace.writers[weight.name] = out_axis
-        if self.trace.counting:
-            if applied is None:
-                applied = math.prod(self.shape) // made
-            self.trace.positions[weight.name] = (
-                self.trace.positions.get(weight.name, Fraction(0)) + applied * part
-            )
         if weight.name.rpartition(".")[0] in self.trace.ignored:
             self.keep(weight.axes[out_axis])
 

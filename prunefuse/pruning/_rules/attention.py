@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,12 +39,16 @@ def attention(
     batch = [Value((*x.axes[:-2], fixed(1), fixed(1))) for x in (q, k, v)]
     if mask is not None:
         batch.append(Value((*mask.axes[:-2], fixed(1), fixed(1))))
-    out = broadcast(call, *batch)
-    return out.with_axis(-2, q.axes[-2]).with_axis(-1, v.axes[-1])
+    out = broadcast(call, *batch).with_axis(-2, q.axes[-2]).with_axis(-1, v.axes[-1])
+    call.multiply(*out.axes[:-1], k.axes[-2], q.axes[-1])  # also where a mask hides some of the products
+    call.multiply(*out.axes, k.axes[-2])
+    return out
 
 
 @register_rule("aten::einsum")
-def einsum(call: Call, equation: str, tensors: Sequence[Value], **_: Any) -> Value:
+def einsum(
+    call: Call, equation: str, tensors: Sequence[Value], *, path: Sequence[int] | None = None, **_: Any
+) -> Value:
     """Axes of one letter are coupled; a letter that is summed over computed tensors only stays."""
     terms, right = _letters(equation, [len(value.axes) for value in tensors])
     if any(len(set(term)) < len(term) for term in terms):
@@ -67,9 +70,33 @@ def einsum(call: Call, equation: str, tensors: Sequence[Value], **_: Any) -> Val
     for n, (term, value) in enumerate(zip(terms, tensors, strict=True)):
         others = "".join(terms[:n] + terms[n + 1 :])
         made = [axis for axis, letter in enumerate(term) if letter in right and letter not in others]
-        if value.name is not None and made:
-            call.apply_weight(value, made[0])
+        if made:
+            call.writes(value, made[0])
+    weight = next((value.name for value in tensors if value.name is not None), None)
+    wide = {letter for letter, ids in letters.items() if len(ids) > 1}
+    for product in _products([wide.intersection(term) for term in terms], wide.intersection(right), path):
+        call.multiply(*(letters[letter] for letter in product), weight=weight)
     return out
+
+
+def _products(terms: Sequence[set[str]], right: set[str], path: Sequence[int] | None) -> list[list[str]]:
+    """The letters over which each product of two tensors runs, in the order in which PyTorch multiplies them.
+
+    A letter that one of the two alone has, and nobody needs later, is summed over before; where no letter is shared to be
+    summed over, it is a pointwise product and none of these.
+    """
+    left = list(terms)
+    order = list(path or (0, 1) * (len(left) - 1))
+    found = []
+    for n in range(0, len(order), 2):
+        second, first = (left.pop(i) for i in sorted(order[n : n + 2], reverse=True))
+        later = right.union(*left)
+        made = (first | second) & later
+        if summed := (first & second) - later:
+            found.append(sorted(made | summed))
+        # Without a path the result is the first of what is left, with one the last.
+        left.insert(len(left) if path else 0, made)
+    return found
 
 
 def _letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
@@ -152,7 +179,7 @@ def recurrent(
         call.holds(back, "proj_size")
     for state, ids in zip(values_in([states]), (back, hidden), strict=False):
         call.link(state.axes[-1], ids)
-    steps = math.prod(x.shape[:-1])
+    steps = x.axes[:-1]
     for layer in range(layers):
         for direction in range(directions):
             first = (layer * directions + direction) * each

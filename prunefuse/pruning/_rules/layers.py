@@ -5,7 +5,6 @@ Most pointwise operators are not listed: :func:`~prunefuse.pruning._rules.regist
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,8 +72,9 @@ def convolution(
         call.counts(x.axes[channel], "in_channels")
     if bias is not None:
         call.link(bias.axes[0], out)
-    call.apply_weight(weight, 0)
-    return Value((*x.axes[:channel], out, *map(fixed, call.shape[channel + 1 :])))
+    space = tuple(map(fixed, call.shape[channel + 1 :]))
+    call.apply_weight(weight, 0, (*x.axes[:channel], *space))
+    return Value((*x.axes[:channel], out, *space))
 
 
 def _grouped(call: Call, inputs: Ids, group_inputs: Ids, outputs: Ids, groups: int) -> None:
@@ -119,7 +119,7 @@ def transposed_convolution(
         writing = int(len(weight.axes[1]) > 1 and len(weight.axes[0]) > groups)
     if bias is not None:
         call.link(bias.axes[0], out)
-    call.apply_weight(weight, writing, math.prod(x.shape) // len(x.axes[channel]))
+    call.apply_weight(weight, writing, (*x.axes[:channel], *x.axes[channel + 1 :]))
     return Value((*x.axes[:channel], out, *map(fixed, call.shape[channel + 1 :])))
 
 
@@ -129,7 +129,7 @@ def linear(call: Call, x: Value, weight: Value, bias: Value | None = None) -> Va
     call.link(x.axes[-1], weight.axes[1])
     if bias is not None:
         call.link(bias.axes[0], weight.axes[0])
-    call.apply_weight(weight, 0)
+    call.apply_weight(weight, 0, x.axes[:-1])
     return x.with_axis(-1, weight.axes[0])
 
 
@@ -140,6 +140,8 @@ SCALED = "multiplies computed tensors over channels, by whose number a softmax m
 def matmul(call: Call, a: Value, b: Value) -> Value:
     """a (..., M, K) @ b (..., K, N) -> (..., M, N); batch axes broadcast."""
     if len(a.axes) < 2 or len(b.axes) < 2:
+        matrix = b if len(a.axes) < 2 else a
+        call.multiply(*matrix.axes, weight=a.name or b.name)
         return unknown(call, a, b)[0]
     if (weight := _transposed(call, b)) is not None:
         return linear(call, a, weight)
@@ -147,12 +149,11 @@ def matmul(call: Call, a: Value, b: Value) -> Value:
     if a.name is None and b.name is None:
         call.keep(a.axes[-1], SCALED)
     batch = (Value((*v.axes[:-2], fixed(1), fixed(1))) for v in (a, b))
-    out = broadcast(call, *batch)
-    if b.name is not None:
-        call.apply_weight(b, len(b.axes) - 1)
-    if a.name is not None:
-        call.apply_weight(a, len(a.axes) - 2)
-    return out.with_axis(-2, a.axes[-2]).with_axis(-1, b.axes[-1])
+    out = broadcast(call, *batch).with_axis(-2, a.axes[-2]).with_axis(-1, b.axes[-1])
+    call.multiply(*out.axes, a.axes[-1], weight=b.name or a.name)
+    call.writes(b, len(b.axes) - 1)
+    call.writes(a, len(a.axes) - 2)
+    return out
 
 
 def _transposed(call: Call, x: Value) -> Value | None:
@@ -180,8 +181,10 @@ def addmm(call: Call, bias: Value, a: Value, b: Value, **_: Any) -> Value:
 def product_of_vectors(call: Call, a: Value, b: Value) -> Value:
     """a (M, K) or (K) times b (K): as a matrix product, one side of which reads the channels."""
     call.link(a.axes[-1], b.axes[0])
-    if all(call.trace.origin(value)[0].name is None for value in (a, b)):
+    names = [call.trace.origin(value).name for value in (a, b)]
+    if names == [None, None]:
         call.keep(b.axes[0], SCALED)
+    call.multiply(*a.axes, weight=names[0] or names[1])
     return Value(a.axes[:-1])
 
 
@@ -201,8 +204,9 @@ def bilinear(call: Call, a: Value, b: Value, weight: Value, bias: Value | None =
     call.link(b.axes[-1], weight.axes[2])
     if bias is not None:
         call.link(bias.axes[0], weight.axes[0])
-    call.apply_weight(weight, 0)
-    return broadcast(call, a.with_axis(-1, fixed(1)), b.with_axis(-1, fixed(1))).with_axis(-1, weight.axes[0])
+    out = broadcast(call, a.with_axis(-1, fixed(1)), b.with_axis(-1, fixed(1)))
+    call.apply_weight(weight, 0, out.axes[:-1])
+    return out.with_axis(-1, weight.axes[0])
 
 
 @register_rule("aten::batch_norm", "aten::instance_norm")
