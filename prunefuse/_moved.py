@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 # Package: modules that have got an underscore.
@@ -64,11 +64,12 @@ MOVED = {
 }
 
 
-class _Callable(ModuleType):
-    """A module whose old path is also the name of a function of its package, and hides it once it was imported."""
+class _Package(ModuleType):
+    """A package with a function of the name that one of its modules had: importing that must not hide the function."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, self.__name__.rpartition("._")[2])(*args, **kwargs)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and isinstance(self.__dict__.get(name), FunctionType)):
+            super().__setattr__(name, value)
 
 
 class _Finder(MetaPathFinder, Loader):
@@ -83,8 +84,8 @@ class _Finder(MetaPathFinder, Loader):
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         module = importlib.import_module(new)
         package, _, name = spec.name.rpartition(".")
-        if callable(getattr(sys.modules[package], name, None)):
-            module.__class__ = _Callable
+        if isinstance(vars(sys.modules[package]).get(name), FunctionType):
+            sys.modules[package].__class__ = _Package
         spec.loader_state = module.__spec__
         return module
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 import prunefuse
 from prunefuse._moved import MOVED
@@ -26,8 +25,7 @@ def test_a_function_that_had_a_module_of_its_name_goes_on_to_work():
     sys.modules.pop("prunefuse.selection.top_b", None)
     with pytest.warns(DeprecationWarning, match="is now"):
         old = importlib.import_module("prunefuse.selection.top_b")
-    assert prunefuse.selection.top_b(torch.tensor([1.0, 2.0]), 1)[0].tolist() == [1]
-    assert old.top_b is prunefuse.top_b
+    assert prunefuse.selection.top_b is prunefuse.top_b is old.top_b
 
 
 def test_what_is_patched_under_the_old_path_is_patched(monkeypatch):
