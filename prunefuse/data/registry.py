@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-NAMES = ("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH")
+from prunefuse._names import DATA as NAMES
 
 
 @dataclass(frozen=True)
