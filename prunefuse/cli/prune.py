@@ -112,7 +112,7 @@ def prune(
         try:
             targets = [command.parse_target(name, text) for name, text in texts.items() if text is not None]
             if len(targets) + (ratio is not None) > 1:
-                raise ValueError("target: expected one of a ratio and the targets, not several")
+                raise ValueError("target must be one of a ratio and the targets, got several")
             wanted: dict[str, Any] = {
                 "ratio": ratio,
                 "target": targets[0] if targets else None,
