@@ -13,15 +13,19 @@ Complement: TypeAlias = Literal["keep", "reinit", "zero"]
 STOCHASTIC: tuple[str, ...] = get_args(Stochastic)
 DATA = ("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH")
 CRITERIA = ("l2", "l1", "random")
+CRITERIA_WITHOUT_DATA = (*CRITERIA, "bn_scale")
 ROUNDINGS = ("floor", "nearest", "ceil")
+PLAN_PRESETS = ("prunefuse", "spa")
+QUANTITIES = ("parameters", "flops", "memory", "latency")
 MODELS = (
     *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet164"),
     *("wide_resnet16_4", "wide_resnet28_10"),
     *("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
     "mlp",
 )
+LOGIT_STRATEGIES = ("least_confidence", "margin", "entropy", "energy", "logit_margin")
 STRATEGIES = (
-    *("random", "least_confidence", "margin", "entropy", "energy", "logit_margin", "bald"),
+    *("random", *LOGIT_STRATEGIES, "bald"),
     *("extrapolated_du", "extrapolated_dual", "extrapolated_tdds", "extrapolated_el2n", "extrapolated_loss"),
     *("k_center", "badge"),
 )

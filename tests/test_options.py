@@ -6,6 +6,8 @@ import dataclasses
 import inspect
 import json
 import shlex
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,8 +28,11 @@ from prunefuse.errors import ConfigError
 from prunefuse.experiment.config import PRESETS, RunConfig
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.experiment.loop_config import LoopConfig
-from prunefuse.pruning.criteria import CRITERIA
+from prunefuse.pruning.criteria import ALL_CRITERIA, CRITERIA, NEEDS
 from prunefuse.pruning.groups import ROUNDINGS
+from prunefuse.pruning.options import PRESETS as PLAN_PRESETS
+from prunefuse.pruning.targets import QUANTITIES
+from prunefuse.scoring import LOGIT_STRATEGIES
 from prunefuse.selection.strategies import STRATEGIES
 from prunefuse.training import RECIPES, Recipe
 
@@ -119,6 +124,32 @@ def test_the_names_of_options_are_those_of_what_they_stand_for():
     assert CRITERIA == _names.CRITERIA
     assert tuple(ROUNDINGS) == _names.ROUNDINGS
     assert registry.NAMES == _names.DATA
+    assert tuple(name for name in ALL_CRITERIA if name not in NEEDS) == _names.CRITERIA_WITHOUT_DATA
+    assert tuple(LOGIT_STRATEGIES) == _names.LOGIT_STRATEGIES
+    assert tuple(PLAN_PRESETS) == _names.PLAN_PRESETS
+    assert tuple(QUANTITIES) == _names.QUANTITIES
+
+
+WITHOUT_TORCH = """
+import importlib, pathlib, sys, types
+root = pathlib.Path(sys.argv[1])
+for name in ("prunefuse", "prunefuse.training", "prunefuse.experiment.extrapolate"):
+    # What these packages' own files import is not asked here.
+    package = sys.modules[name] = types.ModuleType(name)
+    package.__path__ = [str(root.joinpath(*name.split(".")))]
+for name in ("run", "extrapolate", "score", "prune", "bench", "options_page"):
+    importlib.import_module(f"prunefuse.cli.{name}")
+from prunefuse.cli.options_page import options_page
+assert len(options_page()) > 5000
+print("torch" in sys.modules, "numpy" in sys.modules)
+"""
+
+
+def test_options_are_read_without_torch():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, REPOSITORY], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False False\n"
 
 
 @pytest.fixture
