@@ -9,7 +9,15 @@ from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 
 def options_page() -> str:
     """The content of ``docs/options.md``."""
-    return page({"run": RunConfig, "extrapolate": ExtrapolateConfig})
+    from prunefuse.pruning.options import ModulePlanOptions, keys  # here, as it needs torch
+
+    rows = [
+        f"| `{name}` | {f'`{key.default!r}`'} | {key.text.replace('``', '`').replace('|', chr(92) + '|')} |"
+        for name, (_, key) in keys(ModulePlanOptions).items()
+    ]
+    title = "## Planning: `plan_pruning`, `prune_and_finetune`, `prune_without_finetuning`"
+    planning = [title, "", "| keyword | default | |", "| --- | --- | --- |", *rows]
+    return page({"run": RunConfig, "extrapolate": ExtrapolateConfig}) + "\n" + "\n".join(planning) + "\n"
 
 
 if __name__ == "__main__":

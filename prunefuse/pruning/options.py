@@ -64,7 +64,7 @@ class PlanOptions(TypedDict, total=False):
         Key(
             "l2",
             "A name or a function (parameter, gradient or None) -> scores of its elements; see "
-            ":class:`prunefuse.pruning.criteria.Scoring`, also for ``scope`` and ``aggregation``.",
+            "`prunefuse.pruning.criteria.Scoring`, also for ``scope`` and ``aggregation``.",
         ),
     ]
     ranking: Annotated[
@@ -87,7 +87,7 @@ class PlanOptions(TypedDict, total=False):
         Iterable[str] | str,
         Key(
             (),
-            'Names of modules, or patterns such as ``"stage1.*.conv2"`` (:mod:`fnmatch`), whose output channels are kept '
+            'Names of modules, or patterns such as ``"stage1.*.conv2"`` (`fnmatch`), whose output channels are kept '
             "whole; a module stands for all those inside it. What is tied to those channels stays whole as well.",
         ),
     ]
