@@ -261,6 +261,15 @@ def test_the_file_of_a_run_folder_is_of_one_command(wanted, tmp_path):
     )
 
 
+def test_run_folders_from_before_an_option_was_added_are_read():
+    made = ExtrapolateConfig(model="mlp", recipe=Recipe(epochs=3), fuse=True, prune_ratio=0.5)
+    stored = json.loads(json.dumps(dataclasses.asdict(made)))
+    for name in ("shortcut", "dropout", "rounding"):
+        del stored[name]
+    assert ExtrapolateConfig.from_json(stored) == made
+    assert ExtrapolateConfig.from_json({**stored, "recipe": None}).recipe is None
+
+
 def test_a_run_contains_its_loop_and_its_recipe():
     config = RunConfig(strategy="margin", prune_ratio=0.25, seeds=(4, 5), recipe=Recipe(epochs=2))
     assert config.loop == LoopConfig(
