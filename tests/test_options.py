@@ -82,6 +82,21 @@ def test_one_more_field_is_on_the_command_line_and_in_its_help():
     assert str(asked(OneMore, "--patience", 0)[0]) == "patience must be at least 1, got 0"
 
 
+def test_fields_of_every_type_are_read_from_the_command_line():
+    @dataclass(frozen=True)
+    class Types(RunConfig):
+        sizes: tuple[int, ...] = field(default=(1, 2), metadata=option("The run", "Sizes"))
+        rates: tuple[float, ...] | None = field(default=None, metadata=option("The run", "Rates"))
+        sure: bool = field(default=True, metadata=option("The run", "Sure"))
+
+    arguments = ("--sizes", "3,4", "--rates", "0.5", "--no-sure", "--steps", "2:0.5")
+    made, _ = asked(Types, *arguments, "--schedule", "5%,100")
+    assert (made.sizes, made.rates, made.sure, made.schedule) == ((3, 4), (0.5,), False, ("5%", "100"))
+    assert made.recipe.steps == ((2, 0.5),)
+    assert str(asked(Types, "--sizes", "3,x")[0]) == "sizes must be such as 1,2, got '3,x'"
+    assert str(asked(Types, "--steps", "2")[0]).startswith("steps must be such as 1:0.1,90:1.0")
+
+
 def test_one_more_field_goes_to_the_run_folder_and_back(tmp_path):
     made = OneMore(patience=3, seeds=(4,), recipe=Recipe(epochs=2, steps=((1, 0.5), (2, 1.0))))
     stored = json.loads(json.dumps({"config": dataclasses.asdict(made)}))

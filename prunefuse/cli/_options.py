@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
@@ -110,16 +109,16 @@ def as_text(value: Any) -> str:
 
 def _parsed(place: Place, value: Any) -> Any:
     """What the text of an option means, where its field is a tuple: parts between commas; ``none`` is no part."""
-    if get_origin(place.hint) is not tuple or not isinstance(value, str):
+    kind = next((part for part in (place.hint, *get_args(place.hint)) if get_origin(part) is tuple), None)
+    if kind is None or not isinstance(value, str):
         return value
     parts = [] if value.strip() == "none" else [part.strip() for part in value.split(",") if part.strip()]
-    kinds = get_args(get_args(place.hint)[0])
-    if isinstance(get_args(place.hint)[0], types.UnionType) or not kinds:
-        return tuple(parts)
+    item = get_args(kind)[0]
     try:
-        return tuple(
-            tuple(kind(text) for kind, text in zip(kinds, part.split(":"), strict=True)) for part in parts
-        )
+        if get_origin(item) is tuple:
+            pairs = (zip(get_args(item), part.split(":"), strict=True) for part in parts)
+            return tuple(tuple(kind(text) for kind, text in pair) for pair in pairs)
+        return tuple(item(part) if item in (int, float) else part for part in parts)
     except ValueError:
         raise ConfigError(f"{place.name} must be such as {as_text(place.default)}, got {value!r}") from None
 
