@@ -11,6 +11,7 @@ All of it can be read without torch.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import sys
 import types
@@ -173,7 +174,7 @@ def check_fields(config: DataclassInstance) -> None:
 def documented(kind: type[C]) -> type[C]:
     """Add to the docstring of a configuration what its fields say."""
     lines = [f"    {field.name}: {explained(option_of(field))}" for field in dataclasses.fields(kind)]
-    kind.__doc__ = "\n".join([(kind.__doc__ or "").rstrip(), "", "Attributes:", *lines])
+    kind.__doc__ = "\n".join([inspect.cleandoc(kind.__doc__ or ""), "", "Attributes:", *lines])
     return kind
 
 
