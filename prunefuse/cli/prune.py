@@ -7,13 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from prunefuse._names import CRITERIA_WITHOUT_DATA, PLAN_PRESETS, QUANTITIES
 from prunefuse.cli.errors import reported
-from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS
-from prunefuse.pruning._choose.targets import QUANTITIES
-from prunefuse.pruning.options import PRESETS
 
 _AMOUNT = "as a fraction of the dense model's or an amount"
-_CRITERIA = ", ".join(name for name in ALL_CRITERIA if name not in NEEDS)
 
 
 def prune(
@@ -67,8 +64,10 @@ def prune(
             show_default=False,
         ),
     ] = None,
-    criterion: Annotated[str, typer.Option(help=f"{_CRITERIA}.", metavar="NAME")] = "l2",
-    preset: Annotated[str, typer.Option(help=f"{' or '.join(PRESETS)}.", metavar="NAME")] = "prunefuse",
+    criterion: Annotated[
+        str, typer.Option(help=f"{', '.join(CRITERIA_WITHOUT_DATA)}.", metavar="NAME")
+    ] = "l2",
+    preset: Annotated[str, typer.Option(help=f"{' or '.join(PLAN_PRESETS)}.", metavar="NAME")] = "prunefuse",
     ranking: Annotated[
         str | None, typer.Option(help="local or global.", metavar="NAME", show_default="of the preset")
     ] = None,
@@ -114,7 +113,7 @@ def prune(
                 prune_files.parse_target(name, text) for name, text in texts.items() if text is not None
             ]
             if len(targets) + (ratio is not None) > 1:
-                raise ValueError("target: expected one of a ratio and the targets, not several")
+                raise ValueError("target must be one of a ratio and the targets, got several")
             wanted: dict[str, Any] = {
                 "ratio": ratio,
                 "target": targets[0] if targets else None,

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from prunefuse._names import LOGIT_STRATEGIES
 from prunefuse.cli.errors import reported
-from prunefuse.scoring import LOGIT_STRATEGIES
 
 
 def score(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
+from prunefuse._names import DATA as NAMES
 from prunefuse.data._types import Data
-
-NAMES = ("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH")
 
 
 def load(name: str, *, root: str | os.PathLike[str] = "data", download: bool = False) -> Data:

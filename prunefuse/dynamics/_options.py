@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prunefuse.training._fields import check_types
+from prunefuse._options import check_fields
 
 Forward = Literal["training", "evaluation"]
 
@@ -82,7 +82,7 @@ class Tdds:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_fields(self)
         if self.window < 3:
             raise ValueError(f"window: expected at least 3 epochs, got {self.window}")
         if not 0 < self.beta <= 1:
@@ -126,7 +126,7 @@ class Grand:
     bias: bool = True
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_fields(self)
         _check_epochs(self.epochs)
 
 
@@ -155,7 +155,7 @@ class Loss:
 
 
 def _check_window(option: DynamicUncertainty | Dual) -> None:
-    check_types(option)
+    check_fields(option)
     if option.ddof not in (0, 1):
         raise ValueError(f"ddof: expected 0 or 1, got {option.ddof}")
     if option.window < 2:

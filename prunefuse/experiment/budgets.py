@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
+
+from prunefuse._options import require
+from prunefuse.errors import ConfigError as ConfigError
 
 _SIZE = re.compile(r"(?P<samples>\d+)|(?P<percent>\d+(\.\d+)?|\.\d+)\s*%")
-
-
-class ConfigError(ValueError):
-    """A value that a run cannot be started with; the message names it and says what is allowed."""
 
 
 def parse_size(text: str, name: str) -> int | Fraction:
@@ -35,6 +35,22 @@ def parse_size(text: str, name: str) -> int | Fraction:
     return part
 
 
+def check_size(name: str, size: str) -> None:
+    """Raise ``ConfigError`` unless a size can be parsed."""
+    parse_size(size, name)
+
+
+def check_sizes(name: str, sizes: tuple[Any, ...]) -> None:
+    """Raise ``ConfigError`` unless there are sizes, and all can be parsed; those in samples must increase."""
+    require(bool(sizes), name, "one or more sizes", sizes)
+    for size in sizes:
+        if isinstance(size, str):
+            parse_size(size, name)
+    samples = [size for size in sizes if not isinstance(size, str)]
+    increasing = all(a < b for a, b in pairwise(samples)) and min(samples, default=1) >= 1
+    require(increasing, name, "increasing sizes > 0", sizes)
+
+
 def to_samples(text: str, pool: int, name: str) -> int:
     """Samples that ``text`` means in a pool of ``pool``; a per cent is rounded down, so it is never exceeded.
 
@@ -51,7 +67,7 @@ def to_samples(text: str, pool: int, name: str) -> int:
 
 
 def resolve_schedule(
-    schedule: Sequence[str], pool: int, *, budget: str | None, initial: str | None, rounds: int | None
+    schedule: Sequence[int | str], pool: int, *, budget: str | None, initial: str | None, rounds: int | None
 ) -> tuple[int, ...]:
     """Labelled-set sizes in samples, increasing.
 
@@ -60,7 +76,7 @@ def resolve_schedule(
     size ``r`` being ``initial + floor(r * (last - initial) / rounds)``.
 
     Args:
-        schedule: Sizes as text, see `to_samples`.
+        schedule: Sizes, those as text see `to_samples`.
         pool: Number of samples in the pool.
         budget: Last size; None = the schedule's.
         initial: First size; None = the schedule's.
@@ -69,7 +85,7 @@ def resolve_schedule(
     Raises:
         ConfigError: a size that cannot be, or sizes that do not increase.
     """
-    sizes = [to_samples(text, pool, "schedule") for text in schedule]
+    sizes = [to_samples(str(size), pool, "schedule") for size in schedule]
     if budget is not None:
         last = to_samples(budget, pool, "budget")
         if initial is None and last <= sizes[0]:
@@ -95,6 +111,6 @@ def resolve_schedule(
     if len(sizes) < 2 or any(after <= before for before, after in pairwise(sizes)):
         raise ConfigError(
             "schedule must be two or more increasing sizes; "
-            f"{', '.join(schedule)} of {pool} samples is {', '.join(map(str, sizes))}"
+            f"{', '.join(map(str, schedule))} of {pool} samples is {', '.join(map(str, sizes))}"
         )
     return tuple(sizes)

@@ -23,9 +23,9 @@ def check_data(name: str, data: object) -> None:
         count = -1
     if count < 0 or not hasattr(data, "__getitem__"):
         kind = type(data).__name__
-        raise TypeError(f"{name}: expected a map-style data set, with len() and data[index], got {kind}")
+        raise TypeError(f"{name} must be a map-style data set, with len() and data[index], got {kind}")
     if count == 0:
-        raise ValueError(f"{name}: expected at least one sample, got none")
+        raise ValueError(f"{name} must have at least one sample, got none")
 
 
 def check_test_labels(test: Any, num_classes: int) -> None:
@@ -38,7 +38,7 @@ def check_test_labels(test: Any, num_classes: int) -> None:
     memory = in_memory(test)
     if memory is not None:
         if memory.labels is None:
-            raise TypeError("test: expected items (image, label), got images alone")
+            raise TypeError("test must have items (image, label), got images alone")
         labels = memory.labels.tolist()
     elif getattr(test, "targets", None) is not None and getattr(test, "target_transform", None) is None:
         labels = [int(label) for label in test.targets]
@@ -50,7 +50,7 @@ def check_test_labels(test: Any, num_classes: int) -> None:
     for index, label in enumerate(labels):
         if not 0 <= label < num_classes:
             raise ValueError(
-                f"test: expected labels in [0, {num_classes}), as the model of factory has {num_classes} outputs, "
+                f"test must have labels in [0, {num_classes}), as the model of factory has {num_classes} outputs, "
                 f"got {label} for sample {index}"
             )
 
@@ -77,10 +77,10 @@ def make(name: str, factory: Callable[[], nn.Module]) -> nn.Module:
     """
     if isinstance(factory, nn.Module) or not callable(factory):
         kind = type(factory).__name__
-        raise TypeError(f"{name}: expected a function without arguments that makes a model, got {kind}")
+        raise TypeError(f"{name} must be a function without arguments that makes a model, got {kind}")
     model = factory()
     if not isinstance(model, nn.Module):
-        raise TypeError(f"{name}: expected it to return an nn.Module, got {type(model).__name__}")
+        raise TypeError(f"{name} must return an nn.Module, got {type(model).__name__}")
     return model
 
 
@@ -97,7 +97,7 @@ def check_state(state: LoopState, origin: Mapping[str, int | str], config: LoopC
             f"the schedule {config.sizes} does not go on from there"
         )
     if not rounds <= len(sizes) <= rounds + 1:
-        raise ValueError(f"state: expected labels for {rounds} rounds, or one more, got {len(sizes)}")
+        raise ValueError(f"state must have labels for {rounds} rounds, or one more, got {len(sizes)}")
     if rounds and config.syncs(rounds - 1) and not state.fused:
         raise ValueError(
             f"state: it ends at {config.sizes[rounds - 1]} labels, its last size, without the fused network that "

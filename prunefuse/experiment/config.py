@@ -8,177 +8,224 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from prunefuse import models
-from prunefuse.data._registry import NAMES as DATA
-from prunefuse.experiment.budgets import ConfigError, parse_size
-from prunefuse.pruning._choose.ranking import ROUNDINGS
-from prunefuse.pruning._choose.scores import CRITERIA
-from prunefuse.selection._batches import STOCHASTIC
-from prunefuse.selection._strategies import STRATEGIES, strategy
-from prunefuse.training import RECIPES, Recipe
+from prunefuse._names import DATA, MODELS
+from prunefuse._options import (
+    Check,
+    any_of,
+    at_least,
+    changed,
+    check_fields,
+    documented,
+    like,
+    one_of,
+    option,
+    part,
+    require,
+)
+from prunefuse.errors import ConfigError
+from prunefuse.experiment.budgets import check_size
+from prunefuse.experiment.loop_config import (
+    LABELS,
+    RUN,
+    LoopConfig,
+    PruneFuseOptions,
+    SelectionOptions,
+    TrainingOptions,
+    check_selection,
+)
+from prunefuse.training._recipe import RECIPES, Recipe
 
 SELECTORS = ("prunefuse", "dense")
-STRATEGY_OPTIONS = ("passes", "stochastic", "beta", "class_balanced")
 BASELINES = ("dense", "random")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "criterion": CRITERIA,
-    "rounding": tuple(ROUNDINGS),
-    "strategy": STRATEGIES,
-    "stochastic": STOCHASTIC,
-    "complement": ("keep", "reinit", "zero"),
-    "finals": ("all", "last"),
-    "device": ("auto", "cpu", "cuda"),
-}
-
-
-def _known_models() -> str:
-    return f"one of {', '.join(models.names())}, or torchvision:NAME"
+WHAT = "What to run"
+_MODELS = f"one of {', '.join(MODELS)}, or torchvision:NAME"
 
 
 def _is_model(name: str) -> bool:
-    return name in models.names() or name.removeprefix("torchvision:") not in ("", name)
+    return name in MODELS or name.removeprefix("torchvision:") not in ("", name)
 
 
-def _require(valid: bool, name: str, expected: str, got: object) -> None:
-    if not valid:
-        raise ConfigError(f"{name} must be {expected}; got {got!r}")
+def _is_data(name: str) -> bool:
+    return name in DATA[:-1] or name.removeprefix("folder:") not in ("", name)
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class DataOptions:
+    """On what, and with which network."""
+
+    data: str = field(
+        default="digits",
+        metadata=option(
+            WHAT,
+            f"Data set: {', '.join(DATA[:-1])}; folder:PATH with train/CLASS/IMAGE, test/CLASS/IMAGE",
+            check=Check(f"one of {', '.join(DATA)}", _is_data),
+            metavar="NAME",
+        ),
+    )
+    root: str = field(
+        default="data",
+        metadata=option(WHAT, "Folder of the data sets that are not bundled", metavar="PATH"),
+    )
+    download: bool = field(default=False, metadata=option(WHAT, "Fetch the data set if it is not there"))
+    model: str = field(
+        default="resnet20",
+        metadata=option(
+            WHAT,
+            "Dense network to train in the end, such as resnet20, wide_resnet16_4, vgg16_bn, mlp or torchvision:resnet18",
+            check=Check(_MODELS, _is_model),
+            metavar="NAME",
+        ),
+    )
+    shortcut: str | None = field(
+        default=None,
+        metadata=option(
+            WHAT,
+            "Shortcut of the CIFAR ResNets: zero padding (A, their default) or 1x1 convolution (B)",
+            check=Check("A or B", lambda value: value in ("A", "B")),
+            metavar="A|B",
+        ),
+    )
+    dropout: float = field(
+        default=0.0,
+        metadata=option(
+            WHAT,
+            "Rate of dropout before the last layer, which the strategy bald needs",
+            more="Every network has it. It is ours.",
+            check=part(),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """Where it is computed, how often, and where the results go."""
+
+    seeds: tuple[int, ...] = field(
+        default=(0, 1, 2),
+        metadata=option(
+            RUN,
+            "Number of seeds, counted up from the first; everything is run with each",
+            more="In Python and in a file: the seeds themselves.",
+            check=Check(
+                "one or more different numbers from 0 on",
+                lambda seeds: len(set(seeds)) == len(seeds) > 0 and min(seeds) >= 0,
+            ),
+        ),
+    )
+    device: str = field(
+        default="auto",
+        metadata=option(
+            RUN, "Where to compute, auto being the GPU if there is one", check=one_of("auto", "cpu", "cuda")
+        ),
+    )
+    threads: int | None = field(
+        default=None,
+        metadata=option(
+            RUN,
+            "CPU threads. Left out: 1 for images as small as the digits, else as many as there are cores",
+            check=at_least(1),
+        ),
+    )
+    out: str | None = field(
+        default=None,
+        metadata=option(
+            RUN, "Run folder to make. Left out, a new one under runs/", metavar="PATH", short="-o"
+        ),
+    )
+
+
+def check_shortcut(config: DataOptions) -> None:
+    """Raise ``ConfigError`` for a shortcut of a model that has no choice of it."""
+    unused = config.shortcut is None or config.model.startswith("resnet")
+    require(unused, "shortcut", f"left out, as {config.model} has no such choice", config.shortcut)
+
+
+@documented
+@dataclass(frozen=True)
+class RunConfig(MachineOptions, TrainingOptions, PruneFuseOptions, SelectionOptions, DataOptions):
     """One experiment: every arm and every seed of it. The defaults are the preset ``digits``.
 
-    Attributes:
-        data: ``digits``, ``cifar10``, ``cifar100``, ``places365``, ``imagenet`` or ``folder:PATH``.
-        root: Folder of the data sets that are not bundled.
-        download: Fetch the data set into ``root`` if it is missing.
-        model: Dense network, by its name in `prunefuse.models`.
-        dropout: Rate of dropout before the last layer of every network; ours, for dropout passes.
-        shortcut: ``A`` (padding) or ``B`` (1x1 convolution), for the CIFAR ResNets; None = the model's default.
-        selector: ``prunefuse`` (the dense network pruned), ``dense`` (classic active learning), or the name of
-            any model (selection via proxy).
-        prune_ratio: Part of the channels removed from the selector, in [0, 1).
-        criterion: Channel score of the pruning: ``l2``, ``l1`` or ``random``.
-        rounding: Of the number of channels kept: ``floor``, ``nearest`` or ``ceil``.
-        t_sync: Every this many rounds the selector is pruned anew from the trained fused network; 0 = never.
-        strategy: How the selector's outputs become picks: a token, or where a utility function of the logits stands,
-            as ``package.module:name`` or ``path/to/file.py:name``.
-        passes: Forward passes with dropout, for ``bald``.
-        stochastic: Random batches by utility: ``none``, ``power``, ``softmax`` or ``softrank``.
-        beta: How near those stay to the best batch.
-        class_balanced: As many of every predicted class as there are, the best of each.
-        schedule: Sizes of the labeled set, increasing, in samples (``"1000"``) or per cent of the pool (``"2%"``);
-            the first set is drawn at random.
-        budget: Last size. It cuts the schedule there, or is added to it.
-        initial: First size; with it the steps to the last size are even.
-        rounds: Number of acquisitions after the first set; with it the steps to the last size are even.
-        baselines: Arms to compare with: ``dense`` (the dense network selects, same strategy) and ``random``.
-        fuse: Copy the trained selector's weights into the final network.
-        distill: Train the final network with the selector as teacher.
-        kd_lambda: Weight of the cross-entropy; the distillation term has 1 - kd_lambda. Its value is ours.
-        kd_temperature: Temperature of the distillation; ours as well.
-        complement: Weights of the final network outside the selector's positions: ``keep``, ``reinit``, ``zero``.
-        finals: Train the final network at ``all`` sizes of the schedule, or at the ``last`` only.
-        recipe: How networks are trained.
-        test_every_epoch: Evaluate on the test set after every epoch, for the curves of the report.
-        workers: Processes that read data sets that are not in memory.
-        seeds: Every arm is run once per seed.
-        device: ``auto`` (CUDA if there is a GPU), ``cpu`` or ``cuda``.
-        threads: CPU threads; None = one for images as small as the digits, which more only slow down, else
-            torch's choice.
-        out: Run folder to make; None = a new one under ``runs/``.
-
     Raises:
+        TypeError: a value of another type than its field; names the field.
         ConfigError: a value that is not allowed, with those that are.
     """
 
-    data: str = "digits"
-    root: str = "data"
-    download: bool = False
-    model: str = "resnet20"
-    shortcut: str | None = None
-    dropout: float = 0.0
-    selector: str = "prunefuse"
-    prune_ratio: float = 0.5
-    criterion: str = "l2"
-    rounding: str = "floor"
-    t_sync: int = 0
-    strategy: str = "entropy"
-    passes: int = 10
-    stochastic: str = "none"
-    beta: float = 1.0
-    class_balanced: bool = False
-    schedule: tuple[str, ...] = ("2%", "4%", "6%", "10%", "20%")
-    budget: str | None = None
-    initial: str | None = None
-    rounds: int | None = None
-    baselines: tuple[str, ...] = BASELINES
-    fuse: bool = True
-    distill: bool = True
-    kd_lambda: float = 0.5
-    kd_temperature: float = 4.0
-    complement: str = "keep"
-    finals: str = "all"
-    recipe: Recipe = RECIPES["digits"]
-    test_every_epoch: bool = False
-    workers: int = 0
-    seeds: tuple[int, ...] = (0, 1, 2)
-    device: str = "auto"
-    threads: int | None = None
-    out: str | None = None
+    strategy: str = like(SelectionOptions, "strategy", more="")
+    recipe: Recipe = like(
+        TrainingOptions,
+        "recipe",
+        default=RECIPES["digits"],
+        help="Training that the options below change; left out, the preset's, whatever the data set. One of",
+    )
+    budget: str | None = field(
+        default=None,
+        metadata=option(
+            LABELS,
+            "Where to stop. It cuts the schedule, or is added at its end",
+            check=check_size,
+            metavar="SIZE",
+            short="-b",
+        ),
+    )
+    initial: str | None = field(
+        default=None,
+        metadata=option(
+            LABELS,
+            "First size; from there to the last in even steps",
+            check=check_size,
+            metavar="SIZE",
+        ),
+    )
+    rounds: int | None = field(
+        default=None,
+        metadata=option(LABELS, "Number of even steps from the first size to the last", check=at_least(1)),
+    )
+    baselines: tuple[str, ...] = field(
+        default=BASELINES,
+        metadata=option(
+            WHAT,
+            "What to compare with: dense, the dense network selecting by the same strategy; random picks; or none",
+            check=any_of(*BASELINES),
+            metavar="NAMES",
+        ),
+    )
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            got = getattr(self, name)
-            own = name == "strategy" and ":" in got
-            _require(own or got in allowed, name, f"one of {', '.join(allowed)}", got)
+        check_fields(self)
+        check_shortcut(self)
+        selector = f"prunefuse, dense, or a model ({_MODELS})"
+        require(self.selector in SELECTORS or _is_model(self.selector), "selector", selector, self.selector)
         try:
-            strategy(self.strategy, **{name: getattr(self, name) for name in STRATEGY_OPTIONS})
+            check_selection(self)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        _require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
-        known = self.data in DATA[:-1] or self.data.removeprefix("folder:") not in ("", self.data)
-        _require(known, "data", f"one of {', '.join(DATA)}", self.data)
-        _require(_is_model(self.model), "model", _known_models(), self.model)
-        _require(
-            self.selector in SELECTORS or _is_model(self.selector),
-            "selector",
-            f"prunefuse, dense, or a model ({_known_models()})",
-            self.selector,
-        )
-        _require(self.shortcut in (None, "A", "B"), "shortcut", "A or B", self.shortcut)
-        _require(
-            self.shortcut is None or self.model.startswith("resnet"),
-            "shortcut",
-            f"left out, as {self.model} has no such choice",
-            self.shortcut,
-        )
-        unknown = [name for name in self.baselines if name not in BASELINES]
-        _require(not unknown, "baselines", f"any of {', '.join(BASELINES)}, or none", ", ".join(unknown))
-        _require(0 <= self.prune_ratio < 1, "prune_ratio", "in [0, 1)", self.prune_ratio)
-        _require(self.t_sync >= 0, "t_sync", "0 (never) or a number of rounds", self.t_sync)
-        fused = self.selector == "prunefuse" and self.fuse
-        _require(
-            fused or self.t_sync == 0,
-            "t_sync",
-            "0 without fusion: there is nothing to prune anew",
-            self.t_sync,
-        )
-        _require(self.workers >= 0, "workers", "at least 0", self.workers)
-        _require(0 <= self.kd_lambda <= 1, "kd_lambda", "in [0, 1]", self.kd_lambda)
-        _require(self.kd_temperature > 0, "kd_temperature", "positive", self.kd_temperature)
-        _require(self.threads is None or self.threads >= 1, "threads", "at least 1", self.threads)
-        _require(self.rounds is None or self.rounds >= 1, "rounds", "at least 1", self.rounds)
-        distinct = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0
-        _require(distinct, "seeds", "one or more different numbers from 0 on", list(self.seeds))
-        for name in ("initial", "budget"):
-            if getattr(self, name) is not None:
-                parse_size(getattr(self, name), name)
-        for size in self.schedule:
-            parse_size(size, "schedule")
+
+    @property
+    def loop(self) -> LoopConfig:
+        """What the first arm's loop is, with the first seed."""
+        return self.loop_of(self.arms[0], self.seeds[0])
+
+    def loop_of(self, arm: str, seed: int, schedule: tuple[int | str, ...] | None = None) -> LoopConfig:
+        """What the loop of an arm is; a schedule given here takes the place of this one.
+
+        A baseline is the dense network selecting for itself, under the same training and schedule.
+        """
+
+        def of(kind: type[Any]) -> dict[str, Any]:
+            return {part.name: getattr(self, part.name) for part in dataclasses.fields(kind)}
+
+        shared = {**of(TrainingOptions), "seed": seed, "schedule": schedule or self.schedule}
+        if arm == "random" and arm != self.arms[0]:
+            return LoopConfig(**shared, selector="dense", strategy="random")
+        shared = {**of(SelectionOptions), **shared}
+        if arm != self.arms[0] or self.selector == "dense":
+            return LoopConfig(**shared, selector="dense")
+        if self.selector != "prunefuse":
+            return LoopConfig(**shared, selector="model")
+        return LoopConfig(**{**of(PruneFuseOptions), **shared})
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -207,6 +254,12 @@ PRESETS: dict[str, RunConfig] = {
 }
 
 
+def check_sizes_given(options: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` for sizes that are given in two ways."""
+    if "schedule" in options and ("initial" in options or "rounds" in options):
+        raise ConfigError("schedule already says every size: give it, or initial and rounds")
+
+
 def override(preset: str, options: Mapping[str, Any], recipe: Mapping[str, Any]) -> RunConfig:
     """A preset with some fields of it, and of its recipe, replaced.
 
@@ -218,12 +271,6 @@ def override(preset: str, options: Mapping[str, Any], recipe: Mapping[str, Any])
     Raises:
         ConfigError: an unknown preset, a value that is not allowed, or sizes given in two ways.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    if "schedule" in options and ("initial" in options or "rounds" in options):
-        raise ConfigError("schedule already says every size: give it, or initial and rounds")
-    try:
-        trained = dataclasses.replace(options.get("recipe", PRESETS[preset].recipe), **recipe)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return dataclasses.replace(PRESETS[preset], **{**options, "recipe": trained})
+    require(preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}", preset)
+    check_sizes_given(options)
+    return changed(changed(PRESETS[preset], options), {"recipe": recipe} if recipe else {})

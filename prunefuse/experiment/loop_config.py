@@ -2,136 +2,226 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
-from numbers import Integral
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from prunefuse.experiment.budgets import parse_size, to_samples
-from prunefuse.pruning._choose.ranking import ROUNDINGS
-from prunefuse.pruning._choose.scores import CRITERIA
-from prunefuse.selection._batches import Stochastic
-from prunefuse.selection._strategies import Strategy, UtilityFunction, strategy
-from prunefuse.training._fields import check_types
+from prunefuse._names import CRITERIA, ROUNDINGS, STOCHASTIC, STRATEGIES, Complement, Stochastic
+from prunefuse._options import (
+    Check,
+    at_least,
+    check_fields,
+    documented,
+    like,
+    one_of,
+    option,
+    part,
+    positive,
+    require,
+)
+from prunefuse.experiment.budgets import check_sizes, to_samples
 from prunefuse.training._recipe import RECIPES, Recipe
+
+if TYPE_CHECKING:
+    from prunefuse.selection._strategies import Strategy
+
+LABELS, SELECT, FINAL = "How much to label", "How to select", "The final network"
+TRAIN, RUN = "Training", "The run"
+_STRATEGY = Check(
+    f"one of {', '.join(STRATEGIES)}",
+    lambda value: value in STRATEGIES or callable(value) or ":" in value,
+    STRATEGIES,
+)
 
 
 @dataclass(frozen=True)
-class LoopConfig:
-    """Configuration of `ActiveLearning`.
+class SelectionOptions:
+    """How much is labeled, and by which strategy."""
 
-    Attributes:
-        schedule: Labeled-set sizes, increasing; the first is the random initial pool, the last is the budget b.
-            A size is a number of samples, or per cent of the pool as a string (``"10%"``), which `ActiveLearning`
-            resolves exactly, rounding down.
-        strategy: The acquisition strategy, as `prunefuse.selection.strategies.strategy` takes it: a token, a utility
-            function, or where one stands.
-        passes: Forward passes with dropout, for ``bald``.
-        stochastic: Random batches by utility: ``none``, ``power``, ``softmax`` or ``softrank``.
-        beta: How near those stay to the best batch.
-        class_balanced: As many of every predicted class as there are, the best of each.
-        selector: ``prunefuse``: the dense network pruned at initialization. ``dense``: the dense network itself
-            (classic active learning; it is the final network too). ``model``: another network (selection via
-            proxy); the final network is then trained on its own, without fusion or distillation.
-        prune_ratio: Fraction of the channels removed, in [0, 1).
-        criterion: Channel score of `plan_pruning`: ``l2``, ``l1`` or ``random``.
-        rounding: Of the kept widths, as in `plan_pruning`: ``floor``, ``nearest`` or ``ceil``.
-        t_sync: After every ``t_sync`` rounds the next selector is pruned from the trained fused network; 0 =
-            never. The idea is the paper's, details are ours: see `ActiveLearning`.
-        fuse: Fuse the selector into the dense network; without, the final network starts from its own weights.
-        distill: Train the final network with the selector as teacher.
-        kd_lambda: Weight of the cross-entropy in the distillation loss (ours).
-        kd_temperature: Temperature of the distillation loss (ours).
-        complement: What the positions outside the selector become: ``keep`` the dense network's weights, or
-            ``reinit``, those of another fresh network of the factory, or ``zero``.
-        finals: Train the final network at ``all`` sizes of the schedule, for the curve, or at the ``last``.
-        recipe: Training of the final network.
-        selector_recipe: Training of the selector; None = ``recipe``.
-        test_every_epoch: Evaluate on the test set after every epoch, not only after the last.
-        workers: Processes that read data sets that are not in memory.
-        seed: Fixes initialization, order, augmentation and selection.
+    schedule: tuple[int | str, ...] = field(
+        default=("2%", "4%", "6%", "10%", "20%"),
+        metadata=option(
+            LABELS,
+            "Sizes of the labeled set, in samples or per cent of the pool, with commas; the first is drawn at random",
+            more="They increase. A per cent, such as 10%, is resolved exactly, rounding down.",
+            check=check_sizes,
+            metavar="SIZES",
+        ),
+    )
+    strategy: str | Callable[..., Any] = field(
+        default="entropy",
+        metadata=option(
+            SELECT,
+            "What to label first, FILE.py:FUNCTION or MODULE:FUNCTION being your own utility of the logits",
+            more="In Python also a utility function itself; see `prunefuse.selection.strategies.strategy`.",
+            check=_STRATEGY,
+            metavar="NAME",
+            short="-s",
+        ),
+    )
+    passes: int = field(
+        default=10,
+        metadata=option(SELECT, "Forward passes with dropout, for the strategy bald", check=at_least(2)),
+    )
+    stochastic: Stochastic = field(
+        default="none",
+        metadata=option(
+            SELECT,
+            "Random batches that prefer a high utility, instead of the highest",
+            check=one_of(*STOCHASTIC),
+        ),
+    )
+    beta: float = field(
+        default=1.0, metadata=option(SELECT, "How near random batches stay to the best one", check=positive())
+    )
+    class_balanced: bool = field(
+        default=False,
+        metadata=option(SELECT, "As many of every predicted class as there are, the best of each"),
+    )
+
+
+@dataclass(frozen=True)
+class PruneFuseOptions:
+    """What is pruned, fused and distilled: options that classic active learning does not have."""
+
+    selector: str = field(
+        default="prunefuse",
+        metadata=option(
+            SELECT,
+            "Network that selects: prunefuse, the dense one pruned; dense, that one itself; or any other model",
+            metavar="NAME",
+        ),
+    )
+    prune_ratio: float = field(
+        default=0.5,
+        metadata=option(
+            SELECT,
+            "Part of the channels removed from the selector, from 0 to below 1",
+            check=part(),
+            short="-p",
+        ),
+    )
+    criterion: str = field(
+        default="l2",
+        metadata=option(
+            SELECT, "Score of a channel, of which the lowest are pruned", check=one_of(*CRITERIA)
+        ),
+    )
+    rounding: str = field(
+        default="floor",
+        metadata=option(SELECT, "Rounding of the number of channels kept", check=one_of(*ROUNDINGS)),
+    )
+    t_sync: int = field(
+        default=0,
+        metadata=option(
+            SELECT,
+            "Prune the selector anew from the fused network every so many rounds; 0 is never",
+            more="The idea is the paper's, details are ours: see `ActiveLearning`.",
+            check=at_least(0),
+        ),
+    )
+    fuse: bool = field(
+        default=True,
+        metadata=option(
+            FINAL,
+            "Start the final network from the selector's weights",
+            more="Else it starts from its own.",
+        ),
+    )
+    distill: bool = field(
+        default=True, metadata=option(FINAL, "Train the final network with the selector as teacher")
+    )
+    kd_lambda: float = field(
+        default=0.5,
+        metadata=option(
+            FINAL,
+            "Weight of the labels' loss; the teacher's has the rest",
+            more="The value is ours.",
+            check=part(whole=True),
+        ),
+    )
+    kd_temperature: float = field(
+        default=4.0,
+        metadata=option(FINAL, "Temperature of the teacher", more="The value is ours.", check=positive()),
+    )
+    complement: Complement = field(
+        default="keep",
+        metadata=option(
+            FINAL,
+            "Weights the selector does not have: the dense network's, drawn again, or zero",
+            check=one_of("keep", "reinit", "zero"),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How networks are trained, and when."""
+
+    finals: Literal["all", "last"] = field(
+        default="all",
+        metadata=option(
+            FINAL,
+            "Sizes at which the final network is trained",
+            more="All of the schedule, for the curve, or the last alone.",
+            check=one_of("all", "last"),
+        ),
+    )
+    recipe: Recipe = field(
+        default=RECIPES["cifar"],
+        metadata=option(TRAIN, "Training that the options below change", named=RECIPES),
+    )
+    test_every_epoch: bool = field(
+        default=False,
+        metadata=option(TRAIN, "Test after every epoch, for the curves of the report; takes longer"),
+    )
+    workers: int = field(
+        default=0,
+        metadata=option(
+            RUN,
+            "Processes that read images from disk",
+            more="Data sets in memory need none.",
+            check=at_least(0),
+        ),
+    )
+
+
+@documented
+@dataclass(frozen=True)
+class LoopConfig(TrainingOptions, PruneFuseOptions, SelectionOptions):
+    """Configuration of `ActiveLearning`.
 
     Raises:
         TypeError: a value of another type than its field; names the field.
         ValueError: a value outside its range; names the field.
     """
 
-    schedule: tuple[int | str, ...]
-    strategy: str | UtilityFunction = "entropy"
-    passes: int = 10
-    stochastic: Stochastic = "none"
-    beta: float = 1.0
-    class_balanced: bool = False
-    selector: Literal["prunefuse", "dense", "model"] = "prunefuse"
-    prune_ratio: float = 0.5
-    criterion: str = "l2"
-    rounding: str = "floor"
-    t_sync: int = 0
-    fuse: bool = True
-    distill: bool = True
-    kd_lambda: float = 0.5
-    kd_temperature: float = 4.0
-    complement: Literal["keep", "reinit", "zero"] = "keep"
-    finals: Literal["all", "last"] = "all"
-    recipe: Recipe = RECIPES["cifar"]
-    selector_recipe: Recipe | None = None
-    test_every_epoch: bool = False
-    workers: int = 0
-    seed: int = 0
+    schedule: tuple[int | str, ...] = like(SelectionOptions, "schedule", required=True)
+    selector: Literal["prunefuse", "dense", "model"] = like(
+        PruneFuseOptions,
+        "selector",
+        help="Network that selects: prunefuse, the dense one pruned at initialization; dense, that one itself, which is the "
+        "final network too (classic active learning); model, another network (selection via proxy): the final network is "
+        "then trained on its own, without fusion or distillation",
+        check=one_of("prunefuse", "dense", "model"),
+    )
+    selector_recipe: Recipe | None = field(
+        default=None, metadata=option("", "Training of the selector; None is that of the final network")
+    )
+    seed: int = field(
+        default=0,
+        metadata=option("", "Fixes initialization, order, augmentation and selection", check=at_least(0)),
+    )
 
     def __post_init__(self) -> None:
-        check_types(self)
-        self._check_schedule()
-        for name in ("recipe", "selector_recipe"):
-            value = getattr(self, name)
-            if not isinstance(value, Recipe) and (name == "recipe" or value is not None):
-                raise TypeError(f"{name}: expected a Recipe, got {value!r} ({type(value).__name__})")
-        _ = self.chooser  # checks what it is made of
-        checks = (
-            ("selector", self.selector in ("prunefuse", "dense", "model"), '"prunefuse", "dense" or "model"'),
-            ("prune_ratio", 0 <= self.prune_ratio < 1, "a number in [0, 1)"),
-            ("criterion", self.criterion in CRITERIA, f"one of {', '.join(CRITERIA)}"),
-            ("rounding", self.rounding in ROUNDINGS, f"one of {', '.join(ROUNDINGS)}"),
-            ("t_sync", self.t_sync >= 0, "at least 0"),
-            ("t_sync", not self.t_sync or (self.selector == "prunefuse" and self.fuse), "0 without fusion"),
-            ("kd_lambda", 0 <= self.kd_lambda <= 1, "a number in [0, 1]"),
-            ("kd_temperature", self.kd_temperature > 0, "a positive number"),
-            ("complement", self.complement in ("keep", "reinit", "zero"), '"keep", "reinit" or "zero"'),
-            ("finals", self.finals in ("all", "last"), '"all" or "last"'),
-            ("workers", self.workers >= 0, "at least 0"),
-            ("seed", self.seed >= 0, "at least 0"),
-        )
-        for name, valid, expected in checks:
-            if not valid:
-                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+        check_fields(self)
+        check_selection(self)
 
     @cached_property
     def chooser(self) -> Strategy:
         """The strategy with its options."""
-        return strategy(
-            self.strategy,
-            passes=self.passes,
-            stochastic=self.stochastic,
-            beta=self.beta,
-            class_balanced=self.class_balanced,
-        )
-
-    def _check_schedule(self) -> None:
-        sizes: object = self.schedule
-        if not isinstance(sizes, tuple):
-            kind = type(sizes).__name__
-            raise TypeError(f"schedule: expected a tuple of sizes such as (100, 200), got {sizes!r} ({kind})")
-        for size in sizes:
-            if isinstance(size, bool) or not isinstance(size, Integral | str):
-                kind = type(size).__name__
-                raise TypeError(f'schedule: expected sizes such as 100 or "10%", got {size!r} ({kind})')
-            if isinstance(size, str):
-                parse_size(size, "schedule")
-        samples = [size for size in sizes if not isinstance(size, str)]
-        increasing = all(a < b for a, b in pairwise(samples))
-        if not sizes or not increasing or min(samples, default=1) < 1:
-            raise ValueError(f"schedule: expected increasing sizes > 0, got {sizes!r}")
+        return chosen_strategy(self)
 
     def for_pool(self, pool: int) -> LoopConfig:
         """The same with a schedule in samples of a pool of ``pool``.
@@ -144,9 +234,7 @@ class LoopConfig:
             for size in self.schedule
         )
         if sizes and sizes[-1] > pool:
-            raise ValueError(
-                f"schedule: expected at most {pool} labels, the size of the pool, got {sizes[-1]}"
-            )
+            raise ValueError(f"schedule must be at most {pool} labels, the size of the pool, got {sizes[-1]}")
         return replace(self, schedule=sizes)
 
     @property
@@ -157,7 +245,7 @@ class LoopConfig:
             ValueError: it has per cents; see `for_pool`.
         """
         if any(isinstance(size, str) for size in self.schedule):
-            raise ValueError(f"schedule: expected sizes in samples, got {self.schedule!r}")
+            raise ValueError(f"schedule must be sizes in samples, got {self.schedule!r}")
         return cast("tuple[int, ...]", self.schedule)
 
     @property
@@ -204,3 +292,29 @@ class LoopConfig:
     def distills(self) -> bool:
         """Whether final networks are trained with a teacher."""
         return self.selector == "prunefuse" and self.distill
+
+
+def check_selection(config: SelectionOptions) -> None:
+    """Check what options mean together, of a configuration that has these and `PruneFuseOptions`.
+
+    Raises:
+        ConfigError: a combination without a meaning, or a utility function that is not there.
+    """
+    assert isinstance(config, PruneFuseOptions)
+    fused = config.selector == "prunefuse" and config.fuse
+    require(fused or config.t_sync == 0, "t_sync", "0 without fusion", config.t_sync)
+    if config.strategy not in STRATEGIES or config.stochastic != "none" or config.class_balanced:
+        chosen_strategy(config)
+
+
+def chosen_strategy(config: SelectionOptions) -> Strategy:
+    """The strategy with its options."""
+    from prunefuse.selection._strategies import strategy  # here, so that options are read without torch
+
+    return strategy(
+        config.strategy,
+        passes=config.passes,
+        stochastic=config.stochastic,
+        beta=config.beta,
+        class_balanced=config.class_balanced,
+    )

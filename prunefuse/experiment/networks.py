@@ -12,6 +12,7 @@ from torch import nn
 from prunefuse import models
 from prunefuse.data import Data
 from prunefuse.experiment.budgets import ConfigError
+from prunefuse.experiment.config import DataOptions
 
 
 def factory(name: str, data: Data, **options: Any) -> Callable[[], nn.Module]:
@@ -29,3 +30,11 @@ def factory(name: str, data: Data, **options: Any) -> Callable[[], nn.Module]:
         shape = "x".join(map(str, data.input_shape))
         raise ConfigError(f"model {name} does not work on {shape} images: {error}") from error
     return make
+
+
+def options(name: str, config: DataOptions) -> dict[str, Any]:
+    """What a configuration asks of a model of this name."""
+    options: dict[str, Any] = {"dropout": config.dropout} if config.dropout else {}
+    if config.shortcut is not None and name.startswith("resnet"):
+        options["shortcut"] = config.shortcut
+    return options

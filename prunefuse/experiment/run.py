@@ -15,20 +15,14 @@ from prunefuse import _files as files
 from prunefuse import data as datasets
 from prunefuse.experiment import folder, machine, networks
 from prunefuse.experiment.budgets import ConfigError, resolve_schedule
-from prunefuse.experiment.config import SELECTORS, STRATEGY_OPTIONS, RunConfig
+from prunefuse.experiment.config import SELECTORS, RunConfig
 from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.folder import RunError, Trial
 from prunefuse.experiment.loop import ActiveLearning
-from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.progress import RunProgress
 from prunefuse.experiment.report import report
 from prunefuse.training import TrainingDivergedError
 
-# Settings of the main arm that the baselines do not have.
-_MAIN_ONLY = (
-    *("selector", "prune_ratio", "criterion", "rounding", "t_sync"),
-    *("fuse", "distill", "kd_lambda", "kd_temperature", "complement"),
-)
 _REDRAW = 60.0  # seconds between drawings of the report while a run goes on
 
 
@@ -124,7 +118,7 @@ class _Experiment:
 
     def learner(self, arm: str, seed: int, listener: RunProgress) -> ActiveLearning:
         """One arm with one seed, ready to be iterated."""
-        config = self._loop_config(arm, seed)
+        config = self.config.loop_of(arm, seed, self.schedule)
         try:
             return ActiveLearning(
                 self.dense,
@@ -161,30 +155,9 @@ class _Experiment:
             "machine": machine.describe_machine(self.device),
         }
 
-    def _loop_config(self, arm: str, seed: int) -> LoopConfig:
-        """A baseline is the dense network selecting for itself, under the same training and schedule."""
-        config = self.config
-        shared: dict[str, Any] = {
-            "schedule": self.schedule,
-            "finals": config.finals,
-            "recipe": config.recipe,
-            "test_every_epoch": config.test_every_epoch,
-            "workers": config.workers,
-            "seed": seed,
-        }
-        if arm == "random" and arm != config.arms[0]:
-            return LoopConfig(**shared, selector="dense", strategy="random")
-        for name in ("strategy", *STRATEGY_OPTIONS):
-            shared[name] = getattr(config, name)
-        if arm != config.arms[0] or config.selector == "dense":
-            return LoopConfig(**shared, selector="dense")
-        if config.selector != "prunefuse":
-            return LoopConfig(**shared, selector="model")
-        return LoopConfig(**shared, **{name: getattr(config, name) for name in _MAIN_ONLY})
-
     def _settings(self, arm: str) -> dict[str, Any]:
         """What trials must share to be seeds of one arm, by name."""
-        loop = dataclasses.asdict(self._loop_config(arm, 0))
+        loop = dataclasses.asdict(self.config.loop_of(arm, 0, self.schedule))
         for name in ("seed", "workers", "selector_recipe"):
             del loop[name]
         recipe = loop.pop("recipe")
@@ -196,10 +169,7 @@ class _Experiment:
         return network | loop | {f"recipe {name}": value for name, value in recipe.items()}
 
     def _factory(self, name: str) -> Callable[[], nn.Module]:
-        options: dict[str, Any] = {"dropout": self.config.dropout} if self.config.dropout else {}
-        if self.config.shortcut is not None and name.startswith("resnet"):
-            options["shortcut"] = self.config.shortcut
-        return networks.factory(name, self.data, **options)
+        return networks.factory(name, self.data, **networks.options(name, self.config))
 
 
 def _write(path: Path, trials: tuple[Trial, ...], trial: Trial, learner: ActiveLearning) -> None:

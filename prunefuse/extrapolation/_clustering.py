@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prunefuse._options import check_fields
 from prunefuse._seeds import generator
 from prunefuse.data._batches import batch_count, shuffled
 from prunefuse.dynamics._options import Score
@@ -18,7 +19,6 @@ from prunefuse.dynamics._recorder import Recorder
 from prunefuse.extrapolation._interface import BLOCK_ROWS
 from prunefuse.extrapolation._neighbors import magnitude, nearest_neighbors, require_rows
 from prunefuse.ops.arrays import as_tensor, like
-from prunefuse.training._fields import check_types
 from prunefuse.training._recipe import Recipe
 
 _RECIPE = Recipe(
@@ -62,7 +62,7 @@ class Clustering:
     recipe: Recipe = _RECIPE
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_fields(self)
         for name, least in (("clusters", 2), ("neighbors", 1), ("iterations", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
 from prunefuse.onnx import planner
 from prunefuse.onnx.reader import example_shapes, read, trace
 from prunefuse.onnx.runtime import Feeds, FileNetwork
 from prunefuse.onnx.writer import check_free, narrowed, save
 from prunefuse.pruning._obspa.readers import find_readers
-from prunefuse.pruning._obspa.refit import check_planning, compensate, costs, with_notes
+from prunefuse.pruning._obspa.refit import RANKED_HERE, check_planning, compensate, costs, with_notes
+from prunefuse.pruning.options import lists
 from prunefuse.pruning.plan import PruningPlan
 
 
+@lists(planner.OnnxPlanOptions, *RANKED_HERE)
 def prune_without_finetuning(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -25,7 +28,7 @@ def prune_without_finetuning(
     *,
     damping: float = 0.01,
     memory: int = 2**30,
-    **planning: Any,
+    **options: Unpack[planner.OnnxPlanOptions],
 ) -> PruningPlan:
     """Write a narrower network that needs no training afterwards (OBSPA; see :mod:`prunefuse.pruning.obspa`).
 
@@ -41,7 +44,7 @@ def prune_without_finetuning(
             that the file says, or of 64.
         damping: λ of the layers' Hessians, as a multiple of the mean of their diagonals. The default is ours.
         memory: Bytes for Hessians that are gathered in one run over the calibration inputs.
-        planning: What else :func:`plan` takes, such as ``target=``; no criterion or scores.
+        options: Those of `prunefuse.onnx.planner.OnnxPlanOptions`.
 
     Returns:
         The plan.
@@ -54,20 +57,21 @@ def prune_without_finetuning(
             determine no weights (``damping=0`` and too few of them), or onnxruntime is not there or cannot run the file.
         RuntimeError: the result would not be a valid network, which is a fault of a rule; nothing is written.
     """
-    check_planning(planning, damping)
+    check_planning(options, damping)
     target = Path(out)
     check_free(target)
     model = read(path)
-    found = trace(model, example_shapes(model, planning.get("shapes")))
+    found = trace(model, example_shapes(model, options.get("shapes")))
     readers, stuck = find_readers(found, found.couplings.components())
     if not readers:
         raise ValueError("path: no convolution or matrix product reads channels that may be pruned")
     batches, dense = Feeds(calibration, model), FileNetwork(model, readers)
     with torch.no_grad():
         scores = costs(dense, readers, batches, damping, memory)
-        ignore = planning.pop("ignore", ())
+        ignore = options.pop("ignore", ())
         ignore = [*([ignore] if isinstance(ignore, str) else ignore), *map(glob.escape, stuck)]
-        plan = with_notes(planner.plan(path, scores=scores, ignore=ignore, **planning), stuck)
+        planning: planner.OnnxPlanOptions = {**options, "scores": scores, "ignore": ignore}
+        plan = with_notes(planner.plan(path, **planning), stuck)
         small = narrowed(path, plan)
         compensate(FileNetwork(small, readers), dense, plan, dense.steps(readers), batches, damping)
     save(small, target, like=path)

@@ -6,13 +6,14 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from fractions import Fraction
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 import prunefuse.onnx.operators  # noqa: F401  (registers the rules)
 from prunefuse.onnx.reader import example_shapes, read, trace
@@ -20,11 +21,9 @@ from prunefuse.onnx.shapes import Shapes
 from prunefuse.pruning._choose.fit_code import Decision
 from prunefuse.pruning._choose.gradients import Evidence
 from prunefuse.pruning._choose.scores import CRITERIA as _CRITERIA
-from prunefuse.pruning._choose.scores import Function, Scores
-from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning._graph.trace import Trace
-from prunefuse.pruning.options import checked_options
+from prunefuse.pruning.options import Key, PlanOptions, checked_options, completed, lists
 from prunefuse.pruning.plan import Layer, PruningPlan
 from prunefuse.pruning.planner import counted_layers
 from prunefuse.pruning.search import rank, ratio_for
@@ -33,43 +32,31 @@ CRITERIA = (*_CRITERIA, "bn_scale")
 _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64", "BOOL": "bool", "UINT8": "uint8", "INT8": "int8"}
 
 
-def plan(
-    path: str | os.PathLike[str],
-    *,
-    ratio: float | Fraction | None = None,
-    target: Target | None = None,
-    criterion: str | Function = "l2",
-    ranking: str | None = None,
-    rounding: str = "floor",
-    ignore: Iterable[str] | str = (),
-    seed: int = 0,
-    preset: str = "prunefuse",
-    scope: str | None = None,
-    aggregation: str | None = None,
-    normalization: str | None = None,
-    ratios: Mapping[str, float] | None = None,
-    round_to: int = 1,
-    min_channels: int = 1,
-    scores: Scores | None = None,
-    shapes: Mapping[str, Sequence[int]] | Sequence[Sequence[int]] | None = None,
-) -> PruningPlan:
+class OnnxPlanOptions(PlanOptions, total=False):
+    """What can be said about a plan of an ONNX file."""
+
+    shapes: Annotated[
+        Mapping[str, Sequence[int]] | Sequence[Sequence[int]] | None,
+        Key(
+            None,
+            "Input name -> its shape, or the shapes in the order of the inputs, where the file leaves sizes open. An open "
+            "first axis needs none.",
+        ),
+    ]
+
+
+@lists(OnnxPlanOptions)
+def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> PruningPlan:
     """Decide which channels of an ONNX file to keep, as :func:`prunefuse.plan_pruning` does of a PyTorch model.
 
-    Arguments that are not listed here mean what they mean there. Parameters are the floating-point constants of the
-    file, but for the statistics of batch norms.
+    Parameters are the floating-point constants of the file, but for the statistics of batch norms. A criterion is ``"l2"``,
+    ``"l1"``, ``"random"``, ``"bn_scale"``, or a function (weight as a tensor of PyTorch, None) -> scores of its elements.
+    Where options name modules, here they name nodes, tensors, or the modules that a tensor's name begins with (``"conv1"``
+    for ``conv1.weight``): the nodes with that name, with that output or with that constant. Tensors are constants.
 
     Args:
         path: The file. Weights may be in a file of their own beside it.
-        target: What the small network may cost: parameters, FLOPs or memory.
-        criterion: ``"l2"``, ``"l1"``, ``"random"`` or ``"bn_scale"``, or a function (weight as a tensor of PyTorch,
-            None) -> scores of its elements.
-        ignore: Names of nodes, of tensors, or of the modules that a tensor's name begins with (``"conv1"`` for
-            ``conv1.weight``), or patterns of these (:mod:`fnmatch`): the nodes with that name, with that output or
-            with that constant keep all output channels.
-        ratios: Such a name or pattern -> the ratio for the channels that those nodes write.
-        scores: Instead of a criterion: name of a constant -> axis -> a tensor with a score for each index there.
-        shapes: Input name -> its shape, or the shapes in the order of the inputs, where the file leaves sizes open. An
-            open first axis needs none.
+        options: Those of `OnnxPlanOptions`.
 
     Returns:
         The plan: tensors and nodes have the names that :func:`prunefuse.onnx.read` gives them; it can be saved.
@@ -80,52 +67,41 @@ def plan(
         ValueError: an argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
     """
     model = read(path)
-    options = checked_options(
-        ratio=ratio,
-        target=target,
-        criterion=criterion,
-        criteria=CRITERIA,
-        ranking=ranking,
-        rounding=rounding,
-        seed=seed,
-        preset=preset,
-        scope=scope,
-        aggregation=aggregation,
-        normalization=normalization,
-        ratios=ratios,
-        matching=lambda pattern: _constants_of(model, _matching_nodes(model, "ratios", pattern)),
-        round_to=round_to,
-        min_channels=min_channels,
-        scores=scores,
+    wanted: OnnxPlanOptions = completed("plan", OnnxPlanOptions, options)
+    target = wanted["target"]
+    checked = checked_options(
+        wanted,
+        CRITERIA,
+        lambda pattern: _constants_of(model, _matching_nodes(model, "ratios", pattern)),
     )
     if target is not None and target.quantity == "latency":
-        raise ValueError("target: expected parameters, flops or memory for an ONNX file, got 'latency'")
-    inputs = example_shapes(model, shapes)
-    found = trace(model, inputs, _matching_nodes(model, "ignore", ignore))
+        raise ValueError("target must be parameters, flops or memory for an ONNX file, got 'latency'")
+    inputs = example_shapes(model, wanted["shapes"])
+    found = trace(model, inputs, _matching_nodes(model, "ignore", wanted["ignore"]))
     tensors = weights(model, found)
     # Constants that meet no channel, such as numbers that a graph computes with, are no news: least=2.
-    ranked = rank(found, tensors, options, Evidence(), options.own_ratios, least=2)
+    ranked = rank(found, tensors, checked, Evidence(), checked.own_ratios, least=2)
     batch = next((shape[0] for shape in inputs.values() if shape), 1)
-    fraction, reached = options.ratio, ""
+    fraction, reached = checked.ratio, ""
     if target is not None:
         fraction, reached = ratio_for(ranked, target, tensors, batch)
     decision = ranked.decision(fraction, {})
     kept = decision.kept(tensors)
-    options.check_pruned(kept, fraction, found)
+    checked.check_pruned(kept, fraction, found)
     types = {str(value.name): value.dtype for value in model.graph.inputs}
     return PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(fraction),
-        criterion=options.scoring.name,
-        ranking=options.selection.ranking,
-        rounding=rounding,
-        seed=seed,
+        criterion=checked.scoring.name,
+        ranking=checked.selection.ranking,
+        rounding=wanted["rounding"],
+        seed=wanted["seed"],
         inputs=tuple(TensorSpec(shape, _dtype(types[name])) for name, shape in inputs.items()),
         outputs=found.outputs,
         kept=kept,
         attributes=_sizes(model, inputs, found, decision.keep),
         layers=_layers(model, tensors, decision, kept, batch),
-        notes=(*options.notes, *filter(None, [reached]), *found.note_lines()),
+        notes=(*checked.notes, *filter(None, [reached]), *found.note_lines()),
     )
 
 
@@ -185,10 +161,10 @@ def _matching_nodes(model: ir.Model, argument: str, patterns: Iterable[str] | st
     found: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if not isinstance(pattern, str):
-            raise TypeError(f"{argument}: expected names, got {type(pattern).__name__}")
+            raise TypeError(f"{argument} must be names, got {type(pattern).__name__}")
         matches = [nodes for name, nodes in names.items() if fnmatchcase(name, pattern)]
         if not matches:
-            raise ValueError(f"{argument}: {pattern!r} matches no node and no tensor of the file")
+            raise ValueError(f"{argument} must match nodes or tensors of the file, got {pattern!r}")
         found.update(*matches)
     return found
 

@@ -9,6 +9,8 @@ from numbers import Real
 
 from torch import Tensor, nn
 
+from prunefuse._options import require
+
 
 def checked_inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The inputs as a tuple of tensors that have elements."""
@@ -17,33 +19,30 @@ def checked_inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, .
         got = type(example_inputs).__name__
         if isinstance(inputs, list | tuple):
             got += f" of {', '.join(type(x).__name__ for x in inputs)}"
-        raise TypeError(f"example_inputs: expected a tensor or a tuple of tensors, got {got}")
+        raise TypeError(f"example_inputs must be a tensor or a tuple of tensors, got {got}")
     if not inputs or not all(x.numel() for x in inputs):
-        raise ValueError("example_inputs: expected at least one tensor, and none without elements")
+        raise ValueError("example_inputs must be at least one tensor, and none without elements")
     return tuple(inputs)
 
 
 def checked_ratio(argument: str, ratio: float | Fraction) -> Fraction:
     """A ratio in [0, 1), exactly."""
     if isinstance(ratio, bool) or not isinstance(ratio, float | int | Real):
-        raise TypeError(f"{argument}: expected a number, got {type(ratio).__name__}")
-    if not 0 <= ratio < 1:
-        raise ValueError(f"{argument}: expected 0 <= ratio < 1, got {ratio}")
+        raise TypeError(f"{argument} must be a number, got {type(ratio).__name__}")
+    require(0 <= ratio < 1, argument, "in [0, 1)", ratio)
     return Fraction(str(ratio))  # the decimal that was written: 10 * (1 - 0.9) is 1
 
 
 def check_choice(argument: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise ``ValueError`` unless the value is one of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"{argument}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+    require(value in allowed, argument, f"one of {', '.join(allowed)}", value)
 
 
 def check_count(argument: str, value: int) -> None:
     """Raise unless the value is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument}: expected an integer, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{argument}: expected at least 1, got {value}")
+        raise TypeError(f"{argument} must be a whole number, got {type(value).__name__}")
+    require(value >= 1, argument, "at least 1", value)
 
 
 def matching_modules(model: nn.Module, argument: str, patterns: Iterable[str] | str) -> set[str]:
@@ -52,10 +51,10 @@ def matching_modules(model: nn.Module, argument: str, patterns: Iterable[str] | 
     found: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if not isinstance(pattern, str):
-            raise TypeError(f"{argument}: expected names of modules, got {type(pattern).__name__}")
+            raise TypeError(f"{argument} must be names of modules, got {type(pattern).__name__}")
         matches = [path for path in paths if fnmatchcase(path, pattern)]
         if not matches:
-            raise ValueError(f"{argument}: {pattern!r} matches no module of the model")
+            raise ValueError(f"{argument} must match modules of the model, got {pattern!r}")
         found |= {
             path for path in paths for match in matches if path == match or path.startswith(match + ".")
         }

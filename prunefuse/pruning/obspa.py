@@ -32,12 +32,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Unpack
 
 from prunefuse.pruning._graph.copies import named_tensors
 from prunefuse.pruning._graph.export import Exporter
 from prunefuse.pruning._obspa.readers import Application, Enough, Reader, Watch, find_readers
-from prunefuse.pruning._obspa.refit import Norm, Run, check_planning, compensate, costs, with_notes
+from prunefuse.pruning._obspa.refit import (
+    RANKED_HERE,
+    Norm,
+    Run,
+    check_planning,
+    compensate,
+    costs,
+    with_notes,
+)
 from prunefuse.pruning._walk import trace
+from prunefuse.pruning.options import ModulePlanOptions, lists
 from prunefuse.pruning.plan import PruningPlan
 from prunefuse.pruning.planner import plan_pruning
 
@@ -103,6 +113,7 @@ def noise_like(
     ]
 
 
+@lists(ModulePlanOptions, *RANKED_HERE)
 def prune_without_finetuning(
     model: nn.Module,
     example_inputs: Tensor | Sequence[Tensor],
@@ -110,7 +121,7 @@ def prune_without_finetuning(
     *,
     damping: float = 0.01,
     memory: int = 2**30,
-    **planning: Any,
+    **options: Unpack[ModulePlanOptions],
 ) -> tuple[PruningPlan, nn.Module]:
     """Prune a trained network so that it needs no training afterwards (OBSPA; see :mod:`prunefuse.pruning.obspa`).
 
@@ -123,7 +134,7 @@ def prune_without_finetuning(
         damping: λ of the layers' Hessians, as a multiple of the mean of their diagonals. The default is ours.
         memory: Bytes for Hessians that are gathered in one run over the calibration inputs; a larger one is gathered
             in a run of its own.
-        planning: What else :func:`plan_pruning` takes, such as ``ratio=`` and ``ignore=``; no criterion or scores.
+        options: Those of `ModulePlanOptions`.
 
     Returns:
         The plan, and the small model, in the mode of ``model``.
@@ -135,8 +146,8 @@ def prune_without_finetuning(
         RuntimeError: ``torch.export`` cannot capture the model.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    check_planning(planning, damping)
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    check_planning(options, damping)
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = Batches(calibration, len(inputs), device)
@@ -150,9 +161,10 @@ def prune_without_finetuning(
     with _plain_attention(), torch.no_grad():
         steps = dense.steps(readers, next(iter(batches)))
         scores = costs(dense, readers, batches, damping, memory)
-        ignore = planning.pop("ignore", ())
+        ignore = options.pop("ignore", ())
         ignore = [*([ignore] if isinstance(ignore, str) else ignore), *stuck]
-        plan = with_notes(plan_pruning(model, inputs, scores=scores, ignore=ignore, **planning), stuck)
+        planning: ModulePlanOptions = {**options, "scores": scores, "ignore": ignore}
+        plan = with_notes(plan_pruning(model, inputs, **planning), stuck)
         small = plan.extract(model)
         training = [module.training for module in small.modules()]
         compensate(ModuleNetwork(small.eval()), dense, plan, steps, batches, damping)

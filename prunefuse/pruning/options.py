@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
+from typing_extensions import TypedDict
+
+from prunefuse.pruning._choose.gradients import Loss
 from prunefuse.pruning._choose.ranking import NORMALIZATIONS, RANKINGS, ROUNDINGS, Selection
 from prunefuse.pruning._choose.scores import AGGREGATIONS, SCOPES, Function, Scores, Scoring
 from prunefuse.pruning._choose.targets import Target
@@ -16,6 +21,192 @@ PRESETS = {
     "prunefuse": {"scope": "writers", "aggregation": "norm", "normalization": "none", "ranking": "local"},
     "spa": {"scope": "coupled", "aggregation": "sum", "normalization": "sum", "ranking": "global"},
 }
+_CHOICES = {
+    "scope": SCOPES,
+    "aggregation": AGGREGATIONS,
+    "normalization": NORMALIZATIONS,
+    "ranking": RANKINGS,
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """What there is to say about a planning option: its default, and its text in docstrings."""
+
+    default: Any
+    text: str
+
+
+class PlanOptions(TypedDict, total=False):
+    """What can be said about a plan, of a model of PyTorch and of an ONNX file alike; each key says its default and meaning.
+
+    Functions that plan take these as ``**options: Unpack[PlanOptions]``, so that completion and mypy know them.
+    """
+
+    ratio: Annotated[
+        float | Fraction | None,
+        Key(
+            None,
+            "The fraction of channels to remove, 0 <= ratio < 1. None means 0.5; beside ``ratios``, 0.",
+        ),
+    ]
+    target: Annotated[
+        Target | None,
+        Key(
+            None,
+            "Instead of ``ratio``, what the small model may cost: the smallest ratio is taken that keeps to it. Of an ONNX "
+            "file: parameters, FLOPs or memory.",
+        ),
+    ]
+    criterion: Annotated[
+        str | Function,
+        Key(
+            "l2",
+            "A name or a function (parameter, gradient or None) -> scores of its elements; see "
+            "`prunefuse.pruning.criteria.Scoring`, also for ``scope`` and ``aggregation``.",
+        ),
+    ]
+    ranking: Annotated[
+        str | None,
+        Key(
+            None,
+            '``"local"``: within each axis; ``"global"``: the ratio is of all coupled channels, each counts once. None: '
+            "the preset's.",
+        ),
+    ]
+    rounding: Annotated[
+        str,
+        Key(
+            "floor",
+            '``"floor"``, ``"nearest"`` (halves up) or ``"ceil"``, of the kept count. Which of them the PruneFuse paper '
+            "uses is unknown; the default is ours.",
+        ),
+    ]
+    ignore: Annotated[
+        Iterable[str] | str,
+        Key(
+            (),
+            'Names of modules, or patterns such as ``"stage1.*.conv2"`` (`fnmatch`), whose output channels are kept '
+            "whole; a module stands for all those inside it. What is tied to those channels stays whole as well.",
+        ),
+    ]
+    seed: Annotated[int, Key(0, 'For ``"random"``, and for what is random in ``loss``.')]
+    preset: Annotated[
+        str,
+        Key(
+            "prunefuse",
+            '``"prunefuse"``: the norm of the weights that write a channel, local ranking; ``"spa"``: the sum over all '
+            "parameters of the coupled channel, over that of its group, global ranking. What is given beside it takes the "
+            "place of the preset's.",
+        ),
+    ]
+    scope: Annotated[str | None, Key(None, '``"writers"`` or ``"coupled"``.')]
+    aggregation: Annotated[str | None, Key(None, '``"norm"``, ``"sum"``, ``"mean"``, ``"max"`` or ``"l2"``.')]
+    normalization: Annotated[
+        str | None,
+        Key(
+            None,
+            '``"none"``, or scores divided by the ``"sum"``, ``"mean"`` or ``"max"`` of magnitudes in the group: the '
+            "channels that live on the same axes of the same tensors.",
+        ),
+    ]
+    ratios: Annotated[
+        Mapping[str, float] | None,
+        Key(
+            None,
+            "Name or pattern of modules -> the ratio for the channels that they write, whatever the others lose; the last "
+            "that matches holds, and of tied channels with several ratios the smallest.",
+        ),
+    ]
+    round_to: Annotated[
+        int,
+        Key(1, "Axes keep multiples of so many channels, where couplings allow it, or stay whole."),
+    ]
+    min_channels: Annotated[int, Key(1, "Axes keep at least so many.")]
+    scores: Annotated[
+        Scores | None,
+        Key(
+            None,
+            "Instead of a criterion: tensor name -> axis -> a score for each index there, summed (or as ``aggregation`` "
+            "says) over what is coupled. Channels that have none are kept.",
+        ),
+    ]
+
+
+class ModulePlanOptions(PlanOptions, total=False):
+    """What can be said about a plan of a model of PyTorch."""
+
+    loss: Annotated[
+        Loss | None,
+        Key(
+            None,
+            "For criteria with gradients: (model, batch) -> the loss. None: cross entropy for batches (x, y).",
+        ),
+    ]
+    batches: Annotated[
+        Iterable[Any] | None,
+        Key(
+            None,
+            "The data of criteria that need some: a list of batches, a data loader. Its length is the user's choice; read "
+            "in the mode that the model is in, from a copy. A function as criterion is given gradients if there are "
+            "batches; other criteria do not read them.",
+        ),
+    ]
+    expressed_by: Annotated[
+        str,
+        Key(
+            "module",
+            'What the small network will be. ``"module"``: a model of the same class, so that channels stay where the '
+            'code of a module has sizes written in it. ``"program"``: the exported program, in whose graph every size '
+            "follows.",
+        ),
+    ]
+
+
+def keys(kind: type) -> dict[str, tuple[Any, Key]]:
+    """Name of a planning option -> its type, and what there is to say about it."""
+    found = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        plain, key = get_args(hint)
+        found[name] = (plain, key)
+    return found
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def lists(kind: type, *without: str) -> Callable[[F], F]:
+    """Put the planning options of ``kind`` into a function's signature, and into its docstring for ``options:``."""
+
+    def wrap(function: F) -> F:
+        shown = {name: value for name, value in keys(kind).items() if name not in without}
+        signature = inspect.signature(function)
+        first = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        more = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=key.default, annotation=hint)
+            for name, (hint, key) in shown.items()
+        ]
+        function.__signature__ = signature.replace(parameters=[*first, *more])  # type: ignore[attr-defined]
+        lines = (function.__doc__ or "").splitlines(keepends=True)
+        at = next(i for i, line in enumerate(lines) if line.lstrip().startswith("options:"))
+        indent = lines[at][: -len(lines[at].lstrip())]
+        lines[at : at + 1] = [f"{indent}{name}: {key.text}\n" for name, (_, key) in shown.items()]
+        function.__doc__ = "".join(lines)
+        return function
+
+    return wrap
+
+
+def completed(caller: str, kind: type, options: Mapping[str, Any]) -> Any:
+    """Planning options with the defaults of those left out.
+
+    Raises:
+        TypeError: an option that there is not.
+    """
+    known = keys(kind)
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"options of {caller} must be of {', '.join(known)}, got {unknown[0]!r}")
+    return {name: options.get(name, key.default) for name, (_, key) in known.items()}
 
 
 @dataclass(frozen=True)
@@ -62,63 +253,51 @@ class Options:
 
 
 def checked_options(
-    *,
-    ratio: float | Fraction | None,
-    target: Target | None,
-    criterion: str | Function,
-    criteria: tuple[str, ...],
-    ranking: str | None,
-    rounding: str,
-    seed: int,
-    preset: str,
-    scope: str | None,
-    aggregation: str | None,
-    normalization: str | None,
-    ratios: Mapping[str, float] | None,
-    matching: Callable[[str], Iterable[str]],
-    round_to: int,
-    min_channels: int,
-    scores: Scores | None,
+    wanted: PlanOptions, criteria: tuple[str, ...], matching: Callable[[str], Iterable[str]]
 ) -> Options:
-    """The options of :func:`plan_pruning`, under the same names.
+    """What planning options mean.
 
     Args:
+        wanted: All of them; see `completed`.
         criteria: The names that ``criterion`` may have.
         matching: A pattern in ``ratios`` -> the modules or tensors that it means.
 
     Raises:
-        TypeError: an argument has the wrong type.
-        ValueError: an argument has a value that is not allowed.
+        TypeError: an option has the wrong type.
+        ValueError: an option has a value that is not allowed.
     """
+    ratio, target, ratios, criterion = (
+        wanted["ratio"],
+        wanted["target"],
+        wanted["ratios"],
+        wanted["criterion"],
+    )
     if target is not None and not isinstance(target, Target):
-        raise TypeError(f"target: expected a Target, got {type(target).__name__}")
+        raise TypeError(f"target must be a Target, got {type(target).__name__}")
     if ratio is not None and target is not None:
-        raise ValueError("target: expected a ratio or a target, not both")
+        raise ValueError("target must be left out beside a ratio, got both")
     fraction = checked_ratio("ratio", (0 if ratios else 0.5) if ratio is None else ratio)
     if not callable(criterion):
         check_choice("criterion", criterion, criteria)
-    check_choice("preset", preset, tuple(PRESETS))
-    given = {"scope": scope, "aggregation": aggregation, "normalization": normalization, "ranking": ranking}
-    settings = {**PRESETS[preset], **{name: value for name, value in given.items() if value is not None}}
-    choices = {
-        "scope": SCOPES,
-        "aggregation": AGGREGATIONS,
-        "normalization": NORMALIZATIONS,
-        "ranking": RANKINGS,
+    check_choice("preset", wanted["preset"], tuple(PRESETS))
+    given = {name: wanted[name] for name in _CHOICES}  # type: ignore[literal-required]
+    settings = {
+        **PRESETS[wanted["preset"]],
+        **{name: value for name, value in given.items() if value is not None},
     }
-    for name, allowed in choices.items():
+    for name, allowed in _CHOICES.items():
         check_choice(name, settings[name], allowed)
-    check_choice("rounding", rounding, tuple(ROUNDINGS))
-    check_count("round_to", round_to)
-    check_count("min_channels", min_channels)
+    check_choice("rounding", wanted["rounding"], tuple(ROUNDINGS))
+    check_count("round_to", wanted["round_to"])
+    check_count("min_channels", wanted["min_channels"])
     own: dict[str, Fraction] = {}
     for pattern, value in (ratios or {}).items():
         own.update(dict.fromkeys(matching(pattern), checked_ratio(f"ratios[{pattern!r}]", value)))
     return Options(
         fraction,
         target,
-        Scoring(criterion, settings["scope"], settings["aggregation"], seed, scores),
+        Scoring(criterion, settings["scope"], settings["aggregation"], wanted["seed"], wanted["scores"]),
         settings["normalization"],
-        Selection(settings["ranking"], rounding, round_to, min_channels),
+        Selection(settings["ranking"], wanted["rounding"], wanted["round_to"], wanted["min_channels"]),
         own,
     )

@@ -6,46 +6,28 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from prunefuse.pruning._choose.fit_code import Decision
 from prunefuse.pruning._choose.gradients import Evidence, Loss, gather
-from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS, Function, Scores, Scoring
-from prunefuse.pruning._choose.targets import Target
+from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS, Scoring
 from prunefuse.pruning._graph.copies import fingerprint
 from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning._graph.trace import Product, Trace
 from prunefuse.pruning.arguments import check_choice, checked_inputs, matching_modules
-from prunefuse.pruning.options import checked_options
+from prunefuse.pruning.options import ModulePlanOptions, checked_options, completed, lists
 from prunefuse.pruning.plan import EXPRESSED_BY, Layer, PruningPlan
 from prunefuse.pruning.search import Search
 
 
+@lists(ModulePlanOptions)
 def plan_pruning(
     model: nn.Module,
     example_inputs: Tensor | Sequence[Tensor],
-    *,
-    ratio: float | Fraction | None = None,
-    target: Target | None = None,
-    criterion: str | Function = "l2",
-    ranking: str | None = None,
-    rounding: str = "floor",
-    ignore: Iterable[str] | str = (),
-    seed: int = 0,
-    preset: str = "prunefuse",
-    scope: str | None = None,
-    aggregation: str | None = None,
-    normalization: str | None = None,
-    ratios: Mapping[str, float] | None = None,
-    round_to: int = 1,
-    min_channels: int = 1,
-    loss: Loss | None = None,
-    batches: Iterable[Any] | None = None,
-    scores: Scores | None = None,
-    expressed_by: str = "module",
+    **options: Unpack[ModulePlanOptions],
 ) -> PruningPlan:
     """Decide which channels of a model to keep, from its exported graph.
 
@@ -60,37 +42,7 @@ def plan_pruning(
         model: The dense model, of any class that ``torch.export`` captures. It is not changed.
         example_inputs: The input of its forward, or the inputs in order. Only shapes and dtypes matter (to a
             latency the values too, if the model's code looks at them); axis 0 of the first is taken as the batch.
-        ratio: The fraction of channels to remove, 0 <= ratio < 1. None means 0.5; beside ``ratios``, 0.
-        target: Instead of ``ratio``, what the small model may cost: the smallest ratio is taken that keeps to it.
-        criterion: A name or a function (parameter, gradient or None) -> scores of its elements; see
-            :class:`prunefuse.pruning._choose.scores.Scoring`, also for ``scope`` and ``aggregation``.
-        ranking: ``"local"``: within each axis; ``"global"``: the ratio is of all coupled channels, each counts once.
-        rounding: ``"floor"``, ``"nearest"`` (halves up) or ``"ceil"``, of the kept count. Which of them the
-            PruneFuse paper uses is unknown; the default is ours.
-        ignore: Names of modules, or patterns such as ``"stage1.*.conv2"`` (:mod:`fnmatch`), whose output
-            channels are kept whole; a module stands for all those inside it. What is tied to those channels
-            stays whole as well.
-        seed: For ``"random"``, and for what is random in ``loss``.
-        preset: ``"prunefuse"``: the norm of the weights that write a channel, local ranking; ``"spa"``: the sum over
-            all parameters of the coupled channel, over that of its group, global ranking. What is given beside it
-            takes the place of the preset's.
-        scope: ``"writers"`` or ``"coupled"``.
-        aggregation: ``"norm"``, ``"sum"``, ``"mean"``, ``"max"`` or ``"l2"``.
-        normalization: ``"none"``, or scores divided by the ``"sum"``, ``"mean"`` or ``"max"`` of magnitudes in the
-            group: the channels that live on the same axes of the same tensors.
-        ratios: Name or pattern of modules -> the ratio for the channels that they write, whatever the others lose;
-            the last that matches holds, and of tied channels with several ratios the smallest.
-        round_to: Axes keep multiples of so many channels, where couplings allow it, or stay whole.
-        min_channels: Axes keep at least so many.
-        loss: For criteria with gradients: (model, batch) -> the loss. None: cross entropy for batches (x, y).
-        batches: The data of criteria that need some: a list of batches, a data loader. Its length is the user's
-            choice; read in the mode that the model is in, from a copy. A function as criterion is given gradients
-            if there are batches; other criteria do not read them.
-        scores: Instead of a criterion: tensor name -> axis -> a score for each index there, summed (or as
-            ``aggregation`` says) over what is coupled. Channels that have none are kept.
-        expressed_by: What the small network will be. ``"module"``: a model of the same class, so that channels stay
-            where the code of a module has sizes written in it. ``"program"``: the exported program, in whose graph
-            every size follows.
+        options: Those of `ModulePlanOptions`.
 
     Returns:
         The plan; ``plan.extract(model)`` is the small model, or ``plan.extract_program(model, example_inputs)``
@@ -103,41 +55,28 @@ def plan_pruning(
     """
     start = time.perf_counter()
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     inputs = checked_inputs(example_inputs)
-    options = checked_options(
-        ratio=ratio,
-        target=target,
-        criterion=criterion,
-        criteria=ALL_CRITERIA,
-        ranking=ranking,
-        rounding=rounding,
-        seed=seed,
-        preset=preset,
-        scope=scope,
-        aggregation=aggregation,
-        normalization=normalization,
-        ratios=ratios,
-        matching=lambda pattern: matching_modules(model, "ratios", pattern),
-        round_to=round_to,
-        min_channels=min_channels,
-        scores=scores,
+    wanted: ModulePlanOptions = completed("plan_pruning", ModulePlanOptions, options)
+    expressed_by, target = wanted["expressed_by"], wanted["target"]
+    checked = checked_options(
+        wanted, ALL_CRITERIA, lambda pattern: matching_modules(model, "ratios", pattern)
     )
     check_choice("expressed_by", expressed_by, EXPRESSED_BY)
     if expressed_by == "program" and target is not None and target.quantity == "latency":
         raise ValueError(
-            'target: expected parameters, flops or memory with expressed_by="program", got latency'
+            'target must be parameters, flops or memory with expressed_by="program", got latency'
         )
-    evidence = _gathered(model, options.scoring, loss, batches)
+    evidence = _gathered(model, checked.scoring, wanted["loss"], wanted["batches"])
     search = Search(
         model,
         inputs,
-        options,
+        checked,
         evidence,
-        matching_modules(model, "ignore", ignore),
+        matching_modules(model, "ignore", wanted["ignore"]),
         expressed_by == "program",
     )
-    fraction = options.ratio
+    fraction = checked.ratio
     target_notes: tuple[str, ...] = ()
     if target is None:
         decision = search.at_ratio(fraction)
@@ -146,20 +85,20 @@ def plan_pruning(
     found = decision.found
     tensors = search.tensors
     kept = decision.kept(tensors)
-    options.check_pruned(kept, fraction, found)
+    checked.check_pruned(kept, fraction, found)
     plan = PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(fraction),
-        criterion=options.scoring.name,
-        ranking=options.selection.ranking,
-        rounding=rounding,
-        seed=seed,
+        criterion=checked.scoring.name,
+        ranking=checked.selection.ranking,
+        rounding=wanted["rounding"],
+        seed=wanted["seed"],
         inputs=tuple(map(TensorSpec.of, inputs)),
         outputs=found.outputs,
         kept=kept,
         attributes=decision.attributes(),
         layers=_layers(decision, tensors, kept, search.batch),
-        notes=(*options.notes, *target_notes, *found.note_lines()),
+        notes=(*checked.notes, *target_notes, *found.note_lines()),
         expressed_by=expressed_by,
     )
     total = time.perf_counter() - start
@@ -177,7 +116,7 @@ def _gathered(
     if not kind:
         return Evidence()
     if batches is None:
-        raise ValueError(f"batches: the criterion {criterion!r} needs data, such as [(x, y)]")
+        raise ValueError(f"batches must be data, such as [(x, y)], for the criterion {criterion!r}, got None")
     return gather(model, kind, loss, batches, scoring.seed)
 
 

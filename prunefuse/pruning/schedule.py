@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning.arguments import check_count, checked_inputs, checked_ratio
+from prunefuse.pruning.options import ModulePlanOptions, lists
 from prunefuse.pruning.plan import PruningPlan, check_plan
 from prunefuse.pruning.planner import plan_pruning
 
 
+@lists(ModulePlanOptions)
 def prune_and_finetune(
     model: nn.Module,
     example_inputs: Tensor | Sequence[Tensor],
     finetune: Callable[[nn.Module], object],
     *,
     steps: int = 1,
-    ratio: float | None = None,
-    target: Target | None = None,
-    **options: Any,
+    **options: Unpack[ModulePlanOptions],
 ) -> tuple[nn.Module, PruningPlan]:
     """Prune a trained model in equal steps, and let the caller train what is left after each.
 
@@ -35,9 +35,7 @@ def prune_and_finetune(
         example_inputs: As for :func:`plan_pruning`.
         finetune: Called with the small model after every step, to train it in place.
         steps: How many there are.
-        ratio: The fraction of channels to remove in the end. None means 0.5.
-        target: Instead of ``ratio``, what the small model may cost in the end.
-        options: For :func:`plan_pruning` at every step.
+        options: Those of `ModulePlanOptions`.
 
     Returns:
         The small model after the last ``finetune``, and the plan that leads there from the dense model: ``fuse_`` and
@@ -48,15 +46,16 @@ def prune_and_finetune(
         ValueError: as for :func:`plan_pruning`; or there are several steps, and ``ratios``, or a target for memory or
             latency.
     """
+    ratio, target = options.pop("ratio", None), options.pop("target", None)
     check_count("steps", steps)
     if not callable(finetune):
-        raise TypeError(f"finetune: expected a function, got {type(finetune).__name__}")
+        raise TypeError(f"finetune must be a function, got {type(finetune).__name__}")
     if ratio is not None and target is not None:
-        raise ValueError("target: expected a ratio or a target, not both")
+        raise ValueError("target must be left out beside a ratio, got both")
     if steps > 1 and target is not None and target.quantity not in ("parameters", "flops"):
-        raise ValueError(f"target: expected parameters or flops in several steps, got {target.quantity!r}")
+        raise ValueError(f"target must be parameters or flops in several steps, got {target.quantity!r}")
     if steps > 1 and "ratios" in options:
-        raise ValueError("ratios: expected none in several steps, each of which would apply them again")
+        raise ValueError("ratios must be left out in several steps, each of which would apply them again")
     inputs = checked_inputs(example_inputs)
     whole = checked_ratio("ratio", 0.5 if ratio is None else ratio)
     dense = 0
@@ -65,14 +64,14 @@ def prune_and_finetune(
         dense = unpruned.params[0] if target.quantity == "parameters" else unpruned.flops[0]
     small, plan = model, None
     for step in range(1, steps + 1):
-        how: dict[str, Any] = {"target": target}
+        how: ModulePlanOptions = {**options, "target": target}
         if target is None:
             left, wanted = (1 - whole * done / steps for done in (step - 1, step))
-            how = {"ratio": 1 - wanted / left}
+            how["ratio"] = 1 - wanted / left
         elif steps > 1:
             amount = dense - (dense - target.limit(dense)) * step / steps
-            how = {"target": Target(target.quantity, at_most=amount)}
-        now = plan_pruning(small, inputs, **how, **options)
+            how["target"] = Target(target.quantity, at_most=amount)
+        now = plan_pruning(small, inputs, **how)
         small = now.extract(small)
         finetune(small)
         plan = now if plan is None else compose(plan, now)
@@ -95,7 +94,7 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         or first.params[1] != second.params[0]
         or list(before) != [layer.name for layer in second.layers]
     ):
-        raise ValueError("second: expected a plan for the small model of the first")
+        raise ValueError("second must be a plan for the small model of the first")
     kept = {name: dict(axes) for name, axes in first.kept.items()}
     for name, axes in second.kept.items():
         mine = kept.setdefault(name, {})

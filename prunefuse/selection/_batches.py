@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
-
 import torch
 from torch import Tensor
 
+from prunefuse._names import STOCHASTIC as STOCHASTIC
+from prunefuse._names import Stochastic as Stochastic
 from prunefuse.ops.transfer import upload
 from prunefuse.selection._top_b import best_first, require_selected
-
-Stochastic: TypeAlias = Literal["none", "power", "softmax", "softrank"]
-STOCHASTIC: tuple[str, ...] = get_args(Stochastic)
 
 
 def perturbed(utilities: Tensor, kind: str, beta: float, generator: torch.Generator) -> Tensor:

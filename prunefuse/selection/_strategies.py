@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from prunefuse._options import at_least, one_of, positive
 from prunefuse.extrapolation import KNN
 from prunefuse.extrapolation._interface import refuse_infinite
 from prunefuse.ops.arrays import as_tensor, require_floating
@@ -232,14 +233,9 @@ def strategy(
         TypeError: token is neither a string nor a function.
         ValueError: an unknown token, an option out of range, or one for a strategy that has no utilities.
     """
-    checks = (
-        ("passes", passes >= 2, "at least 2", passes),
-        ("stochastic", stochastic in STOCHASTIC, f"one of {', '.join(STOCHASTIC)}", stochastic),
-        ("beta", 0 < beta < float("inf"), "a positive number", beta),
-    )
-    for name, valid, expected, got in checks:
-        if not valid:
-            raise ValueError(f"{name}: expected {expected}, got {got!r}")
+    at_least(2)("passes", passes)
+    one_of(*STOCHASTIC)("stochastic", stochastic)
+    positive()("beta", beta)
     need: Need = "logits"
     if isinstance(token, str) and token in _EXTRAPOLATED:
         needs: set[Need] = {"all_features", "dynamics"}
@@ -259,10 +255,10 @@ def strategy(
     elif isinstance(token, str) and ":" in token:
         utility = partial(_of_logits, load_function(token))
     elif isinstance(token, str):
-        raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {token!r}")
+        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {token!r}")
     elif callable(token):
         utility = partial(_of_logits, token)
     else:
-        raise TypeError(f"strategy: expected a name or a function, got {type(token).__name__}")
+        raise TypeError(f"strategy must be a name or a function, got {type(token).__name__}")
     pick = partial(_by_utility, utility, stochastic, beta, class_balanced)
     return Strategy(frozenset({need}), pick, passes if need == "ensemble" else 1)

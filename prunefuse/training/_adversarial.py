@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prunefuse._options import check_fields
 from prunefuse._seeds import generator
 from prunefuse.data._batches import in_order, read
-from prunefuse.training._fields import check_types
 from prunefuse.training._modes import evaluating
 from prunefuse.training._predict import forward
 from prunefuse.training._recipe import Recipe
@@ -48,7 +48,7 @@ class Pgd:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_fields(self)
         for name in ("epsilon", "step_size", "steps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected a finite number, 0 or more, got {getattr(self, name)}")

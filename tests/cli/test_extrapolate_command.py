@@ -81,7 +81,7 @@ def test_resuming_and_reporting_again(finished, tmp_path):
         ("--keep most", "keep must be a number of samples"),
         ("--subset 0.1%", "subset must be at least 10 samples"),
         ("--recipe best", "recipe must be one of cifar, digits"),
-        ("--lr -1", "lr: expected a positive number"),
+        ("--lr -1", "lr must be a positive number"),
         ("--score du --epochs 5", "epochs must be at least 11 for the score du"),
         ("--resume somewhere", "resume goes on with the options of the run: leave out model"),
         ("--seeds 0", "seeds must be one or more"),

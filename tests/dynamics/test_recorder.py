@@ -446,7 +446,7 @@ def test_wrong_options():
         (lambda: DynamicUncertainty(window=1), ValueError, "window: expected at least 2"),
         (lambda: DynamicUncertainty(ddof=2), ValueError, "ddof: expected 0 or 1"),
         (lambda: DynamicUncertainty(omitted=-1), ValueError, "omitted: expected 0 or more"),
-        (lambda: DynamicUncertainty(window=2.5), TypeError, "window: expected a whole number"),
+        (lambda: DynamicUncertainty(window=2.5), TypeError, "window must be a whole number"),
         (lambda: DynamicUncertainty(forward="test"), ValueError, "forward: expected 'training'"),
         (lambda: Dual(trajectory=9), ValueError, "trajectory: expected at least the 10"),
         (lambda: Dual(trajectory=30.0), TypeError, "trajectory: expected a whole number or None"),

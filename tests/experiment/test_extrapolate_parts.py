@@ -211,7 +211,7 @@ def test_a_configuration_survives_json():
 def test_the_recipe_is_that_of_the_data_with_what_is_given():
     assert with_recipe({}, {"epochs": 12}).training.batch_size == ExtrapolateConfig().training.batch_size
     assert ExtrapolateConfig(data="cifar10").training.epochs == 181
-    with pytest.raises(ConfigError, match="lr: expected a positive number"):
+    with pytest.raises(ConfigError, match="lr must be a positive number"):
         with_recipe({}, {"lr": -1.0})
 
 

@@ -121,19 +121,19 @@ ONE = mlp()
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"factory": ONE}, TypeError, "^factory: expected a function"),
-        ({"factory": lambda: None}, TypeError, "factory: expected it to return an nn.Module, got NoneType"),
+        ({"factory": ONE}, TypeError, "^factory must be a function"),
+        ({"factory": lambda: None}, TypeError, "factory must return an nn.Module, got NoneType"),
         ({"factory": lambda: ONE}, ValueError, "factory: expected a new model from every call"),
-        ({"pool": Stream()}, TypeError, "pool: expected a map-style data set.* got Stream"),
-        ({"pool": 3}, TypeError, "pool: expected a map-style data set.* got int"),
-        ({"pool": POOL.images[:0]}, ValueError, "pool: expected at least one sample"),
-        ({"test": part(TEST, 0)}, ValueError, "test: expected at least one sample"),
-        ({"test": TEST.images}, TypeError, "test: expected items"),
+        ({"pool": Stream()}, TypeError, "pool must be a map-style data set.* got Stream"),
+        ({"pool": 3}, TypeError, "pool must be a map-style data set.* got int"),
+        ({"pool": POOL.images[:0]}, ValueError, "pool must have at least one sample"),
+        ({"test": part(TEST, 0)}, ValueError, "test must have at least one sample"),
+        ({"test": TEST.images}, TypeError, "test must have items"),
         ({"test": Images()}, TypeError, "test: .*labels are needed"),
         (
             {"test": TensorDataset(TEST.images, TEST.labels + 1)},  # type: ignore[operator]
             ValueError,
-            r"test: expected labels in \[0, 10\).*got 10",
+            r"test must have labels in \[0, 10\).*got 10",
         ),
         (
             {"pool": POOL.images, "oracle": None},
@@ -154,7 +154,7 @@ def test_a_proxy_with_other_outputs_is_named() -> None:
     config = replace(CONFIG, selector="model")
     with pytest.raises(ValueError, match=r"selector_factory: expected a model with 10 outputs.*\(1, 7\)"):
         learner(config, selector_factory=lambda: mlp(4, classes=7), oracle=never)
-    with pytest.raises(TypeError, match="selector_factory: expected a function"):
+    with pytest.raises(TypeError, match="selector_factory must be a function"):
         learner(config, selector_factory=mlp(4), oracle=never)
 
 

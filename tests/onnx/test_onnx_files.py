@@ -220,19 +220,19 @@ def test_half_precision(tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), [
-    ({"ratio": 1}, ValueError, "ratio: expected 0 <= ratio < 1, got 1"),
-    ({"ratio": "half"}, TypeError, "ratio: expected a number, got str"),
-    ({"criterion": "l3"}, ValueError, "criterion: expected one of 'l2', 'l1', 'random', 'bn_scale', got 'l3'"),
-    ({"rounding": "up"}, ValueError, "rounding: expected one of"),
-    ({"ignore": "nothing"}, ValueError, "ignore: 'nothing' matches no node"),
-    ({"ignore": [3]}, TypeError, "ignore: expected names, got int"),
-    ({"ratio": 0.5, "target": Target("flops", 0.5)}, ValueError, "target: expected a ratio or a target, not both"),
-    ({"target": Target("latency", 0.5)}, ValueError, "target: expected parameters, flops or memory for an ONNX file"),
+    ({"ratio": 1}, ValueError, "ratio must be in [0, 1), got 1"),
+    ({"ratio": "half"}, TypeError, "ratio must be a number, got str"),
+    ({"criterion": "l3"}, ValueError, "criterion must be one of l2, l1, random, bn_scale, got 'l3'"),
+    ({"rounding": "up"}, ValueError, "rounding must be one of"),
+    ({"ignore": "nothing"}, ValueError, "ignore must match nodes or tensors of the file, got 'nothing'"),
+    ({"ignore": [3]}, TypeError, "ignore must be names, got int"),
+    ({"ratio": 0.5, "target": Target("flops", 0.5)}, ValueError, "target must be left out beside a ratio, got both"),
+    ({"target": Target("latency", 0.5)}, ValueError, "target must be parameters, flops or memory for an ONNX file"),
     ({"target": Target("flops", 0.0001)}, ValueError, "target: expected at most"),
-    ({"ratios": {"nothing": 0.5}}, ValueError, "ratios: 'nothing' matches no node"),
-    ({"ratios": {"b": 1.5}}, ValueError, "ratios['b']: expected 0 <= ratio < 1, got 1.5"),
-    ({"preset": "none"}, ValueError, "preset: expected one of 'prunefuse', 'spa'"),
-    ({"round_to": 0}, ValueError, "round_to: expected at least 1"),
+    ({"ratios": {"nothing": 0.5}}, ValueError, "ratios must match nodes or tensors of the file, got 'nothing'"),
+    ({"ratios": {"b": 1.5}}, ValueError, "ratios['b'] must be in [0, 1), got 1.5"),
+    ({"preset": "none"}, ValueError, "preset must be one of prunefuse, spa"),
+    ({"round_to": 0}, ValueError, "round_to must be at least 1"),
     ({"ignore": "*"}, ValueError, "nothing was pruned at ratio 0.5"),
 ])  # fmt: skip
 def test_bad_arguments(chain, arguments, error, message):

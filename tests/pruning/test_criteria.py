@@ -251,7 +251,7 @@ def test_every_criterion_leaves_the_masked_function(criterion, preset):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"criterion": "snip"}, ValueError, "batches: the criterion 'snip' needs data"),
+        ({"criterion": "snip"}, ValueError, "batches must be data, such as .* for the criterion 'snip'"),
         ({"criterion": "snip", "batches": []}, ValueError, "batches: expected at least one batch"),
         ({"criterion": "snip", "batches": [X]}, ValueError, r"batches: expected pairs of tensors \(x, y\)"),
         (
@@ -270,10 +270,10 @@ def test_every_criterion_leaves_the_masked_function(criterion, preset):
         ({"scores": {"e": {0: X}}}, ValueError, "scores: the model has no axis 0 of a tensor 'e'"),
         ({"scores": {"c.weight": {0: X}}}, ValueError, r"expected 5 finite numbers for axis 0 of 'c\.weight', got shape"),
         ({"scores": {"c.weight": {0: torch.ones(5) / 0}}}, ValueError, "expected 5 finite numbers for axis 0"),
-        ({"aggregation": "median"}, ValueError, "aggregation: expected one of 'norm', 'sum'"),
-        ({"normalization": "l2"}, ValueError, "normalization: expected one of 'none', 'sum'"),
-        ({"scope": "all"}, ValueError, "scope: expected one of 'writers', 'coupled'"),
-        ({"preset": "spa2"}, ValueError, "preset: expected one of 'prunefuse', 'spa'"),
+        ({"aggregation": "median"}, ValueError, "aggregation must be one of norm, sum"),
+        ({"normalization": "l2"}, ValueError, "normalization must be one of none, sum"),
+        ({"scope": "all"}, ValueError, "scope must be one of writers, coupled"),
+        ({"preset": "spa2"}, ValueError, "preset must be one of prunefuse, spa"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_named(arguments, error, message):

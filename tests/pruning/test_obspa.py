@@ -393,7 +393,7 @@ def test_noise_is_seeded_and_shaped_like_the_examples():
         ([], {}, ValueError, "calibration: expected at least one batch"),
         ([{"x": 1}], {}, TypeError, "calibration: expected batches of 1 tensors"),
         (torch.zeros(2, 3), {"criterion": "l1"}, TypeError, "criterion"),
-        (torch.zeros(2, 3), {"damping": -1}, ValueError, "damping: expected"),
+        (torch.zeros(2, 3), {"damping": -1}, ValueError, "damping must be"),
         (torch.zeros(2, 3), {"damping": 0}, ValueError, "more calibration inputs or more damping"),
     ],
     ids=["iterator", "empty", "mapping", "criterion", "negative", "singular"],

@@ -320,15 +320,15 @@ def test_refusals(dense, plan):
             ValueError, match=r"plan: .* plan\.extract_program\(model, example_inputs\) gives"
         ):
             wrong()
-    with pytest.raises(ValueError, match="expressed_by: expected one of 'module', 'program', got 'file'"):
+    with pytest.raises(ValueError, match="expressed_by must be one of module, program, got 'file'"):
         plan_pruning(dense, IMAGE, expressed_by="file")
-    with pytest.raises(ValueError, match="expressed_by: expected one of"):
+    with pytest.raises(ValueError, match="expressed_by must be one of"):
         replace(plan, expressed_by="file")
-    with pytest.raises(ValueError, match="target: expected parameters, flops or memory"):
+    with pytest.raises(ValueError, match="target must be parameters, flops or memory"):
         plan_pruning(dense, IMAGE, target=Target("latency", 0.5), expressed_by="program")
     with pytest.raises(ValueError, match="model: the plan is for another model"):
         plan.extract_program(models.resnet8(), IMAGE)
-    with pytest.raises(TypeError, match="example_inputs: expected a tensor"):
+    with pytest.raises(TypeError, match="example_inputs must be a tensor"):
         plan.extract_program(dense, 3)
     with pytest.raises(RuntimeError, match=r"torch\.export cannot capture it, in module 'first'"):
         plan.extract_program(dense, IMAGE[:, :2])

@@ -75,18 +75,18 @@ def test_steps_to_a_target(target):
 
 def test_only_plans_that_follow_each_other_compose():
     first = plan_pruning(models.resnet8(), IMAGE)
-    with pytest.raises(ValueError, match="second: expected a plan for the small model of the first"):
+    with pytest.raises(ValueError, match="second must be a plan for the small model of the first"):
         compose(first, first)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"steps": 0}, ValueError, "steps: expected at least 1"),
-        ({"finetune": 3}, TypeError, "finetune: expected a function, got int"),
-        ({"ratio": 0.5, "target": Target("flops", 0.5)}, ValueError, "a ratio or a target, not both"),
-        ({"steps": 2, "target": Target("latency", 0.5)}, ValueError, "expected parameters or flops in several steps"),
-        ({"steps": 2, "ratios": {"conv1": 0.5}}, ValueError, "ratios: expected none in several steps"),
+        ({"steps": 0}, ValueError, "steps must be at least 1"),
+        ({"finetune": 3}, TypeError, "finetune must be a function, got int"),
+        ({"ratio": 0.5, "target": Target("flops", 0.5)}, ValueError, "target must be left out beside a ratio"),
+        ({"steps": 2, "target": Target("latency", 0.5)}, ValueError, "target must be parameters or flops in several steps"),
+        ({"steps": 2, "ratios": {"conv1": 0.5}}, ValueError, "ratios must be left out in several steps"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_named(arguments, error, message):

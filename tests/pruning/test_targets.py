@@ -180,8 +180,8 @@ def test_global_ranking_compares_layers():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"ratio": 0.5, "target": Target("flops", 0.5)}, ValueError, "target: expected a ratio or a target, not both"),
-        ({"target": 0.5}, TypeError, "target: expected a Target, got float"),
+        ({"ratio": 0.5, "target": Target("flops", 0.5)}, ValueError, "target must be left out beside a ratio, got both"),
+        ({"target": 0.5}, TypeError, "target must be a Target, got float"),
         (
             {"target": Target("parameters", 0.001)},
             ValueError,
@@ -193,12 +193,12 @@ def test_global_ranking_compares_layers():
             "target: nothing to prune: the parameters of the dense model are 7.529e.04 already",
         ),
         ({"target": Target("flops", 0.5), "ignore": "*"}, ValueError, "target: expected at most"),
-        ({"ratios": {"stage9": 0.5}}, ValueError, "ratios: 'stage9' matches no module"),
-        ({"ratios": {"conv1": 1}}, ValueError, r"ratios\['conv1'\]: expected 0 <= ratio < 1, got 1"),
+        ({"ratios": {"stage9": 0.5}}, ValueError, "ratios must match modules of the model, got 'stage9'"),
+        ({"ratios": {"conv1": 1}}, ValueError, r"ratios\['conv1'\] must be in \[0, 1\), got 1"),
         ({"ratios": {"fc": 0.5}}, ValueError, "nothing was pruned"),
-        ({"round_to": 0}, ValueError, "round_to: expected at least 1, got 0"),
+        ({"round_to": 0}, ValueError, "round_to must be at least 1, got 0"),
         ({"round_to": 64}, ValueError, "nothing was pruned at ratio 0.5: .* too few are left to round"),
-        ({"min_channels": 2.5}, TypeError, "min_channels: expected an integer, got float"),
+        ({"min_channels": 2.5}, TypeError, "min_channels must be a whole number, got float"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_named(arguments, error, message):

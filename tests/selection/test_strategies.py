@@ -159,9 +159,9 @@ def test_unknown_token_lists_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("token", "options", "message"),
     [
-        ("entropy", {"stochastic": "gumbel"}, "stochastic: expected one of none, power"),
-        ("entropy", {"beta": 0.0}, "beta: expected a positive"),
-        ("bald", {"passes": 1}, "passes: expected at least 2"),
+        ("entropy", {"stochastic": "gumbel"}, "stochastic must be one of none, power"),
+        ("entropy", {"beta": 0.0}, "beta must be a positive"),
+        ("bald", {"passes": 1}, "passes must be at least 2"),
         ("badge", {"stochastic": "power"}, "stochastic: .* badge has no utilities"),
         ("random", {"class_balanced": True}, "class_balanced: .* random has no utilities"),
         ("no.such.module:f", {}, r"strategy: no\.such\.module cannot be loaded"),

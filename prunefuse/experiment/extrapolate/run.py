@@ -107,7 +107,7 @@ def _set_up(config: ExtrapolateConfig) -> tuple[Setup, int]:
             )
     if "gnn" in config.by:
         _require_geometric()
-    factory = networks.factory(config.network, data)
+    factory = networks.factory(config.network, data, **networks.options(config.network, config))
     labels = torch.tensor(OwnLabels(data.pool)(range(count)), dtype=torch.int64)
     threads = config.threads or machine.usual_threads(data.input_shape)
     return Setup(config, data, factory, device, labels, subset, keeps), threads

@@ -87,6 +87,7 @@ class Steps:
                     self.setup.example,
                     ratio=config.prune_ratio,
                     criterion=config.criterion,
+                    rounding=config.rounding,
                     seed=self.seed,
                 )
                 plan.save(folder / "plan.json")

@@ -45,12 +45,16 @@ class Network(Protocol):
         """Tell of every input (N, C, ...) of a batch norm, which may end that run as well."""
 
 
+RANKED_HERE = ("criterion", "scores", "preset")
+"""Planning options that say what the calibration inputs decide."""
+
+
 def check_planning(planning: Mapping[str, Any], damping: float) -> None:
     """Raise unless these options go with costs as scores."""
-    if given := {"criterion", "scores", "preset"} & planning.keys():
-        raise TypeError(f"{', '.join(sorted(given))}: channels are ranked by the calibration inputs here")
+    if given := [name for name in RANKED_HERE if name in planning]:
+        raise TypeError(f"{given[0]} must be left out: channels are ranked by the calibration inputs here")
     if not damping >= 0:
-        raise ValueError(f"damping: expected a number from 0 on, got {damping}")
+        raise ValueError(f"damping must be a number from 0 on, got {damping}")
 
 
 def with_notes(plan: PruningPlan, stuck: Mapping[str, str]) -> PruningPlan:

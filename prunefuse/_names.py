@@ -1,0 +1,36 @@
+"""The names that options may have, apart from what they stand for: so options can be listed without loading torch.
+
+The tables of what they stand for are held to these lists by a test.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+Stochastic: TypeAlias = Literal["none", "power", "softmax", "softrank"]
+Complement: TypeAlias = Literal["keep", "reinit", "zero"]
+
+STOCHASTIC: tuple[str, ...] = get_args(Stochastic)
+DATA = ("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH")
+CRITERIA = ("l2", "l1", "random")
+CRITERIA_WITHOUT_DATA = (*CRITERIA, "bn_scale")
+ROUNDINGS = ("floor", "nearest", "ceil")
+PLAN_PRESETS = ("prunefuse", "spa")
+QUANTITIES = ("parameters", "flops", "memory", "latency")
+MODELS = (
+    *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet164"),
+    *("wide_resnet16_4", "wide_resnet28_10"),
+    *("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
+    "mlp",
+)
+LOGIT_STRATEGIES = ("least_confidence", "margin", "entropy", "energy", "logit_margin")
+STRATEGIES = (
+    *("random", *LOGIT_STRATEGIES, "bald"),
+    *("extrapolated_du", "extrapolated_dual", "extrapolated_tdds", "extrapolated_el2n", "extrapolated_loss"),
+    *("k_center", "badge"),
+)
+SCORES = (
+    *("du", "du:every-window", "du:paper", "dual", "dual:cifar"),
+    *("tdds", "tdds:cifar100-30%", "tdds:cifar100-50%", "tdds:cifar100-70%", "tdds:cifar100-80%"),
+    *("tdds:cifar100-90%", "forgetting", "el2n", "grand", "aum", "loss"),
+)

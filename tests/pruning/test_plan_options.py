@@ -1,0 +1,79 @@
+"""Planning options are said once: typed, listed and checked alike by every function that plans."""
+
+from __future__ import annotations
+
+import inspect
+from typing import get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from torch import nn
+from typing_extensions import Unpack
+
+from prunefuse import plan_pruning
+from prunefuse.pruning import prune_and_finetune, prune_without_finetuning
+from prunefuse.pruning.options import ModulePlanOptions, PlanOptions, keys
+
+COMMON = set(keys(PlanOptions))
+OF_MODULES = set(keys(ModulePlanOptions))
+RANKED = {"criterion", "scores", "preset"}
+
+
+def onnx(name):
+    module = pytest.importorskip("prunefuse.onnx", exc_type=ImportError)
+    return getattr(module, name)
+
+
+@pytest.mark.parametrize(
+    ("function", "own", "expected"),
+    [
+        (lambda: plan_pruning, {"model", "example_inputs"}, OF_MODULES),
+        (lambda: prune_and_finetune, {"model", "example_inputs", "finetune", "steps"}, OF_MODULES),
+        (
+            lambda: prune_without_finetuning,
+            {"model", "example_inputs", "calibration", "damping", "memory"},
+            OF_MODULES - RANKED,
+        ),
+        (lambda: onnx("plan"), {"path"}, COMMON | {"shapes"}),
+        (
+            lambda: onnx("prune_without_finetuning"),
+            {"path", "out", "calibration", "damping", "memory"},
+            COMMON - RANKED | {"shapes"},
+        ),
+    ],
+    ids=["plan", "steps", "obspa", "onnx", "onnx obspa"],
+)
+def test_functions_that_plan_list_the_options_in_signature_docstring_and_types(function, own, expected):
+    function = function()
+    parameters = inspect.signature(function).parameters
+    assert set(parameters) == own | expected
+    for name in expected:
+        assert f"\n        {name}: " in function.__doc__
+        assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    declared = get_type_hints(function)["options"]
+    assert get_origin(declared) is Unpack  # which mypy and completion read
+    assert expected <= set(keys(get_args(declared)[0]))
+
+
+def test_defaults_are_those_of_the_keys():
+    parameters = inspect.signature(plan_pruning).parameters
+    assert {name: parameters[name].default for name in ("ratio", "criterion", "ignore", "round_to")} == {
+        "ratio": None,
+        "criterion": "l2",
+        "ignore": (),
+        "round_to": 1,
+    }
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4)
+    assert plan_pruning(model, x, ratio=0.5, preset="prunefuse", rounding="floor", seed=0) == plan_pruning(
+        model, x
+    )
+
+
+def test_an_option_that_there_is_not_is_named():
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4)
+    with pytest.raises(
+        TypeError, match=r"options of plan_pruning must be of ratio, target, .*, got 'ration'"
+    ):
+        plan_pruning(model, x, ration=0.5)
+    with pytest.raises(TypeError, match=r"options of plan_pruning must be of ratio, .*, got 'ration'"):
+        prune_and_finetune(model, x, lambda small: None, ration=0.5)
