@@ -5,11 +5,10 @@ Names are loaded when they are first used, and torch with them: importing the pa
 
 from __future__ import annotations
 
-import importlib
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prunefuse import _moved as _moved  # old paths of modules
+from prunefuse._lazy import lazily
 from prunefuse.version import __version__
 
 if TYPE_CHECKING:
@@ -35,28 +34,16 @@ if TYPE_CHECKING:
     from prunefuse.training import Recipe as Recipe
     from prunefuse.training import features as features
 
-# Module: its names that the package offers. tests/test_import.py holds these to those above.
-_NAMES = {
-    "prunefuse._files": "save_tensors",
-    "prunefuse.experiment.loop": "ActiveLearning LoopConfig",
-    "prunefuse.pruning": "PruningPlan Target fuse_ load_pruned plan_pruning prune_and_finetune prune_without_finetuning",
-    "prunefuse.scoring": "EnsembleScores score score_ensemble score_linear score_tokens statistics",
-    "prunefuse.selection": "StreamingTopB k_center_greedy top_b",
-    "prunefuse.training": "Recipe features",
-}
-_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
-__all__ = ["__version__", *_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
-    if not name.startswith("_") and find_spec(f"prunefuse.{name}") is not None:
-        return importlib.import_module(f"prunefuse.{name}")
-    raise AttributeError(f"module 'prunefuse' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# tests/test_import.py holds these to those above.
+__getattr__, __dir__, _offered = lazily(
+    __name__,
+    {
+        "_files": "save_tensors",
+        "experiment.loop": "ActiveLearning LoopConfig",
+        "pruning": "PruningPlan Target fuse_ load_pruned plan_pruning prune_and_finetune prune_without_finetuning",
+        "scoring": "EnsembleScores score score_ensemble score_linear score_tokens statistics",
+        "selection": "StreamingTopB k_center_greedy top_b",
+        "training": "Recipe features",
+    },
+)
+__all__ = ["__version__", *_offered]

@@ -22,10 +22,11 @@ _UNDERSCORED = {
     "prunefuse.selection": "badge batches candidates custom k_center pool strategies streaming top_b",
     "prunefuse.models": "layers perceptron registry resnet vgg wide",
     "prunefuse.data": "batches cifar digits folder labels large registry tensors",
-    "prunefuse.training": "adversarial clock distillation feature_file fields modes predict recipe train",
+    "prunefuse.training": "adversarial clock distillation feature_file modes predict recipe train",
     "prunefuse.dynamics": "options passes recorder tracks",
     "prunefuse.extrapolation": "agreement approximate baselines clustering extrapolate gnn interface knn neighbors regression",
     "prunefuse.adapters": "probabilities",
+    "prunefuse.experiment.extrapolate": "run",
 }
 MOVED = {
     f"{package}.{name}": f"{package}._{name}"

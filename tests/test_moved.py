@@ -47,12 +47,13 @@ def test_the_warning_names_the_line_that_asked(tmp_path):
 
 
 def test_the_package_itself_uses_no_old_path():
-    code = "import pkgutil, importlib, prunefuse\nfor m in pkgutil.walk_packages(prunefuse.__path__, 'prunefuse.'):\n"
-    code += "    if not m.name.startswith('prunefuse.adapters.') and '__main__' not in m.name: importlib.import_module(m.name)"
-    done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:prunefuse", "-c", code],
-        capture_output=True,
-        text=True,
-    )
+    code = """
+import importlib, pkgutil, torch, prunefuse
+for module in pkgutil.walk_packages(prunefuse.__path__, "prunefuse."):
+    if not module.name.startswith("prunefuse.adapters.") and not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+    only_errors = ["-W", "error::DeprecationWarning:prunefuse"]
+    done = subprocess.run([sys.executable, *only_errors, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "is now prunefuse" not in done.stderr

@@ -15,7 +15,7 @@ def reported() -> Iterator[None]:
     try:
         # Inside, as these imports take a while, in which Ctrl-C is to end with the same message.
         from prunefuse.experiment.budgets import ConfigError
-        from prunefuse.experiment.extrapolate.run import ExtrapolateInterrupted
+        from prunefuse.experiment.extrapolate._run import ExtrapolateInterrupted
         from prunefuse.experiment.folder import RunError, RunFolderError
         from prunefuse.experiment.run import RunInterrupted
         from prunefuse.scoring._files import LogitsFileError

@@ -1,36 +1,39 @@
 """Training by recipe, distillation, and what trained networks say: logits, features, accuracy; what a forward costs."""
 
-from prunefuse.training._adversarial import Adversarial, Pgd, evaluate_attacked, perturb, trades_loss
-from prunefuse.training._distillation import Distillation
-from prunefuse.training._flops import flops_per_input
-from prunefuse.training._predict import (
-    dropout_layers,
-    evaluate,
-    features,
-    predict,
-    predict_dropout,
-    predict_with_features,
-)
-from prunefuse.training._recipe import RECIPES, Recipe
-from prunefuse.training._train import EpochResult, TrainingDivergedError, train
+from __future__ import annotations
 
-__all__ = [
-    "RECIPES",
-    "Adversarial",
-    "Distillation",
-    "EpochResult",
-    "Pgd",
-    "Recipe",
-    "TrainingDivergedError",
-    "dropout_layers",
-    "evaluate",
-    "evaluate_attacked",
-    "features",
-    "flops_per_input",
-    "perturb",
-    "predict",
-    "predict_dropout",
-    "predict_with_features",
-    "trades_loss",
-    "train",
-]
+from typing import TYPE_CHECKING
+
+from prunefuse._lazy import lazily
+
+if TYPE_CHECKING:
+    from prunefuse.training._adversarial import Adversarial as Adversarial
+    from prunefuse.training._adversarial import Pgd as Pgd
+    from prunefuse.training._adversarial import evaluate_attacked as evaluate_attacked
+    from prunefuse.training._adversarial import perturb as perturb
+    from prunefuse.training._adversarial import trades_loss as trades_loss
+    from prunefuse.training._distillation import Distillation as Distillation
+    from prunefuse.training._flops import flops_per_input as flops_per_input
+    from prunefuse.training._predict import dropout_layers as dropout_layers
+    from prunefuse.training._predict import evaluate as evaluate
+    from prunefuse.training._predict import features as features
+    from prunefuse.training._predict import predict as predict
+    from prunefuse.training._predict import predict_dropout as predict_dropout
+    from prunefuse.training._predict import predict_with_features as predict_with_features
+    from prunefuse.training._recipe import RECIPES as RECIPES
+    from prunefuse.training._recipe import Recipe as Recipe
+    from prunefuse.training._train import EpochResult as EpochResult
+    from prunefuse.training._train import TrainingDivergedError as TrainingDivergedError
+    from prunefuse.training._train import train as train
+
+__getattr__, __dir__, __all__ = lazily(
+    __name__,
+    {
+        "_adversarial": "Adversarial Pgd evaluate_attacked perturb trades_loss",
+        "_distillation": "Distillation",
+        "_flops": "flops_per_input",
+        "_predict": "dropout_layers evaluate features predict predict_dropout predict_with_features",
+        "_recipe": "RECIPES Recipe",
+        "_train": "EpochResult TrainingDivergedError train",
+    },
+)

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from prunefuse.cli.app import app
-from prunefuse.experiment.extrapolate.run import ExtrapolateInterrupted
+from prunefuse.experiment.extrapolate._run import ExtrapolateInterrupted
 
 TINY = (
     "extrapolate --model mlp --score el2n --epochs 2 --min-steps 0 --batch-size 64 --device cpu --threads 1"

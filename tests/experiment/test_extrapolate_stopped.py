@@ -11,9 +11,9 @@ from prunefuse import _files as files
 from prunefuse import data as datasets
 from prunefuse.experiment.budgets import ConfigError
 from prunefuse.experiment.extrapolate import resume, run
+from prunefuse.experiment.extrapolate._run import ExtrapolateInterrupted
 from prunefuse.experiment.extrapolate.progress import StepProgress
 from prunefuse.experiment.extrapolate.record import read
-from prunefuse.experiment.extrapolate.run import ExtrapolateInterrupted
 from prunefuse.experiment.folder import RunError, RunFolderError
 from prunefuse.experiment.report import report
 from prunefuse.training import Recipe

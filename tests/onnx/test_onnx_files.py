@@ -12,8 +12,9 @@ import onnx
 from onnx_oracle import assert_close, assert_pruning_is_masking, floats, network, numbers, run
 
 import prunefuse.onnx
-from prunefuse.pruning import PruningPlan, Target, register_rule, rules
+from prunefuse.pruning import PruningPlan, Target, register_rule
 from prunefuse.pruning._graph.couplings import Value
+from prunefuse.pruning._rules import registry as rules
 
 CHAIN = """(float[N, 3, 8, 8] x) => (float[N, 6, H, W] y) {
     b = Conv (x, first__weight, first__bias)

@@ -9,7 +9,9 @@ from pruning_oracle import Between, assert_pruning_is_masking, plan_and_check, s
 from torch import nn
 
 from prunefuse.models import ChannelPad
-from prunefuse.pruning import modules, plan_pruning, register_padding, register_rule, register_sizes, rules
+from prunefuse.pruning import plan_pruning, register_padding, register_rule, register_sizes
+from prunefuse.pruning._graph import attributes as modules
+from prunefuse.pruning._rules import registry as rules
 
 RAMP = torch.arange(8.0, dtype=torch.float64).view(8, 1, 1)
 PASSING = {
