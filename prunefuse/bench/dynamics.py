@@ -12,6 +12,7 @@ from prunefuse._seeds import generator
 from prunefuse.bench import plain
 from prunefuse.bench.race import Case, Contender, Task, largest
 from prunefuse.bench.shared import by_chunks, compiled, limits, normal, tolerance
+from prunefuse.ops import reference
 
 # Rows and classes.
 _BATCHES = {"cpu": ((200_000, 10), (50_000, 1000)), "cuda": ((6_400_000, 10), (64_000, 1000))}
@@ -31,7 +32,7 @@ def _dynamics(n: int, c: int, device: torch.device) -> Task:
     x = normal(n, c, device=device).mul_(2)
     labels = torch.randint(c, (n,), generator=generator(0, "labels")).to(device)
     both = torch.cat([x.double().cpu(), labels.double().cpu()[:, None]], 1)
-    truth = by_chunks(lambda rows: ops.dynamics.reference(rows[:, :-1], rows[:, -1].long()), both)
+    truth = by_chunks(lambda rows: reference.dynamics(rows[:, :-1], rows[:, -1].long()), both)
 
     def error(found: Tensor) -> float:
         # A loss or a margin is off in proportion to its size.

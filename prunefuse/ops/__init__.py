@@ -11,7 +11,7 @@ from prunefuse.ops._k_center import k_center_greedy
 from prunefuse.ops._k_means import k_means_plus_plus
 from prunefuse.ops._keep_best import keep_best_
 from prunefuse.ops._neighbors import nearest_neighbors
-from prunefuse.ops._operator import OPERATORS, Operator
+from prunefuse.ops._operator import OPERATORS, Operator, tell_counters
 from prunefuse.ops._scatter import scatter_
 from prunefuse.ops._scores import absorb_, score, statistics
 from prunefuse.ops._top_b import top_b
@@ -36,3 +36,5 @@ __all__ = [
     "statistics",
     "top_b",
 ]
+
+tell_counters()  # this may be the first use of the package, in the middle of a count
