@@ -19,14 +19,7 @@ namespace {
 
 constexpr int kBlockThreads = 256;
 constexpr int kCutThreads = 1024;
-constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kDigitBits = 4, kDigits = 1 << kDigitBits;
-
-template <class T>
-__device__ T warp_sum(T value) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += __shfl_xor_sync(kAllLanes, value, mask);
-  return value;
-}
 
 __device__ inline unsigned lanes_below() { return (1u << (threadIdx.x % kWarp)) - 1; }
 

@@ -7,6 +7,13 @@
 namespace prunefuse::cuda {
 
 constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+template <class T>
+__device__ T warp_sum(T value) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += __shfl_xor_sync(kAllLanes, value, mask);
+  return value;
+}
 
 template <class Acc>
 __device__ RowState<Acc> shuffle_xor(const RowState<Acc>& state, int mask) {

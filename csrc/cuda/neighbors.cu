@@ -25,17 +25,10 @@ using torch::headeronly::ScalarType;
 
 constexpr int kWarpsPerBlock = 8;
 constexpr int kBlockThreads = kWarpsPerBlock * kWarp;
-constexpr unsigned kAllLanes = 0xffffffffu;
 // Products that a warp looks at before its list is cut, if it must be.
 constexpr int kLoads = 4;
 constexpr int64_t kRun = kLoads * kWarp;
 constexpr int64_t kColumns = 8192;
-
-template <class T>
-__device__ T warp_sum(T value) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += __shfl_xor_sync(kAllLanes, value, mask);
-  return value;
-}
 
 // The rows of the grid's warps.
 __device__ inline int64_t first_row() { return blockIdx.x * int64_t{kWarpsPerBlock} + threadIdx.x / kWarp; }
