@@ -251,15 +251,25 @@ class Recorder:
         recorder = cls(
             config["samples"], scores, classes=config["classes"], device=device, forward=config["forward"]
         )
-        recorder._epoch, recorder._begun = config["epoch"], config["begun"]
-        own = recorder.state_dict()["tensors"]
-        if {k: (t.shape, t.dtype) for k, t in own.items()} != {
-            k: (t.shape, t.dtype) for k, t in tensors.items()
-        }:
-            raise ValueError("state: the tensors are not those of its configuration")
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+        recorder.load_state_dict(state)
         return recorder
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict` bit for bit; the tensors are copied.
+
+        Raises:
+            ValueError: it is not the state of a recorder of these scores and samples.
+        """
+        config, tensors = state["config"], state["tensors"]
+        own = self.state_dict()
+        counted = ("epoch", "begun")
+        mine, theirs = ({k: v for k, v in c.items() if k not in counted} for c in (own["config"], config))
+        shapes = [{k: (t.shape, t.dtype) for k, t in one.items()} for one in (own["tensors"], tensors)]
+        if mine != theirs or shapes[0] != shapes[1]:
+            raise ValueError("state: the tensors are not those of its configuration")
+        self._epoch, self._begun = config["epoch"], config["begun"]
+        for name, tensor in own["tensors"].items():
+            tensor.copy_(tensors[name])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a safetensors file, atomically.
