@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from prunefuse import _files as files
+from prunefuse.errors import RunError as RunError
+from prunefuse.errors import RunFolderError as RunFolderError
 from prunefuse.experiment.budgets import ConfigError
 from prunefuse.experiment.records import Cost, Epoch, Round
 
@@ -39,14 +41,6 @@ EPOCHS = (
 _TABLES = ("metrics.csv", "epochs.csv", "ledger.json")
 FORMAT = 1  # of the folder, in config.json
 PICKS = ("round", "order", "index", "utility")
-
-
-class RunFolderError(Exception):
-    """A folder that is not a run folder, or lacks what a report needs; the message says which and what."""
-
-
-class RunError(Exception):
-    """A run that could not go on; the message says why, and where what it has done is."""
 
 
 @dataclass(frozen=True)

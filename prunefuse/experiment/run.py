@@ -13,6 +13,7 @@ from torch import nn
 
 from prunefuse import _files as files
 from prunefuse import data as datasets
+from prunefuse.errors import RunInterrupted as RunInterrupted
 from prunefuse.experiment import folder, machine, networks
 from prunefuse.experiment.budgets import ConfigError, resolve_schedule
 from prunefuse.experiment.config import SELECTORS, RunConfig
@@ -24,15 +25,6 @@ from prunefuse.experiment.report import report
 from prunefuse.training import TrainingDivergedError
 
 _REDRAW = 60.0  # seconds between drawings of the report while a run goes on
-
-
-class RunInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a run. ``folder`` has its complete rounds, of which there are ``rounds``."""
-
-    def __init__(self, folder: Path, rounds: int) -> None:
-        super().__init__(str(folder))
-        self.folder = folder
-        self.rounds = rounds
 
 
 def run(config: RunConfig | None = None, *, command: str | None = None, quiet: bool = False) -> Path:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from prunefuse._seeds import derive, generator, isolated
 from prunefuse.data._batches import Batch, batch_count, read, shuffled
+from prunefuse.errors import TrainingDivergedError as TrainingDivergedError
 from prunefuse.training._adversarial import Adversarial
 from prunefuse.training._clock import Clock
 from prunefuse.training._distillation import Distillation
@@ -24,10 +25,6 @@ from prunefuse.training._predict import evaluate, forward
 from prunefuse.training._recipe import Recipe
 
 LossOf = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
-
-
-class TrainingDivergedError(ArithmeticError):
-    """The training loss became NaN or infinite."""
 
 
 @dataclass(frozen=True)
