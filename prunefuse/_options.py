@@ -22,12 +22,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from prunefuse._extras import needed_for
 from prunefuse.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -237,6 +233,12 @@ def read_file(path: Path, kind: str) -> dict[str, Any]:
         ConfigError: it cannot be read, or is of another kind of run.
     """
     json_wanted = path.suffix == ".json"
+    if not json_wanted:
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            with needed_for("a configuration in TOML"):
+                import tomli as tomllib
     try:
         text = path.read_text(encoding="utf-8")
         content: Any = json.loads(text) if json_wanted else tomllib.loads(text)

@@ -13,6 +13,10 @@ class TrainingDivergedError(ArithmeticError):
     """The training loss became NaN or infinite."""
 
 
+class MissingPackageError(ModuleNotFoundError):
+    """A package of an extra is not installed; the message says what needs it and which command installs it."""
+
+
 class LogitsFileError(Exception):
     """A file that does not hold logits, or not all of them; the message names the file and says what is wrong."""
 
