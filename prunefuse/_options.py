@@ -56,6 +56,11 @@ def at_least(least: int) -> Check:
     return Check(f"at least {least}", lambda value: value >= least)
 
 
+def not_negative() -> Check:
+    """A finite number from 0 on."""
+    return Check("a finite number, 0 or more", lambda value: 0 <= value < float("inf"))
+
+
 def positive() -> Check:
     """A finite number above 0."""
     return Check("a positive number", lambda value: 0 < value < float("inf"))
@@ -118,6 +123,11 @@ class Option:
 def option(panel: str, help: str, **more: Any) -> dict[str, Option]:
     """The metadata of a field; the arguments are those of `Option`."""
     return {"option": Option(panel, help, **more)}
+
+
+def checked(check: Callable[[str, Any], None] | None = None) -> dict[str, Option]:
+    """The metadata of a field whose type and value `check_fields` checks, and that no command has as an option."""
+    return option("", "", check=check)
 
 
 def like(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class ConfigError(ValueError):
-    """A value that a run cannot be started with; the message names it and says what is allowed."""
+    """A value that is not allowed: the message names it, says what it must be, and what it is."""
 
 
 class TrainingDivergedError(ArithmeticError):

@@ -135,7 +135,9 @@ def _checked(path: Path, tensor: str | None) -> LogitsFile:
         values, name = _open_safetensors(path, tensor)
         sizes, shape, dtype = _SAFETENSORS, tuple(values.get_shape()), str(values.get_dtype())
     else:
-        raise LogitsFileError(f"{path}: expected a {' or '.join(SUFFIXES)} file, or a folder of them")
+        raise LogitsFileError(
+            f"logits must be a {' or '.join(SUFFIXES)} file, or a folder of them, got {path}"
+        )
     if dtype not in sizes:
         raise LogitsFileError(f"{path}: values must be of {', '.join(sizes)}, got {dtype}")
     if len(shape) != 2 or shape[1] == 0:

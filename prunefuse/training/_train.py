@@ -83,9 +83,9 @@ def train(
             ``distillation`` and ``adversarial`` are both given.
     """
     if len(data) == 0:
-        raise ValueError("data: expected at least one sample to train on, got none")
+        raise ValueError("data must have at least one sample to train on, got none")
     if distillation is not None and adversarial is not None:
-        raise ValueError("adversarial: expected None where there is a distillation, got both")
+        raise ValueError("adversarial must be None where there is a distillation, got both")
     device = next(model.parameters()).device
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     model.to(memory_format=layout).train()
@@ -165,8 +165,8 @@ def _step(
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
-            "data: the model has batch norm, which cannot be trained on one sample at a time: expected two or more "
-            f"samples and a batch_size of two or more, got batches of one (batch_size {recipe.batch_size})"
+            "data and batch_size must be two or more samples for a model with batch norm, which cannot be trained on "
+            f"one at a time, got batches of one (batch_size {recipe.batch_size})"
         ) from error
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
