@@ -146,7 +146,9 @@ def decode(hint: Any, value: Any, where: str) -> Any:
         hints = get_type_hints(hint)
         names = {field.name for field in fields(hint) if field.compare}  # others are not in files
         if wrong := names.symmetric_difference(value):
-            raise ValueError(f"{where}: missing or unknown fields {sorted(wrong)}")
+            raise ValueError(
+                f"{where} must have all its fields and no others, got missing or unknown {sorted(wrong)}"
+            )
         return hint(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in sorted(names)})
     if origin is dict and isinstance(value, dict):
         return {
@@ -161,12 +163,12 @@ def decode(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint in (int, float, str) and type(value) is hint:
         return value
-    raise ValueError(f"{where}: expected {hint}, got {value!r:.60}")
+    raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r:.60}")
 
 
 def _key(hint: Any, key: str, where: str) -> Any:
     if hint is not int:
         return key
     if not key.isdecimal():
-        raise ValueError(f"{where}: expected a number for a key, got {key!r}")
+        raise ValueError(f"{where} must have numbers as keys, got {key!r}")
     return int(key)

@@ -30,7 +30,7 @@ class Labeled(Dataset[Any]):
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         if self.indices.shape != self.labels.shape:
             raise ValueError(
-                f"labels: expected one for each of {len(self.indices)} indices, got {len(self.labels)}"
+                f"labels must be one for each of {len(self.indices)} indices, got {len(self.labels)}"
             )
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ def read(
         return
     own = memory.labels if given is None else given
     if labels and own is None:
-        raise TypeError("data: labels are needed, and this data set has none")
+        raise TypeError("data must have labels, got images alone")
     for batch in batches:
         rng = None if batch.seed is None else torch.Generator().manual_seed(batch.seed)
         rows = batch.positions if indices is None else indices[batch.positions]
@@ -108,7 +108,7 @@ def image_of(item: Any) -> Tensor:
         image = torch.from_numpy(image)
     if not isinstance(image, Tensor):
         raise TypeError(
-            f"data: expected items that are tensors or arrays, got {type(image).__name__}; "
+            f"data must have items that are tensors or arrays, got {type(image).__name__}; "
             "give the data set a transform such as torchvision.transforms.ToTensor()"
         )
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
@@ -117,7 +117,7 @@ def image_of(item: Any) -> Tensor:
 def label_of(item: Any) -> int:
     """The label of a data set's item, its second element."""
     if not isinstance(item, tuple | list) or len(item) < 2:
-        raise TypeError(f"data: labels are needed; expected items (image, label), got {type(item).__name__}")
+        raise TypeError(f"data must have items (image, label), got {type(item).__name__}")
     return int(item[1])
 
 

@@ -30,7 +30,7 @@ def folder(path: str) -> Data:
     for part in (train_part, test_part):
         if not part.is_dir():
             raise FileNotFoundError(
-                f"folder: expected {train_part.absolute()}/<class>/<image> and "
+                f"folder must have {train_part.absolute()}/<class>/<image> and "
                 f"{base.absolute()}/test/<class>/<image> (or val/); there is no folder {part.absolute()}"
             )
     plain = _images(path, train_part, None)
@@ -48,7 +48,7 @@ def folder(path: str) -> Data:
     if train.classes != test.classes:
         differing = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(
-            f"folder: {train_part} and {test_part} have different classes: {', '.join(differing)} in one only"
+            f"folder must have the same classes in {train_part} and {test_part}, got {', '.join(differing)} in one only"
         )
     return Data(train, pool, test, len(train.classes), (3, side, side), f"folder:{path}")
 

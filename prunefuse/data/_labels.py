@@ -31,7 +31,7 @@ class OwnLabels:
             item = self.data[0]
             found = isinstance(item, tuple | list) and len(item) >= 2
         if not found:
-            raise TypeError("pool: it has no labels of its own; give an oracle")
+            raise TypeError("pool must have labels of its own, got none; give an oracle")
 
     def __call__(self, indices: Sequence[int]) -> list[int]:
         """The labels of the samples ``indices``.
@@ -42,7 +42,7 @@ class OwnLabels:
         memory = in_memory(self.data)
         if memory is not None:
             if memory.labels is None:
-                raise TypeError("pool: it has no labels of its own; give an oracle")
+                raise TypeError("pool must have labels of its own, got none; give an oracle")
             rows = torch.tensor(indices, dtype=torch.int64, device=memory.labels.device)
             return [int(label) for label in memory.labels[rows]]
         targets = getattr(self.data, "targets", None)

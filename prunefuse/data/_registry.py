@@ -37,4 +37,4 @@ def load(name: str, *, root: str | os.PathLike[str] = "data", download: bool = F
         from prunefuse.data._folder import folder
 
         return folder(name.removeprefix("folder:"))
-    raise ValueError(f"data: expected one of {', '.join(NAMES)}, got {name!r}")
+    raise ValueError(f"data must be one of {', '.join(NAMES)}, got {name!r}")

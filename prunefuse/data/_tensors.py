@@ -57,9 +57,9 @@ class TensorImages(Dataset[Any]):
         augment: Augment | None = None,
     ) -> None:
         if labels is not None and labels.shape != images.shape[:1]:
-            raise ValueError(f"labels: expected shape {tuple(images.shape[:1])}, got {tuple(labels.shape)}")
+            raise ValueError(f"labels must have shape {tuple(images.shape[:1])}, got {tuple(labels.shape)}")
         if (mean is None) != (std is None):
-            raise ValueError("mean and std: expected both or neither")
+            raise ValueError("mean and std must be both given or neither, got one")
         self.images = images
         self.labels = labels
         self.mean = mean

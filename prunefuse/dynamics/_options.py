@@ -5,12 +5,14 @@ Every score is higher = more useful to keep, as its authors use it; `Aum` says w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from prunefuse._options import check_fields
+from prunefuse._options import Check, at_least, check_fields, checked, one_of, require
 
 Forward = Literal["training", "evaluation"]
+_DDOF = Check("0 or 1", lambda value: value in (0, 1))
+_EPOCHS = Check("one epoch or more, counted from 1", lambda value: min(value, default=0) >= 1)
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,13 @@ class DynamicUncertainty:
             is trained) or ``evaluation`` (a pass of its own).
     """
 
-    window: int = 10
-    ddof: int = 1
-    omitted: int = 1
-    forward: Forward | None = None
+    window: int = field(default=10, metadata=checked(at_least(2)))
+    ddof: int = field(default=1, metadata=checked(_DDOF))
+    omitted: int = field(default=1, metadata=checked(at_least(0)))
+    forward: Forward | None = field(default=None, metadata=checked(one_of("training", "evaluation")))
 
     def __post_init__(self) -> None:
-        _check_window(self)
-        if self.forward not in (None, "training", "evaluation"):
-            raise ValueError(f"forward: expected 'training', 'evaluation' or None, got {self.forward!r}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Dual:
         trajectory: Only the first so many epochs count; None: all. Published for CIFAR: 30.
     """
 
-    window: int = 10
-    ddof: int = 1
-    omitted: int = 0
-    trajectory: int | None = None
+    window: int = field(default=10, metadata=checked(at_least(2)))
+    ddof: int = field(default=1, metadata=checked(_DDOF))
+    omitted: int = field(default=0, metadata=checked(at_least(0)))
+    trajectory: int | None = field(default=None, metadata=checked())
 
     def __post_init__(self) -> None:
-        _check_window(self)
+        check_fields(self)
         _check_trajectory(self.trajectory, self.window + self.omitted)
 
 
@@ -75,22 +75,18 @@ class Tdds:
             log(q + epsilon), which tell sure rows apart where float32 probabilities do not.
     """
 
-    window: int = 10
-    beta: float = 0.9
-    trajectory: int | None = None
-    epsilon: float = 1e-8
-    dtype: str = "float32"
+    window: int = field(default=10, metadata=checked(at_least(3)))
+    beta: float = field(default=0.9, metadata=checked(Check("in (0, 1]", lambda value: 0 < value <= 1)))
+    trajectory: int | None = field(default=None, metadata=checked())
+    epsilon: float = field(
+        default=1e-8, metadata=checked(Check("in [1e-30, 1)", lambda value: 1e-30 <= value < 1))
+    )
+    dtype: str = field(
+        default="float32", metadata=checked(one_of("float16", "bfloat16", "float32", "float64"))
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.window < 3:
-            raise ValueError(f"window: expected at least 3 epochs, got {self.window}")
-        if not 0 < self.beta <= 1:
-            raise ValueError(f"beta: expected a number in (0, 1], got {self.beta}")
-        if not 1e-30 <= self.epsilon < 1:
-            raise ValueError(f"epsilon: expected a number in [1e-30, 1), got {self.epsilon}")
-        if self.dtype not in ("float16", "bfloat16", "float32", "float64"):
-            raise ValueError(f"dtype: expected float16, bfloat16, float32 or float64, got {self.dtype!r}")
         _check_trajectory(self.trajectory, self.window)
 
 
@@ -107,10 +103,10 @@ class El2n:
         epochs: Those that count, from 1; None: all. Published: one of the first 10 to 20.
     """
 
-    epochs: tuple[int, ...] | None = None
+    epochs: tuple[int, ...] | None = field(default=None, metadata=checked(_EPOCHS))
 
     def __post_init__(self) -> None:
-        _check_epochs(self.epochs)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -122,12 +118,11 @@ class Grand:
         bias: The layer has one; without, EL2N · ‖h‖.
     """
 
-    epochs: tuple[int, ...] | None = None
+    epochs: tuple[int, ...] | None = field(default=None, metadata=checked(_EPOCHS))
     bias: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check_epochs(self.epochs)
 
 
 @dataclass(frozen=True)
@@ -147,37 +142,16 @@ class Loss:
         of: ``mean`` over all epochs, or of the ``last`` in which the sample was seen.
     """
 
-    of: Literal["mean", "last"] = "mean"
+    of: Literal["mean", "last"] = field(default="mean", metadata=checked(one_of("mean", "last")))
 
     def __post_init__(self) -> None:
-        if self.of not in ("mean", "last"):
-            raise ValueError(f"of: expected 'mean' or 'last', got {self.of!r}")
-
-
-def _check_window(option: DynamicUncertainty | Dual) -> None:
-    check_fields(option)
-    if option.ddof not in (0, 1):
-        raise ValueError(f"ddof: expected 0 or 1, got {option.ddof}")
-    if option.window < 2:
-        raise ValueError(f"window: expected at least 2 epochs, got {option.window}")
-    if option.omitted < 0:
-        raise ValueError(f"omitted: expected 0 or more windows, got {option.omitted}")
+        check_fields(self)
 
 
 def _check_trajectory(trajectory: int | None, least: int) -> None:
-    if trajectory is not None and (isinstance(trajectory, bool) or not isinstance(trajectory, int)):
-        raise TypeError(f"trajectory: expected a whole number or None, got {trajectory!r}")
-    if trajectory is not None and trajectory < least:
-        raise ValueError(f"trajectory: expected at least the {least} epochs of a window, got {trajectory}")
-
-
-def _check_epochs(epochs: tuple[int, ...] | None) -> None:
-    if epochs is None:
-        return
-    if not isinstance(epochs, tuple) or any(isinstance(e, bool) or not isinstance(e, int) for e in epochs):
-        raise TypeError(f"epochs: expected a tuple of whole numbers or None, got {epochs!r}")
-    if not epochs or min(epochs) < 1:
-        raise ValueError(f"epochs: expected one or more, counted from 1, got {epochs!r}")
+    if trajectory is not None:
+        enough = f"at least the {least} epochs of a window"
+        require(trajectory >= least, "trajectory", enough, trajectory)
 
 
 Score = DynamicUncertainty | Dual | Tdds | Forgetting | El2n | Grand | Aum | Loss

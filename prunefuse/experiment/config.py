@@ -93,7 +93,7 @@ class DataOptions:
         metadata=option(
             WHAT,
             "Rate of dropout before the last layer, which the strategy bald needs",
-            more="Every network has it. It is ours.",
+            more="Every network has it.",
             check=part(),
         ),
     )
@@ -259,10 +259,9 @@ class RunConfig(MachineOptions, TrainingOptions, PruneFuseOptions, SelectionOpti
 
 
 PRESETS: dict[str, RunConfig] = {
-    # Ours: minutes on two CPU cores, and budgets at which the strategies differ.
+    # Minutes on two CPU cores, and budgets at which the strategies differ.
     "digits": RunConfig(),
-    # The paper's: network, sizes (1000, +4000, then 4 times +5000) and 181 epochs. The ratio is one of its four.
-    # Ours, since they are not published or not known to us: the distillation's weight and temperature.
+    # Network, sizes (1000, +4000, then 4 times +5000) and 181 epochs of the paper; see docs/paper.md.
     "cifar10-resnet56": RunConfig(
         data="cifar10",
         model="resnet56",

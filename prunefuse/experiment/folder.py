@@ -29,6 +29,8 @@ from prunefuse import _commit
 from prunefuse import _files as files
 from prunefuse._lock import LOCK
 from prunefuse.errors import ConfigError, DamagedFileError
+from prunefuse.errors import RunError as RunError
+from prunefuse.errors import RunFolderError as RunFolderError
 from prunefuse.experiment import trial as trials_on_disk
 from prunefuse.experiment.records import Cost, Epoch, Round
 
@@ -40,14 +42,6 @@ EPOCHS = (
 _TABLES = ("metrics.csv", "epochs.csv", "ledger.json")
 CONFIG = "config.json"
 FORMAT = 2  # of the folder, in config.json
-
-
-class RunFolderError(Exception):
-    """A folder that is not a run folder, or lacks what a report needs; the message says which and what."""
-
-
-class RunError(Exception):
-    """A run that could not go on; the message says why, and where what it has done is."""
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,12 @@ class ActiveLearning:
             print(round.labels, round.final_accuracy)
 
     Each round buys labels (the first at random), trains the selector on all labels so far from its initial
-    weights (starting anew every round is ours), and trains the final network: for ``selector="prunefuse"`` the
+    weights, and trains the final network: for ``selector="prunefuse"`` the
     selector fused into the dense network and trained with the selector as teacher. In the last round a selector
     is trained only for that. The dense network's initial weights depend on the seed alone, so that they are the
     same for every selector and strategy.
 
-    T_sync (details ours): after every ``t_sync`` rounds, the fused network is trained on the labels so far and
+    T_sync (see docs/paper.md): after every ``t_sync`` rounds, the fused network is trained on the labels so far and
     takes the dense network's place. Later selectors are pruned from it, start from its trained weights, and are
     fused into it.
 

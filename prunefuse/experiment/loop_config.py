@@ -117,7 +117,7 @@ class PruneFuseOptions:
         metadata=option(
             SELECT,
             "Prune the selector anew from the fused network every so many rounds; 0 is never",
-            more="The idea is the paper's, details are ours: see `ActiveLearning`.",
+            more="See docs/paper.md.",
             check=at_least(0),
         ),
     )
@@ -137,13 +137,13 @@ class PruneFuseOptions:
         metadata=option(
             FINAL,
             "Weight of the labels' loss; the teacher's has the rest",
-            more="The value is ours.",
+            more="See docs/paper.md.",
             check=part(whole=True),
         ),
     )
     kd_temperature: float = field(
         default=4.0,
-        metadata=option(FINAL, "Temperature of the teacher", more="The value is ours.", check=positive()),
+        metadata=option(FINAL, "Temperature of the teacher", more="See docs/paper.md.", check=positive()),
     )
     complement: Complement = field(
         default="keep",

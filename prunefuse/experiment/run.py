@@ -18,12 +18,11 @@ from prunefuse.data._fingerprint import differences, fingerprint
 from prunefuse.errors import (
     ConfigError,
     DamagedFileError,
-    FolderInUseError,
     RunError,
     RunFolderError,
-    RunInterrupted,
     TrainingDivergedError,
 )
+from prunefuse.errors import RunInterrupted as RunInterrupted
 from prunefuse.experiment import execute, folder, machine, networks, trial
 from prunefuse.experiment.budgets import resolve_schedule
 from prunefuse.experiment.config import SELECTORS, RunConfig
@@ -343,5 +342,3 @@ def _draw_early(path: Path, progress: RunProgress) -> None:
     except Exception as error:
         progress.note(f"the report could not be drawn: {type(error).__name__}: {error}")
 
-
-__all__ = ["FolderInUseError", "LoopRun", "RunInterrupted", "check_data", "resume", "run"]

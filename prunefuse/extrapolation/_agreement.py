@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunefuse._options import require
 from prunefuse.ops.arrays import as_tensor, require_floating, require_number
 
 
@@ -68,5 +69,4 @@ def pearson(a: Tensor, b: Tensor) -> float | None:
 
 def require_keep(keep: float) -> None:
     """ValueError unless it is a fraction in (0, 1)."""
-    if not 0 < require_number("keep", keep) < 1:
-        raise ValueError(f"keep must lie between 0 and 1, got {keep}")
+    require(0 < require_number("keep", keep) < 1, "keep", "in (0, 1)", keep)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunefuse._extras import needed_for
+
 # Differences of found neighbors that are held at a time.
 _BLOCK_VALUES = 1 << 22
 
@@ -24,12 +26,8 @@ class Index:
     """
 
     def __init__(self, references: Tensor, metric: str, description: str) -> None:
-        try:
+        with needed_for("index"):
             import faiss
-        except ImportError as error:
-            raise ImportError(
-                'index: needs faiss, which is not installed: pip install "prunefuse[faiss]"'
-            ) from error
         if not isinstance(description, str):
             raise TypeError(
                 f"index must be a string such as 'IVF1024,Flat', got {type(description).__name__}"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunefuse._options import check_fields
+from prunefuse._options import at_least, check_fields, checked, positive, require
 from prunefuse._seeds import generator
 from prunefuse.data._batches import batch_count, shuffled
 from prunefuse.dynamics._options import Score
@@ -54,21 +53,15 @@ class Clustering:
             for every cluster.
     """
 
-    clusters: int = 10
-    neighbors: int = 20
-    temperature: float = 0.1
-    sharpness: float = 0.05
-    iterations: int = 3
-    recipe: Recipe = _RECIPE
+    clusters: int = field(default=10, metadata=checked(at_least(2)))
+    neighbors: int = field(default=20, metadata=checked(at_least(1)))
+    temperature: float = field(default=0.1, metadata=checked(positive()))
+    sharpness: float = field(default=0.05, metadata=checked(positive()))
+    iterations: int = field(default=3, metadata=checked(at_least(1)))
+    recipe: Recipe = field(default=_RECIPE, metadata=checked())
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name, least in (("clusters", 2), ("neighbors", 1), ("iterations", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        for name in ("temperature", "sharpness"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected a finite positive number, got {getattr(self, name)}")
 
 
 class ClusterHead(nn.Module):
@@ -189,13 +182,11 @@ def score_clusters(
 
 def _check(x: Tensor, rows: Tensor, clustering: Clustering) -> None:
     magnitude("embeddings", x, lambda row: int(rows[row]))
-    if len(x) <= clustering.neighbors:
-        raise ValueError(f"neighbors: expected fewer than the {len(x)} samples, got {clustering.neighbors}")
+    few = f"fewer than the {len(x)} samples"
+    require(clustering.neighbors < len(x), "neighbors", few, clustering.neighbors)
     smallest = len(x) // batch_count(len(x), clustering.recipe.batch_size)
-    if smallest < clustering.clusters:
-        raise ValueError(
-            f"clusters: expected at most one for each sample of the smallest batch, {smallest}, got {clustering.clusters}"
-        )
+    most = f"at most {smallest}, the samples of the smallest batch"
+    require(clustering.clusters <= smallest, "clusters", most, clustering.clusters)
 
 
 def _train(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from prunefuse._options import require
 from prunefuse._seeds import generator
 from prunefuse.extrapolation._agreement import Agreement, agreement, require_keep
 from prunefuse.extrapolation._interface import BLOCK_ROWS, Extrapolator, checked
@@ -187,5 +188,4 @@ def predict_rows(extrapolator: Extrapolator, embeddings: Tensor, rows: Tensor) -
 
 
 def _require_holdout(holdout: float) -> None:
-    if not 0 < require_number("holdout", holdout) < 1:
-        raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
+    require(0 < require_number("holdout", holdout) < 1, "holdout", "in (0, 1)", holdout)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prunefuse._extras import needed_for
 from prunefuse._seeds import derive, generator, isolated
 from prunefuse.extrapolation._agreement import pearson
 from prunefuse.extrapolation._interface import BLOCK_ROWS, checked, require_same_kind
@@ -200,14 +201,9 @@ def others(e: Tensor, k: int, metric: str, index: str | None) -> tuple[Tensor, T
 
 
 def _network(inputs: int, dropout: float) -> nn.Module:
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning)  # of its own calls of torch.jit
-            from torch_geometric.nn import GCNConv, Sequential
-    except ImportError as error:
-        raise ImportError(
-            'GNN: needs torch-geometric, which is not installed: pip install "prunefuse[gnn]"'
-        ) from error
+    with needed_for("GNN"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # of its own calls of torch.jit
+        from torch_geometric.nn import GCNConv, Sequential
     layers: list[Any] = []
     for before, after in ((inputs, 512), (512, 256), (256, 1)):
         if layers:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunefuse._extras import needed_for
 from prunefuse._seeds import derive
 from prunefuse.extrapolation._interface import Inductive
 
@@ -34,12 +35,13 @@ class Regression(Inductive):
         return self._model.regressor_[-1]
 
     def _learn(self, embeddings: Tensor, scores: Tensor, largest: float) -> None:
-        from sklearn.compose import TransformedTargetRegressor
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
+        with needed_for("a regression of scores"):
+            from sklearn.compose import TransformedTargetRegressor
+            from sklearn.exceptions import ConvergenceWarning
+            from sklearn.pipeline import make_pipeline
+            from sklearn.preprocessing import StandardScaler
 
-        scaled = make_pipeline(StandardScaler(), self._build(len(embeddings)))
+            scaled = make_pipeline(StandardScaler(), self._build(len(embeddings)))
         self._model = TransformedTargetRegressor(scaled, transformer=StandardScaler())
         with warnings.catch_warnings():
             # That all epochs asked for were trained is no reason to warn.

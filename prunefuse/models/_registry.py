@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from prunefuse._options import part
 from prunefuse.models import _perceptron, _resnet, _vgg, _wide
 
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {
@@ -65,14 +66,13 @@ def build(
         ValueError: An unknown name, a rate outside its range, or ``in_channels`` other than 3 for a torchvision model.
         TypeError: An option that the model does not take.
     """
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout: expected a rate in [0, 1), got {dropout}")
+    part()("dropout", dropout)
     if name.startswith(_TORCHVISION):
         if dropout:
             options["dropout"] = dropout
         return _torchvision(name.removeprefix(_TORCHVISION), num_classes, in_channels, options)
     if name not in _FACTORIES:
-        raise ValueError(f"model: expected one of {', '.join(names())} or torchvision:<name>, got {name!r}")
+        raise ValueError(f"model must be one of {', '.join(names())} or torchvision:<name>, got {name!r}")
     if name == "mlp":
         options["image_size"] = image_size
     model = _FACTORIES[name](num_classes, in_channels=in_channels, **options)
@@ -87,8 +87,8 @@ def _torchvision(name: str, num_classes: int, in_channels: int, options: dict[st
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise ValueError(f"model: torchvision has no classifier {name!r}; it has {', '.join(known)}")
+        raise ValueError(f"model must be a classifier of torchvision, {', '.join(known)}, got {name!r}")
     if in_channels != 3:
-        raise ValueError(f"in_channels: torchvision's models take 3 channels, got {in_channels}")
+        raise ValueError(f"in_channels must be 3 for torchvision's models, got {in_channels}")
     model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
     return model

@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from prunefuse._options import one_of
 from prunefuse.models._layers import ChannelPad, init_convolutions_
 
 Shortcut = Literal["A", "B"]
@@ -97,8 +98,7 @@ class ResNet(nn.Module):
         shortcut: Shortcut = "A",
     ) -> None:
         super().__init__()
-        if shortcut not in ("A", "B"):
-            raise ValueError(f'shortcut: expected "A" or "B", got {shortcut!r}')
+        one_of("A", "B")("shortcut", shortcut)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         channels = 16

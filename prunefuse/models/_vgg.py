@@ -18,7 +18,7 @@ class VGG(nn.Module):
     ) -> None:
         super().__init__()
         if depth not in _CONVOLUTIONS:
-            raise ValueError(f"depth: expected one of {sorted(_CONVOLUTIONS)}, got {depth}")
+            raise ValueError(f"depth must be one of {sorted(_CONVOLUTIONS)}, got {depth}")
         layers: list[nn.Module] = []
         channels = in_channels
         for count, width in zip(_CONVOLUTIONS[depth], (64, 128, 256, 512, 512), strict=True):

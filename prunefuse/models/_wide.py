@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from prunefuse._options import at_least
 from prunefuse.models._layers import init_convolutions_
 
 
@@ -34,9 +35,8 @@ class WideResNet(nn.Module):
     def __init__(self, depth: int, width: int, num_classes: int = 10, *, in_channels: int = 3) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"depth: expected 6n + 4 with n >= 1 (10, 16, 22, 28, ...), got {depth}")
-        if width < 1:
-            raise ValueError(f"width: expected a factor of at least 1, got {width}")
+            raise ValueError(f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, ...), got {depth}")
+        at_least(1)("width", width)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         channels = 16
         stages = []

@@ -50,7 +50,7 @@ def require_not_negative(least: float) -> None:
     """ValueError where the least utility, which is to be raised to a power, is negative."""
     if least < 0:
         raise ValueError(
-            f"stochastic: power needs utilities of at least 0, got {least}; softmax and softrank take any"
+            f"utilities must be at least 0 for stochastic power, got {least}; softmax and softrank take any"
         )
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunefuse._options import check_fields
+from prunefuse._options import at_least, check_fields, checked, not_negative, one_of, require
 from prunefuse._seeds import generator
 from prunefuse.data._batches import in_order, read
 from prunefuse.training._modes import evaluating
@@ -38,9 +37,9 @@ class Pgd:
             above is then in pixels all the same.
     """
 
-    epsilon: float = 8 / 255
-    step_size: float = 2 / 255
-    steps: int = 7
+    epsilon: float = field(default=8 / 255, metadata=checked(not_negative()))
+    step_size: float = field(default=2 / 255, metadata=checked(not_negative()))
+    steps: int = field(default=7, metadata=checked(at_least(0)))
     random_start: bool = True
     low: float = 0.0
     high: float = 1.0
@@ -49,18 +48,13 @@ class Pgd:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("epsilon", "step_size", "steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected a finite number, 0 or more, got {getattr(self, name)}")
-        if not self.low < self.high:
-            raise ValueError(f"high: expected a number above low, {self.low}, got {self.high}")
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std: expected both or neither")
-        if self.mean is not None and self.std is not None:
-            if len(self.mean) != len(self.std):
-                raise ValueError(f"std: expected one for each of {len(self.mean)} means, got {len(self.std)}")
-            if not all(value > 0 for value in self.std):
-                raise ValueError(f"std: expected positive numbers, got {self.std}")
+        require(self.low < self.high, "high", f"above low, {self.low}", self.high)
+        if self.mean is None or self.std is None:
+            require(self.std is self.mean, "std", "given with mean, or neither", self.std)
+        else:
+            count = len(self.mean)
+            valid = len(self.std) == count and min(self.std, default=1) > 0
+            require(valid, "std", f"{count} positive numbers, one for each mean", self.std)
 
     def scaled(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``epsilon``, ``step_size``, ``low`` and ``high`` in the units of ``images`` (N, C, ...), to be broadcast."""
@@ -100,19 +94,17 @@ class Adversarial:
             the statistics of batch norms stay those of attacked images.
     """
 
-    attack: Pgd = Pgd()
-    beta: float | None = None
-    logits: Literal["adversarial", "clean"] = "adversarial"
+    attack: Pgd = field(default=Pgd(), metadata=checked())
+    beta: float | None = field(default=None, metadata=checked(not_negative()))
+    logits: Literal["adversarial", "clean"] = field(
+        default="adversarial", metadata=checked(one_of("adversarial", "clean"))
+    )
 
     def __post_init__(self) -> None:
-        if self.beta is not None and not 0 <= self.beta < math.inf:
-            raise ValueError(f"beta: expected a finite number, 0 or more, or None, got {self.beta}")
-        if self.beta is not None and not self.attack.random_start:
-            raise ValueError(
-                "attack: expected a random start: at the clean image TRADES' attack has no slope"
-            )
-        if self.logits not in ("adversarial", "clean"):
-            raise ValueError(f"logits: expected 'adversarial' or 'clean', got {self.logits!r}")
+        check_fields(self)
+        # At the clean image the divergence that TRADES' attack raises has no slope.
+        starts = self.beta is None or self.attack.random_start
+        require(starts, "attack", "one with a random start where beta is given", self.attack)
 
     def loss(
         self, model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, rng: torch.Generator

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.nn import functional
+
+from prunefuse._options import check_fields, checked, part, positive
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,11 @@ class Distillation:
     """
 
     teacher: nn.Module
-    weight: float = 0.5
-    temperature: float = 4.0
+    weight: float = field(default=0.5, metadata=checked(part(whole=True)))
+    temperature: float = field(default=4.0, metadata=checked(positive()))
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight: expected a number in [0, 1], got {self.weight}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        check_fields(self)
 
     def loss(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of logits ``student`` and ``teacher`` (N, C) under ``labels`` (N,); a scalar."""

@@ -74,7 +74,7 @@ def write_features(
                         file.write(_header(samples, width))
                     if part.shape[1] != width:
                         raise ValueError(
-                            f"data: expected {width} features of every sample, as of the first, got {part.shape[1]}"
+                            f"data must give {width} features of every sample, as of the first, got {part.shape[1]}"
                         )
                     file.write(part.cpu().numpy().astype("<f4", copy=False).data)
                     done += len(part)

@@ -30,7 +30,7 @@ def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Tensor:
 
 def _logits(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
-        raise TypeError(f"model: expected it to return a tensor of logits, got {type(output).__name__}")
+        raise TypeError(f"model must return a tensor of logits, got {type(output).__name__}")
     return output.float()
 
 
@@ -128,7 +128,7 @@ def features(
     if out is None:
         return _join(list(batches(0, len(positions))), data)
     if len(positions) == 0:
-        raise ValueError("data: expected at least one sample, got none")
+        raise ValueError("data must have at least one sample, got none")
     identity = {
         **identity_of(model, positions),
         "module": module,
@@ -182,7 +182,7 @@ def predict_dropout(
     layers = dropout_layers(model)
     if not layers:
         raise ValueError(
-            f"model: expected dropout layers for passes that differ, {type(model).__name__} has none"
+            f"model must have dropout layers for passes that differ, got {type(model).__name__} without"
         )
     scores = EnsembleScores()
     for number in range(passes):
@@ -249,7 +249,7 @@ def feature_of(seen: list[Any], module: str | None) -> Tensor:
             raise ValueError("module: the model ran no nn.Linear layer; name the module whose output to take")
         raise ValueError(f"module: the model did not run {module!r}")
     if not isinstance(seen[-1], Tensor):
-        raise TypeError(f"module: expected a tensor from {module!r}, got {type(seen[-1]).__name__}")
+        raise TypeError(f"module must give a tensor, got {type(seen[-1]).__name__} from {module!r}")
     return seen[-1]
 
 
@@ -293,6 +293,6 @@ def _positions(data: Any, indices: Sequence[int] | Tensor | None) -> Tensor:
 
 def _join(parts: list[Tensor], data: Any) -> Any:
     if not parts:
-        raise ValueError("data: expected at least one sample, got none")
+        raise ValueError("data must have at least one sample, got none")
     joined = torch.cat(parts)
     return joined.cpu().numpy() if isinstance(data, np.ndarray) else joined

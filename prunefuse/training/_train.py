@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from prunefuse._seeds import derive, generator, isolated
 from prunefuse.data._batches import Batch, batch_count, read, shuffled
+from prunefuse.errors import TrainingDivergedError as TrainingDivergedError
 from prunefuse.training import _checkpoint
 from prunefuse.training._adversarial import Adversarial
 from prunefuse.training._checkpoint import Checkpoint, Moment
@@ -27,10 +28,6 @@ from prunefuse.training._predict import evaluate, forward
 from prunefuse.training._recipe import Recipe
 
 LossOf = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
-
-
-class TrainingDivergedError(ArithmeticError):
-    """The training loss became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +93,9 @@ def train(
             ``distillation`` and ``adversarial`` are both given; or the checkpoint is of another training.
     """
     if len(data) == 0:
-        raise ValueError("data: expected at least one sample to train on, got none")
+        raise ValueError("data must have at least one sample to train on, got none")
     if distillation is not None and adversarial is not None:
-        raise ValueError("adversarial: expected None where there is a distillation, got both")
+        raise ValueError("adversarial must be None where there is a distillation, got both")
     device = next(model.parameters()).device
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     model.to(memory_format=layout).train()
@@ -197,8 +194,8 @@ def _step(
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
-            "data: the model has batch norm, which cannot be trained on one sample at a time: expected two or more "
-            f"samples and a batch_size of two or more, got batches of one (batch_size {recipe.batch_size})"
+            "data and batch_size must be two or more samples for a model with batch norm, which cannot be trained on "
+            f"one at a time, got batches of one (batch_size {recipe.batch_size})"
         ) from error
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -165,7 +165,7 @@ def test_every_criterion_of_the_library_can_be_chosen(asked):
         ),
         (
             ["--strategy", "k_center", "--stochastic", "power"],
-            "stochastic: expected a strategy by utility for it, but k_center has no utilities",
+            "stochastic must be none for k_center, which has no utilities",
         ),
         (
             ["--strategy", "maxent"],

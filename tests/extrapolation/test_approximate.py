@@ -108,7 +108,7 @@ def test_without_faiss_the_extra_is_named():
     )
     assert result.returncode == 0, result.stderr
     by_index, by_graph = result.stdout.splitlines()
-    assert by_index.startswith("index: ")
+    assert by_index.startswith("index needs faiss")
     assert 'pip install "prunefuse[faiss]"' in by_index
-    assert by_graph.startswith("GNN: ")
+    assert by_graph.startswith("GNN needs torch-geometric")
     assert 'pip install "prunefuse[gnn]"' in by_graph

@@ -126,7 +126,7 @@ def test_dropout_passes_are_an_average_over_masks_in_evaluation_mode() -> None:
 
 
 def test_dropout_passes_need_dropout(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"model: expected dropout layers .* ResNet has none"):
+    with pytest.raises(ValueError, match=r"model must have dropout layers .* got ResNet without"):
         predict_dropout(model, IMAGES, passes=2, seed=0)
 
 
@@ -160,7 +160,7 @@ def test_features_errors(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"nn\.Linear"):
         features(nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten()), IMAGES)
     recurrent = nn.Sequential(nn.LSTM(4, 4))
-    with pytest.raises(TypeError, match=r"'0'.*tuple"):
+    with pytest.raises(TypeError, match=r"tuple from '0'"):
         features(recurrent, torch.randn(3, 5, 4), module="0")
     with pytest.raises(TypeError, match=r"logits.*tuple"):
         predict(recurrent, torch.randn(3, 5, 4))

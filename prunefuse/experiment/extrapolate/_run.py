@@ -11,6 +11,7 @@ import torch
 
 from prunefuse import data as datasets
 from prunefuse.data._labels import OwnLabels
+from prunefuse.errors import ExtrapolateInterrupted as ExtrapolateInterrupted
 from prunefuse.experiment import folder, machine, networks
 from prunefuse.experiment.budgets import ConfigError, to_samples
 from prunefuse.experiment.extrapolate import ledger
@@ -26,14 +27,6 @@ from prunefuse.experiment.report.extrapolation import report, step_line
 from prunefuse.training import TrainingDivergedError
 
 _LEAST = 10  # samples of a subset: some are held out to choose options, some to judge
-
-
-class ExtrapolateInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a run; `resume` goes on in ``folder``."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder))
-        self.folder = folder
 
 
 def run(config: ExtrapolateConfig | None = None, *, command: str | None = None, quiet: bool = False) -> Path:

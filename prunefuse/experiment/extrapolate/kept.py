@@ -20,7 +20,7 @@ def keep_best(scores: Tensor, count: int, seed: int, labels: Tensor | None = Non
     """The ``count`` samples of highest score, best first.
 
     Args:
-        scores: (N,) floating; NaN is never kept. Equals are kept in random order (ours): data sets in folders are sorted by
+        scores: (N,) floating; NaN is never kept. Equals are kept in random order: data sets in folders are sorted by
             class, so the lower index would favor the first classes where scores are counts.
         count: At most the number of scores that are not NaN.
         seed: Fixes the order of equals.
@@ -78,7 +78,7 @@ def read_scores(path: Path, samples: int) -> Tensor:
 
 
 def finite(scores: Tensor) -> Tensor:
-    """Scores with one more than the largest in the place of infinite ones, as of samples never learned (ours)."""
+    """Scores with one more than the largest in the place of infinite ones, as of samples never learned."""
     usual = scores[scores.isfinite()]
     most = float(usual.max()) if len(usual) else 0.0
     return torch.where(scores == torch.inf, most + 1, scores)
