@@ -48,7 +48,9 @@ class Manifest:
         path = self.folder / name
         if not path.exists():
             raise DamagedFileError(f"{path} is missing: {MANIFEST} says that it was written")
-        raise DamagedFileError(f"{path} was changed or is damaged: it is not what was written, by its SHA-256")
+        raise DamagedFileError(
+            f"{path} was changed or is damaged: it is not what was written, by its SHA-256"
+        )
 
     def check(self) -> None:
         """Raise ``DamagedFileError`` for the first file that is not what was written."""

@@ -71,7 +71,9 @@ def _acquired(path: Path, until: float) -> int:
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 os.close(descriptor)
-                raise OSError(error.errno, f"the folder cannot be locked: {error.strerror}", str(path)) from error
+                raise OSError(
+                    error.errno, f"the folder cannot be locked: {error.strerror}", str(path)
+                ) from error
             if time.monotonic() >= until:
                 told = _told(descriptor)
                 os.close(descriptor)

@@ -244,7 +244,7 @@ class Recorder:
         Raises:
             ValueError: it is not the state of a recorder.
         """
-        config, tensors = state["config"], state["tensors"]
+        config = state["config"]
         if config.get("format") != _FORMAT:
             raise ValueError(f"state must be of format {_FORMAT}, got {config.get('format')!r}")
         scores = {name: _option_from(fields) for name, fields in config["scores"].items()}
@@ -263,7 +263,9 @@ class Recorder:
         config, tensors = state["config"], state["tensors"]
         own = self.state_dict()
         counted = ("epoch", "begun")
-        mine, theirs = ({k: v for k, v in c.items() if k not in counted} for c in (own["config"], config))
+        # Through JSON, as a state that comes from a file did: tuples are lists there.
+        plain = [json.loads(json.dumps(one)) for one in (own["config"], config)]
+        mine, theirs = ({k: v for k, v in one.items() if k not in counted} for one in plain)
         shapes = [{k: (t.shape, t.dtype) for k, t in one.items()} for one in (own["tensors"], tensors)]
         if mine != theirs or shapes[0] != shapes[1]:
             raise ValueError("state: the tensors are not those of its configuration")

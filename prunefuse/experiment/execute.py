@@ -48,6 +48,9 @@ class Experiment(Protocol):
     def threads(self) -> int:
         """CPU threads of each process."""
 
+    def prepare(self) -> None:
+        """Make every network once: that checks them, and what a first call takes is not in the ledger."""
+
     def tasks(self) -> Sequence[Task]:
         """All tasks, each after its inputs."""
 
@@ -179,7 +182,9 @@ class _Crew:
         task = source.task
         if message is None:
             code = source.process.wait()
-            raise RunError(f"a process of the run ended with code {code}{f' in {task.title}' if task else ''}")
+            raise RunError(
+                f"a process of the run ended with code {code}{f' in {task.title}' if task else ''}"
+            )
         if "error" in message:
             _raise(message["kind"], message["error"])
         assert task is not None

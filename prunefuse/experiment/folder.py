@@ -209,7 +209,9 @@ def tables(trials: Sequence[Trial], formula: str) -> dict[str, str]:
             metrics.append(key | {"round": done.index} | _named(done, METRICS[3:]))
             epochs.extend(key | _named(epoch, EPOCHS[2:]) for epoch in done.epochs)
             entries.extend(key | asdict(cost) for cost in done.costs)
-    ledger = json.dumps({"formula": formula, "entries": entries}, indent=1, ensure_ascii=False, allow_nan=False)
+    ledger = json.dumps(
+        {"formula": formula, "entries": entries}, indent=1, ensure_ascii=False, allow_nan=False
+    )
     contents = (files.csv_text(METRICS, metrics), files.csv_text(EPOCHS, epochs), ledger + "\n")
     return dict(zip(_TABLES, contents, strict=True))
 

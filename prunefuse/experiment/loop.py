@@ -40,7 +40,6 @@ from prunefuse.selection._strategies import Picks, Pool, strategy
 from prunefuse.training import (
     Distillation,
     EpochResult,
-    Recipe,
     dropout_layers,
     evaluate,
     features,
@@ -200,7 +199,9 @@ class ActiveLearning:
                 done = self._round(index)
                 self.state.rounds.append(done)
                 if self.folder is not None:
-                    trial.commit(self.folder, self._identity, self.state, self.plan, self.selector, self.final)
+                    trial.commit(
+                        self.folder, self._identity, self.state, self.plan, self.selector, self.final
+                    )
                     clear(self.folder / trial.STEPS)
                 self._tell(done)
                 yield done
@@ -286,9 +287,11 @@ class ActiveLearning:
         return carry_out(step, self, self._bench(step), Cost)
 
     def _bench(self, step: Step[Cost] | None) -> Bench[Cost]:
-        kept = self.folder is not None and step is not None
+        folder = None
+        if self.folder is not None and step is not None:
+            folder = self.folder / trial.STEPS / step.name
         return Bench(
-            folder=self.folder / trial.STEPS / step.name if kept else None,
+            folder=folder,
             listener=self._listener,
             device=self._device,
             checkpoint_seconds=self._checkpoint_seconds,
@@ -429,9 +432,7 @@ class ActiveLearning:
         dynamics: Dynamics | None = None
         if network == "selector" and config.chooser.dynamics is not None:
             score = config.chooser.dynamics
-            dynamics = Dynamics(
-                training.labels, (score,), classes=self.num_classes, device=self._device
-            )
+            dynamics = Dynamics(training.labels, (score,), classes=self.num_classes, device=self._device)
         start = time.perf_counter()
         history = train(
             model,

@@ -239,9 +239,7 @@ class RunProgress:
         accuracy, on = event.train_accuracy, "labeled set"
         if event.test_accuracy is not None:
             accuracy, on = event.test_accuracy, "test set"
-        running.what = (
-            f"epoch {event.epoch}/{event.epochs}, loss {event.loss:.3f}, accuracy {100 * accuracy:.1f} % ({on})"
-        )
+        running.what = f"epoch {event.epoch}/{event.epochs}, loss {event.loss:.3f}, accuracy {100 * accuracy:.1f} % ({on})"
         self._log(running)
 
     def _log(self, running: Running) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,11 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
     config = config or RunConfig()
     experiment = LoopRun(config)
     with machine.running_on(experiment.threads):
-        planned = experiment.planned()  # checks the networks
+        experiment.prepare()
         experiment.path = folder.make(config.out, config.data, config.model)
         with _lock.locked(experiment.path):
             folder.begin(experiment.path, experiment.describe(command))
-            return _go_on(experiment, planned, config.jobs, quiet)
+            return _go_on(experiment, config.jobs, quiet)
 
 
 def resume(
@@ -106,7 +107,7 @@ def resume(
         check_data(facts["data"], experiment.data_facts())
         with machine.running_on(experiment.threads):
             wanted = experiment.config.jobs if jobs is None else jobs
-            return _go_on(experiment, experiment.planned(), wanted, quiet)
+            return _go_on(experiment, wanted, quiet)
 
 
 def check_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -114,12 +115,14 @@ def check_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name, value in before.items():
         if isinstance(value, dict):
             for difference in differences(value, now[name]):
-                raise ConfigError(f"data: {name}: {difference}; the run cannot go on with it")
+                raise ConfigError(
+                    f"data: {name.removesuffix('_is')}: {difference}; the run cannot go on with it"
+                )
         elif now[name] != value:
             raise ConfigError(f"data: its {name} was {value} when the run began, and now is {now[name]}")
 
 
-def _go_on(experiment: LoopRun, planned: Mapping[str, Any], jobs: int | None, quiet: bool) -> Path:
+def _go_on(experiment: LoopRun, jobs: int | None, quiet: bool) -> Path:
     """Do what is not done yet. The folder is locked."""
     path, config = experiment.path, experiment.config
     jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)
@@ -144,7 +147,11 @@ def _go_on(experiment: LoopRun, planned: Mapping[str, Any], jobs: int | None, qu
         with (
             execute.interruptible(),
             progress.running(
-                planned, len(config.seeds), len(experiment.schedule), jobs=jobs, status=path / STATUS
+                experiment.planned,
+                len(config.seeds),
+                len(experiment.schedule),
+                jobs=jobs,
+                status=path / STATUS,
             ),
         ):
             progress.note(f"run folder {path}")
@@ -263,6 +270,11 @@ class LoopRun:
         for _ in self.learner(*self.trial_of(task), listener, self.path / task):
             pass
 
+    def prepare(self) -> None:
+        """Make a loop of every arm, which checks the networks and plans the pruning."""
+        _ = self.planned
+
+    @cached_property
     def planned(self) -> dict[str, tuple[Any, ...]]:
         """The ledger lines of the first seed of every arm."""
         return {arm: self.learner(arm, self.config.seeds[0]).planned for arm in self.config.arms}
@@ -341,4 +353,3 @@ def _draw_early(path: Path, progress: RunProgress) -> None:
         report([path])
     except Exception as error:
         progress.note(f"the report could not be drawn: {type(error).__name__}: {error}")
-

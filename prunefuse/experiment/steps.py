@@ -195,7 +195,7 @@ def _keep(folder: Path, result: Result[Any]) -> None:
     (folder / CHECKPOINT).unlink(missing_ok=True)
     own = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     hashes = {path.name: digest(path) for path in own if path.name != DONE}
-    told = {**result.values, "spent": [asdict(line) for line in result.lines], "files": hashes}  # type: ignore[call-overload]
+    told = {**result.values, "spent": [asdict(line) for line in result.lines], "files": hashes}
     files.write_json(folder / DONE, {**told, "sha256": _digest(told)})
 
 

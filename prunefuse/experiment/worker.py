@@ -47,14 +47,16 @@ def main() -> None:
             told = time.monotonic()
         send(execute.encoded(event))
 
+    known: tuple[type[Exception], ...] = (*execute.ERRORS.values(), OSError)
     try:
         with machine.running_on(int(threads)):
             experiment = open_experiment(Path(path), device=device)
+            experiment.prepare()
             while True:
                 task = tasks.get()
                 experiment.do(task, listener)
                 send({"done": task})
-    except (*execute.ERRORS.values(), OSError) as error:
+    except known as error:
         send({"error": str(error), "kind": type(error).__name__})
 
 

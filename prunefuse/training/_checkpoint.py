@@ -69,7 +69,7 @@ def write(checkpoint: Checkpoint, moment: Moment, history: list[dict[str, Any]])
         tensors |= {f"optimizer.{place}.{name}": value for name, value in buffers.items()}
     tensors["generator.order"] = moment.order
     tensors |= {f"generator.{name}": one.get_state() for name, one in moment.generators.items()}
-    kind, keys, position, gaussian, value = np.random.get_state(legacy=True)  # type: ignore[misc]  # noqa: NPY002
+    kind, keys, position, gaussian, value = np.random.get_state(legacy=True)  # noqa: NPY002
     version, words, spare = random.getstate()
     tensors["numpy"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
     tensors["python"] = torch.tensor(words, dtype=torch.int64)
@@ -135,7 +135,9 @@ def read(checkpoint: Checkpoint, moment: Moment) -> tuple[list[dict[str, Any]], 
     if moment.device.type == "cuda" and "cuda" in tensors:
         torch.cuda.set_rng_state(tensors["cuda"], moment.device)
     if checkpoint.recorder is not None:
-        kept = {name.removeprefix("recorder."): t for name, t in tensors.items() if name.startswith("recorder.")}
+        kept = {
+            name.removeprefix("recorder."): t for name, t in tensors.items() if name.startswith("recorder.")
+        }
         checkpoint.recorder.load_state_dict({"config": facts["recorder"], "tensors": kept})
     checkpoint.notes |= facts["notes"]
     return facts["history"], tensors["generator.order"]

@@ -114,7 +114,9 @@ def train(
     epochs, steps_per_epoch = recipe.epochs_for(len(data)), batch_count(len(data), recipe.batch_size)
     history: list[EpochResult] = []
     ahead: deque[Tensor] = deque()  # positions of batches that are being read: worker processes run ahead
-    orders: deque[Tensor] = deque()  # for each epoch that is being read, the state that its order was drawn from
+    orders: deque[Tensor] = (
+        deque()
+    )  # for each epoch that is being read, the state that its order was drawn from
 
     def batches() -> Iterator[Batch]:
         for _ in range(len(history), epochs):

@@ -315,7 +315,7 @@ def test_options_survive_a_file(tmp_path):
 
 
 def test_files_that_are_no_recorder(tmp_path):
-    from prunefuse import files
+    from prunefuse import _files as files
 
     files.save_tensors(tmp_path / "other", {"x": torch.zeros(2)})
     with pytest.raises(ValueError, match="not a saved Recorder"):
