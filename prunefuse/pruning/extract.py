@@ -131,9 +131,9 @@ def extract_program(
 ) -> ExportedProgram:
     """See :meth:`PruningPlan.extract_program`."""
     program = export(model, inputs, training, dynamic_shapes)
-    found = trace(model, program, free=True, kept=kept)
-    decision = Decision(found, _kept_nodes(found, kept), {})
-    for call, shapes in zip(found.calls, decision.sizes, strict=True):
+    traced = trace(model, program, free=True, kept=kept)
+    decision = Decision(traced, _kept_nodes(traced, kept))
+    for call, shapes in zip(traced.calls, decision.sizes, strict=True):
         _set_sizes(call, shapes, decision.count)
     _cut(program, model, kept, decision)
     try:
@@ -145,13 +145,13 @@ def extract_program(
 
 
 def _kept_nodes(
-    found: Trace, kept: Mapping[str, Sequence[Tensor | None]]
+    traced: Trace, kept: Mapping[str, Sequence[Tensor | None]]
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """One flag per node of a trace into which the kept indices went."""
-    component = found.couplings.components()
+    component = traced.couplings.components()
     keep = np.ones(len(component), dtype=np.bool_)
     for name, axes in kept.items():
-        for ids, indices in zip(found.tensors[name].axes, axes, strict=True):
+        for ids, indices in zip(traced.tensors[name].axes, axes, strict=True):
             if indices is not None:
                 gone = np.delete(ids, indices.numpy())
                 keep[np.isin(component, component[gone])] = False
@@ -259,9 +259,9 @@ def _cut(
             if name in names:
                 first = names[name][0]
                 indices = kept[first]
-            elif name in decision.found.lifted:
+            elif name in decision.trace.lifted:
                 first = name
-                axes = decision.found.lifted[name].axes
+                axes = decision.trace.lifted[name].axes
                 indices = [torch.from_numpy(np.flatnonzero(decision.keep[ids])) for ids in axes]
             else:
                 continue
@@ -270,7 +270,7 @@ def _cut(
 
 def _check(program: ExportedProgram, decision: Decision) -> None:
     """Raise unless every call gives the planned shapes."""
-    calls = [(call.op, shapes) for call, shapes in zip(decision.found.calls, decision.sizes, strict=True)]
+    calls = [(call.op, shapes) for call, shapes in zip(decision.trace.calls, decision.sizes, strict=True)]
     wanted = [call for call in calls if call[0] not in LAYOUT]
     for plan, real in zip_longest(wanted, call_shapes(program)):
         if plan is None or real is None or plan != real[:2]:
