@@ -19,9 +19,9 @@ from prunefuse._files import decode
 from prunefuse._table import Table
 from prunefuse.pruning._graph.copies import all_names, fingerprint, named_tensors
 from prunefuse.pruning._graph.export import TensorSpec
-from prunefuse.pruning.arguments import check_choice, checked_inputs
 from prunefuse.pruning.extract import extract, extract_program
 from prunefuse.pruning.fuse import check_arguments, write_back
+from prunefuse.pruning.options import check_choice, checked_inputs
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

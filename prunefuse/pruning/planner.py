@@ -25,8 +25,15 @@ from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning._graph.export import Exporter, TensorSpec
 from prunefuse.pruning._graph.trace import Product, Trace
-from prunefuse.pruning.arguments import check_choice, checked_inputs, matching_modules
-from prunefuse.pruning.options import ModulePlanOptions, checked_options, completed, lists
+from prunefuse.pruning.options import (
+    ModulePlanOptions,
+    check_choice,
+    checked_inputs,
+    checked_options,
+    completed,
+    lists,
+    matching_modules,
+)
 from prunefuse.pruning.plan import EXPRESSED_BY, Layer, PruningPlan
 from prunefuse.pruning.search import Dense, Race, Ranked
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from prunefuse.pruning._choose.targets import Target
-from prunefuse.pruning.arguments import check_count, checked_inputs, checked_ratio
-from prunefuse.pruning.options import ModulePlanOptions, lists
+from prunefuse.pruning.options import ModulePlanOptions, check_count, checked_inputs, checked_ratio, lists
 from prunefuse.pruning.plan import PruningPlan, check_plan
 from prunefuse.pruning.planner import plan_pruning
 
