@@ -22,7 +22,7 @@ from prunefuse.pruning._choose.fit_code import Decision, Remedies
 from prunefuse.pruning._choose.gradients import Evidence
 from prunefuse.pruning._choose.scores import CRITERIA as _CRITERIA
 from prunefuse.pruning._graph.export import TensorSpec
-from prunefuse.pruning._graph.trace import Trace
+from prunefuse.pruning._graph.trace import Trace, note_lines
 from prunefuse.pruning.options import Key, PlanOptions, checked_options, completed, lists
 from prunefuse.pruning.plan import Layer, PruningPlan
 from prunefuse.pruning.planner import counted_layers
@@ -90,7 +90,8 @@ def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> Pr
         decision = ranked.at_target(target)
         reached = (target.describe(ranked.cost(target), ranked.cost(target, decision.ratio)),)
     kept = decision.kept(tensors)
-    checked.check_pruned(kept, decision.ratio, traced)
+    notes = note_lines(ranked.notes)
+    checked.check_pruned(kept, decision.ratio, notes)
     types = {str(value.name): value.dtype for value in model.graph.inputs}
     return PruningPlan(
         fingerprint=fingerprint(model),
@@ -104,7 +105,7 @@ def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> Pr
         kept=kept,
         attributes=_sizes(model, inputs, traced, decision.keep),
         layers=_layers(model, tensors, decision, kept, batch),
-        notes=(*checked.notes, *reached, *traced.note_lines()),
+        notes=(*checked.notes, *reached, *notes),
     )
 
 
@@ -161,15 +162,15 @@ def _matching_nodes(model: ir.Model, argument: str, patterns: Iterable[str] | st
         modules = [name[:i] for name in constants for i, letter in enumerate(name) if letter == "."]
         for name in (str(node.name), *(str(value.name) for value in node.outputs), *constants, *modules):
             names.setdefault(name, set()).add(str(node.name))
-    found: set[str] = set()
+    chosen: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if not isinstance(pattern, str):
             raise TypeError(f"{argument} must be names, got {type(pattern).__name__}")
         matches = [nodes for name, nodes in names.items() if fnmatchcase(name, pattern)]
         if not matches:
             raise ValueError(f"{argument} must match nodes or tensors of the file, got {pattern!r}")
-        found.update(*matches)
-    return found
+        chosen.update(*matches)
+    return chosen
 
 
 def _sizes(
@@ -178,9 +179,9 @@ def _sizes(
     """Node -> attribute, or input by its formal name -> what it must be in the small network, where that changes."""
     result: dict[str, dict[str, int | tuple[int, ...]]] = {}
     changing = {key: int(keep[ids].sum()) for key, ids in traced.sized.items() if not keep[ids].all()}
-    known = Shapes(model, inputs)
+    sizes = Shapes(model, inputs)
     for node in model.graph:
-        known.visit(node)
+        sizes.visit(node)
         for (name, attribute, position), value in changing.items():
             if name != node.name:
                 continue
@@ -188,18 +189,18 @@ def _sizes(
             if position is None:
                 held[attribute] = value
                 continue
-            now = held.get(attribute, size_operand(node, attribute, known))
+            now = held.get(attribute, size_operand(node, attribute, sizes))
             if isinstance(now, tuple):
                 held[attribute] = (*now[:position], value, *now[position + 1 :])
     return result
 
 
-def size_operand(node: ir.Node, name: str, known: Shapes) -> tuple[int, ...]:
+def size_operand(node: ir.Node, name: str, sizes: Shapes) -> tuple[int, ...]:
     """The sizes that a node has in an attribute or gets as an input."""
     if name in node.attributes:
         return tuple(node.attributes[name].as_ints())
     value = node.inputs[operand_index(node, name)]
-    return tuple(int(n) for n in known.numbers[value].ravel()) if value is not None else ()
+    return tuple(int(n) for n in sizes.numbers[value].ravel()) if value is not None else ()
 
 
 def operand_index(node: ir.Node, name: str) -> int:

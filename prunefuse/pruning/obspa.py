@@ -154,7 +154,7 @@ def prune_without_finetuning(
     dense = ModuleNetwork(copy.deepcopy(model).eval())
 
     traced = trace(model, Exporter(model, inputs).dense())
-    readers, unrepaired = find_readers(traced, traced.couplings.components())
+    readers, unrepaired = find_readers(traced)
     stuck = {name.rpartition(".")[0]: where for name, where in unrepaired.items()}
     if not readers:
         raise ValueError("model: no convolution or linear layer reads channels that may be pruned")

@@ -18,7 +18,6 @@ from prunefuse.pruning._choose.gradients import Loss
 from prunefuse.pruning._choose.ranking import NORMALIZATIONS, RANKINGS, ROUNDINGS, Selection
 from prunefuse.pruning._choose.scores import AGGREGATIONS, SCOPES, Function, Scores, Scoring
 from prunefuse.pruning._choose.targets import Target
-from prunefuse.pruning._graph.trace import Trace
 
 PRESETS = {
     "prunefuse": {"scope": "writers", "aggregation": "norm", "normalization": "none", "ranking": "local"},
@@ -242,11 +241,11 @@ class Options:
         by = "" if self.normalization == "none" else f", over the {self.normalization} of their group"
         return (f"scores of {self.scoring.scope} parameters, aggregation {self.scoring.aggregation}{by}",)
 
-    def check_pruned(self, kept: object, ratio: Fraction, found: Trace) -> None:
+    def check_pruned(self, kept: object, ratio: Fraction, notes: tuple[str, ...]) -> None:
         """Raise ``ValueError`` with the reasons if nothing was pruned although something was to be."""
         if kept or not (ratio or any(self.own_ratios.values())):
             return
-        why = found.note_lines() or (
+        why = notes or (
             "every channel is an input, an output, ignored, the only one of its axis, or too few are left to round",
         )
         raise ValueError(f"nothing was pruned at ratio {float(ratio):g}: {'; '.join(why)}")

@@ -379,10 +379,10 @@ def _with_tied_names(small: nn.Module, weights: Mapping[str, Tensor]) -> dict[st
     """The weights under every name of each tied tensor, where they have any of them."""
     result = dict(weights)
     names = all_names(small)
-    given = {first: result[name] for name, (first, _) in names.items() if name in result}
+    held = {first: result[name] for name, (first, _) in names.items() if name in result}
     for name in small.state_dict().keys() & names.keys():  # not the buffers that are never saved
-        if name not in result and (first := names[name][0]) in given:
-            result[name] = given[first]
+        if name not in result and (first := names[name][0]) in held:
+            result[name] = held[first]
     return result
 
 

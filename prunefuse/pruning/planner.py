@@ -24,7 +24,7 @@ from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS, Scoring
 from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning._graph.export import Exporter, TensorSpec
-from prunefuse.pruning._graph.trace import Product, Trace
+from prunefuse.pruning._graph.trace import Product, Trace, note_lines
 from prunefuse.pruning.options import (
     ModulePlanOptions,
     check_choice,
@@ -95,20 +95,20 @@ def plan_pruning(
 
     reached: tuple[str, ...] = ()
     if target is None:
-        _, decision = _settled(dense, ranked, checked.ratio, exporter)
+        settled, decision = _settled(dense, ranked, checked.ratio, exporter)
     elif target.quantity != "latency":
         settled, decision = _settled(dense, ranked, target, exporter)
         reached = (target.describe(settled.cost(target), settled.cost(target, decision.ratio)),)
     else:
         race = Race(model, inputs, target)
         runnable, _ = _settled(dense, ranked, Fraction(1, 2), exporter)
-        _, decision = _settled(dense, ranked, race.ratio(runnable), exporter)
+        settled, decision = _settled(dense, ranked, race.ratio(runnable), exporter)
         reached = (race.describe(decision),)
 
-    traced = decision.trace
     tensors = named_tensors(model)
     kept = decision.kept(tensors)
-    checked.check_pruned(kept, decision.ratio, traced)
+    notes = note_lines(settled.notes)
+    checked.check_pruned(kept, decision.ratio, notes)
     plan = PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(decision.ratio),
@@ -117,11 +117,11 @@ def plan_pruning(
         rounding=wanted["rounding"],
         seed=wanted["seed"],
         inputs=tuple(map(TensorSpec.of, inputs)),
-        outputs=traced.outputs,
+        outputs=decision.trace.outputs,
         kept=kept,
         attributes=decision.attributes(),
         layers=_layers(decision, tensors, kept, dense.batch),
-        notes=(*checked.notes, *reached, *traced.note_lines()),
+        notes=(*checked.notes, *reached, *notes),
         expressed_by=expressed_by,
     )
     total = time.perf_counter() - start

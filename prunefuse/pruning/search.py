@@ -20,7 +20,7 @@ from prunefuse.pruning._choose.scores import channel_scores
 from prunefuse.pruning._choose.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
 from prunefuse.pruning._graph.copies import cut, named_tensors
 from prunefuse.pruning._graph.couplings import Ids
-from prunefuse.pruning._graph.trace import Trace, fix_unranked
+from prunefuse.pruning._graph.trace import Note, Trace, fix_unranked, note_lines
 from prunefuse.pruning._walk import trace
 from prunefuse.pruning.options import Options
 
@@ -82,6 +82,7 @@ class Ranked:
         scores: One for each coupled channel.
         selection: How many of them are kept.
         remedies: How modules are treated whose code could not run with what was decided before.
+        notes: What stays whole, and why.
     """
 
     trace: Trace
@@ -92,6 +93,7 @@ class Ranked:
     scores: npt.NDArray[np.float64]
     selection: Selection
     remedies: Remedies
+    notes: tuple[Note, ...]
 
     def choose(self, ratio: Fraction) -> npt.NDArray[np.bool_]:
         """Which coupled channels stay; of every part that an axis is cut into, at least the best one."""
@@ -138,7 +140,7 @@ class Ranked:
         try:
             ratio = find_ratio(lambda tried: self.cost(target, tried), target.limit(dense))
         except Unreachable as error:
-            raise _not_reached(target, dense, error.least, self.trace) from None
+            raise _not_reached(target, dense, error.least, self.notes) from None
         return self.at_ratio(ratio)
 
 
@@ -153,7 +155,7 @@ def rank(
     *,
     least: int = 1,
 ) -> Ranked:
-    """Score what a trace has found.
+    """Score the channels of a trace.
 
     Args:
         traced: The trace.
@@ -165,9 +167,9 @@ def rank(
         remedies: How modules are treated, of which some keep axes equally long.
         least: See :func:`fix_unranked`.
     """
-    component = fix_unranked(traced.couplings.components(), traced, least=least)
+    component, unranked = fix_unranked(traced, least=least)
     scores = channel_scores(options.scoring, traced, component, tensors, evidence)
-    component = _fix_unscored(component, scores, traced, options.scoring.name)
+    component, unscored = _fix_unscored(component, scores, traced, options.scoring.name)
     axes = [component[ids] for name in tensors for ids in traced.tensors[name].axes]
     alike: Sequence[Sequence[Ids]] = remedies.alike_axes(traced)
     groups = groups_of(axes, len(scores))
@@ -185,6 +187,7 @@ def rank(
         normalized(scores, groups, options.normalization),
         replace(options.selection, own=own),
         remedies,
+        (*traced.notes, *unranked, *unscored),
     )
 
 
@@ -215,7 +218,7 @@ class Race:
             return find_ratio(lambda ratio: self._taken(ranked.at_ratio(ratio)), 1, _LATENCY_STEPS)
         except Unreachable as error:
             raise _not_reached(
-                self.target, whole, error.least * self.target.limit(whole), ranked.trace
+                self.target, whole, error.least * self.target.limit(whole), ranked.notes
             ) from None
 
     def describe(self, decision: Decision) -> str:
@@ -236,19 +239,23 @@ def _reached_already(target: Target, dense: float) -> ValueError:
     )
 
 
-def _not_reached(target: Target, dense: float, least: float, traced: Trace) -> ValueError:
-    stays = "".join(f"; {line}" for line in traced.note_lines())
+def _not_reached(target: Target, dense: float, least: float, notes: Sequence[Note]) -> ValueError:
+    stays = "".join(f"; {line}" for line in note_lines(notes))
     return ValueError(
         f"target: expected at most {target.limit(dense):,.4g} for {target.quantity}; with every axis at its smallest "
         f"width there are {least:,.4g} of the dense model's {dense:,.4g}{stays}"
     )
 
 
-def _fix_unscored(component: Ids, scores: npt.NDArray[np.float64], traced: Trace, criterion: str) -> Ids:
-    """Keep what the criterion has no score for."""
+def _fix_unscored(
+    component: Ids, scores: npt.NDArray[np.float64], traced: Trace, criterion: str
+) -> tuple[Ids, list[Note]]:
+    """Keep what the criterion has no score for; also the notes on that."""
     unscored = np.isnan(scores)
     unscored[0] = False
-    for name, axis in traced.writers.items():
-        if unscored[component[traced.tensors[name].axes[axis]]].any():
-            traced.note(name, f"{criterion} gives these channels no score")
-    return np.where(unscored[component], 0, component)
+    notes = [
+        Note(name, f"{criterion} gives these channels no score")
+        for name, axis in traced.writers.items()
+        if unscored[component[traced.tensors[name].axes[axis]]].any()
+    ]
+    return np.where(unscored[component], 0, component), notes
