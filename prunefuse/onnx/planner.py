@@ -21,6 +21,7 @@ from prunefuse.onnx.shapes import Shapes
 from prunefuse.pruning._choose.fit_code import Decision, Remedies
 from prunefuse.pruning._choose.gradients import Evidence
 from prunefuse.pruning._choose.scores import CRITERIA as _CRITERIA
+from prunefuse.pruning._explain import Coupled
 from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning._graph.trace import Trace, note_lines
 from prunefuse.pruning.options import Key, PlanOptions, checked_options, completed, lists
@@ -77,7 +78,8 @@ def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> Pr
     if target is not None and target.quantity == "latency":
         raise ValueError("target must be parameters, flops or memory for an ONNX file, got 'latency'")
     inputs = example_shapes(model, wanted["shapes"])
-    traced = trace(model, inputs, _matching_nodes(model, "ignore", wanted["ignore"]))
+    ignored = _matching_nodes(model, "ignore", wanted["ignore"])
+    traced = trace(model, inputs, ignored)
     tensors = weights(model, traced)
     batch = next((shape[0] for shape in inputs.values() if shape), 1)
     own = checked.own_ratios
@@ -106,6 +108,7 @@ def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> Pr
         attributes=_sizes(model, inputs, traced, decision.keep),
         layers=_layers(model, tensors, decision, kept, batch),
         notes=(*checked.notes, *reached, *notes),
+        couplings=Coupled.of(traced, ignored, ranked.notes),
     )
 
 

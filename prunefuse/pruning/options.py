@@ -302,7 +302,7 @@ def checked_options(
     )
 
 
-def checked_inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+def checked_inputs(example_inputs: Tensor | Sequence[Tensor] | None) -> tuple[Tensor, ...]:
     """The inputs as a tuple of tensors that have elements."""
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
     if not isinstance(inputs, list | tuple) or not all(isinstance(x, Tensor) for x in inputs):

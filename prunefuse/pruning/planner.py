@@ -22,6 +22,7 @@ from prunefuse.pruning._choose.fit_code import (
 from prunefuse.pruning._choose.gradients import Evidence, Loss, gather
 from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS, Scoring
 from prunefuse.pruning._choose.targets import Target
+from prunefuse.pruning._explain import Coupled
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning._graph.export import Exporter, TensorSpec
 from prunefuse.pruning._graph.trace import Product, Trace, note_lines
@@ -123,6 +124,7 @@ def plan_pruning(
         layers=_layers(decision, tensors, kept, dense.batch),
         notes=(*checked.notes, *reached, *notes),
         expressed_by=expressed_by,
+        couplings=Coupled.of(settled.trace, ignored, settled.notes),
     )
     total = time.perf_counter() - start
     return replace(plan, seconds=(total, total - exporter.seconds))

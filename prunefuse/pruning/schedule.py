@@ -120,6 +120,7 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         attributes=attributes,
         layers=layers,
         notes=tuple(notes),
+        couplings=first.couplings,
         seconds=(
             (first.seconds[0] + second.seconds[0], first.seconds[1] + second.seconds[1])
             if first.seconds and second.seconds
