@@ -14,11 +14,18 @@ from prunefuse.ops.arrays import as_tensor, require_floating, require_number
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of ``samples`` samples.
+    """How well predicted scores agree with true ones.
 
-    ``pearson`` and ``spearman`` are None where one side is constant. ``overlap`` is the part of the samples kept by the
-    true scores that are also kept by the predicted ones, if a fraction ``keep`` of the samples, those of the highest
-    scores, is kept; random scores would have ``keep``.
+        >>> from prunefuse.extrapolation import agreement
+        >>> agreement(torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor([1.0, 2.0, 4.0, 3.0]), keep=0.25).overlap
+        0.0
+
+    Attributes:
+        samples: How many were compared.
+        pearson, spearman: The correlations. They are None where one side is constant.
+        overlap: The part of the samples kept by true scores that are also kept by predicted ones. Random scores would have
+            ``keep``.
+        keep: The fraction of samples that is kept for that, those of the highest scores.
     """
 
     samples: int
@@ -29,16 +36,20 @@ class Agreement:
 
 
 def agreement(predicted: Any, true: Any, keep: float = 0.5) -> Agreement:
-    """Compare predicted scores with true ones.
+    """An `Agreement` of predicted scores with true ones.
+
+        >>> from prunefuse.extrapolation import agreement
+        >>> round(agreement(torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor([1.0, 2.0, 4.0, 3.0])).spearman, 2)
+        0.8
 
     Args:
         predicted: (N,) floating, finite.
         true: (N,), likewise.
-        keep: fraction kept, in (0, 1): round(keep N) samples, at least one; equals by lower index.
+        keep: The fraction that is kept, in (0, 1): round(keep N) samples, at least one. Equals go by lower index.
 
     Raises:
-        TypeError: something is not a floating array.
-        ValueError: shapes differ or are empty, a value is not finite, or keep is not allowed.
+        TypeError: Something is not a floating array.
+        ValueError: Shapes differ or are empty, a value is not finite, or keep is not allowed.
     """
     p, t = as_tensor("predicted", predicted), as_tensor("true", true)
     for name, tensor in (("predicted", p), ("true", t)):

@@ -105,9 +105,7 @@ class ScoreOptions:
     )
     keep_balanced: bool = field(
         default=False,
-        metadata=option(
-            _FINAL, "As many samples of every class as there are", more="The best of each."
-        ),
+        metadata=option(_FINAL, "As many samples of every class as there are", more="The best of each."),
     )
     recipe: Recipe | None = like(
         TrainingOptions,

@@ -1,0 +1,74 @@
+"""Docstrings of public names: each has an example that runs, and sentences that can be read once."""
+
+import doctest
+import re
+
+import pytest
+import torch
+from prose import docstrings, public, sentences, words
+
+import prunefuse
+
+# Written by others at the moment; the list may only become shorter.
+UNWRITTEN = (
+    "prunefuse.experiment.",
+    "prunefuse.onnx.",
+    "prunefuse.pruning.",
+    "prunefuse.training._recipe.",
+    "prunefuse.training._train.",
+)
+PUBLIC = {name: value for name, value in public().items() if not name.startswith(UNWRITTEN)}
+MOST_WORDS = 25
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_its_example_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (text, *_) = (text for _, text in docstrings(name, PUBLIC[name]))
+    globs = {"prunefuse": prunefuse, "torch": torch}
+    test = doctest.DocTestParser().get_doctest(text, globs, name, None, 0)
+    assert test.examples, f"{name} has no example"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        failed = []
+        doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=failed.append)
+    assert not failed, "".join(failed)
+
+
+def test_no_sentence_has_more_than_25_words():
+    long = {
+        place: sentence
+        for name, value in PUBLIC.items()
+        for place, text in docstrings(name, value)
+        for sentence in sentences(text)
+        if words(sentence) > MOST_WORDS
+    }
+    assert not long
+
+
+def test_what_is_ours_stands_in_one_page():
+    texts = {place: text for name, value in PUBLIC.items() for place, text in docstrings(name, value)}
+    assert not {place for place, text in texts.items() if re.search(r"\bours\b", text, re.IGNORECASE)}
+
+
+def test_sentences_are_found_and_counted():
+    text = """What it is, e.g. a thing of `a.b`. It has two.
+
+    >>> print("This. Is. No. Sentence.")
+    This. Is. None.
+
+    Args:
+        name: One of ``a``, ``b c d``. Or
+            none.
+        other, more: Yes?
+    """
+    found = list(sentences(text))
+    assert found == [
+        "What it is, e.g. a thing of `a.b`.",
+        "It has two.",
+        "Args:",
+        "One of ``a``, ``b c d``.",
+        "Or none.",
+        "Yes?",
+    ]
+    assert [words(sentence) for sentence in found] == [8, 3, 1, 4, 2, 1]
