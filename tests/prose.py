@@ -13,7 +13,7 @@ PACKAGES = (
         "prunefuse.extrapolation",
         "prunefuse.fusion",
     ),
-    *("prunefuse.models", "prunefuse.scoring", "prunefuse.selection", "prunefuse.training"),
+    *("prunefuse.models", "prunefuse.ops", "prunefuse.scoring", "prunefuse.selection", "prunefuse.training"),
     *("prunefuse.pruning", "prunefuse.experiment.extrapolate"),
     *(["prunefuse.onnx"] if importlib.util.find_spec("onnx") else []),
 )
@@ -26,7 +26,7 @@ def public():
         names = getattr(package, "__all__", None) or [n for n in vars(package) if not n.startswith("_")]
         for name in names:
             value = getattr(package, name)
-            if inspect.isclass(value) or inspect.isroutine(value):
+            if callable(value) and hasattr(value, "__qualname__"):  # an operator, too
                 found[f"{value.__module__}.{value.__qualname__}"] = value
     return {name: value for name, value in found.items() if name.startswith("prunefuse.")}
 
