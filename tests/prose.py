@@ -57,6 +57,14 @@ def sentences(text):
                 yield sentence
 
 
+def of_page(path):
+    """The sentences of a page: without code, tables and addresses; an item of a list by itself."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "    "))]
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", "\n".join(lines))
+    return sentences(re.sub(r"^( *)\d+\. ", r"\1- ", text, flags=re.MULTILINE))
+
+
 def words(sentence):
     """How many words it has; code and numbers are words, signs are none."""
     code = re.sub(r"``.*?``|`.*?`", "code", sentence)

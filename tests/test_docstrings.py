@@ -2,10 +2,11 @@
 
 import doctest
 import re
+from pathlib import Path
 
 import pytest
 import torch
-from prose import docstrings, public, sentences, words
+from prose import docstrings, of_page, public, sentences, words
 
 import prunefuse
 
@@ -44,6 +45,13 @@ def test_no_sentence_has_more_than_25_words():
         if words(sentence) > MOST_WORDS
     }
     assert not long
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/paper.md"])
+def test_no_sentence_of_a_page_has_more(page):
+    found = list(of_page(Path(__file__).parent.parent / page))
+    assert len(found) > 10
+    assert not [sentence for sentence in found if words(sentence) > MOST_WORDS]
 
 
 def test_what_is_ours_stands_in_one_page():
