@@ -187,7 +187,7 @@ class Recorder:
             ValueError: No batch came; or, on a GPU, rows had to be left out (the epoch is closed then).
         """
         if not self._begun:
-            raise ValueError("end_epoch: no batch was recorded in this epoch")
+            raise ValueError("an epoch must have at least one batch, got none")
         missing, rejected = self.unseen(), int(self._rejected)
         self._seen.zero_()
         self._rejected.zero_()
@@ -263,7 +263,7 @@ class Recorder:
         if {k: (t.shape, t.dtype) for k, t in own.items()} != {
             k: (t.shape, t.dtype) for k, t in tensors.items()
         }:
-            raise ValueError("state: the tensors are not those of its configuration")
+            raise ValueError("state must have the tensors of its configuration, got others")
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
         return recorder

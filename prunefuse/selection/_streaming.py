@@ -193,12 +193,8 @@ class StreamingTopB:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
         state = json.loads(metadata["state"])
         if (state["strategy"] is None) != (strategy is not None):
-            need = (
-                "a function, which load needs"
-                if strategy is None
-                else f"{state['strategy']!r}, not a function"
-            )
-            raise ValueError(f"strategy: {path} was saved with {need}")
+            saved = "the function" if strategy is None else f"None, for {state['strategy']!r}"
+            raise ValueError(f"strategy must be {saved} that {path} was saved with, got {strategy!r}")
         keeper = cls(
             state["b"],
             strategy or state["strategy"],

@@ -259,7 +259,7 @@ def penultimate(model: nn.Module, module: str | None = None) -> Iterator[list[An
         named = dict(model.named_modules())
         if module not in named:
             raise ValueError(
-                f"module: the model has no submodule {module!r}; it has {', '.join(filter(None, named))}"
+                f"module must be a submodule of the model, {', '.join(filter(None, named))}, got {module!r}"
             )
         hooks = [named[module].register_forward_hook(lambda *args: seen.append(args[2]))]
     try:
@@ -273,8 +273,10 @@ def feature_of(seen: list[Any], module: str | None) -> Tensor:
     """The features of the latest run, of what `penultimate` has seen."""
     if not seen:
         if module is None:
-            raise ValueError("module: the model ran no nn.Linear layer; name the module whose output to take")
-        raise ValueError(f"module: the model did not run {module!r}")
+            raise ValueError(
+                "module must name the layer whose output to take where the model ran no nn.Linear, got None"
+            )
+        raise ValueError(f"module must be one that the model runs, got {module!r}")
     if not isinstance(seen[-1], Tensor):
         raise TypeError(f"module must give a tensor, got {type(seen[-1]).__name__} from {module!r}")
     return seen[-1]
