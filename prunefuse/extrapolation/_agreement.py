@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunefuse._options import require
-from prunefuse.ops.arrays import as_tensor, require_floating, require_number
+from prunefuse.ops.arrays import as_tensor, require_floating, require_fraction
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def agreement(predicted: Any, true: Any, keep: float = 0.5) -> Agreement:
             raise ValueError(
                 f"{name} must be finite, but that of sample {int((~tensor.isfinite()).nonzero()[0])} is not"
             )
-    require_keep(keep)
+    require_fraction("keep", keep)
     p, t = p.to("cpu", torch.float64), t.to("cpu", torch.float64)
     from scipy.stats import rankdata
 
@@ -76,8 +75,3 @@ def pearson(a: Tensor, b: Tensor) -> float | None:
         return None
     a, b = (side.double() - side.double().mean() for side in (a, b))
     return max(-1.0, min(1.0, float((a / a.norm()) @ (b / b.norm()))))
-
-
-def require_keep(keep: float) -> None:
-    """ValueError unless it is a fraction in (0, 1)."""
-    require(0 < require_number("keep", keep) < 1, "keep", "in (0, 1)", keep)

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from prunefuse._options import require
 from prunefuse._seeds import generator
-from prunefuse.extrapolation._agreement import Agreement, agreement, require_keep
+from prunefuse.extrapolation._agreement import Agreement, agreement
 from prunefuse.extrapolation._interface import BLOCK_ROWS, Extrapolator, checked
-from prunefuse.ops.arrays import as_tensor, like, require_floating, require_number
+from prunefuse.ops.arrays import as_tensor, like, require_floating, require_fraction
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -71,7 +70,7 @@ class Tuned:
     ) -> None:
         if measure not in MEASURES:
             raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
-        _require_holdout(holdout)
+        require_fraction("holdout", holdout)
         self._tried = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
         if not self._tried:
             raise ValueError("grid must have a value for every option")
@@ -168,8 +167,8 @@ def extrapolate(
     References:
         Schmidt et al., [arXiv:2506.09010](https://arxiv.org/abs/2506.09010).
     """
-    require_keep(keep)
-    _require_holdout(holdout)
+    require_fraction("keep", keep)
+    require_fraction("holdout", holdout)
     e, s, rows = checked(embeddings, scores)
     full = None if full_scores is None else as_tensor("full_scores", full_scores)
     if full is not None:
@@ -209,7 +208,3 @@ def predict_rows(extrapolator: Extrapolator, embeddings: Tensor, rows: Tensor) -
         predicted: Tensor = extrapolator.predict(embeddings)[rows]
         return predicted
     return torch.cat([extrapolator.predict(embeddings[part]) for part in rows.split(BLOCK_ROWS)])
-
-
-def _require_holdout(holdout: float) -> None:
-    require(0 < require_number("holdout", holdout) < 1, "holdout", "in (0, 1)", holdout)

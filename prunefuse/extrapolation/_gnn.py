@@ -14,7 +14,7 @@ from prunefuse._extras import needed_for
 from prunefuse._seeds import derive, generator, isolated
 from prunefuse.extrapolation._agreement import pearson
 from prunefuse.extrapolation._interface import BLOCK_ROWS, checked, require_same_kind
-from prunefuse.extrapolation._neighbors import Finder, magnitude, require_metric, require_rows
+from prunefuse.extrapolation._neighbors import METRIC, Finder, magnitude, require_rows
 from prunefuse.ops.arrays import as_tensor, like, require_count, require_number
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class GNN:
         ):
             if not low < require_number(name, value) < high:
                 raise ValueError(f"{name} must lie between {max(low, 0):g} and {high:g}, got {value}")
-        require_metric(metric)
+        METRIC("metric", metric)
         self.temperature, self.relative, self.dropout, self.lr = temperature, relative, dropout, lr
         self.validation, self.metric, self.index, self.seed = validation, metric, index, seed
         self.labels = None if labels is None else _labels(labels)

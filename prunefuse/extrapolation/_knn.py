@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from prunefuse.extrapolation._interface import Inductive
-from prunefuse.extrapolation._neighbors import Finder, require_metric
+from prunefuse.extrapolation._neighbors import METRIC, Finder
 from prunefuse.ops.arrays import require_count, require_number
 
 WEIGHTINGS = ("distance", "mean")
@@ -56,7 +56,7 @@ class KNN(Inductive):
         self.temperature = require_number("temperature", temperature)
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        require_metric(metric)
+        METRIC("metric", metric)
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
         self.metric, self.weighting, self.index = metric, weighting, index

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from prunefuse import ops
+from prunefuse._options import one_of
 from prunefuse.ops.arrays import as_tensor, like, require_count, require_floating
 
-METRICS = ("euclidean", "cosine")
+METRIC = one_of("euclidean", "cosine")
 
 
 def nearest_neighbors(
@@ -63,7 +64,7 @@ def nearest_neighbors(
     k = require_count("k", k, lowest=1)
     if k > len(r):
         raise ValueError(f"k must be at most the number of references, {len(r)}, got {k}")
-    require_metric(metric)
+    METRIC("metric", metric)
     extents = torch.stack((extent(r), extent(q))).tolist()
     references_largest = largest_of("references", r, extents[0])
     largest = largest_of("queries", q, extents[1])
@@ -78,12 +79,6 @@ def require_rows(name: str, array: Any) -> Tensor:
     if tensor.dim() != 2 or tensor.shape[1] == 0:
         raise ValueError(f"{name} must have shape (rows, features), got {tuple(tensor.shape)}")
     return tensor
-
-
-def require_metric(metric: str) -> None:
-    """ValueError unless ``metric`` is one of `METRICS`."""
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
 
 
 class Finder:
