@@ -80,7 +80,7 @@ def save_tensors(
 ) -> None:
     """Write tensors to a safetensors file, whole or not at all.
 
-        >>> prunefuse.save_tensors("small.safetensors", torch.nn.Linear(2, 1).state_dict())
+    >>> prunefuse.save_tensors("small.safetensors", torch.nn.Linear(2, 1).state_dict())
 
     Args:
         path: The file. One that is there is replaced.

@@ -18,9 +18,9 @@ from prunefuse.data._tensors import in_memory
 class Labeled(Dataset[Any]):
     """A data set of some samples of another one, with labels from elsewhere; the other one's labels are not read.
 
-        >>> from prunefuse.data import Labeled
-        >>> Labeled(torch.zeros(100, 1, 8, 8), indices=[3, 7], labels=[1, 0])[1][1]
-        0
+    >>> from prunefuse.data import Labeled
+    >>> Labeled(torch.zeros(100, 1, 8, 8), indices=[3, 7], labels=[1, 0])[1][1]
+    0
 
     Args:
         images: A map-style data set. Its items are images, or tuples that start with one.

@@ -17,9 +17,9 @@ class OwnLabels:
     Labels are read without decoding images from tensors in memory, and from the attribute ``targets`` of torchvision's data
     sets.
 
-        >>> from prunefuse.data import OwnLabels, TensorImages
-        >>> OwnLabels(TensorImages(torch.zeros(3, 1, 8, 8), torch.tensor([4, 5, 6])))([2, 0])
-        [6, 4]
+    >>> from prunefuse.data import OwnLabels, TensorImages
+    >>> OwnLabels(TensorImages(torch.zeros(3, 1, 8, 8), torch.tensor([4, 5, 6])))([2, 0])
+    [6, 4]
     """
 
     def __init__(self, data: Any) -> None:

@@ -11,9 +11,9 @@ from prunefuse.data._types import Data
 def load(name: str, *, root: str | os.PathLike[str] = "data", download: bool = False) -> Data:
     """A data set by name, with its training part, the same samples as a pool, and its test part.
 
-        >>> from prunefuse.data import load
-        >>> len(load("digits").pool)
-        1437
+    >>> from prunefuse.data import load
+    >>> len(load("digits").pool)
+    1437
 
     Args:
         name: ``digits`` (bundled), ``cifar10``, ``cifar100``, ``places365``, ``imagenet`` or ``folder:PATH``.

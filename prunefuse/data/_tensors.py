@@ -43,9 +43,9 @@ class Augment:
 class TensorImages(Dataset[Any]):
     """A map-style data set over tensors: items are ``(image, label)``, or only the image without labels.
 
-        >>> from prunefuse.data import TensorImages
-        >>> TensorImages(torch.full((5, 1, 2, 2), 255, dtype=torch.uint8), torch.arange(5))[3][0].max().item()
-        1.0
+    >>> from prunefuse.data import TensorImages
+    >>> TensorImages(torch.full((5, 1, 2, 2), 255, dtype=torch.uint8), torch.arange(5))[3][0].max().item()
+    1.0
 
     Args:
         images: (N, C, H, W) or any (N, ...). They are read as float32; uint8 is scaled to [0, 1].

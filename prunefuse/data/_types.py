@@ -10,9 +10,9 @@ from typing import Any
 class Data:
     """A data set for active learning. Items are ``(image (C, H, W) float32, label)``.
 
-        >>> from prunefuse.data import load
-        >>> load("digits").input_shape
-        (1, 8, 8)
+    >>> from prunefuse.data import load
+    >>> load("digits").input_shape
+    (1, 8, 8)
 
     Attributes:
         train: The training samples, with training augmentation.

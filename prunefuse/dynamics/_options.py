@@ -22,8 +22,8 @@ class DynamicUncertainty:
     Windows of ``window`` epochs slide by one. After T epochs there are T − window + 1 of them. The last ``omitted`` do not
     count. Published forms differ in this, in ``ddof``, and in where p_t comes from. Their constant factors are left out.
 
-        >>> from prunefuse.dynamics import DynamicUncertainty, Recorder
-        >>> recorder = Recorder(samples=50, scores={"du5": DynamicUncertainty(window=5)})
+    >>> from prunefuse.dynamics import DynamicUncertainty, Recorder
+    >>> recorder = Recorder(samples=50, scores={"du5": DynamicUncertainty(window=5)})
 
     Attributes:
         window: Epochs in a window, two or more.
@@ -51,8 +51,8 @@ class Dual:
 
     The score is high for samples that are difficult and uncertain, and can be told from early epochs.
 
-        >>> from prunefuse.dynamics import Dual, Recorder
-        >>> recorder = Recorder(samples=50, scores={"dual": Dual(trajectory=30)})
+    >>> from prunefuse.dynamics import Dual, Recorder
+    >>> recorder = Recorder(samples=50, scores={"dual": Dual(trajectory=30)})
 
     Attributes:
         window, ddof, omitted: As in `DynamicUncertainty`. Published: 10, 1, 0.
@@ -81,8 +81,8 @@ class Tdds:
     window of ``window`` epochs gives V_k = ‖(D_k … D_{k+window−2}) − their mean‖₂. The score after T epochs is Σ_k V_k ·
     beta · (1 − beta)^(T − window − k).
 
-        >>> from prunefuse.dynamics import Recorder, Tdds
-        >>> recorder = Recorder(samples=50, scores={"tdds": Tdds(window=5)}, classes=10)
+    >>> from prunefuse.dynamics import Recorder, Tdds
+    >>> recorder = Recorder(samples=50, scores={"tdds": Tdds(window=5)}, classes=10)
 
     Attributes:
         window: Epochs in a window, three or more.
@@ -115,8 +115,8 @@ class Tdds:
 class Forgetting:
     """How often the sample went from right to wrong between epochs. It is infinite if the sample never was right.
 
-        >>> from prunefuse.dynamics import Forgetting, Recorder
-        >>> recorder = Recorder(samples=50, scores={"forgetting": Forgetting()})
+    >>> from prunefuse.dynamics import Forgetting, Recorder
+    >>> recorder = Recorder(samples=50, scores={"forgetting": Forgetting()})
 
     References:
         Toneva et al. 2019, *An Empirical Study of Example Forgetting during Deep Neural Network Learning*.
@@ -127,8 +127,8 @@ class Forgetting:
 class El2n:
     """The mean over epochs of ‖softmax − one-hot label‖₂.
 
-        >>> from prunefuse.dynamics import El2n, Recorder
-        >>> recorder = Recorder(samples=50, scores={"early": El2n(epochs=(10,))})
+    >>> from prunefuse.dynamics import El2n, Recorder
+    >>> recorder = Recorder(samples=50, scores={"early": El2n(epochs=(10,))})
 
     Attributes:
         epochs: The epochs that count, from 1. None takes all. Published: one of the first 10 to 20.
@@ -147,8 +147,8 @@ class El2n:
 class Grand:
     """The mean over epochs of the norm of the loss's gradient by the last linear layer: EL2N · √(‖h‖² + 1), with h its input.
 
-        >>> from prunefuse.dynamics import Grand, Recorder
-        >>> recorder = Recorder(samples=50, scores={"grand": Grand(bias=False)})
+    >>> from prunefuse.dynamics import Grand, Recorder
+    >>> recorder = Recorder(samples=50, scores={"grand": Grand(bias=False)})
 
     Attributes:
         epochs: As in `El2n`.
@@ -172,8 +172,8 @@ class Aum:
     A low margin means a wrong label or a hard sample, and the authors remove the lowest. So for cleaning labels higher is
     to keep. Where hard samples are to be kept, the negative of this score is the utility.
 
-        >>> from prunefuse.dynamics import Aum, Recorder
-        >>> recorder = Recorder(samples=50, scores={"aum": Aum()})
+    >>> from prunefuse.dynamics import Aum, Recorder
+    >>> recorder = Recorder(samples=50, scores={"aum": Aum()})
 
     References:
         Pleiss et al. 2020, *Identifying Mislabeled Data using the Area Under the Margin Ranking*.
@@ -184,8 +184,8 @@ class Aum:
 class Loss:
     """The cross-entropy of the true class.
 
-        >>> from prunefuse.dynamics import Loss, Recorder
-        >>> recorder = Recorder(samples=50, scores={"loss": Loss("last")})
+    >>> from prunefuse.dynamics import Loss, Recorder
+    >>> recorder = Recorder(samples=50, scores={"loss": Loss("last")})
 
     Attributes:
         of: ``mean`` over all epochs, or of the ``last`` in which the sample was seen.

@@ -32,11 +32,11 @@ def record_evaluation(
     Afterwards every module is back in the mode that it was in, also when the pass is interrupted. An interrupted epoch
     stays open, and the next call records what is missing.
 
-        >>> from prunefuse.dynamics import Recorder, record_evaluation
-        >>> from prunefuse.models import mlp
-        >>> data = prunefuse.data.TensorImages(torch.randn(20, 3, 8, 8), torch.arange(20) % 10)
-        >>> recorder = Recorder(20, ("el2n",), forward="evaluation")
-        >>> record_evaluation(recorder, mlp(image_size=(8, 8)), data)
+    >>> from prunefuse.dynamics import Recorder, record_evaluation
+    >>> from prunefuse.models import mlp
+    >>> data = prunefuse.data.TensorImages(torch.randn(20, 3, 8, 8), torch.arange(20) % 10)
+    >>> recorder = Recorder(20, ("el2n",), forward="evaluation")
+    >>> record_evaluation(recorder, mlp(image_size=(8, 8)), data)
 
     Args:
         recorder: One with ``forward="evaluation"`` and one sample for each of ``data``, on the model's device.

@@ -23,11 +23,11 @@ _FORMAT = "prunefuse.dynamics.Recorder/1"
 class Recorder:
     """Scores of all samples from what a network says of them epoch by epoch, without a dump of every epoch.
 
-        >>> from prunefuse.dynamics import Recorder
-        >>> recorder = Recorder(samples=4, scores=("el2n", "aum"))
-        >>> recorder.update(torch.eye(4), labels=torch.tensor([0, 1, 2, 0]), indices=torch.arange(4))
-        >>> recorder.end_epoch().tolist(), recorder.scores()["el2n"].argmax().item()
-        ([], 3)
+    >>> from prunefuse.dynamics import Recorder
+    >>> recorder = Recorder(samples=4, scores=("el2n", "aum"))
+    >>> recorder.update(torch.eye(4), labels=torch.tensor([0, 1, 2, 0]), indices=torch.arange(4))
+    >>> recorder.end_epoch().tolist(), recorder.scores()["el2n"].argmax().item()
+    ([], 3)
 
     With `prunefuse.training.train`, give it ``on_batch=recorder.update`` and ``on_epoch=lambda _: recorder.end_epoch()``.
 

@@ -15,9 +15,9 @@ from prunefuse.ops.arrays import as_tensor, require_floating, require_fraction
 class Agreement:
     """How well predicted scores agree with true ones.
 
-        >>> from prunefuse.extrapolation import agreement
-        >>> agreement(torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor([1.0, 2.0, 4.0, 3.0]), keep=0.25).overlap
-        0.0
+    >>> from prunefuse.extrapolation import agreement
+    >>> agreement(torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor([1.0, 2.0, 4.0, 3.0]), keep=0.25).overlap
+    0.0
 
     Attributes:
         samples: How many were compared.
@@ -37,9 +37,9 @@ class Agreement:
 def agreement(predicted: Any, true: Any, keep: float = 0.5) -> Agreement:
     """An `Agreement` of predicted scores with true ones.
 
-        >>> from prunefuse.extrapolation import agreement
-        >>> round(agreement(torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor([1.0, 2.0, 4.0, 3.0])).spearman, 2)
-        0.8
+    >>> from prunefuse.extrapolation import agreement
+    >>> round(agreement(torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor([1.0, 2.0, 4.0, 3.0])).spearman, 2)
+    0.8
 
     Args:
         predicted: (N,) floating, finite.

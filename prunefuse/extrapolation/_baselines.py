@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class Direct(Inductive):
     """Scores by what the subset's network says of a sample in one pass, brought to the scale of the scores.
 
-        >>> from prunefuse.extrapolation import Direct
-        >>> says, scores = torch.tensor([[0.1], [0.9], [0.5]]), torch.tensor([3.0, 7.0, float("nan")])
-        >>> Direct().fit(says, scores).predict(says[2:]).tolist()
-        [5.0]
+    >>> from prunefuse.extrapolation import Direct
+    >>> says, scores = torch.tensor([[0.1], [0.9], [0.5]]), torch.tensor([3.0, 7.0, float("nan")])
+    >>> Direct().fit(says, scores).predict(says[2:]).tolist()
+    [5.0]
 
     In the place of embeddings it takes (N, 1): one number for each sample, higher where the score should be. That may be
     EL2N, |softmax − one-hot label|, or an uncertainty by `prunefuse.score`.

@@ -36,8 +36,8 @@ _RECIPE = Recipe(
 class Clustering:
     """How a head learns clusters: by predicting a neighbor's balanced assignment from the sample, and the other way round.
 
-        >>> from prunefuse.extrapolation import Clustering
-        >>> settings = Clustering(clusters=20, neighbors=10)
+    >>> from prunefuse.extrapolation import Clustering
+    >>> settings = Clustering(clusters=20, neighbors=10)
 
     Logits are cosines to one prototype per cluster over ``temperature``. Targets are a neighbor's cosines over
     ``sharpness``. Sinkhorn and Knopp's iterations bring the targets to where every cluster has the same share of the batch.
@@ -105,9 +105,9 @@ class ClusterHead(nn.Module):
 class ClusterScores:
     """What `score_clusters` returns.
 
-        >>> from prunefuse.extrapolation import ClusterScores
-        >>> sorted(ClusterScores.__annotations__)
-        ['head', 'labels', 'scores']
+    >>> from prunefuse.extrapolation import ClusterScores
+    >>> sorted(ClusterScores.__annotations__)
+    ['head', 'labels', 'scores']
 
     Attributes:
         scores: (N,) by name, float64, NaN where a sample was not scored.
@@ -140,11 +140,11 @@ def score_clusters(
 ) -> ClusterScores:
     """Scores of samples without labels, by how a clustering head on frozen features came to its final pseudo-labels.
 
-        >>> from prunefuse.extrapolation import Clustering, score_clusters
-        >>> recipe = prunefuse.Recipe(epochs=12, batch_size=32, lr=0.3, schedule="one-cycle")
-        >>> found = score_clusters(torch.randn(64, 8), Clustering(clusters=4, neighbors=5, recipe=recipe))
-        >>> found.scores["du"].shape, found.labels.shape
-        (torch.Size([64]), torch.Size([64]))
+    >>> from prunefuse.extrapolation import Clustering, score_clusters
+    >>> recipe = prunefuse.Recipe(epochs=12, batch_size=32, lr=0.3, schedule="one-cycle")
+    >>> found = score_clusters(torch.randn(64, 8), Clustering(clusters=4, neighbors=5, recipe=recipe))
+    >>> found.scores["du"].shape, found.labels.shape
+    (torch.Size([64]), torch.Size([64]))
 
     A pseudo-label is the most probable cluster after the last epoch. The scores are those of `Recorder` with pseudo-labels
     as labels, from a pass over the samples after every epoch. No label of the data set is seen.

@@ -38,10 +38,10 @@ class Trial:
 class Tuned:
     """An extrapolator whose options are chosen on a held-out part of the scores that it learns from.
 
-        >>> from prunefuse.extrapolation import KNN, Tuned
-        >>> x = torch.linspace(0, 1, 50)[:, None]
-        >>> Tuned(KNN, {"k": (1, 20)}).fit(x, x[:, 0]).options
-        {'k': 1}
+    >>> from prunefuse.extrapolation import KNN, Tuned
+    >>> x = torch.linspace(0, 1, 50)[:, None]
+    >>> Tuned(KNN, {"k": (1, 20)}).fit(x, x[:, 0]).options
+    {'k': 1}
 
     `fit` tries every combination of options on the other scores. It takes the one that agrees best with the held-out ones,
     the first of equals, and fits that on all. It looks at no score that it is not given. With all scores known, give those
@@ -109,9 +109,9 @@ class Tuned:
 class Extrapolation:
     """What `extrapolate` returns: scores of all samples, and what is known of how good they are.
 
-        >>> from prunefuse.extrapolation import Extrapolation
-        >>> sorted(Extrapolation.__annotations__)
-        ['held_out', 'scores', 'unscored']
+    >>> from prunefuse.extrapolation import Extrapolation
+    >>> sorted(Extrapolation.__annotations__)
+    ['held_out', 'scores', 'unscored']
 
     The subset's network was trained on held-out samples too, and their scores are of that training. So ``held_out``
     compares options, but says too much of how good the rest is. An example is a fifth of the digits, with ResNet-8, dynamic
@@ -142,10 +142,10 @@ def extrapolate(
 
     The extrapolator is fitted twice: without a held-out part, for the report, and then with all scores, to predict.
 
-        >>> from prunefuse.extrapolation import KNN, extrapolate
-        >>> x, known = torch.linspace(0, 1, 50)[:, None], torch.arange(50) % 2 == 0
-        >>> extrapolate(KNN(k=2), x, torch.where(known, x[:, 0], torch.nan)).scores[1].item() > 0
-        True
+    >>> from prunefuse.extrapolation import KNN, extrapolate
+    >>> x, known = torch.linspace(0, 1, 50)[:, None], torch.arange(50) % 2 == 0
+    >>> extrapolate(KNN(k=2), x, torch.where(known, x[:, 0], torch.nan)).scores[1].item() > 0
+    True
 
     Args:
         extrapolator: What predicts. It is fitted to all given scores afterwards. `Tuned` chooses its options anew each

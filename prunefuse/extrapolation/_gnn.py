@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class GNN:
     """Scores by three graph convolutions over the directed graph of nearest neighbors of all samples, scored or not.
 
-        >>> from prunefuse.extrapolation import GNN
-        >>> model = GNN(k=5, epochs=50)
+    >>> from prunefuse.extrapolation import GNN
+    >>> model = GNN(k=5, epochs=50)
 
     Each sample has edges from its k nearest samples, with weight e^(−d / 2). Node features are [one-hot label ‖ embedding].
     Layers have 512, 256 and 1 channels, with ReLU and dropout between them. Adam lowers the squared error, and a tenth of

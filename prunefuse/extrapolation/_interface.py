@@ -22,8 +22,8 @@ BLOCK_ROWS = 1 << 14
 class Extrapolator(Protocol):
     """What every extrapolator is: an object that learns scores from embeddings.
 
-        >>> from prunefuse.extrapolation import KNN, Extrapolator
-        >>> model: Extrapolator = KNN(k=10)
+    >>> from prunefuse.extrapolation import KNN, Extrapolator
+    >>> model: Extrapolator = KNN(k=10)
 
     ``fit(embeddings, scores)`` takes all samples, (N, d) and (N,) floating, with NaN as the score of a sample that has
     none. So one call serves those that learn from scored samples alone, and those that look at the others too.

@@ -17,9 +17,9 @@ _FOUND = 1 << 22  # neighbors of a block of rows
 class KNN(Inductive):
     """Scores by the k nearest scored samples: their mean, weighted by e^(−distance / temperature).
 
-        >>> from prunefuse.extrapolation import KNN
-        >>> KNN(k=1).fit(torch.tensor([[0.0], [1.0]]), torch.tensor([3.0, 5.0])).predict(torch.tensor([[0.9]])).tolist()
-        [5.0]
+    >>> from prunefuse.extrapolation import KNN
+    >>> KNN(k=1).fit(torch.tensor([[0.0], [1.0]]), torch.tensor([3.0, 5.0])).predict(torch.tensor([[0.9]])).tolist()
+    [5.0]
 
     With temperature 1, the Euclidean metric and k of 10, 20, 50 or 100 this is the published extrapolation by neighbors.
     Weights are e^(−(d − d_min) / temperature). That is the same mean, and a number also where all e^(−d) are 0. Sums are

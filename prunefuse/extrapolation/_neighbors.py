@@ -21,10 +21,10 @@ def nearest_neighbors(
 ) -> tuple[Any, Any]:
     """Distances and indices of the k references nearest to every query, exact unless ``index`` is given.
 
-        >>> from prunefuse.extrapolation import nearest_neighbors
-        >>> distances, indices = nearest_neighbors(torch.tensor([[0.9]]), torch.tensor([[0.0], [1.0], [3.0]]), k=2)
-        >>> indices.tolist()
-        [[1, 0]]
+    >>> from prunefuse.extrapolation import nearest_neighbors
+    >>> distances, indices = nearest_neighbors(torch.tensor([[0.9]]), torch.tensor([[0.0], [1.0], [3.0]]), k=2)
+    >>> indices.tolist()
+    [[1, 0]]
 
     One matrix product, in blocks, says which references may be among the nearest. The product's own error is the margin, so
     none is missed. Their distances are computed again from differences in float64. So distances of near-duplicates neither

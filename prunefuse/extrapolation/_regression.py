@@ -20,8 +20,8 @@ from prunefuse.extrapolation._interface import Inductive
 class Regression(Inductive):
     """Scores by a regressor of scikit-learn, on embeddings and scores brought to mean 0 and variance 1, on the CPU.
 
-        >>> from sklearn.linear_model import Lasso
-        >>> model = prunefuse.extrapolation.Regression(lambda samples: Lasso(0.01))
+    >>> from sklearn.linear_model import Lasso
+    >>> model = prunefuse.extrapolation.Regression(lambda samples: Lasso(0.01))
 
     Args:
         build: Makes the regressor, not fitted, for a number of scored samples.
@@ -80,8 +80,8 @@ def kernel_ridge(
 ) -> Regression:
     """A `Regression`: ridge with the kernel e^(−gamma |x − y|²), seen from ``components`` of the scored samples (Nyström).
 
-        >>> from prunefuse.extrapolation import kernel_ridge
-        >>> model = kernel_ridge(alpha=0.1, components=200)
+    >>> from prunefuse.extrapolation import kernel_ridge
+    >>> model = kernel_ridge(alpha=0.1, components=200)
 
     Exact kernel ridge regression would take the square of the number of scored samples as memory. This takes ``components``
     times that number. ``gamma`` None is 1 / features.
@@ -102,8 +102,8 @@ def kernel_ridge(
 def mlp(hidden: Sequence[int] = (128,), *, epochs: int = 200, seed: int = 0) -> Regression:
     """A `Regression`: a perceptron with layers of ReLU, trained by Adam on the squared error.
 
-        >>> from prunefuse.extrapolation import mlp
-        >>> model = mlp(hidden=(64,), epochs=100)
+    >>> from prunefuse.extrapolation import mlp
+    >>> model = mlp(hidden=(64,), epochs=100)
 
     From 100 scored samples on, a tenth of them is held out. Training then ends when the error of that tenth no longer
     falls, at the best epoch.

@@ -14,9 +14,9 @@ class ChannelPad(nn.Module):
     Both numbers are attributes that are read at every call. So a pruning plan can change them, and they may then be
     unequal.
 
-        >>> from prunefuse.models import ChannelPad
-        >>> ChannelPad(1, 2)(torch.ones(1, 4, 2, 2)).shape[1]
-        7
+    >>> from prunefuse.models import ChannelPad
+    >>> ChannelPad(1, 2)(torch.ones(1, 4, 2, 2)).shape[1]
+    7
     """
 
     def __init__(self, left: int, right: int) -> None:

@@ -58,8 +58,8 @@ def build(
 ) -> nn.Module:
     """A freshly initialized model by name.
 
-        >>> from prunefuse.models import build
-        >>> model = build("resnet20", num_classes=100, shortcut="B")
+    >>> from prunefuse.models import build
+    >>> model = build("resnet20", num_classes=100, shortcut="B")
 
     Args:
         name: One of `names()`, or ``torchvision:<name>`` for a classifier of torchvision without weights.

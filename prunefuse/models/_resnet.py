@@ -88,9 +88,9 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """A CIFAR ResNet: a stem, three stages of ``blocks`` blocks each, global average pooling and a classifier.
 
-        >>> from prunefuse.models import resnet8
-        >>> resnet8(in_channels=1)(torch.zeros(2, 1, 8, 8)).shape
-        torch.Size([2, 10])
+    >>> from prunefuse.models import resnet8
+    >>> resnet8(in_channels=1)(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
 
     References:
         He et al. 2016, *Deep Residual Learning for Image Recognition*.

@@ -13,9 +13,9 @@ _CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 
 class VGG(nn.Module):
     """A VGG: five groups of 3x3 convolutions, each followed by 2x2 max pooling, then pooling and a classifier.
 
-        >>> from prunefuse.models import VGG
-        >>> VGG(11)(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
+    >>> from prunefuse.models import VGG
+    >>> VGG(11)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
 
     References:
         Simonyan and Zisserman 2015, *Very Deep Convolutional Networks for Large-Scale Image Recognition*.

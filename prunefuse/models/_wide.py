@@ -32,9 +32,9 @@ class PreActivationBlock(nn.Module):
 class WideResNet(nn.Module):
     """A wide ResNet: a stem of 16 channels, stages of 16k, 32k and 64k channels, norm, ReLU, global pooling, classifier.
 
-        >>> from prunefuse.models import WideResNet
-        >>> WideResNet(10, 2)(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
+    >>> from prunefuse.models import WideResNet
+    >>> WideResNet(10, 2)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
 
     References:
         Zagoruyko and Komodakis 2016, *Wide Residual Networks*.

@@ -35,9 +35,9 @@ Shape = tuple[int, ...]
 class Operator(Generic[P, R]):
     """`torch.ops.prunefuse.<name>`, called with the types of its reference.
 
-        >>> from prunefuse import ops
-        >>> ops.top_b.name, ops.top_b.flops((100,), 5)
-        ('top_b', 0)
+    >>> from prunefuse import ops
+    >>> ops.top_b.name, ops.top_b.flops((100,), 5)
+    ('top_b', 0)
 
     Attributes:
         name: The operator's name in `torch.ops.prunefuse`.

@@ -29,11 +29,11 @@ def scatter_(
 ) -> None:
     """Write every small tensor into its dense one, in place, all in one call (on CUDA, a launch for every 141 tensors).
 
-        >>> from prunefuse import ops
-        >>> dense = torch.zeros(3, 2)
-        >>> ops.scatter_([dense], [torch.ones(2, 2)], [[torch.tensor([0, 2]), None]])
-        >>> dense[:, 0].tolist()
-        [1.0, 0.0, 1.0]
+    >>> from prunefuse import ops
+    >>> dense = torch.zeros(3, 2)
+    >>> ops.scatter_([dense], [torch.ones(2, 2)], [[torch.tensor([0, 2]), None]])
+    >>> dense[:, 0].tolist()
+    [1.0, 0.0, 1.0]
 
     Args:
         dense: Tensors of any rank (at most 8), strides and dtype, all on one device; written in place.

@@ -103,9 +103,9 @@ def statistics(
 def absorb_(state: Tensor, logits: Tensor, temperature: float) -> None:
     """Merge logits (N, C') into the states (6, N) of rows whose logits come in pieces, in place (`csrc/library.cpp`).
 
-        >>> from prunefuse import ops
-        >>> prunefuse.score_linear(torch.zeros(1, 4), torch.zeros(9, 4)).shape  # calls the operator for every tile
-        torch.Size([1])
+    >>> from prunefuse import ops
+    >>> prunefuse.score_linear(torch.zeros(1, 4), torch.zeros(9, 4)).shape  # calls the operator for every tile
+    torch.Size([1])
 
     The reference is for logits without +inf.
     """

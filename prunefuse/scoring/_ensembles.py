@@ -42,9 +42,9 @@ def score_ensemble(
 ) -> Any:
     """Utilities of rows by what S passes say of them, higher = label first, for every strategy.
 
-        >>> passes = torch.tensor([[[9.0, 0.0], [9.0, 0.0]], [[0.0, 9.0], [9.0, 0.0]]])
-        >>> prunefuse.score_ensemble(passes, "bald")
-        tensor([0.6919, 0.0000])
+    >>> passes = torch.tensor([[[9.0, 0.0], [9.0, 0.0]], [[0.0, 9.0], [9.0, 0.0]]])
+    >>> prunefuse.score_ensemble(passes, "bald")
+    tensor([0.6919, 0.0000])
 
     Let p_s be the probabilities of pass s, p their mean (of probabilities, not of logits), and H(p) = −Σ p ln p in nats:
 
@@ -89,10 +89,10 @@ def score_ensemble(
 class EnsembleScores:
     """Utilities of passes that come one after the other, with memory for one pass whatever their number.
 
-        >>> scores = prunefuse.EnsembleScores()
-        >>> for logits in torch.tensor([[[9.0, 0.0]], [[0.0, 9.0]]]): scores.update(logits)
-        >>> round(scores.result("variation_ratio").item(), 2)
-        0.5
+    >>> scores = prunefuse.EnsembleScores()
+    >>> for logits in torch.tensor([[[9.0, 0.0]], [[0.0, 9.0]]]): scores.update(logits)
+    >>> round(scores.result("variation_ratio").item(), 2)
+    0.5
 
     Kept are the sums of probabilities, the votes (N, C) and the entropies (N,). Results are those of `score_ensemble` up to
     rounding. Passes may differ in their dtype: of 16-bit and 32-bit kinds, or all float64.

@@ -26,9 +26,9 @@ def score_linear(
     """Utilities of ``hidden @ weight.T + bias`` as `score` gives them, with memory for one tile of those logits instead of
     all.
 
-        >>> hidden, head = torch.zeros(5, 16), torch.nn.Linear(16, 1000)
-        >>> prunefuse.score_linear(hidden, head.weight, head.bias, "entropy").shape
-        torch.Size([5])
+    >>> hidden, head = torch.zeros(5, 16), torch.nn.Linear(16, 1000)
+    >>> prunefuse.score_linear(hidden, head.weight, head.bias, "entropy").shape
+    torch.Size([5])
 
     It is for language-model heads and large classifiers. N = 10,000 states over a vocabulary of 128,000 are 5 GB of logits
     in float32, and one tile of 2 MB here. The product is torch's. The scorer takes each tile in while it is in the cache,

@@ -49,9 +49,9 @@ def score(
 ) -> Any:
     """Utilities of the rows of a pool by their logits, higher = label first, for every strategy.
 
-        >>> logits = torch.tensor([[9.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
-        >>> prunefuse.score(logits, "margin").round(decimals=3).tolist()
-        [0.0, 1.0]
+    >>> logits = torch.tensor([[9.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    >>> prunefuse.score(logits, "margin").round(decimals=3).tolist()
+    [0.0, 1.0]
 
     Let p₁ ≥ p₂ be the two largest probabilities of a row:
 
@@ -96,8 +96,8 @@ def score(
 def statistics(logits: Any, *, probabilities: bool = False, temperature: float = 1.0) -> Statistics:
     """`Statistics`: arg-max, log-sum-exp and the two largest probabilities of each row, from one read.
 
-        >>> prunefuse.statistics(torch.tensor([[0.0, 3.0], [2.0, 1.0]])).argmax.tolist()
-        [1, 0]
+    >>> prunefuse.statistics(torch.tensor([[0.0, 3.0], [2.0, 1.0]])).argmax.tolist()
+    [1, 0]
 
     Args, errors and the treatment of NaN and infinities are those of `score`.
 

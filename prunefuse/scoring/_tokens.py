@@ -48,9 +48,9 @@ def score_tokens(
 ) -> Any:
     """Utilities of token sequences, from the `score` of their tokens, higher = label first.
 
-        >>> logits, mask = torch.zeros(1, 3, 2), torch.tensor([[True, True, False]])
-        >>> prunefuse.score_tokens(logits, "margin", mask=mask, reduction="sum").tolist()
-        [2.0]
+    >>> logits, mask = torch.zeros(1, 3, 2), torch.tensor([[True, True, False]])
+    >>> prunefuse.score_tokens(logits, "margin", mask=mask, reduction="sum").tolist()
+    [2.0]
 
     Args:
         logits: (N, T, V): N sequences of up to T tokens, each with logits over V classes or words. Dtypes, arrays and what

@@ -17,9 +17,9 @@ from prunefuse.ops.transfer import row_extents, rows_where, upload
 def k_center_greedy(features: Any, b: int, labeled: Any = None, start: int | None = None) -> Any:
     """Indices of b rows in pick order, each the one farthest from everything labeled and picked before it.
 
-        >>> features = torch.tensor([[0.0], [1.0], [5.0], [9.0]])
-        >>> prunefuse.k_center_greedy(features, 2, labeled=[0]).tolist()
-        [3, 2]
+    >>> features = torch.tensor([[0.0], [1.0], [5.0], [9.0]])
+    >>> prunefuse.k_center_greedy(features, 2, labeled=[0]).tolist()
+    [3, 2]
 
     Distances are Euclidean. This is Gonzalez' 2-approximation of k-center, as Sener and Savarese use it for active
     learning.

@@ -22,10 +22,10 @@ _FORMAT = "prunefuse.StreamingTopB/1"
 class StreamingTopB:
     """The b rows of highest utility of a stream of logits: what `top_b` picks of the whole.
 
-        >>> keeper = prunefuse.StreamingTopB(2, "margin")
-        >>> for logits in torch.tensor([[[3.0, 0.0]], [[0.0, 0.0]], [[1.0, 0.0]]]): keeper.update(logits)
-        >>> keeper.result()[0].tolist()
-        [1, 2]
+    >>> keeper = prunefuse.StreamingTopB(2, "margin")
+    >>> for logits in torch.tensor([[[3.0, 0.0]], [[0.0, 0.0]], [[1.0, 0.0]]]): keeper.update(logits)
+    >>> keeper.result()[0].tolist()
+    [1, 2]
 
     Any cut of the stream into batches, any order of them and any merging give the same result. Memory is O(b) beside the
     batch. Give batches whole: a batch costs some microseconds of its own, whatever its size.

@@ -14,9 +14,9 @@ from prunefuse.ops.arrays import as_tensor, like, require_count, require_floatin
 def top_b(utilities: Any, b: int) -> tuple[Any, Any]:
     """Indices and utilities of the b rows of highest utility, best first, equals by lower index.
 
-        >>> indices, utilities = prunefuse.top_b(torch.tensor([0.2, 0.9, float("nan"), 0.9]), 2)
-        >>> indices.tolist()
-        [1, 3]
+    >>> indices, utilities = prunefuse.top_b(torch.tensor([0.2, 0.9, float("nan"), 0.9]), 2)
+    >>> indices.tolist()
+    [1, 3]
 
     On a GPU it waits for the device once, at the end, to see whether there were b.
 

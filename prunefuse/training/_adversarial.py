@@ -23,8 +23,8 @@ _PLAIN = Recipe()
 class Pgd:
     """An attack by projected gradient descent in L∞: steps of equal size along the sign of the loss's gradient.
 
-        >>> from prunefuse.training import Pgd
-        >>> fgsm = Pgd(epsilon=0.1, step_size=0.1, steps=1, random_start=False)
+    >>> from prunefuse.training import Pgd
+    >>> fgsm = Pgd(epsilon=0.1, step_size=0.1, steps=1, random_start=False)
 
     After every step no pixel is more than ``epsilon`` from where it was, nor outside ``low`` to ``high``. One step of size
     ``epsilon`` without a random start is FGSM. The defaults are Madry et al.'s for training on CIFAR-10.
@@ -83,8 +83,8 @@ class Pgd:
 class Adversarial:
     """Training on attacked images, an option of `train`.
 
-        >>> from prunefuse.training import Adversarial, Pgd
-        >>> trades = Adversarial(Pgd(steps=3), beta=6.0)
+    >>> from prunefuse.training import Adversarial, Pgd
+    >>> trades = Adversarial(Pgd(steps=3), beta=6.0)
 
     Without ``beta`` the loss is the cross-entropy of attacked images (Madry et al.). With ``beta`` the loss is
     `trades_loss`, and the attack raises the divergence from what the network says of the clean image. Attacks see the
@@ -139,9 +139,9 @@ class Adversarial:
 def trades_loss(clean: Tensor, attacked: Tensor, labels: Tensor, beta: float) -> Tensor:
     """``CE(clean, labels) + beta * KL(softmax(clean) || softmax(attacked))`` of logits (B, C), means over the batch.
 
-        >>> from prunefuse.training import trades_loss
-        >>> round(trades_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]), beta=6.0).item(), 4)
-        0.6931
+    >>> from prunefuse.training import trades_loss
+    >>> round(trades_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]), beta=6.0).item(), 4)
+    0.6931
 
     References:
         Zhang et al. 2019, *Theoretically Principled Trade-off between Robustness and Accuracy* (TRADES).
@@ -166,10 +166,10 @@ def perturb(
 ) -> Tensor:
     """Attacked images: like ``images``, but the model says something else of them. These and the model stay as they are.
 
-        >>> from prunefuse.training import Pgd, perturb
-        >>> model, images = prunefuse.models.mlp(in_channels=1, image_size=(4, 4)), torch.rand(8, 1, 4, 4)
-        >>> round((perturb(model, images, torch.arange(8), Pgd(epsilon=0.1)) - images).abs().max().item(), 4)
-        0.1
+    >>> from prunefuse.training import Pgd, perturb
+    >>> model, images = prunefuse.models.mlp(in_channels=1, image_size=(4, 4)), torch.rand(8, 1, 4, 4)
+    >>> round((perturb(model, images, torch.arange(8), Pgd(epsilon=0.1)) - images).abs().max().item(), 4)
+    0.1
 
     The model is in evaluation mode meanwhile: batch norm by its running statistics, which do not move, and no dropout.
     Parameters get no gradients. The work is that of 2 · steps forward passes.
@@ -227,11 +227,11 @@ def evaluate_attacked(
 ) -> float:
     """The accuracy in [0, 1] on attacked images of a data set with items ``(image, label)``; `perturb` says the rest.
 
-        >>> from prunefuse.training import Pgd, evaluate_attacked
-        >>> data = prunefuse.data.TensorImages(torch.rand(8, 1, 4, 4), torch.arange(8) % 10)
-        >>> model = prunefuse.models.mlp(in_channels=1, image_size=(4, 4))
-        >>> 0 <= evaluate_attacked(model, data, Pgd(steps=2)) <= 1
-        True
+    >>> from prunefuse.training import Pgd, evaluate_attacked
+    >>> data = prunefuse.data.TensorImages(torch.rand(8, 1, 4, 4), torch.arange(8) % 10)
+    >>> model = prunefuse.models.mlp(in_channels=1, image_size=(4, 4))
+    >>> 0 <= evaluate_attacked(model, data, Pgd(steps=2)) <= 1
+    True
 
     ``seed`` fixes random starts. An accuracy under one attack is an upper bound on that under the worst.
     """

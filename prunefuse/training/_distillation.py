@@ -14,8 +14,8 @@ from prunefuse._options import check_fields, checked, part, positive
 class Distillation:
     """A loss from labels and a teacher: ``weight * CE + (1 - weight) * T^2 * KL(teacher_T || student_T)``.
 
-        >>> from prunefuse.training import Distillation
-        >>> distillation = Distillation(teacher=torch.nn.Linear(4, 2), weight=0.5, temperature=4.0)
+    >>> from prunefuse.training import Distillation
+    >>> distillation = Distillation(teacher=torch.nn.Linear(4, 2), weight=0.5, temperature=4.0)
 
     PruneFuse trains with such a loss. Its weight and temperature are not published; see docs/paper.md.
 

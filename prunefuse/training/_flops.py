@@ -33,9 +33,9 @@ _FREE = """
 def flops_per_input(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> float:
     """The FLOPs of one forward pass in evaluation mode: 2 per multiply-add of contractions.
 
-        >>> from prunefuse.training import flops_per_input
-        >>> flops_per_input(torch.nn.Linear(100, 10), torch.zeros(1, 100))
-        2000.0
+    >>> from prunefuse.training import flops_per_input
+    >>> flops_per_input(torch.nn.Linear(100, 10), torch.zeros(1, 100))
+    2000.0
 
     fvcore counts, with the handles of this module. Operators that these do not know are counted by the formula that is
     registered with `torch.utils.flop_counter.register_flop_formula`, as those of prunefuse are.

@@ -53,9 +53,9 @@ def predict(
 ) -> Any:
     """Logits (N, C), float32, of the samples of ``data``, in order.
 
-        >>> from prunefuse.training import predict
-        >>> predict(torch.nn.Linear(4, 2), torch.zeros(10, 4), batch_size=5).shape
-        torch.Size([10, 2])
+    >>> from prunefuse.training import predict
+    >>> predict(torch.nn.Linear(4, 2), torch.zeros(10, 4), batch_size=5).shape
+    torch.Size([10, 2])
 
     Args:
         model: A classifier, on the device to compute on.
@@ -91,9 +91,9 @@ def features(
 ) -> Any:
     """Penultimate features (N, d), float32: what enters the last linear layer that the model runs.
 
-        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
-        >>> prunefuse.features(model, torch.zeros(10, 4)).shape
-        torch.Size([10, 3])
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> prunefuse.features(model, torch.zeros(10, 4)).shape
+    torch.Size([10, 3])
 
     With ``out`` they go to that file batch by batch, for data sets larger than memory. If that is stopped, the same call
     goes on where it was. The part that is done stands in ``<out>.partial``. It is checked against the model's weights, the
@@ -192,10 +192,10 @@ def predict_dropout(
 ) -> EnsembleScores:
     """`EnsembleScores` of ``passes`` forward passes with dropout, everything else being in evaluation mode.
 
-        >>> from prunefuse.training import predict_dropout
-        >>> model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
-        >>> predict_dropout(model, torch.ones(10, 4), passes=5, seed=0).result("bald").shape
-        torch.Size([10])
+    >>> from prunefuse.training import predict_dropout
+    >>> model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
+    >>> predict_dropout(model, torch.ones(10, 4), passes=5, seed=0).result("bald").shape
+    torch.Size([10])
 
     Arguments are as in `predict`; ``on_progress`` counts the samples of all passes. The masks depend on ``seed`` alone.
     Global random generators are left as found.
