@@ -98,12 +98,14 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def save_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to a safetensors file atomically.
+    """Write tensors to a safetensors file, whole or not at all.
+
+    >>> prunefuse.save_tensors("small.safetensors", torch.nn.Linear(2, 1).state_dict())
 
     Args:
-        path: The file.
-        tensors: Any shapes, dtypes, devices and strides; they are stored contiguous, and tensors that
-            share memory are stored once each.
+        path: The file. One that is there is replaced.
+        tensors: Any shapes, dtypes, devices and strides. They are stored contiguous. Tensors that share memory are stored
+            once each.
         metadata: Strings for the header of the file.
     """
     # Not save_file: it makes its own file, readable by its owner only whatever the umask says.

@@ -16,12 +16,19 @@ from prunefuse.data._tensors import in_memory
 
 
 class Labeled(Dataset[Any]):
-    """Some samples of a data set with labels from elsewhere; its own labels are not touched.
+    """A data set of some samples of another one, with labels from elsewhere; the other one's labels are not read.
+
+    >>> from prunefuse.data import Labeled
+    >>> Labeled(torch.zeros(100, 1, 8, 8), indices=[3, 7], labels=[1, 0])[1][1]
+    0
 
     Args:
-        images: A map-style data set whose items are images, or tuples that start with one.
+        images: A map-style data set. Its items are images, or tuples that start with one.
         indices: The samples, as indices into ``images``.
         labels: One class index for each of ``indices``.
+
+    Raises:
+        ValueError: There are not as many labels as indices.
     """
 
     def __init__(self, images: Any, indices: Sequence[int] | Tensor, labels: Sequence[int] | Tensor) -> None:
@@ -56,7 +63,7 @@ def batch_count(samples: int, batch_size: int) -> int:
 def shuffled(samples: int, batch_size: int, generator: torch.Generator) -> list[Batch]:
     """One epoch in random order, in `batch_count` batches whose sizes differ by at most one.
 
-    Even sizes instead of a small remainder (ours): a last batch of one sample has no batch statistics.
+    Sizes are even, without a small remainder: a last batch of one sample has no batch statistics.
     """
     count = batch_count(samples, batch_size)
     order = torch.randperm(samples, generator=generator).tensor_split(count)

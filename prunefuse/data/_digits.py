@@ -12,9 +12,9 @@ TEST_SIZE = 360
 
 
 def digits() -> Data:
-    """1437 training and 360 test images, stratified by class; the split is fixed (ours).
+    """1437 training and 360 test images, stratified by class; the split is fixed.
 
-    Pixels are scaled from 0..16 to [0, 1]. Training images are shifted by up to one pixel (ours).
+    Pixels are scaled from 0..16 to [0, 1]. Training images are shifted by up to one pixel.
     """
     with needed_for("the data set digits"):
         from sklearn.datasets import load_digits

@@ -16,7 +16,7 @@ def folder(path: str) -> Data:
 
     All images are brought to one square size: the shorter side of the first training image, at most 224, by
     resizing the shorter side and cropping the center. Training images get a random crop after padding by an
-    eighth of the size, and a horizontal flip; values are normalized by ImageNet's statistics (all ours).
+    eighth of the size, and a horizontal flip; values are normalized by ImageNet's statistics.
 
     Raises:
         FileNotFoundError: ``path``, its ``train/`` or its test part is missing, or a class has no images.

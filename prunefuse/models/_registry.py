@@ -39,7 +39,12 @@ _TORCHVISION = "torchvision:"
 
 
 def names() -> tuple[str, ...]:
-    """The names that `build` knows, besides ``torchvision:<name>``."""
+    """The names that `build` knows, besides ``torchvision:<name>``.
+
+    >>> from prunefuse.models import names
+    >>> "resnet56" in names()
+    True
+    """
     return tuple(_FACTORIES)
 
 
@@ -54,18 +59,21 @@ def build(
 ) -> nn.Module:
     """A freshly initialized model by name.
 
+    >>> from prunefuse.models import build
+    >>> model = build("resnet20", num_classes=100, shortcut="B")
+
     Args:
         name: One of `names()`, or ``torchvision:<name>`` for a classifier of torchvision without weights.
         num_classes: Width of the output.
-        in_channels: Channels of the images; torchvision's models take 3.
-        image_size: Height and width of the images; only the MLP's shape depends on it.
-        dropout: Rate of the dropout before the last linear layer, in [0, 1). It is ours, so that every network here can
-            be asked for dropout passes; torchvision's models take it where they have dropout.
-        options: Handed to the model's function, such as ``shortcut="B"`` or ``hidden=(64, 64)``.
+        in_channels: Channels of the images. Torchvision's models take 3.
+        image_size: Height and width of the images. Only the MLP's shape depends on them.
+        dropout: Rate of the dropout before the last linear layer, in [0, 1). Torchvision's models take it where they have
+            dropout.
+        options: Arguments for the model's function, such as ``shortcut="B"`` or ``hidden=(64, 64)``.
 
     Raises:
-        ValueError: An unknown name, a rate outside its range, or ``in_channels`` other than 3 for a torchvision model.
-        TypeError: An option that the model does not take.
+        ValueError: The name is unknown, the rate is out of range, or ``in_channels`` is not 3 for a model of torchvision.
+        TypeError: The model does not take an option.
     """
     part()("dropout", dropout)
     if name.startswith(_TORCHVISION):

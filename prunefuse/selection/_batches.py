@@ -55,7 +55,7 @@ def require_not_negative(least: float) -> None:
 
 
 def best_of_each(utilities: Tensor, classes: Tensor, b: int) -> Tensor:
-    """The best row of every class, then the second best of every class, and so on until there are b (ours).
+    """The best row of every class, then the second best of every class, and so on until there are b.
 
     On a GPU it waits for the device once, at the end, to see whether there were b.
 

@@ -130,7 +130,7 @@ def _bald(pool: Pool) -> Tensor:
 
 
 def _extrapolated(pool: Pool) -> Tensor:
-    """Scores of the labeled samples from the selector's training, extended to the others by their neighbors (ours).
+    """Scores of the labeled samples from the selector's training, extended to the others by their neighbors.
 
     On a GPU it waits for the device once, before it searches, for how many samples can be used.
     """

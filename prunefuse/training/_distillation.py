@@ -12,10 +12,20 @@ from prunefuse._options import check_fields, checked, part, positive
 
 @dataclass(frozen=True)
 class Distillation:
-    """``weight * CE + (1 - weight) * T^2 * KL(teacher_T || student_T)`` (Hinton et al. 2015).
+    """A loss from labels and a teacher: ``weight * CE + (1 - weight) * T^2 * KL(teacher_T || student_T)``.
 
-    PruneFuse trains with such a loss; which term its lambda multiplies, its value and the temperature are not
-    known to us: all ours. ``weight`` is in [0, 1], 1 = no distillation; ``temperature`` is positive.
+    >>> from prunefuse.training import Distillation
+    >>> distillation = Distillation(teacher=torch.nn.Linear(4, 2), weight=0.5, temperature=4.0)
+
+    PruneFuse trains with such a loss. Its weight and temperature are not published; see docs/paper.md.
+
+    Attributes:
+        teacher: A classifier.
+        weight: That of the labels' loss, in [0, 1]. 1 is no distillation.
+        temperature: T, positive.
+
+    References:
+        Hinton et al. 2015, *Distilling the Knowledge in a Neural Network*.
     """
 
     teacher: nn.Module
@@ -26,7 +36,7 @@ class Distillation:
         check_fields(self)
 
     def loss(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of logits ``student`` and ``teacher`` (N, C) under ``labels`` (N,); a scalar."""
+        """The mean loss, a scalar, of logits ``student`` and ``teacher`` (N, C) under ``labels`` (N,)."""
         hard = functional.cross_entropy(student, labels)
         t = self.temperature
         soft = functional.kl_div(

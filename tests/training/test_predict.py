@@ -143,7 +143,7 @@ def test_features_come_from_the_last_linear_layer_that_runs() -> None:
 
     net, x = Backwards(), torch.randn(5, 3)
     torch.testing.assert_close(features(net, x), net.body(x).relu().detach())
-    with pytest.raises(ValueError, match="did not run 'unused'"):
+    with pytest.raises(ValueError, match="one that the model runs, got 'unused'"):
         features(net, x, module="unused")
 
 
@@ -155,7 +155,7 @@ def test_features_of_a_named_module_are_its_output(model: nn.Module) -> None:
 
 
 def test_features_errors(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"no submodule 'stage9'.*stage3"):
+    with pytest.raises(ValueError, match=r"a submodule of the model, .*stage3.*got 'stage9'"):
         features(model, IMAGES, module="stage9")
     with pytest.raises(ValueError, match=r"nn\.Linear"):
         features(nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten()), IMAGES)
