@@ -35,6 +35,7 @@ MOVED = {
 } | {
     "prunefuse.fusion.fuse": "prunefuse.fusion",
     "prunefuse.pruning.along": "prunefuse.pruning._rules.axes",
+    "prunefuse.pruning.arguments": "prunefuse.pruning.options",
     "prunefuse.pruning.aten": "prunefuse.pruning._rules.layers",
     "prunefuse.pruning.attention": "prunefuse.pruning._rules.attention",
     "prunefuse.pruning.calibration": "prunefuse.pruning.obspa",

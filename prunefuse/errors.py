@@ -77,3 +77,19 @@ class ExtrapolateInterrupted(KeyboardInterrupt):
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder))
         self.folder = folder
+
+
+class DamagedFileError(ValueError):
+    """A file that is not what was written: changed, or torn. The message names it, and says what to do.
+
+    >>> issubclass(prunefuse.errors.DamagedFileError, ValueError)
+    True
+    """
+
+
+class FolderInUseError(RuntimeError):
+    """A folder that another process is writing to; the message names the process and its machine.
+
+    >>> issubclass(prunefuse.errors.FolderInUseError, RuntimeError)
+    True
+    """

@@ -21,3 +21,6 @@ def main() -> None:
             run()
     except MissingPackageError as error:
         sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:  # while the command was imported
+        print("Stopped: nothing was written.", file=sys.stderr)
+        sys.exit(130)

@@ -251,22 +251,34 @@ class Recorder:
         Raises:
             ValueError: It is not the state of a recorder.
         """
-        config, tensors = state["config"], state["tensors"]
+        config = state["config"]
         if config.get("format") != _FORMAT:
             raise ValueError(f"state must be of format {_FORMAT}, got {config.get('format')!r}")
         scores = {name: _option_from(fields) for name, fields in config["scores"].items()}
         recorder = cls(
             config["samples"], scores, classes=config["classes"], device=device, forward=config["forward"]
         )
-        recorder._epoch, recorder._begun = config["epoch"], config["begun"]
-        own = recorder.state_dict()["tensors"]
-        if {k: (t.shape, t.dtype) for k, t in own.items()} != {
-            k: (t.shape, t.dtype) for k, t in tensors.items()
-        }:
-            raise ValueError("state must have the tensors of its configuration, got others")
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+        recorder.load_state_dict(state)
         return recorder
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict` bit for bit; the tensors are copied.
+
+        Raises:
+            ValueError: It is not the state of a recorder of these scores and samples.
+        """
+        config, tensors = state["config"], state["tensors"]
+        own = self.state_dict()
+        counted = ("epoch", "begun")
+        # Through JSON, as a state that comes from a file did: tuples are lists there.
+        plain = [json.loads(json.dumps(one)) for one in (own["config"], config)]
+        mine, theirs = ({k: v for k, v in one.items() if k not in counted} for one in plain)
+        shapes = [{k: (t.shape, t.dtype) for k, t in one.items()} for one in (own["tensors"], tensors)]
+        if mine != theirs or shapes[0] != shapes[1]:
+            raise ValueError("state must be that of a recorder of these scores and samples, got another")
+        self._epoch, self._begun = config["epoch"], config["begun"]
+        for name, tensor in own["tensors"].items():
+            tensor.copy_(tensors[name])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a safetensors file, whole or not at all.

@@ -129,6 +129,25 @@ class MachineOptions:
             check=at_least(1),
         ),
     )
+    jobs: int | None = field(
+        default=None,
+        metadata=option(
+            RUN,
+            "Processes side by side, for arms and seeds. Left out: as many as cores where one thread is best, else 1",
+            more="Results do not depend on it.",
+            check=at_least(1),
+        ),
+    )
+    checkpoint_seconds: float = field(
+        default=30.0,
+        metadata=option(
+            RUN,
+            "Least time between two moments of a training that a killed run can go on from",
+            more="Kept at the end of an epoch; 0 is every epoch.",
+            check=at_least(0),
+            metavar="SECONDS",
+        ),
+    )
     out: str | None = field(
         default=None,
         metadata=option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -95,7 +96,11 @@ def _torchvision(name: str, num_classes: int, in_channels: int, options: dict[st
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise ValueError(f"model must be a classifier of torchvision, {', '.join(known)}, got {name!r}")
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or ["resnet18"]
+        raise ValueError(
+            f"model must be a classifier of torchvision, such as {', '.join(near)} (torchvision.models.list_models() has "
+            f"all), got {name!r}"
+        )
     if in_channels != 3:
         raise ValueError(f"in_channels must be 3 for torchvision's models, got {in_channels}")
     model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)

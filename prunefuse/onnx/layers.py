@@ -100,17 +100,17 @@ def record(
     tensor: Callable[..., Value | None],
 ) -> Record:
     """The call of a node, under the name and with the inputs that it has in PyTorch."""
-    name, given = str(node.name), values_in(inputs)
-    if len(given) < sum(value is not None for value in node.inputs):  # of unknown shape
-        return Record(op, name, tuple(given), tuple(outputs))
-    if (found := product(node)) is not None:
-        x, weight, bias = map(tensor, (found.x, found.weight, found.bias))
-        given = values_in([bias, x, weight] if found.op == "aten::addmm" else [x, weight, bias])
-        return Record(found.op, name, tuple(given), tuple(outputs))
+    name, tensors = str(node.name), values_in(inputs)
+    if len(tensors) < sum(value is not None for value in node.inputs):  # of unknown shape
+        return Record(op, name, tuple(tensors), tuple(outputs))
+    if (applied := product(node)) is not None:
+        x, weight, bias = map(tensor, (applied.x, applied.weight, applied.bias))
+        tensors = values_in([bias, x, weight] if applied.op == "aten::addmm" else [x, weight, bias])
+        return Record(applied.op, name, tuple(tensors), tuple(outputs))
     if node.op_type == "Add":  # a bias is the product's
         products = [product(made) for value in node.inputs if value and (made := value.producer())]
         if any(made is not None and made.out is node.outputs[0] for made in products):
-            given = [value for value in given if value.name is None]
+            tensors = [value for value in tensors if value.name is None]
     if op == "onnx::ConvTranspose":
         op = f"aten::conv_transpose{len(outputs[0].axes) - 2}d"
-    return Record(_NAMES.get(op, op), name, tuple(given), tuple(outputs))
+    return Record(_NAMES.get(op, op), name, tuple(tensors), tuple(outputs))

@@ -61,8 +61,8 @@ def prune_without_finetuning(
     target = Path(out)
     check_free(target)
     model = read(path)
-    found = trace(model, example_shapes(model, options.get("shapes")))
-    readers, stuck = find_readers(found, found.couplings.components())
+    traced = trace(model, example_shapes(model, options.get("shapes")))
+    readers, stuck = find_readers(traced)
     if not readers:
         raise ValueError("path: no convolution or matrix product reads channels that may be pruned")
     batches, dense = Feeds(calibration, model), FileNetwork(model, readers)

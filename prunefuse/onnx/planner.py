@@ -18,15 +18,16 @@ from typing_extensions import Unpack
 import prunefuse.onnx.operators  # noqa: F401  (registers the rules)
 from prunefuse.onnx.reader import example_shapes, read, trace
 from prunefuse.onnx.shapes import Shapes
-from prunefuse.pruning._choose.fit_code import Decision
+from prunefuse.pruning._choose.fit_code import Decision, Remedies
 from prunefuse.pruning._choose.gradients import Evidence
 from prunefuse.pruning._choose.scores import CRITERIA as _CRITERIA
+from prunefuse.pruning._explain import Coupled
 from prunefuse.pruning._graph.export import TensorSpec
-from prunefuse.pruning._graph.trace import Trace
+from prunefuse.pruning._graph.trace import Trace, note_lines
 from prunefuse.pruning.options import Key, PlanOptions, checked_options, completed, lists
 from prunefuse.pruning.plan import Layer, PruningPlan
 from prunefuse.pruning.planner import counted_layers
-from prunefuse.pruning.search import rank, ratio_for
+from prunefuse.pruning.search import rank
 
 CRITERIA = (*_CRITERIA, "bn_scale")
 _DTYPES = {"FLOAT": "float32", "DOUBLE": "float64", "BOOL": "bool", "UINT8": "uint8", "INT8": "int8"}
@@ -77,35 +78,41 @@ def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> Pr
     if target is not None and target.quantity == "latency":
         raise ValueError("target must be parameters, flops or memory for an ONNX file, got 'latency'")
     inputs = example_shapes(model, wanted["shapes"])
-    found = trace(model, inputs, _matching_nodes(model, "ignore", wanted["ignore"]))
-    tensors = weights(model, found)
-    # Constants that meet no channel, such as numbers that a graph computes with, are no news: least=2.
-    ranked = rank(found, tensors, checked, Evidence(), checked.own_ratios, least=2)
+    ignored = _matching_nodes(model, "ignore", wanted["ignore"])
+    traced = trace(model, inputs, ignored)
+    tensors = weights(model, traced)
     batch = next((shape[0] for shape in inputs.values() if shape), 1)
-    fraction, reached = checked.ratio, ""
-    if target is not None:
-        fraction, reached = ratio_for(ranked, target, tensors, batch)
-    decision = ranked.decision(fraction, {})
+    own = checked.own_ratios
+    # Constants that meet no channel, such as numbers that a graph computes with, are no news: least=2.
+    ranked = rank(traced, tensors, checked, Evidence(), own, batch, Remedies(), least=2)
+    reached: tuple[str, ...] = ()
+    if target is None:
+        decision = ranked.at_ratio(checked.ratio)
+    else:
+        decision = ranked.at_target(target)
+        reached = (target.describe(ranked.cost(target), ranked.cost(target, decision.ratio)),)
     kept = decision.kept(tensors)
-    checked.check_pruned(kept, fraction, found)
+    notes = note_lines(ranked.notes)
+    checked.check_pruned(kept, decision.ratio, notes)
     types = {str(value.name): value.dtype for value in model.graph.inputs}
     return PruningPlan(
         fingerprint=fingerprint(model),
-        ratio=float(fraction),
+        ratio=float(decision.ratio),
         criterion=checked.scoring.name,
         ranking=checked.selection.ranking,
         rounding=wanted["rounding"],
         seed=wanted["seed"],
         inputs=tuple(TensorSpec(shape, _dtype(types[name])) for name, shape in inputs.items()),
-        outputs=found.outputs,
+        outputs=traced.outputs,
         kept=kept,
-        attributes=_sizes(model, inputs, found, decision.keep),
+        attributes=_sizes(model, inputs, traced, decision.keep),
         layers=_layers(model, tensors, decision, kept, batch),
-        notes=(*checked.notes, *filter(None, [reached]), *found.note_lines()),
+        notes=(*checked.notes, *reached, *notes),
+        couplings=Coupled.of(traced, ignored, ranked.notes),
     )
 
 
-def weights(model: ir.Model, found: Trace) -> dict[str, Tensor]:
+def weights(model: ir.Model, traced: Trace) -> dict[str, Tensor]:
     """The constants of a trace as PyTorch's tensors, in its order; those that training would change are parameters."""
     statistics = {
         str(value.name)
@@ -115,7 +122,7 @@ def weights(model: ir.Model, found: Trace) -> dict[str, Tensor]:
         if value is not None
     }
     result: dict[str, Tensor] = {}
-    for name, value in found.tensors.items():
+    for name, value in traced.tensors.items():
         tensor = as_tensor(model.graph.initializers[name])
         trained = tensor.is_floating_point() and name not in statistics and value.axes
         result[name] = nn.Parameter(tensor, requires_grad=False) if trained else tensor
@@ -158,26 +165,26 @@ def _matching_nodes(model: ir.Model, argument: str, patterns: Iterable[str] | st
         modules = [name[:i] for name in constants for i, letter in enumerate(name) if letter == "."]
         for name in (str(node.name), *(str(value.name) for value in node.outputs), *constants, *modules):
             names.setdefault(name, set()).add(str(node.name))
-    found: set[str] = set()
+    chosen: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if not isinstance(pattern, str):
             raise TypeError(f"{argument} must be names, got {type(pattern).__name__}")
         matches = [nodes for name, nodes in names.items() if fnmatchcase(name, pattern)]
         if not matches:
             raise ValueError(f"{argument} must match nodes or tensors of the file, got {pattern!r}")
-        found.update(*matches)
-    return found
+        chosen.update(*matches)
+    return chosen
 
 
 def _sizes(
-    model: ir.Model, inputs: Mapping[str, Sequence[int]], found: Trace, keep: npt.NDArray[np.bool_]
+    model: ir.Model, inputs: Mapping[str, Sequence[int]], traced: Trace, keep: npt.NDArray[np.bool_]
 ) -> dict[str, dict[str, int | tuple[int, ...]]]:
     """Node -> attribute, or input by its formal name -> what it must be in the small network, where that changes."""
     result: dict[str, dict[str, int | tuple[int, ...]]] = {}
-    changing = {key: int(keep[ids].sum()) for key, ids in found.sized.items() if not keep[ids].all()}
-    known = Shapes(model, inputs)
+    changing = {key: int(keep[ids].sum()) for key, ids in traced.sized.items() if not keep[ids].all()}
+    sizes = Shapes(model, inputs)
     for node in model.graph:
-        known.visit(node)
+        sizes.visit(node)
         for (name, attribute, position), value in changing.items():
             if name != node.name:
                 continue
@@ -185,18 +192,18 @@ def _sizes(
             if position is None:
                 held[attribute] = value
                 continue
-            now = held.get(attribute, size_operand(node, attribute, known))
+            now = held.get(attribute, size_operand(node, attribute, sizes))
             if isinstance(now, tuple):
                 held[attribute] = (*now[:position], value, *now[position + 1 :])
     return result
 
 
-def size_operand(node: ir.Node, name: str, known: Shapes) -> tuple[int, ...]:
+def size_operand(node: ir.Node, name: str, sizes: Shapes) -> tuple[int, ...]:
     """The sizes that a node has in an attribute or gets as an input."""
     if name in node.attributes:
         return tuple(node.attributes[name].as_ints())
     value = node.inputs[operand_index(node, name)]
-    return tuple(int(n) for n in known.numbers[value].ravel()) if value is not None else ()
+    return tuple(int(n) for n in sizes.numbers[value].ravel()) if value is not None else ()
 
 
 def operand_index(node: ir.Node, name: str) -> int:

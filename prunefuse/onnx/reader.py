@@ -15,8 +15,8 @@ from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from prunefuse.onnx.layers import record
 from prunefuse.onnx.shapes import Shapes, evaluate
-from prunefuse.pruning._graph.couplings import Ids, Value, fixed
-from prunefuse.pruning._graph.trace import Call, Trace
+from prunefuse.pruning._graph.couplings import Ids, Place, Value, fixed
+from prunefuse.pruning._graph.trace import Call, Note, Trace, Tracing
 from prunefuse.pruning._rules.registry import find_rule, unknown, values_in
 
 _FOLDED = 1 << 16
@@ -111,9 +111,9 @@ def _without_sequences(model: ir.Model) -> None:
         sizes = (
             numbers[0] if numbers[0].ndim else [min(size, width - start) for start in range(0, width, size)]
         )
-        given = ir.Value(name=f"{node.name}.split", const_value=ir.tensor(np.array(sizes, dtype=np.int64)))
-        graph.register_initializer(given)
-        split = ir.node("Split", [x, given], {"axis": axis}, num_outputs=len(sizes), name=node.name)
+        widths = ir.Value(name=f"{node.name}.split", const_value=ir.tensor(np.array(sizes, dtype=np.int64)))
+        graph.register_initializer(widths)
+        split = ir.node("Split", [x, widths], {"axis": axis}, num_outputs=len(sizes), name=node.name)
         for i, value in enumerate(split.outputs):
             value.name = f"{node.name}.{i}"
         graph.insert_before(node, split)
@@ -163,26 +163,26 @@ class NodeCall(Call):
 
     Attributes:
         node: The node.
-        known: What the graph computes from shapes, and its short constants.
+        sizes: What the graph computes from shapes, and its short constants.
         opset: The version of the node's operators.
     """
 
     node: ir.Node
-    known: Shapes
+    sizes: Shapes
     opset: int
 
     def attribute(self, name: str, default: Any) -> Any:
         """An attribute of the node."""
-        found = self.node.attributes.get(name)
-        return default if found is None else found.value
+        attribute = self.node.attributes.get(name)
+        return default if attribute is None else attribute.value
 
     def numbers(self, index: int, name: str = "") -> list[int] | None:
         """The integers of an input; in files of old versions, of an attribute. None if they are not known."""
         if name in self.node.attributes:
             return [int(n) for n in self.node.attributes[name].as_ints()]
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
-        found = None if value is None else self.known.numbers.get(value)
-        return None if found is None else [int(n) for n in found.ravel()]
+        numbers = None if value is None else self.sizes.numbers.get(value)
+        return None if numbers is None else [int(n) for n in numbers.ravel()]
 
     def size(self, name: str, position: int | None, ids: Ids) -> None:
         """Say that an input or attribute of the node is, at this position, the number of these channels."""
@@ -221,55 +221,55 @@ def trace(model: ir.Model, inputs: Mapping[str, Sequence[int]], ignored: Collect
         ValueError: shapes do not fit together.
         RuntimeError: a rule failed.
     """
-    found = Trace({}, frozenset())
-    known = Shapes(model, inputs)
+    tracing = Tracing()
+    sizes = Shapes(model, inputs)
     values: dict[ir.Value, Value] = {}
 
     def tensor(value: ir.Value | None) -> Value | None:
         if value is None or value in values:
             return None if value is None else values[value]
-        known.learn(value)
-        shape = known.shapes.get(value)
+        sizes.learn(value)
+        shape = sizes.shapes.get(value)
         if shape is None:
             return None
-        is_size = value in known.numbers and known.numbers[value].dtype.kind == "i"
+        is_size = value in sizes.numbers and sizes.numbers[value].dtype.kind == "i"
         if value.is_initializer() and not is_size:
             name = str(value.name)
-            found.tensors[name] = values[value] = Value(tuple(map(found.couplings.fresh, shape)), name)
+            tracing.tensors[name] = values[value] = Value(tuple(map(tracing.couplings.fresh, shape)), name)
         else:
             values[value] = Value(tuple(map(fixed, shape)))
         return values[value]
 
     for node in model.graph:
-        known.visit(node)
-        if all(value in known.numbers for value in node.outputs):
+        sizes.visit(node)
+        if all(value in sizes.numbers for value in node.outputs):
             continue  # it computes sizes, which are read where they are used
-        shapes = tuple(known.shapes.get(value, ()) for value in node.outputs)
+        shapes = tuple(sizes.shapes.get(value, ()) for value in node.outputs)
         domain = "onnx" if node.domain in ("", "ai.onnx") else node.domain
         opset = model.graph.opset_imports.get(node.domain, 1)
-        call = NodeCall(f"{domain}::{node.op_type}", str(node.name), shapes, found, node, known, opset)
+        call = NodeCall(f"{domain}::{node.op_type}", str(node.name), shapes, tracing, node, sizes, opset)
         operands = list(map(tensor, node.inputs))
         outputs = _outputs(call, operands, tensor)
-        found.calls.append(record(node, call.op, operands, outputs, tensor))
+        tracing.calls.append(record(node, call.op, operands, outputs, tensor))
         for value, result in zip(node.outputs, outputs, strict=True):
-            if value in known.shapes:
+            if value in sizes.shapes:
                 values[value] = result
             if node.name in ignored:
                 for ids in result.axes:
                     call.keep(ids)
     for value in model.graph.outputs:
         for ids in getattr(tensor(value), "axes", ()):
-            found.couplings.link(ids, fixed(len(ids)))
-    found.outputs = tuple(known.shapes.get(value, ()) for value in model.graph.outputs)
-    for split in found.couplings.resolve():
-        found.note(split.where, "splits a channel axis, or merges two")
-    return found
+            tracing.couplings.link(ids, fixed(len(ids)), Place("output", ""))
+    for split in tracing.couplings.resolve():
+        tracing.notes.append(Note(str(split.where), "splits a channel axis, or merges two"))
+    returned = tuple(sizes.shapes.get(value, ()) for value in model.graph.outputs)
+    return tracing.traced(tracing.walked(returned))
 
 
 def _outputs(call: NodeCall, inputs: list[Value | None], tensor: Any) -> list[Value]:
     node = call.node
     taken = [tensor(value) for value in captured(node)]
-    seen = all(value is None or value in call.known.shapes for value in (*node.inputs, *node.outputs))
+    seen = all(value is None or value in call.sizes.shapes for value in (*node.inputs, *node.outputs))
     try:
         if seen and not taken:
             result = find_rule(call.op)(call, *inputs)

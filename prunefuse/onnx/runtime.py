@@ -115,12 +115,12 @@ class FileNetwork:
         self._model = model
         names = {reader.weight for reader in readers}
         self._products = [
-            (node, found)
+            (node, layer)
             for node in model.graph
-            if (found := product(node)) is not None and found.weight.name in names
+            if (layer := product(node)) is not None and layer.weight.name in names
         ]
         self._norms = {norm: node for node in model.graph if (norm := _norm(node)) is not None}
-        constants = [x for _, found in self._products for x in (found.weight, found.added) if x is not None]
+        constants = [x for _, layer in self._products for x in (layer.weight, layer.added) if x is not None]
         constants += [x for node in self._norms.values() for x in node.inputs[3:5] if x is not None]
         self.tensors: dict[str, Tensor] = {}
         for value in dict.fromkeys(constants):
@@ -136,7 +136,7 @@ class FileNetwork:
         """Readers and batch norms, in the order of the nodes, and how many nodes they are."""
         by_weight = {reader.weight: reader for reader in readers}
         places: dict[ir.Node, Reader | Norm] = {node: norm for norm, node in self._norms.items()}
-        places |= {node: by_weight[str(found.weight.name)] for node, found in self._products}
+        places |= {node: by_weight[str(layer.weight.name)] for node, layer in self._products}
         steps: dict[Reader | Norm, int] = {}
         for node in self._model.graph:
             if node in places:
@@ -147,17 +147,17 @@ class FileNetwork:
         """See :class:`prunefuse.pruning._obspa.refit.Network`."""
         by_weight = {reader.weight: reader for reader in readers}
         applied = [
-            (by_weight[str(found.weight.name)], node, found)
-            for node, found in self._products
-            if found.weight.name in by_weight
+            (by_weight[str(layer.weight.name)], node, layer)
+            for node, layer in self._products
+            if layer.weight.name in by_weight
         ]
-        part = self._part([value for _, _, found in applied for value in (found.x, found.out)])
+        part = self._part([value for _, _, layer in applied for value in (layer.x, layer.out)])
 
         def run(feed: Feed) -> None:
             tensors = part(feed)
-            for reader, node, found in applied:
+            for reader, node, layer in applied:
                 try:
-                    tell(self._application(reader, node, found, tensors))
+                    tell(self._application(reader, node, layer, tensors))
                 except Enough:
                     return
 
@@ -178,13 +178,13 @@ class FileNetwork:
         return run
 
     def _application(
-        self, reader: Reader, node: ir.Node, found: Product, tensors: Mapping[ir.Value, Tensor]
+        self, reader: Reader, node: ir.Node, layer: Product, tensors: Mapping[ir.Value, Tensor]
     ) -> Application:
-        x, out = tensors[found.x], tensors[found.out]
-        added = None if found.added is None else self.tensors[str(found.added.name)]
+        x, out = tensors[layer.x], tensors[layer.out]
+        added = None if layer.added is None else self.tensors[str(layer.added.name)]
         if node.op_type != "Conv":
             return Application(reader, x, out, added, None)
-        kernel = (constant_sizes(found.weight) or [])[2:]
+        kernel = (constant_sizes(layer.weight) or [])[2:]
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         ones = [1] * len(kernel)
         strides, gaps = attributes.get("strides", ones), attributes.get("dilations", ones)
@@ -244,8 +244,8 @@ class FileNetwork:
                 arrays = session.run(list(outputs), feed) if session else []
             except Exception as error:
                 raise ValueError(f"calibration: onnxruntime cannot run it: {first_line(error)}") from error
-            known = {**feed, **dict(zip(outputs, arrays, strict=True))}
-            return {value: torch.from_numpy(known[str(value.name)]) for value in values}
+            arrays_by_name = {**feed, **dict(zip(outputs, arrays, strict=True))}
+            return {value: torch.from_numpy(arrays_by_name[str(value.name)]) for value in values}
 
         return run
 

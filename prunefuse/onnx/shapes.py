@@ -83,13 +83,13 @@ class Shapes:
         }
         proto = ir.serde.serialize_node(node)
         try:
-            found = onnx.shape_inference.infer_node_outputs(
+            outputs = onnx.shape_inference.infer_node_outputs(
                 schema, proto, types, data, opset_imports=self.opsets
             )
         except onnx.shape_inference.InferenceError as error:
             raise ValueError(f"{node.name} ({node.op_type}): {error}") from error
         for value in node.outputs:
-            inferred = found.get(str(value.name))
+            inferred = outputs.get(str(value.name))
             if inferred is not None and inferred.tensor_type.HasField("shape"):
                 dims = inferred.tensor_type.shape.dim
                 if all(dim.HasField("dim_value") for dim in dims):

@@ -104,27 +104,27 @@ def _cut(value: ir.Value, axes: Mapping[int, Sequence[int]]) -> None:
 
 def _set_sizes(model: ir.Model, inputs: Mapping[str, Sequence[int]], plan: PruningPlan) -> None:
     """Change the sizes that nodes are given, where they do not follow by themselves, and those noted in the file."""
-    known = Shapes(model, inputs)
+    shapes = Shapes(model, inputs)
     for node in list(model.graph):
         for value in node.inputs:
             if value is not None:
-                known.learn(value)
+                shapes.learn(value)
         for name, wanted in plan.attributes.get(str(node.name), {}).items():
             if isinstance(wanted, int):
                 node.attributes[name] = ir.AttrInt64(name, wanted)
             elif name in node.attributes:
                 node.attributes[name] = ir.AttrInt64s(name, wanted)
-            elif (now := size_operand(node, name, known)) != wanted:
-                _set_operand(model, node, name, now, wanted, known)
-        known.visit(node)
+            elif (now := size_operand(node, name, shapes)) != wanted:
+                _set_operand(model, node, name, now, wanted, shapes)
+        shapes.visit(node)
         for value in node.outputs:
-            if value.shape is not None and value in known.shapes and not value.is_graph_output():
-                dims = zip(value.shape, known.shapes[value], strict=True)
+            if value.shape is not None and value in shapes.shapes and not value.is_graph_output():
+                dims = zip(value.shape, shapes.shapes[value], strict=True)
                 value.shape = ir.Shape([new if isinstance(old, int) else old for old, new in dims])
 
 
 def _set_operand(
-    model: ir.Model, node: ir.Node, name: str, now: tuple[int, ...], wanted: tuple[int, ...], known: Shapes
+    model: ir.Model, node: ir.Node, name: str, now: tuple[int, ...], wanted: tuple[int, ...], shapes: Shapes
 ) -> None:
     """Give a node other sizes; of those that the graph computes, only the ones that come out wrong are replaced."""
     index = operand_index(node, name)
@@ -140,10 +140,10 @@ def _set_operand(
         choice = ir.node("Where", [mask, sizes, old], name=f"{stem}.choice")
         choice.outputs[0].name = f"{stem}.sizes"
         model.graph.insert_before(node, choice)
-        known.visit(choice)
+        shapes.visit(choice)
         sizes = choice.outputs[0]
     node.replace_input_with(index, sizes)
-    known.learn(sizes)
+    shapes.learn(sizes)
 
 
 def _initializer(

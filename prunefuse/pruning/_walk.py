@@ -14,9 +14,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
 from prunefuse.pruning._graph.copies import all_names
-from prunefuse.pruning._graph.couplings import Value, fixed
+from prunefuse.pruning._graph.couplings import Place, Value, fixed
 from prunefuse.pruning._graph.export import describe
-from prunefuse.pruning._graph.trace import OFFER, Call, Kind, Record, Trace, kind_of
+from prunefuse.pruning._graph.trace import OFFER, Call, Kind, Note, Record, Trace, Tracing, Walk, kind_of
 from prunefuse.pruning._rules.registry import find_rule, unknown, values_in
 
 if TYPE_CHECKING:
@@ -47,101 +47,105 @@ def trace(
     Raises:
         RuntimeError: a rule failed.
     """
-    found = Trace(dict(model.named_modules(remove_duplicate=False)), frozenset(ignored), free)
+    tracing = Tracing(dict(model.named_modules(remove_duplicate=False)), frozenset(ignored), free)
     for name, (first, tensor) in all_names(model).items():
-        if first not in found.tensors:
+        if first not in tracing.tensors:
             # Whole numbers are indices and counters: their places are no channels.
             index = tensor.dtype in (torch.int64, torch.int32)
-            axes = tuple(map(fixed if index else found.couplings.fresh, tensor.shape))
-            found.tensors[first] = Value(axes, first)
-        found.tensors[name] = found.tensors[first]
-    _walk(found, program)
-    evaluation = (found.calls, found.literals, found.outputs)
-    if training is not None:
-        found.counting, found.calls, found.literals = False, [], {}
-        _walk(found, training)
-        found.counting = True
-    used = {id(value) for call in (*evaluation[0], *found.calls) for value in call.inputs}
-    for first, tensor in all_names(model).values():
-        value = found.tensors[first]
-        if (
-            kept is None and id(value) not in used and not isinstance(tensor, nn.Parameter)
-        ):  # nobody reads this table
-            for ids in value.axes:
-                found.couplings.link(ids, fixed(len(ids)))
-    found.calls, found.literals, found.outputs = evaluation
-    for path in found.literals:
-        if (kind := kind_of(found.modules[path])) in whole:
-            for ids in found.same_sizes(path, live=True) if whole[kind] else found.axes_inside(path):
-                found.couplings.link(ids, fixed(len(ids)))
-            found.note(
-                describe(model, [path]),
-                "its forward needs sizes that no pruned module has (they are written in its code, or are those of "
-                f"several axes at once), so what it reshapes stays whole; {OFFER}",
+            axes = tuple(map(fixed if index else tracing.couplings.fresh, tensor.shape))
+            tracing.tensors[first] = Value(axes, first)
+        tracing.tensors[name] = tracing.tensors[first]
+    evaluation = _walk(tracing, program)
+    walks = [evaluation] if training is None else [evaluation, _walk(tracing.of_next_graph(), training)]
+    if kept is None:
+        _keep_unread(tracing, model, walks)
+    for path in evaluation.literals:
+        if (kind := kind_of(tracing.modules[path])) in whole:
+            axes_there = (
+                evaluation.same_sizes(path, live=True) if whole[kind] else evaluation.axes_inside(path)
             )
+            for ids in axes_there:
+                tracing.couplings.link(ids, fixed(len(ids)), Place("forward", path))
+            why = (
+                "its forward needs sizes that no pruned module has (they are written in its code, or are those of "
+                f"several axes at once), so what it reshapes stays whole; {OFFER}"
+            )
+            tracing.notes.append(Note(describe(model, [path]), why))
     if kept is not None:
-        _separate(found, kept)
-    for split in found.couplings.resolve():
-        found.note(split.where, "splits a channel axis, or merges two")
+        _separate(tracing, kept)
+    for split in tracing.couplings.resolve():
+        tracing.notes.append(Note(str(split.where), "splits a channel axis, or merges two"))
     if not free:
-        _keep_lifted(found)
-    return found
+        _keep_lifted(tracing)
+    return tracing.traced(evaluation)
 
 
-def _separate(found: Trace, kept: Mapping[str, Sequence[Tensor | None]]) -> None:
+def _keep_unread(tracing: Tracing, model: nn.Module, walks: Iterable[Walk]) -> None:
+    """Keep whole the buffers that no call takes: nobody reads these tables."""
+    read = {id(value) for walk in walks for call in walk.calls for value in call.inputs}
+    for first, tensor in all_names(model).values():
+        value = tracing.tensors[first]
+        if id(value) not in read and not isinstance(tensor, nn.Parameter):
+            for ids in value.axes:
+                tracing.couplings.link(ids, fixed(len(ids)))
+
+
+def _separate(tracing: Tracing, kept: Mapping[str, Sequence[Tensor | None]]) -> None:
     """Tie every index that is kept to what stays, and all that are not to each other."""
-    gone = found.couplings.fresh(2)[:1]
+    gone = tracing.couplings.fresh(2)[:1]
     for name, axes in kept.items():
-        for ids, indices in zip(found.tensors[name].axes, axes, strict=True):
+        for ids, indices in zip(tracing.tensors[name].axes, axes, strict=True):
             stays = np.full(len(ids), indices is None)
             if indices is not None:
                 stays[indices.numpy()] = True
-            found.couplings.link(ids, np.where(stays, 0, gone))
+            tracing.couplings.link(ids, np.where(stays, 0, gone))
 
 
-def _walk(found: Trace, program: ExportedProgram) -> None:
+def _walk(tracing: Tracing, program: ExportedProgram) -> Walk:
     """Apply the rules to one graph."""
+    outputs: tuple[tuple[int, ...], ...] = ()
     names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.name in constants:
-            axes = (found.couplings.fresh(size) for size in _shapes(node.meta["val"])[0])
-            values[node] = found.lifted[constants[node.name]] = Value(tuple(axes))
+            axes = (tracing.couplings.fresh(size) for size in _shapes(node.meta["val"])[0])
+            values[node] = tracing.lifted[constants[node.name]] = Value(tuple(axes))
         elif node.op == "placeholder":
-            values[node] = found.tensors.get(names[node.name] or "") or _fixed_value(node)
+            values[node] = tracing.tensors.get(names[node.name] or "") or _fixed_value(node)
         elif node.op == "call_function":
-            values[node] = _call(found, node, values)
+            values[node] = _call(tracing, node, values)
         elif node.op == "get_attr":  # the body of a higher-order operator
             values[node] = None
         elif node.op == "output":
             returned = [(x.name, values[x]) for x in tree_leaves(node.args) if isinstance(x, fx.Node)]
             for ids in (ids for value in values_in(value for _, value in returned) for ids in value.axes):
-                found.couplings.link(ids, fixed(len(ids)))
+                tracing.couplings.link(ids, fixed(len(ids)), Place("output", ""))
             users = [value for name, value in returned if name in program.graph_signature.user_outputs]
-            found.outputs = tuple(value.shape for value in values_in(users))
+            outputs = tuple(value.shape for value in values_in(users))
+    return tracing.walked(outputs)
 
 
-def _keep_lifted(found: Trace) -> None:
+def _keep_lifted(tracing: Tracing) -> None:
     """Keep whole what meets a tensor that is neither parameter nor buffer, which no plan can cut."""
-    axes = [ids for value in found.lifted.values() for ids in value.axes]
+    axes = [ids for value in tracing.lifted.values() for ids in value.axes]
     if not axes:
         return
-    component = found.couplings.components()
-    live = {int(c) for value in found.tensors.values() for ids in value.axes for c in component[ids]} - {0}
-    for name, value in found.lifted.items():
+    component = tracing.couplings.components()
+    live = {int(c) for value in tracing.tensors.values() for ids in value.axes for c in component[ids]} - {0}
+    for name, value in tracing.lifted.items():
         if any(live.intersection(component[ids].tolist()) for ids in value.axes):
             path, _, attribute = name.rpartition(".")
-            where = describe(found.modules[""], [path])
-            is_attribute = isinstance(getattr(found.modules[path], attribute, None), Tensor)
+            where = describe(tracing.modules[""], [path])
+            is_attribute = isinstance(getattr(tracing.modules[path], attribute, None), Tensor)
             what = f"{attribute!r} of {where}" if is_attribute else f"a tensor that {where} holds"
-            found.note(
-                what,
+            why = (
                 "a tensor that is neither parameter nor buffer cannot be cut, so the channels it meets stay "
-                f"whole; make it one with register_buffer, or {OFFER}",
+                f"whole; make it one with register_buffer, or {OFFER}"
             )
+            tracing.notes.append(Note(what, why))
     for ids in axes:
-        found.couplings.link(ids, fixed(len(ids)))
+        tracing.couplings.link(ids, fixed(len(ids)))
 
 
 LAYOUT = frozenset("aten::" + name for name in ("contiguous", "clone", "alias", "to", "_to_copy"))
@@ -163,8 +167,8 @@ def call_shapes(
 def _numbers(node: fx.Node) -> tuple[float, ...]:
     if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
         return ()
-    given = (*node.args, *node.kwargs.values())
-    return tuple(x for x in given if isinstance(x, int | float) and not isinstance(x, bool))
+    arguments = (*node.args, *node.kwargs.values())
+    return tuple(x for x in arguments if isinstance(x, int | float) and not isinstance(x, bool))
 
 
 def _calls(graph: fx.Graph) -> Iterator[fx.Node]:
@@ -193,11 +197,11 @@ def _block(node: fx.Node) -> tuple[fx.Graph, tuple[Any, ...]] | None:
     return body.graph, node.args[at + 1 :]
 
 
-def _call_block(found: Trace, graph: fx.Graph, given: Iterable[Any]) -> Any:
-    values = dict(zip(graph.find_nodes(op="placeholder"), given, strict=True))
+def _call_block(tracing: Tracing, graph: fx.Graph, inputs: Iterable[Any]) -> Any:
+    values = dict(zip(graph.find_nodes(op="placeholder"), inputs, strict=True))
     for node in graph.nodes:
         if node.op == "call_function":
-            values[node] = _call(found, node, values)
+            values[node] = _call(tracing, node, values)
         elif (
             node.op == "get_attr"
         ):  # a tensor that the operator makes, or the body of a higher-order operator
@@ -206,25 +210,25 @@ def _call_block(found: Trace, graph: fx.Graph, given: Iterable[Any]) -> Any:
     return fx.node.map_arg(graph.output_node().args[0], values.__getitem__)
 
 
-def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     args: Any = fx.node.map_arg(node.args, values.__getitem__)
     kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
     if node.target is operator.getitem:
         return args[0][args[1]]
     if (block := _block(node)) is not None:
-        graph, given = block
-        return _call_block(found, graph, fx.node.map_arg(given, values.__getitem__))
+        graph, operands = block
+        return _call_block(tracing, graph, fx.node.map_arg(operands, values.__getitem__))
     name, shapes = _operator(node)
     if name is None:
-        return _known(node.meta.get("val"))
+        return _number(node.meta.get("val"))
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    call = Call(name, stack[-1][0] if stack else "", shapes, found)
+    call = Call(name, stack[-1][0] if stack else "", shapes, tracing)
     rule = find_rule(node.target)
     try:
         if rule is unknown and (parts := parts_of(node)) is not None:
-            before = len(found.calls)
-            result = _call_block(found, parts, map(values.__getitem__, node.all_input_nodes))
-            del found.calls[before:]  # what is compared with other graphs are the calls in these
+            before = len(tracing.calls)
+            result = _call_block(tracing, parts, map(values.__getitem__, node.all_input_nodes))
+            del tracing.calls[before:]  # what is compared with other graphs are the calls in these
         else:
             result = rule(call, *args, **kwargs)
         outputs = [result] if isinstance(result, Value) else list(result)
@@ -232,21 +236,21 @@ def _call(found: Trace, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
             raise ValueError(f"gives {[value.shape for value in outputs]}, the operator {list(shapes)}")
     except Exception as error:
         raise RuntimeError(f"the rule for {call.op} failed in module {call.module!r}: {error}") from error
-    if call.module in found.ignored:
+    if call.module in tracing.ignored:
         for value in outputs:
             for ids in value.axes:
                 call.keep(ids)
     inputs = tuple(values_in((*args, *kwargs.values())))
-    found.calls.append(Record(call.op, call.module, inputs, tuple(outputs), _numbers(node), node))
+    tracing.calls.append(Record(call.op, call.module, inputs, tuple(outputs), _numbers(node), node))
     return outputs[0] if isinstance(node.meta["val"], Tensor) else outputs
 
 
 def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:
     values = value if isinstance(value, list | tuple) else [value]
-    return tuple(tuple(map(_known, v.shape)) for v in values if isinstance(v, Tensor))
+    return tuple(tuple(map(_number, v.shape)) for v in values if isinstance(v, Tensor))
 
 
-def _known(size: Any) -> Any:
+def _number(size: Any) -> Any:
     """The number that a size with a range of values has for the example inputs."""
     return size.node.hint if isinstance(size, torch.SymInt) else size
 
@@ -261,19 +265,19 @@ def parts_of(node: fx.Node) -> fx.Graph | None:
 
     None if the operator is not composed of others, or what it is given is not known.
     """
-    operator, given = node.target, node.all_input_nodes
+    operator, inputs = node.target, node.all_input_nodes
     if not isinstance(operator, torch._ops.OpOverload) or not operator._can_decompose():
         return None
-    if not all(isinstance(x.meta.get("val"), Tensor) for x in given):
+    if not all(isinstance(x.meta.get("val"), Tensor) for x in inputs):
         return None
 
     def composed(*tensors: Tensor) -> Any:
-        known = dict(zip(given, tensors, strict=True))
-        args: Any = fx.node.map_arg(node.args, known.__getitem__)
-        kwargs: Any = fx.node.map_arg(node.kwargs, known.__getitem__)
+        values = dict(zip(inputs, tensors, strict=True))
+        args: Any = fx.node.map_arg(node.args, values.__getitem__)
+        kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
         return operator.decompose(*args, **kwargs)
 
-    graph = make_fx(composed)(*(x.meta["val"] for x in given)).graph
+    graph = make_fx(composed)(*(x.meta["val"] for x in inputs)).graph
     for part in graph.nodes:
         part.meta["nn_module_stack"] = node.meta.get("nn_module_stack", {})
     return graph

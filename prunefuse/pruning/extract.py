@@ -91,10 +91,10 @@ def _check_outputs_of_dense(dense: nn.Module, inputs: Sequence[TensorSpec], outp
         shapes = None
         differs = f"cannot run ({first_line(error)})"
     if shapes != outputs:
-        given = ", ".join(str(spec.shape) for spec in inputs)
+        planned = ", ".join(str(spec.shape) for spec in inputs)
         raise ValueError(
             f"model: the plan is for another model than this {type(dense).__name__}: for the planned inputs of "
-            f"shape {given} it {differs}, before any pruning (another stride, padding or forward?)"
+            f"shape {planned} it {differs}, before any pruning (another stride, padding or forward?)"
         )
 
 
@@ -131,9 +131,9 @@ def extract_program(
 ) -> ExportedProgram:
     """See :meth:`PruningPlan.extract_program`."""
     program = export(model, inputs, training, dynamic_shapes)
-    found = trace(model, program, free=True, kept=kept)
-    decision = Decision(found, _kept_nodes(found, kept), {})
-    for call, shapes in zip(found.calls, decision.sizes, strict=True):
+    traced = trace(model, program, free=True, kept=kept)
+    decision = Decision(traced, _kept_nodes(traced, kept))
+    for call, shapes in zip(traced.calls, decision.sizes, strict=True):
         _set_sizes(call, shapes, decision.count)
     _cut(program, model, kept, decision)
     try:
@@ -145,13 +145,13 @@ def extract_program(
 
 
 def _kept_nodes(
-    found: Trace, kept: Mapping[str, Sequence[Tensor | None]]
+    traced: Trace, kept: Mapping[str, Sequence[Tensor | None]]
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """One flag per node of a trace into which the kept indices went."""
-    component = found.couplings.components()
+    component = traced.component
     keep = np.ones(len(component), dtype=np.bool_)
     for name, axes in kept.items():
-        for ids, indices in zip(found.tensors[name].axes, axes, strict=True):
+        for ids, indices in zip(traced.tensors[name].axes, axes, strict=True):
             if indices is not None:
                 gone = np.delete(ids, indices.numpy())
                 keep[np.isin(component, component[gone])] = False
@@ -169,9 +169,9 @@ def _set_sizes(call: Record, planned: tuple[tuple[int, ...], ...], count: Callab
     if node is None or schema is None:
         return
     names = [formal.name for formal in schema.arguments]
-    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    for name, value in given.items():
-        new = _resized(call, name, given, planned, count)
+    arguments = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    for name, value in arguments.items():
+        new = _resized(call, name, arguments, planned, count)
         if new is not None and new != value:
             if name in node.kwargs:
                 node.update_kwarg(name, new)
@@ -182,12 +182,12 @@ def _set_sizes(call: Record, planned: tuple[tuple[int, ...], ...], count: Callab
 def _resized(
     call: Record,
     name: str,
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     planned: tuple[tuple[int, ...], ...],
     count: Callable[[Ids], int],
 ) -> Any:
     """What an argument must be in the small graph; None where it stays."""
-    op, value, dim = call.op.removeprefix("aten::"), given[name], given.get("dim", 0)
+    op, value, dim = call.op.removeprefix("aten::"), arguments[name], arguments.get("dim", 0)
     if name in ("size", "shape") and isinstance(value, list | tuple) and len(value) == len(planned[0]):
         return _sizes(value, call.outputs[0].shape, planned[0])
     if name == "normalized_shape":
@@ -199,7 +199,7 @@ def _resized(
         ids, size = call.inputs[0].axes[dim], call.outputs[0].shape[dim]
         if count(ids) == len(ids):
             return None
-        first = range(len(ids))[given.get("start") :].start
+        first = range(len(ids))[arguments.get("start") :].start
         start, end = count(ids[:first]), count(ids[: first + size])
         return {"start": start, "end": end, "length": end - start}[name]
     if name in ("split_size", "split_sizes", "indices") and op in (
@@ -259,9 +259,9 @@ def _cut(
             if name in names:
                 first = names[name][0]
                 indices = kept[first]
-            elif name in decision.found.lifted:
+            elif name in decision.trace.lifted:
                 first = name
-                axes = decision.found.lifted[name].axes
+                axes = decision.trace.lifted[name].axes
                 indices = [torch.from_numpy(np.flatnonzero(decision.keep[ids])) for ids in axes]
             else:
                 continue
@@ -270,7 +270,7 @@ def _cut(
 
 def _check(program: ExportedProgram, decision: Decision) -> None:
     """Raise unless every call gives the planned shapes."""
-    calls = [(call.op, shapes) for call, shapes in zip(decision.found.calls, decision.sizes, strict=True)]
+    calls = [(call.op, shapes) for call, shapes in zip(decision.trace.calls, decision.sizes, strict=True)]
     wanted = [call for call in calls if call[0] not in LAYOUT]
     for plan, real in zip_longest(wanted, call_shapes(program)):
         if plan is None or real is None or plan != real[:2]:

@@ -153,8 +153,8 @@ def prune_without_finetuning(
     batches = Batches(calibration, len(inputs), device)
     dense = ModuleNetwork(copy.deepcopy(model).eval())
 
-    found = trace(model, Exporter().dense(model, inputs))
-    readers, unrepaired = find_readers(found, found.couplings.components())
+    traced = trace(model, Exporter(model, inputs).dense())
+    readers, unrepaired = find_readers(traced)
     stuck = {name.rpartition(".")[0]: where for name, where in unrepaired.items()}
     if not readers:
         raise ValueError("model: no convolution or linear layer reads channels that may be pruned")

@@ -1,21 +1,23 @@
-"""What a user can say about scores and counts, checked; the same for models of PyTorch and for ONNX files."""
+"""What a user can say about a plan: types, defaults and checks, for models of PyTorch and for ONNX files alike."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from fractions import Fraction
+from numbers import Real
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
+from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from prunefuse._options import require
 from prunefuse.pruning._choose.gradients import Loss
 from prunefuse.pruning._choose.ranking import NORMALIZATIONS, RANKINGS, ROUNDINGS, Selection
 from prunefuse.pruning._choose.scores import AGGREGATIONS, SCOPES, Function, Scores, Scoring
 from prunefuse.pruning._choose.targets import Target
-from prunefuse.pruning._graph.trace import Trace
-from prunefuse.pruning.arguments import check_choice, check_count, checked_ratio
 
 PRESETS = {
     "prunefuse": {"scope": "writers", "aggregation": "norm", "normalization": "none", "ranking": "local"},
@@ -165,11 +167,8 @@ class ModulePlanOptions(PlanOptions, total=False):
 
 def keys(kind: type) -> dict[str, tuple[Any, Key]]:
     """Name of a planning option -> its type, and what there is to say about it."""
-    found = {}
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        plain, key = get_args(hint)
-        found[name] = (plain, key)
-    return found
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: get_args(hint) for name, hint in hints.items()}
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -203,10 +202,10 @@ def completed(caller: str, kind: type, options: Mapping[str, Any]) -> Any:
     Raises:
         TypeError: an option that there is not.
     """
-    known = keys(kind)
-    if unknown := [name for name in options if name not in known]:
-        raise TypeError(f"options of {caller} must be of {', '.join(known)}, got {unknown[0]!r}")
-    return {name: options.get(name, key.default) for name, (_, key) in known.items()}
+    allowed = keys(kind)
+    if strangers := [name for name in options if name not in allowed]:
+        raise TypeError(f"options of {caller} must be of {', '.join(allowed)}, got {strangers[0]!r}")
+    return {name: options.get(name, key.default) for name, (_, key) in allowed.items()}
 
 
 @dataclass(frozen=True)
@@ -242,11 +241,11 @@ class Options:
         by = "" if self.normalization == "none" else f", over the {self.normalization} of their group"
         return (f"scores of {self.scoring.scope} parameters, aggregation {self.scoring.aggregation}{by}",)
 
-    def check_pruned(self, kept: object, ratio: Fraction, found: Trace) -> None:
+    def check_pruned(self, kept: object, ratio: Fraction, notes: tuple[str, ...]) -> None:
         """Raise ``ValueError`` with the reasons if nothing was pruned although something was to be."""
         if kept or not (ratio or any(self.own_ratios.values())):
             return
-        why = found.note_lines() or (
+        why = notes or (
             "every channel is an input, an output, ignored, the only one of its axis, or too few are left to round",
         )
         raise ValueError(f"nothing was pruned at ratio {float(ratio):g}: {'; '.join(why)}")
@@ -280,10 +279,10 @@ def checked_options(
     if not callable(criterion):
         check_choice("criterion", criterion, criteria)
     check_choice("preset", wanted["preset"], tuple(PRESETS))
-    given = {name: wanted[name] for name in _CHOICES}  # type: ignore[literal-required]
+    instead = {name: wanted[name] for name in _CHOICES}  # type: ignore[literal-required]
     settings = {
         **PRESETS[wanted["preset"]],
-        **{name: value for name, value in given.items() if value is not None},
+        **{name: value for name, value in instead.items() if value is not None},
     }
     for name, allowed in _CHOICES.items():
         check_choice(name, settings[name], allowed)
@@ -301,3 +300,52 @@ def checked_options(
         Selection(settings["ranking"], wanted["rounding"], wanted["round_to"], wanted["min_channels"]),
         own,
     )
+
+
+def checked_inputs(example_inputs: Tensor | Sequence[Tensor] | None) -> tuple[Tensor, ...]:
+    """The inputs as a tuple of tensors that have elements."""
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+    if not isinstance(inputs, list | tuple) or not all(isinstance(x, Tensor) for x in inputs):
+        got = type(example_inputs).__name__
+        if isinstance(inputs, list | tuple):
+            got += f" of {', '.join(type(x).__name__ for x in inputs)}"
+        raise TypeError(f"example_inputs must be a tensor or a tuple of tensors, got {got}")
+    if not inputs or not all(x.numel() for x in inputs):
+        raise ValueError("example_inputs must be at least one tensor, and none without elements")
+    return tuple(inputs)
+
+
+def checked_ratio(argument: str, ratio: float | Fraction) -> Fraction:
+    """A ratio in [0, 1), exactly."""
+    if isinstance(ratio, bool) or not isinstance(ratio, float | int | Real):
+        raise TypeError(f"{argument} must be a number, got {type(ratio).__name__}")
+    require(0 <= ratio < 1, argument, "in [0, 1)", ratio)
+    return Fraction(str(ratio))  # the decimal that was written: 10 * (1 - 0.9) is 1
+
+
+def check_choice(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless the value is one of those allowed."""
+    require(value in allowed, argument, f"one of {', '.join(allowed)}", value)
+
+
+def check_count(argument: str, value: int) -> None:
+    """Raise unless the value is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} must be a whole number, got {type(value).__name__}")
+    require(value >= 1, argument, "at least 1", value)
+
+
+def matching_modules(model: nn.Module, argument: str, patterns: Iterable[str] | str) -> set[str]:
+    """Paths of the modules with these names or patterns, and of all inside them."""
+    paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
+    chosen: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"{argument} must be names of modules, got {type(pattern).__name__}")
+        matches = [path for path in paths if fnmatchcase(path, pattern)]
+        if not matches:
+            raise ValueError(f"{argument} must match modules of the model, got {pattern!r}")
+        chosen |= {
+            path for path in paths for match in matches if path == match or path.startswith(match + ".")
+        }
+    return chosen

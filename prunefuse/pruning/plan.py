@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from prunefuse import _files as files
 from prunefuse._files import decode
 from prunefuse._table import Table
+from prunefuse.pruning._explain import Coupled, coupled_in, explain
 from prunefuse.pruning._graph.copies import all_names, fingerprint, named_tensors
 from prunefuse.pruning._graph.export import TensorSpec
-from prunefuse.pruning.arguments import check_choice, checked_inputs
 from prunefuse.pruning.extract import extract, extract_program
 from prunefuse.pruning.fuse import check_arguments, write_back
+from prunefuse.pruning.options import check_choice, checked_inputs
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -82,6 +83,7 @@ class PruningPlan:
         seconds: What planning took: in all, and without ``torch.export``; None where nothing was planned, as for
             what :meth:`load` reads. It says nothing of what the plan does, so plans that differ in it are equal, and
             files do not have it: they depend on what was planned only.
+        couplings: What :meth:`explain` tells of; beside the plan as ``seconds`` is, and None for what :meth:`load` reads.
     """
 
     fingerprint: str
@@ -98,6 +100,7 @@ class PruningPlan:
     notes: tuple[str, ...]
     expressed_by: str = "module"
     seconds: tuple[float, float] | None = field(default=None, compare=False)
+    couplings: Coupled | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the indices, the input types and what expresses the result.
@@ -213,6 +216,43 @@ class PruningPlan:
         write_back(dense, small, kept, complement, generator)
         return dense
 
+    def explain(
+        self,
+        name: str,
+        *,
+        model: nn.Module | None = None,
+        example_inputs: Tensor | Sequence[Tensor] | None = None,
+    ) -> str:
+        """What leaves together with the channels of a layer, and why: text to be printed.
+
+        There is a block for the output channels and one for the input channels. It says how many of them stay, which
+        parameters and buffers have them along which dimension, which calls couple these, and what the plan's notes say
+        of them. Of a layer whose channels cannot leave it says why.
+
+        Args:
+            name: A layer, such as ``"layer1.0.conv1"``, or a parameter or buffer; of an ONNX file a node, an initializer,
+                or the module that an initializer's name begins with.
+            model: The dense model; needed where the plan was loaded, since files have no couplings.
+            example_inputs: Its inputs, as for :func:`plan_pruning`; needed with ``model``.
+
+        Raises:
+            TypeError: an argument has the wrong type.
+            ValueError: there is no layer or tensor of this name, the plan has no couplings and ``model`` is not given, or
+                the plan is for another model.
+            RuntimeError: ``torch.export`` cannot capture the model.
+        """
+        coupled = self.couplings
+        if model is not None:
+            self.check_model(model)
+            coupled = coupled_in(model, checked_inputs(example_inputs), self.expressed_by == "program")
+        if coupled is None:
+            raise ValueError(
+                "model must be given to explain a plan that was loaded, which has no couplings: "
+                f"plan.explain({name!r}, model=..., example_inputs=...)"
+            )
+        kinds = {layer.name: layer.type for layer in self.layers}
+        return explain(coupled, name, self.kept, kinds, self.notes)
+
     def check_model(self, model: nn.Module, argument: str = "model") -> None:
         """Raise ``ValueError`` unless ``model`` has the fingerprint of the planned model.
 
@@ -257,10 +297,14 @@ class PruningPlan:
         Raises:
             OSError: the file cannot be written.
         """
+        files.write_text(path, self.to_text())
+
+    def to_text(self) -> str:
+        """The content of the file that `save` writes."""
         content = {"format": FORMAT, "version": VERSION, **self._content(), "checksum": self.checksum()}
         # One line per field: readable, and not a line for every index.
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-        files.write_text(path, "{\n" + lines + "\n}\n")
+        return "{\n" + lines + "\n}\n"
 
     def checksum(self) -> str:
         """SHA-256 of the content, by which :meth:`load` sees that a file was changed."""
@@ -268,7 +312,7 @@ class PruningPlan:
 
     def _content(self) -> dict[str, Any]:
         """The fields by which plans are compared."""
-        content = asdict(self)
+        content = asdict(replace(self, couplings=None))
         return {x.name: content[x.name] for x in fields(self) if x.compare}
 
     @staticmethod
@@ -379,10 +423,10 @@ def _with_tied_names(small: nn.Module, weights: Mapping[str, Tensor]) -> dict[st
     """The weights under every name of each tied tensor, where they have any of them."""
     result = dict(weights)
     names = all_names(small)
-    given = {first: result[name] for name, (first, _) in names.items() if name in result}
+    held = {first: result[name] for name, (first, _) in names.items() if name in result}
     for name in small.state_dict().keys() & names.keys():  # not the buffers that are never saved
-        if name not in result and (first := names[name][0]) in given:
-            result[name] = given[first]
+        if name not in result and (first := names[name][0]) in held:
+            result[name] = held[first]
     return result
 
 

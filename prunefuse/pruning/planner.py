@@ -6,21 +6,37 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from prunefuse.pruning._choose.fit_code import Decision
+from prunefuse.pruning._choose.fit_code import (
+    Decision,
+    Remedies,
+    first_fault,
+    next_remedies,
+    number_that_stays,
+)
 from prunefuse.pruning._choose.gradients import Evidence, Loss, gather
 from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS, Scoring
-from prunefuse.pruning._graph.copies import fingerprint
-from prunefuse.pruning._graph.export import TensorSpec
-from prunefuse.pruning._graph.trace import Product, Trace
-from prunefuse.pruning.arguments import check_choice, checked_inputs, matching_modules
-from prunefuse.pruning.options import ModulePlanOptions, checked_options, completed, lists
+from prunefuse.pruning._choose.targets import Target
+from prunefuse.pruning._explain import Coupled
+from prunefuse.pruning._graph.copies import fingerprint, named_tensors
+from prunefuse.pruning._graph.export import Exporter, TensorSpec
+from prunefuse.pruning._graph.trace import Product, Trace, note_lines
+from prunefuse.pruning.options import (
+    ModulePlanOptions,
+    check_choice,
+    checked_inputs,
+    checked_options,
+    completed,
+    lists,
+    matching_modules,
+)
 from prunefuse.pruning.plan import EXPRESSED_BY, Layer, PruningPlan
-from prunefuse.pruning.search import Search
+from prunefuse.pruning.search import Dense, Race, Ranked
 
 
 @lists(ModulePlanOptions)
@@ -63,46 +79,71 @@ def plan_pruning(
         wanted, ALL_CRITERIA, lambda pattern: matching_modules(model, "ratios", pattern)
     )
     check_choice("expressed_by", expressed_by, EXPRESSED_BY)
-    if expressed_by == "program" and target is not None and target.quantity == "latency":
+    free = expressed_by == "program"
+    if free and target is not None and target.quantity == "latency":
         raise ValueError(
             'target must be parameters, flops or memory with expressed_by="program", got latency'
         )
+    ignored = matching_modules(model, "ignore", wanted["ignore"])
     evidence = _gathered(model, checked.scoring, wanted["loss"], wanted["batches"])
-    search = Search(
-        model,
-        inputs,
-        checked,
-        evidence,
-        matching_modules(model, "ignore", wanted["ignore"]),
-        expressed_by == "program",
-    )
-    fraction = checked.ratio
-    target_notes: tuple[str, ...] = ()
+
+    exporter = Exporter(model, inputs)
+    dense = Dense(model, inputs, exporter.dense(), None, checked, evidence, ignored, free)
+    ranked = dense.ranked(Remedies())
+    if ranked.trace.unused() and (training := exporter.dense_in_training()) is not None:
+        dense = replace(dense, training=training)
+        ranked = dense.ranked(Remedies())
+
+    reached: tuple[str, ...] = ()
     if target is None:
-        decision = search.at_ratio(fraction)
+        settled, decision = _settled(dense, ranked, checked.ratio, exporter)
+    elif target.quantity != "latency":
+        settled, decision = _settled(dense, ranked, target, exporter)
+        reached = (target.describe(settled.cost(target), settled.cost(target, decision.ratio)),)
     else:
-        decision, fraction, target_notes = search.at_target(target)
-    found = decision.found
-    tensors = search.tensors
+        race = Race(model, inputs, target)
+        runnable, _ = _settled(dense, ranked, Fraction(1, 2), exporter)
+        settled, decision = _settled(dense, ranked, race.ratio(runnable), exporter)
+        reached = (race.describe(decision),)
+
+    tensors = named_tensors(model)
     kept = decision.kept(tensors)
-    checked.check_pruned(kept, fraction, found)
+    notes = note_lines(settled.notes)
+    checked.check_pruned(kept, decision.ratio, notes)
     plan = PruningPlan(
         fingerprint=fingerprint(model),
-        ratio=float(fraction),
+        ratio=float(decision.ratio),
         criterion=checked.scoring.name,
         ranking=checked.selection.ranking,
         rounding=wanted["rounding"],
         seed=wanted["seed"],
         inputs=tuple(map(TensorSpec.of, inputs)),
-        outputs=found.outputs,
+        outputs=decision.trace.outputs,
         kept=kept,
         attributes=decision.attributes(),
-        layers=_layers(decision, tensors, kept, search.batch),
-        notes=(*checked.notes, *target_notes, *found.note_lines()),
+        layers=_layers(decision, tensors, kept, dense.batch),
+        notes=(*checked.notes, *reached, *notes),
         expressed_by=expressed_by,
+        couplings=Coupled.of(settled.trace, ignored, settled.notes),
     )
     total = time.perf_counter() - start
-    return replace(plan, seconds=(total, total - search.exporter.seconds))
+    return replace(plan, seconds=(total, total - exporter.seconds))
+
+
+def _settled(
+    dense: Dense, ranked: Ranked, goal: Fraction | Target, exporter: Exporter
+) -> tuple[Ranked, Decision]:
+    """What is kept at a ratio, or for a target, so that the model's own code can run with it."""
+    decision = ranked.at(goal)
+    while fault := first_fault(decision, exporter):
+        if attribute := number_that_stays(decision, fault, exporter):
+            ranked = replace(ranked, remedies=ranked.remedies.with_staying(attribute))
+        elif remedies := next_remedies(decision, fault):
+            ranked = dense.ranked(remedies)
+        else:
+            break  # extraction will say what is wrong
+        decision = ranked.at(goal)
+    return ranked, decision
 
 
 def _gathered(
@@ -127,7 +168,7 @@ def _layers(
     for name, tensor in tensors.items():
         if isinstance(tensor, nn.Parameter):
             shapes.setdefault(name.rpartition(".")[0], {})[name] = tuple(tensor.shape)
-    kinds = {path: type(module).__name__ for path, module in decision.found.modules.items()}
+    kinds = {path: type(module).__name__ for path, module in decision.trace.modules.items()}
     return counted_layers(kinds, shapes, decision, kept, batch)
 
 
@@ -149,7 +190,7 @@ def counted_layers(
     """
     owner = {tensor: name for name, tensors in shapes.items() for tensor in tensors}
     products: dict[str, list[Product]] = {}
-    for product in decision.found.products:
+    for product in decision.trace.products:
         products.setdefault(owner.get(product.weight or "", product.module), []).append(product)
     layers = []
     for name, kind in kinds.items():
@@ -158,7 +199,7 @@ def counted_layers(
         after = sum(product.times * math.prod(map(decision.count, product.axes)) for product in mine)
         layer = Layer(name, kind, 0, 0, 0, 0, 0, 2 * before // batch, 2 * after // batch)
         if name in shapes:
-            layers.append(_with_parameters(layer, shapes[name], decision.found, mine, kept, batch))
+            layers.append(_with_parameters(layer, shapes[name], decision.trace, mine, kept, batch))
         elif mine:
             layers.append(layer)
     return tuple(layers)
@@ -167,7 +208,7 @@ def counted_layers(
 def _with_parameters(
     layer: Layer,
     shapes: Mapping[str, tuple[int, ...]],
-    found: Trace,
+    traced: Trace,
     products: Sequence[Product],
     kept: Mapping[str, Mapping[int, tuple[int, ...]]],
     batch: int,
@@ -177,8 +218,8 @@ def _with_parameters(
         tensor: [len(kept.get(tensor, {}).get(axis, range(size))) for axis, size in enumerate(shape)]
         for tensor, shape in shapes.items()
     }
-    main = next((tensor for tensor in shapes if tensor in found.writers), next(iter(shapes)))
-    axis = found.writers.get(main, 0)
+    main = next((tensor for tensor in shapes if tensor in traced.writers), next(iter(shapes)))
+    axis = traced.writers.get(main, 0)
     whole = max(1, math.prod(shapes[main]))
     applied = sum(x.times * math.prod(map(len, x.axes)) for x in products if x.weight == main)
     return replace(

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from prunefuse.pruning._choose.targets import Target
-from prunefuse.pruning.arguments import check_count, checked_inputs, checked_ratio
-from prunefuse.pruning.options import ModulePlanOptions, lists
+from prunefuse.pruning.options import ModulePlanOptions, check_count, checked_inputs, checked_ratio, lists
 from prunefuse.pruning.plan import PruningPlan, check_plan
 from prunefuse.pruning.planner import plan_pruning
 
@@ -121,6 +120,7 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         attributes=attributes,
         layers=layers,
         notes=tuple(notes),
+        couplings=first.couplings,
         seconds=(
             (first.seconds[0] + second.seconds[0], first.seconds[1] + second.seconds[1])
             if first.seconds and second.seconds

@@ -1,26 +1,26 @@
-"""Settling a traced model at a ratio, or at the smallest one that keeps to a target."""
+"""A traced network with scores, settled at a ratio or at the smallest one that keeps to a target."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from prunefuse.pruning._choose.fit_code import STEPS, Decision, Programs, Remedies, alike_axes, settle_sizes
+from prunefuse.pruning._choose.fit_code import Decision, Remedies
 from prunefuse.pruning._choose.gradients import Evidence
 from prunefuse.pruning._choose.ranking import Axes, Selection, groups_of, normalized
 from prunefuse.pruning._choose.scores import channel_scores
 from prunefuse.pruning._choose.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
 from prunefuse.pruning._graph.copies import cut, named_tensors
 from prunefuse.pruning._graph.couplings import Ids
-from prunefuse.pruning._graph.export import Exporter
-from prunefuse.pruning._graph.trace import Trace, fix_unranked
+from prunefuse.pruning._graph.trace import Note, Trace, fix_unranked, note_lines
 from prunefuse.pruning._walk import trace
 from prunefuse.pruning.options import Options
 
@@ -28,14 +28,72 @@ _LATENCY_STEPS = 6  # every step runs the small model, and noise hides finer one
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """A traced model with scores, that can be settled at any ratio."""
+class Dense:
+    """A dense model that can be ranked.
 
-    found: Trace
+    Attributes:
+        model: The model.
+        inputs: Its example inputs.
+        evaluation: Its graph in evaluation mode.
+        training: That in training mode, where parameters are used there and nowhere else; else None.
+        options: How channels are scored, and how many leave.
+        evidence: What that needs of the user's data.
+        ignored: Paths of modules that keep their output channels.
+        free: Whether the exported program is pruned, in which every size can follow.
+    """
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    evaluation: ExportedProgram
+    training: ExportedProgram | None
+    options: Options
+    evidence: Evidence
+    ignored: set[str]
+    free: bool
+
+    @property
+    def batch(self) -> int:
+        """How many inputs the example is."""
+        return self.inputs[0].shape[0] if self.inputs[0].ndim else 1
+
+    def ranked(self, remedies: Remedies) -> Ranked:
+        """The model with scores, where modules are treated as the remedies say."""
+        traced = trace(self.model, self.evaluation, self.ignored, self.training, remedies.whole, self.free)
+        own_ratios = {
+            name: self.options.own_ratios[path]
+            for name in traced.writers
+            if (path := name.rpartition(".")[0]) in self.options.own_ratios
+        }
+        return rank(
+            traced, named_tensors(self.model), self.options, self.evidence, own_ratios, self.batch, remedies
+        )
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A traced network with scores, that can be settled at any ratio.
+
+    Attributes:
+        trace: The network.
+        tensors: Its parameters and buffers.
+        batch: How many inputs the example is.
+        component: The coupled channel of every node; 0 = stays.
+        axes: The coupled channels of every axis.
+        scores: One for each coupled channel.
+        selection: How many of them are kept.
+        remedies: How modules are treated whose code could not run with what was decided before.
+        notes: What stays whole, and why.
+    """
+
+    trace: Trace
+    tensors: Mapping[str, Tensor]
+    batch: int
     component: Ids
     axes: Axes
     scores: npt.NDArray[np.float64]
     selection: Selection
+    remedies: Remedies
+    notes: tuple[Note, ...]
 
     def choose(self, ratio: Fraction) -> npt.NDArray[np.bool_]:
         """Which coupled channels stay; of every part that an axis is cut into, at least the best one."""
@@ -48,178 +106,130 @@ class Ranked:
     @cached_property
     def _parts(self) -> list[Ids]:
         """The different axes of computed tensors that may lose all they have."""
-        arrays = {id(ids): ids for call in self.found.calls for out in call.outputs for ids in out.axes}
+        arrays = {id(ids): ids for call in self.trace.calls for out in call.outputs for ids in out.axes}
         labels = (np.unique(self.component[ids]) for ids in arrays.values())
         return list({channels.tobytes(): channels for channels in labels if channels[0]}.values())
 
-    def decision(self, ratio: Fraction, remedies: Remedies) -> Decision:
+    @cached_property
+    def costs(self) -> Costs:
+        """What the network costs with some of its coupled channels."""
+        return Costs(self.trace, self.component, self.tensors, self.batch)
+
+    def cost(self, target: Target, ratio: Fraction | None = None) -> int:
+        """What a target limits, of the network settled at a ratio; None: of the dense one."""
+        keep = np.ones(len(self.scores), dtype=np.bool_) if ratio is None else self.choose(ratio)
+        return self.costs.amount(target.quantity, keep)
+
+    def at(self, goal: Fraction | Target) -> Decision:
+        """Which nodes stay, at a ratio or for a target; errors are those of :meth:`at_target`."""
+        return self.at_target(goal) if isinstance(goal, Target) else self.at_ratio(goal)
+
+    def at_ratio(self, ratio: Fraction) -> Decision:
         """Which nodes stay."""
-        return Decision(self.found, self.choose(ratio)[self.component], remedies)
+        return Decision(self.trace, self.choose(ratio)[self.component], self.remedies, ratio)
+
+    def at_target(self, target: Target) -> Decision:
+        """Which nodes stay at the smallest ratio that keeps to a target for parameters, FLOPs or memory.
+
+        Raises:
+            ValueError: the dense network keeps to it already, or no ratio does.
+        """
+        dense = self.cost(target)
+        if dense <= target.limit(dense):
+            raise _reached_already(target, dense)
+        try:
+            ratio = find_ratio(lambda tried: self.cost(target, tried), target.limit(dense))
+        except Unreachable as error:
+            raise _not_reached(target, dense, error.least, self.notes) from None
+        return self.at_ratio(ratio)
 
 
 def rank(
-    found: Trace,
+    traced: Trace,
     tensors: Mapping[str, Tensor],
     options: Options,
     evidence: Evidence,
     own_ratios: Mapping[str, Fraction],
+    batch: int,
+    remedies: Remedies,
     *,
-    alike: Sequence[Sequence[Ids]] = (),
     least: int = 1,
 ) -> Ranked:
-    """Score what a trace has found.
+    """Score the channels of a trace.
 
     Args:
-        found: The trace.
+        traced: The trace.
         tensors: Its parameters and buffers.
         options: How channels are scored, and how many leave.
         evidence: What that needs of the user's data.
         own_ratios: Name of a tensor -> the ratio of the channels that it writes.
-        alike: Sets of axes that keep equally many indices.
+        batch: How many inputs the example is.
+        remedies: How modules are treated, of which some keep axes equally long.
         least: See :func:`fix_unranked`.
     """
-    component = fix_unranked(found.couplings.components(), found, least=least)
-    scores = channel_scores(options.scoring, found, component, tensors, evidence)
-    component = _fix_unscored(component, scores, found, options.scoring.name)
-    axes = [component[ids] for name in tensors for ids in found.tensors[name].axes]
+    component, unranked = fix_unranked(traced, least=least)
+    scores = channel_scores(options.scoring, traced, component, tensors, evidence)
+    component, unscored = _fix_unscored(component, scores, traced, options.scoring.name)
+    axes = [component[ids] for name in tensors for ids in traced.tensors[name].axes]
+    alike: Sequence[Sequence[Ids]] = remedies.alike_axes(traced)
     groups = groups_of(axes, len(scores))
     own: dict[int, Fraction] = {}
-    for name, axis in found.writers.items():
-        for channel in component[found.tensors[name].axes[axis]].tolist() if name in own_ratios else ():
+    for name, axis in traced.writers.items():
+        for channel in component[traced.tensors[name].axes[axis]].tolist() if name in own_ratios else ():
             own[channel] = min(own.get(channel, Fraction(1)), own_ratios[name])
     own.pop(0, None)
     return Ranked(
-        found,
+        traced,
+        tensors,
+        batch,
         component,
         Axes.of(axes, [[component[ids] for ids in members] for members in alike]),
         normalized(scores, groups, options.normalization),
         replace(options.selection, own=own),
+        remedies,
+        (*traced.notes, *unranked, *unscored),
     )
 
 
-def ratio_for(
-    ranked: Ranked, target: Target, tensors: Mapping[str, Tensor], batch: int
-) -> tuple[Fraction, str]:
-    """The smallest ratio that keeps to a target for parameters, FLOPs or memory, and a note on what is reached.
-
-    Raises:
-        ValueError: the dense model keeps to it already, or no ratio does.
-    """
-    costs = Costs(ranked.found, ranked.component, tensors, batch)
-    dense = costs.amount(target.quantity, np.ones(len(ranked.scores), dtype=np.bool_))
-    if dense <= target.limit(dense):
-        raise _reached_already(target, dense)
-    try:
-        ratio = find_ratio(
-            lambda tried: costs.amount(target.quantity, ranked.choose(tried)), target.limit(dense)
-        )
-    except Unreachable as error:
-        raise _not_reached(target, dense, error.least, ranked) from None
-    return ratio, target.describe(dense, costs.amount(target.quantity, ranked.choose(ratio)))
-
-
 @dataclass(frozen=True)
-class Search:
-    """All that a plan is made from.
-
-    Attributes:
-        model: The dense model.
-        inputs: Its example inputs.
-        options: How channels are scored, and how many leave.
-        evidence: What that needs of the user's data.
-        ignored: Paths of modules that keep their output channels.
-        free: Whether the exported program is pruned, in which every size can follow.
-        exporter: What exports the model, and knows how long it took.
-    """
+class Race:
+    """Forwards of a dense model and of smaller ones, timed in turns, against a target for latency."""
 
     model: nn.Module
     inputs: tuple[Tensor, ...]
-    options: Options
-    evidence: Evidence
-    ignored: set[str]
-    free: bool = False
-    exporter: Exporter = field(default_factory=Exporter)
+    target: Target
 
-    @cached_property
-    def tensors(self) -> dict[str, Tensor]:
-        """The parameters and buffers of the model."""
-        return named_tensors(self.model)
+    def time(self, decision: Decision) -> Latency:
+        """The dense model beside the one that a decision leaves."""
+        kept = decision.indices(named_tensors(self.model))
+        small = cut(self.model, kept, decision.attributes()).eval()
+        return measure(copy.deepcopy(self.model).eval(), small, self.inputs, self.target.repeats)
 
-    @property
-    def batch(self) -> int:
-        """How many inputs the example is."""
-        return self.inputs[0].shape[0] if self.inputs[0].ndim else 1
-
-    def at_ratio(self, ratio: Fraction) -> Decision:
-        """What is kept at a ratio, so that the model's own code can run with it."""
-        return self._settled(lambda *given: self._ranked(*given).decision(ratio, given[1]))
-
-    def at_target(self, target: Target) -> tuple[Decision, Fraction, tuple[str, ...]]:
-        """What is kept at the smallest ratio that keeps to the target, that ratio, and notes on what is reached.
+    def ratio(self, ranked: Ranked) -> Fraction:
+        """The smallest ratio that keeps to the target.
 
         Raises:
             ValueError: the dense model keeps to it already, or no ratio does.
         """
-        if target.quantity == "latency":
-            return self._at_latency(target)
-        ratio = Fraction(0)
-        note = ""
-
-        def decide(programs: Programs, remedies: Remedies) -> Decision:
-            nonlocal ratio, note
-            ranked = self._ranked(programs, remedies)
-            ratio, note = ratio_for(ranked, target, self.tensors, self.batch)
-            return ranked.decision(ratio, remedies)
-
-        return self._settled(decide), ratio, (note,)
-
-    def _at_latency(self, target: Target) -> tuple[Decision, Fraction, tuple[str, ...]]:
-        ranked: Ranked | None = None
-
-        def decide(programs: Programs, remedies: Remedies) -> Decision:
-            nonlocal ranked
-            ranked = self._ranked(programs, remedies)
-            return ranked.decision(Fraction(1, 2), remedies)
-
-        remedies = self._settled(decide).remedies  # for the model's code to run
-        assert ranked is not None
-        known = ranked
-        dense = copy.deepcopy(self.model).eval()
-
-        def timed(decision: Decision) -> Latency:
-            small = cut(self.model, decision.indices(self.tensors), decision.attributes()).eval()
-            return measure(dense, small, self.inputs, target.repeats)
-
-        def relative(ratio: Fraction) -> float:  # to the dense model in the same minute
-            taken = timed(known.decision(ratio, remedies))
-            return taken.small / target.limit(taken.dense)
-
-        whole = timed(known.decision(Fraction(0), remedies))
-        if whole.dense <= target.limit(whole.dense):
-            raise _reached_already(target, whole.dense)
+        whole = self.time(ranked.at_ratio(Fraction(0))).dense
+        if whole <= self.target.limit(whole):
+            raise _reached_already(self.target, whole)
         try:
-            ratio = find_ratio(relative, 1, _LATENCY_STEPS)
+            return find_ratio(lambda ratio: self._taken(ranked.at_ratio(ratio)), 1, _LATENCY_STEPS)
         except Unreachable as error:
-            least = error.least * target.limit(whole.dense)
-            raise _not_reached(target, whole.dense, least, known) from None
-        decision = self.at_ratio(ratio)
-        taken = timed(decision)
-        reached = f"{target.describe(taken.dense, taken.small)}: {taken.describe(target.repeats)}"
-        return decision, ratio, (reached,)
+            raise _not_reached(
+                self.target, whole, error.least * self.target.limit(whole), ranked.notes
+            ) from None
 
-    def _settled(self, decide: Callable[[Programs, Remedies], Decision]) -> Decision:
-        return settle_sizes(self.model, self.inputs, decide, self.exporter)
+    def describe(self, decision: Decision) -> str:
+        """What was asked for and what a decision reaches."""
+        taken = self.time(decision)
+        return f"{self.target.describe(taken.dense, taken.small)}: {taken.describe(self.target.repeats)}"
 
-    def _ranked(self, programs: Programs, remedies: Remedies) -> Ranked:
-        whole = {kind: STEPS[step].whole == "live" for kind, step in remedies.items() if STEPS[step].whole}
-        found = trace(self.model, programs.evaluation, self.ignored, programs.training, whole, self.free)
-        own = {
-            name: self.options.own_ratios[path]
-            for name in found.writers
-            if (path := name.rpartition(".")[0]) in self.options.own_ratios
-        }
-        alike = alike_axes(found, remedies)
-        return rank(found, self.tensors, self.options, self.evidence, own, alike=alike)
+    def _taken(self, decision: Decision) -> float:
+        """The part of the allowed time, which may be relative to the dense model's in the same minute."""
+        taken = self.time(decision)
+        return taken.small / self.target.limit(taken.dense)
 
 
 def _reached_already(target: Target, dense: float) -> ValueError:
@@ -229,19 +239,23 @@ def _reached_already(target: Target, dense: float) -> ValueError:
     )
 
 
-def _not_reached(target: Target, dense: float, least: float, ranked: Ranked) -> ValueError:
-    stays = "".join(f"; {line}" for line in ranked.found.note_lines())
+def _not_reached(target: Target, dense: float, least: float, notes: Sequence[Note]) -> ValueError:
+    stays = "".join(f"; {line}" for line in note_lines(notes))
     return ValueError(
         f"target: expected at most {target.limit(dense):,.4g} for {target.quantity}; with every axis at its smallest "
         f"width there are {least:,.4g} of the dense model's {dense:,.4g}{stays}"
     )
 
 
-def _fix_unscored(component: Ids, scores: npt.NDArray[np.float64], found: Trace, criterion: str) -> Ids:
-    """Keep what the criterion has no score for."""
+def _fix_unscored(
+    component: Ids, scores: npt.NDArray[np.float64], traced: Trace, criterion: str
+) -> tuple[Ids, list[Note]]:
+    """Keep what the criterion has no score for; also the notes on that."""
     unscored = np.isnan(scores)
     unscored[0] = False
-    for name, axis in found.writers.items():
-        if unscored[component[found.tensors[name].axes[axis]]].any():
-            found.note(name, f"{criterion} gives these channels no score")
-    return np.where(unscored[component], 0, component)
+    notes = [
+        Note(name, f"{criterion} gives these channels no score")
+        for name, axis in traced.writers.items()
+        if unscored[component[traced.tensors[name].axes[axis]]].any()
+    ]
+    return np.where(unscored[component], 0, component), notes

@@ -228,8 +228,8 @@ def test_the_module_is_the_command():
 @pytest.mark.parametrize(
     ("rounds", "message"),
     [
-        (0, "Stopped before a round was complete; runs/x has the configuration alone."),
-        (2, "Stopped. The complete rounds are in runs/x; `prunefuse report runs/x` draws them."),
+        (0, "Stopped. To go on: prunefuse run --resume runs/x"),
+        (2, "Stopped. To go on: prunefuse run --resume runs/x; `prunefuse report runs/x` draws what is done"),
     ],
 )
 def test_an_interrupted_run_says_what_there_is(rounds, message, monkeypatch):

@@ -255,3 +255,28 @@ def test_weights_that_are_not_finite_cannot_be_ranked(tmp_path):
     path = network(tmp_path / "net.onnx", CHAIN, {**WEIGHTS, "first.weight": weight})
     with pytest.raises(ValueError, match=r"first\.weight has values that are not finite"):
         prunefuse.onnx.plan(path)
+
+
+def test_a_plan_says_what_is_coupled(tmp_path):
+    text = """(float[N, 4] x) => (float[N, 3] y) {
+        a = Gemm (x, w1, b1)
+        h = Relu (a)
+        r = MatMul (h, w2)
+        s = Add (a, r)
+        y = MatMul (s, w3)
+    }"""
+    weights = {"w1": floats(4, 8), "b1": floats(8), "w2": floats(8, 8), "w3": floats(8, 3)}
+    plan = prunefuse.onnx.plan(network(tmp_path / "net.onnx", text, weights))
+    told = plan.explain("w1")
+    assert "output channels (w1, dim 1): 4 of 8 stay" in told
+    assert "all 4 stay, as inputs of the network" in told
+    lines = [" ".join(line.split()) for line in told.splitlines()]
+    assert "w2, w3 dim 0, reads them" in lines
+    assert "w1, w2 dim 1, makes them" in lines
+    assert any(line.startswith("Add in Add") and "residual" in line for line in lines)
+    node = next(layer.name for layer in plan.layers if layer.type == "Gemm")
+    assert plan.explain(node).startswith(f"{node} (Gemm)\n\noutput channels (w1, dim 1): 4 of 8 stay")
+    with pytest.raises(
+        ValueError, match="name must be a layer or a tensor of the network, got 'w5'; near are w"
+    ):
+        plan.explain("w5")

@@ -69,8 +69,8 @@ def whole(*shape, dtype=np.float32, seed=0):
 def predicted(path, x):
     """What removing each channel is predicted to cost the layers that read it."""
     model = prunefuse.onnx.read(path)
-    found = prunefuse.onnx.reader.trace(model, prunefuse.onnx.reader.example_shapes(model))
-    readers, _ = find_readers(found, found.couplings.components())
+    traced = prunefuse.onnx.reader.trace(model, prunefuse.onnx.reader.example_shapes(model))
+    readers, _ = find_readers(traced)
     return costs(FileNetwork(model, readers), readers, Feeds(x, model), 0, 2**30)
 
 

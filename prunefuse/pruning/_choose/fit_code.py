@@ -11,17 +11,17 @@ copy for each; in the end such axes stay whole, with a note.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from itertools import zip_longest
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from prunefuse.pruning._graph.attributes import sizes_of
 from prunefuse.pruning._graph.copies import named_tensors
@@ -59,17 +59,6 @@ STEPS = (
     Remedy(whole="live"),
     Remedy(whole="all"),
 )
-Remedies: TypeAlias = Mapping[Kind, int]
-"""Modules -> which of :data:`STEPS`; the first where they are not there. Only modules whose parameters have the same
-shapes as well stay whole together: an attention of one head cannot lose any, the others of its type can."""
-
-
-@dataclass(frozen=True)
-class Programs:
-    """The graphs of a model; that in training mode only where parameters are used there and nowhere else."""
-
-    evaluation: ExportedProgram
-    training: ExportedProgram | None
 
 
 class Attribute(NamedTuple):
@@ -79,20 +68,71 @@ class Attribute(NamedTuple):
     name: str
 
 
-@dataclass
-class Decision:
-    """What is kept: one flag per node of the trace; attributes in ``staying`` are no sizes, whatever their number."""
+@dataclass(frozen=True)
+class Remedies:
+    """What is done about modules whose code could not run with what was decided; at first nothing.
 
-    found: Trace
-    keep: npt.NDArray[np.bool_]
-    remedies: Remedies
+    Attributes:
+        steps: Modules -> which of :data:`STEPS`; the first where they are not there. Only modules whose parameters have
+            the same shapes as well stay whole together: an attention of one head cannot lose any, the others of its
+            type can.
+        staying: Attributes that are no sizes, whatever their number.
+    """
+
+    steps: Mapping[Kind, int] = field(default_factory=dict)
     staying: frozenset[Attribute] = frozenset()
+
+    def step(self, module: nn.Module) -> int:
+        """Which of :data:`STEPS` is taken for a module."""
+        return self.steps.get(kind_of(module), self.steps.get(type(module), 0))
+
+    @property
+    def whole(self) -> dict[Kind, bool]:
+        """The modules inside of which axes stay whole -> whether only those that are as long as a live one."""
+        return {kind: STEPS[step].whole == "live" for kind, step in self.steps.items() if STEPS[step].whole}
+
+    def alike_axes(self, trace: Trace) -> list[list[Ids]]:
+        """For every module that shall keep equally long axes equally long, the sets of these."""
+        result = []
+        for path in trace.literals:
+            if STEPS[self.step(trace.modules[path])].alike:
+                axes = trace.same_sizes(path, live=True)
+                result += [[ids for ids in axes if len(ids) == size] for size in {len(ids) for ids in axes}]
+        return result
+
+    def with_step(self, module: nn.Module, step: int) -> Remedies:
+        """These, and a later one of :data:`STEPS` for modules like this one."""
+        steps = dict(self.steps)
+        if STEPS[step].whole:  # the others of the type start again
+            steps.pop(type(module), None)
+        return replace(self, steps={**steps, kind_of(module) if STEPS[step].whole else type(module): step})
+
+    def with_staying(self, attribute: Attribute) -> Remedies:
+        """These, and an attribute that is no size."""
+        return replace(self, staying=self.staying | {attribute})
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What is kept.
+
+    Attributes:
+        trace: The network.
+        keep: One flag for each of its nodes.
+        remedies: What was done for the modules' code to run.
+        ratio: The fraction that was to be removed.
+    """
+
+    trace: Trace
+    keep: npt.NDArray[np.bool_]
+    remedies: Remedies = Remedies()
+    ratio: Fraction = Fraction(0)
 
     def kept(self, tensors: dict[str, Tensor]) -> dict[str, dict[int, tuple[int, ...]]]:
         """Tensor -> axis -> kept indices, for axes that lose some."""
         kept: dict[str, dict[int, tuple[int, ...]]] = {}
         for name in tensors:
-            for axis, ids in enumerate(self.found.tensors[name].axes):
+            for axis, ids in enumerate(self.trace.tensors[name].axes):
                 if not self.keep[ids].all():
                     kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(self.keep[ids]).tolist())
         return kept
@@ -113,15 +153,15 @@ class Decision:
     @cached_property
     def sizes(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
         """The planned shapes of the outputs of every call."""
-        known: dict[int, int] = {}
+        counts: dict[int, int] = {}  # calls share most arrays of ids
 
         def size(ids: Ids) -> int:
-            if id(ids) not in known:
-                known[id(ids)] = self.count(ids)
-            return known[id(ids)]
+            if id(ids) not in counts:
+                counts[id(ids)] = self.count(ids)
+            return counts[id(ids)]
 
         return tuple(
-            tuple(tuple(map(size, value.axes)) for value in call.outputs) for call in self.found.calls
+            tuple(tuple(map(size, value.axes)) for value in call.outputs) for call in self.trace.calls
         )
 
     @cached_property
@@ -131,54 +171,50 @@ class Decision:
         It is not where another axis is as long and stays whole, unless an attribute of this name in a module of
         the same type tells: one with the number of axes of one kind only. In tuples only the certain ones change.
         """
-        found: dict[Size, tuple[int, bool]] = {}
+        changing: dict[Size, tuple[int, bool]] = {}
         seen: dict[tuple[object, ...], set[bool]] = {}  # -> has it been seen to change, to stay
-        for path, axes in self.found.literals.items():
+        for path, axes in self.trace.literals.items():
             new = {len(ids): self.count(ids) for ids in axes if not self.keep[ids].all()}
             whole = {len(ids) for ids in axes if self.keep[ids].all()}
             for holder in self._holders.get(path, ()):
-                module = self.found.modules[holder]
+                module = self.trace.modules[holder]
                 for name, position, x in _numbers(module):
-                    if Attribute(type(module), name) in self.staying:
+                    if Attribute(type(module), name) in self.remedies.staying:
                         continue
                     if x > 1 and (x in new) != (x in whole):
                         seen.setdefault((type(module), name, position), set()).add(x in new)
                     if x in new:
-                        found[holder, name, position] = (new[x], x not in whole)
-        for (path, name, position), (value, certain) in list(found.items()):
-            known = seen.get((type(self.found.modules[path]), name, position))
-            if not certain and known == {True}:
-                found[path, name, position] = (value, True)
-            elif not certain and (known == {False} or position is not None):
-                del found[path, name, position]
-        return found
+                        changing[holder, name, position] = (new[x], x not in whole)
+        for (path, name, position), (value, certain) in list(changing.items()):
+            told = seen.get((type(self.trace.modules[path]), name, position))
+            if not certain and told == {True}:
+                changing[path, name, position] = (value, True)
+            elif not certain and (told == {False} or position is not None):
+                del changing[path, name, position]
+        return changing
 
     @cached_property
     def _holders(self) -> dict[str, list[str]]:
         """Module that makes calls -> it and those next inside it that make none: it may use what they hold."""
-        callers = {call.module for call in self.found.calls}
-        found: dict[str, list[str]] = {}
-        for path in self.found.modules:
+        callers = {call.module for call in self.trace.calls}
+        holders: dict[str, list[str]] = {}
+        for path in self.trace.modules:
             caller = path
             while caller and caller not in callers:
                 caller = caller.rpartition(".")[0]
-            found.setdefault(caller, []).append(path)
-        return found
-
-    def step(self, module: nn.Module) -> int:
-        """Which of :data:`STEPS` is taken for a module."""
-        return self.remedies.get(kind_of(module), self.remedies.get(type(module), 0))
+            holders.setdefault(caller, []).append(path)
+        return holders
 
     def next_step(self, module: nn.Module) -> int | None:
         """Which of :data:`STEPS` could be tried for such modules after the one that failed; None if none."""
         mine = [
             ("." in name, certain)
             for (path, name, _), (_, certain) in self.changing.items()
-            if type(self.found.modules[path]) is type(module)
+            if type(self.trace.modules[path]) is type(module)
         ]
         doubtful = any(not certain for inner, certain in mine if not inner)
         objects = any(inner for inner, _ in mine)
-        later = range(self.step(module) + 1, len(STEPS))
+        later = range(self.remedies.step(module) + 1, len(STEPS))
         useful = (
             step
             for step in later
@@ -188,18 +224,18 @@ class Decision:
 
     def attributes(self) -> dict[str, dict[str, int | tuple[int, ...]]]:
         """New values of module attributes, where they change; none if the graph is cut and not the module."""
-        found = self.found
-        if found.free:
+        trace = self.trace
+        if trace.free:
             return {}
         new = {}
         for size, (value, certain) in self.changing.items():
-            remedy = STEPS[self.step(found.modules[size[0]])]
+            remedy = STEPS[self.remedies.step(trace.modules[size[0]])]
             if (certain or remedy.doubtful) and (remedy.objects or "." not in size[1]):
                 new[size] = value
-        sized = dict(found.sized)
-        for path, module in found.modules.items():
+        sized = dict(trace.sized)
+        for path, module in trace.modules.items():
             for (tensor, axis), attribute in sizes_of(module).items():
-                tied = found.tensors.get(f"{path}.{tensor}" if path else tensor)
+                tied = trace.tensors.get(f"{path}.{tensor}" if path else tensor)
                 if tied is not None:
                     is_tuple = isinstance(getattr(module, attribute), tuple)
                     sized.setdefault((path, attribute, axis if is_tuple else None), tied.axes[axis])
@@ -210,7 +246,7 @@ class Decision:
             if position is None:
                 held[attribute] = value
             else:
-                amounts = held.get(attribute, getattr(found.modules[path], attribute))
+                amounts = held.get(attribute, getattr(trace.modules[path], attribute))
                 held[attribute] = (*amounts[:position], value, *amounts[position + 1 :])
         return result
 
@@ -230,77 +266,6 @@ def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
             yield from ((f"{name}.{inner}", None, x) for inner, x in numbers if not inner.startswith("_"))
 
 
-def settle_sizes(
-    model: nn.Module,
-    inputs: tuple[Tensor, ...],
-    decide: Callable[[Programs, Remedies], Decision],
-    exporter: Exporter,
-) -> Decision:
-    """Decide what is kept so that the model's own code can run with it."""
-    programs = Programs(exporter.dense(model, inputs), None)
-    remedies: Remedies = {}
-    decision = decide(programs, remedies)
-    if decision.found.unused() and (training := _export_training(model, inputs, exporter)) is not None:
-        programs = replace(programs, training=training)
-        decision = decide(programs, remedies)
-    staying: frozenset[Attribute] = frozenset()
-    while not decision.found.free and (fault := _first_fault(model, inputs, decision, exporter)) is not None:
-        if fault.number_alone and (no_size := _no_size(model, inputs, decision, exporter, fault)) is not None:
-            staying |= {no_size}
-            decision = replace(decision, staying=staying)
-            continue
-        steps = ((m, decision.next_step(m)) for m in decision.found.modules_with_literals(fault.call))
-        module, step = next(((m, step) for m, step in steps if step is not None), (None, None))
-        if module is None or step is None:
-            break  # extraction will say what is wrong
-        if STEPS[step].whole:  # the others of the type start again
-            remedies = {kind: n for kind, n in remedies.items() if kind is not type(module)}
-        remedies = {**remedies, kind_of(module) if STEPS[step].whole else type(module): step}
-        decision = replace(decide(programs, remedies), staying=staying)
-    return decision
-
-
-def _no_size(
-    model: nn.Module, inputs: tuple[Tensor, ...], decision: Decision, exporter: Exporter, fault: Fault
-) -> Attribute | None:
-    """The attribute that must not change for a call to get its number, which is no size: by trying them in turn."""
-    found = decision.found
-    names = dict.fromkeys(
-        Attribute(type(module), name)
-        for module in found.modules_with_literals(fault.call)
-        for path, name, _ in decision.changing
-        if type(found.modules[path]) is type(module)
-    )
-    for attribute in names:
-        tried = replace(decision, staying=decision.staying | {attribute})
-        next_fault = _first_fault(model, inputs, tried, exporter)
-        if next_fault is None or next_fault.call > fault.call:
-            return attribute
-    return None
-
-
-def alike_axes(found: Trace, remedies: Remedies) -> list[list[Ids]]:
-    """For every module that shall keep equally long axes equally long, the sets of these."""
-    result = []
-    for path in found.literals:
-        module = found.modules[path]
-        if STEPS[remedies.get(kind_of(module), remedies.get(type(module), 0))].alike:
-            axes = found.same_sizes(path, live=True)
-            result += [[ids for ids in axes if len(ids) == size] for size in {len(ids) for ids in axes}]
-    return result
-
-
-def _export_training(
-    model: nn.Module, inputs: tuple[Tensor, ...], exporter: Exporter
-) -> ExportedProgram | None:
-    if inputs[0].ndim and len(inputs[0]) == 1:  # batch norm cannot train on one sample
-        inputs = tuple(torch.cat([x, x]) if x.ndim and len(x) == 1 else x for x in inputs)
-    try:
-        return exporter.dense(model, inputs, training=True)
-    except CaptureError:
-        return None
-
-
 class Fault(NamedTuple):
     """A call in which the small model differs from the plan; maybe in nothing but a number given to the operator."""
 
@@ -308,23 +273,50 @@ class Fault(NamedTuple):
     number_alone: bool = False
 
 
-def _first_fault(
-    model: nn.Module, inputs: tuple[Tensor, ...], decision: Decision, exporter: Exporter
-) -> Fault | None:
-    """The first fault of the small model; None if there can be none, or is none."""
-    found = decision.found
-    if all(decision.keep[ids].all() for path in found.literals for ids in found.same_sizes(path)):
+def first_fault(decision: Decision, exporter: Exporter) -> Fault | None:
+    """The first call in which the small model differs from what was decided; None if there is none."""
+    trace = decision.trace
+    if trace.free:  # the graph is cut, whose sizes all follow
         return None
-    indices = decision.indices(named_tensors(model))
+    if all(decision.keep[ids].all() for path in trace.literals for ids in trace.same_sizes(path)):
+        return None
+    indices = decision.indices(named_tensors(exporter.model))
     try:
-        got = call_shapes(exporter.small(model, inputs, indices, decision.attributes()))
+        made = call_shapes(exporter.small(indices, decision.attributes()))
     except CaptureError as error:
-        return Fault(found.last_call(error.module))
-    calls = [number for number, call in enumerate(found.calls) if call.op not in LAYOUT]
-    for number, real in zip_longest(calls, got):
+        return Fault(trace.last_call(error.module))
+    calls = [number for number, call in enumerate(trace.calls) if call.op not in LAYOUT]
+    for number, real in zip_longest(calls, made):
         if number is None or real is None:
-            return Fault(len(found.calls) - 1 if number is None else number)
-        planned = found.calls[number].op, decision.sizes[number]
-        if (*planned, found.calls[number].numbers) != real:
+            return Fault(len(trace.calls) - 1 if number is None else number)
+        planned = trace.calls[number].op, decision.sizes[number]
+        if (*planned, trace.calls[number].numbers) != real:
             return Fault(number, planned == real[:2])
+    return None
+
+
+def number_that_stays(decision: Decision, fault: Fault, exporter: Exporter) -> Attribute | None:
+    """The attribute whose number, which is no size, must reach a call unchanged: by letting each stay in turn."""
+    if not fault.number_alone:
+        return None
+    trace = decision.trace
+    attributes = dict.fromkeys(
+        Attribute(type(module), name)
+        for module in trace.modules_with_literals(fault.call)
+        for path, name, _ in decision.changing
+        if type(trace.modules[path]) is type(module)
+    )
+    for attribute in attributes:
+        tried = replace(decision, remedies=decision.remedies.with_staying(attribute))
+        next_fault = first_fault(tried, exporter)
+        if next_fault is None or next_fault.call > fault.call:
+            return attribute
+    return None
+
+
+def next_remedies(decision: Decision, fault: Fault) -> Remedies | None:
+    """One step further for the last modules before a fault that have one left; None if none has."""
+    for module in decision.trace.modules_with_literals(fault.call):
+        if (step := decision.next_step(module)) is not None:
+            return decision.remedies.with_step(module, step)
     return None

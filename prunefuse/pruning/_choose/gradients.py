@@ -89,16 +89,16 @@ def _derivatives(
             raise ValueError(
                 "loss: it does not depend on the parameters (was it computed without gradients?)"
             )
-        found = torch.autograd.grad(value.sum(), tensors, create_graph=create_graph, allow_unused=True)
-        return [torch.zeros_like(x) if g is None else g for x, g in zip(tensors, found, strict=True)]
+        results = torch.autograd.grad(value.sum(), tensors, create_graph=create_graph, allow_unused=True)
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(tensors, results, strict=True)]
 
     def times_hessian(batch: Any, vectors: Sequence[Tensor]) -> list[Tensor]:
         along = sum((g * v).sum() for g, v in zip(gradients(batch, True), vectors, strict=True))
         assert isinstance(along, Tensor)
         if not along.requires_grad:  # a loss that is linear in the parameters
             return [torch.zeros_like(x) for x in tensors]
-        found = torch.autograd.grad(along, tensors, allow_unused=True)
-        return [torch.zeros_like(x) if h is None else h for x, h in zip(tensors, found, strict=True)]
+        results = torch.autograd.grad(along, tensors, allow_unused=True)
+        return [torch.zeros_like(x) if h is None else h for x, h in zip(tensors, results, strict=True)]
 
     def add(to: Sequence[Tensor], amounts: Iterable[Tensor]) -> None:
         for sum_, amount in zip(to, amounts, strict=True):
@@ -107,10 +107,10 @@ def _derivatives(
     with _differentiable_twice():
         for batch in data:
             if kind != "diagonal":
-                found = gradients(batch, False)
-                add(mean, found)
+                results = gradients(batch, False)
+                add(mean, results)
                 if kind == "squared":
-                    add(second, (g * g for g in found))
+                    add(second, (g * g for g in results))
             else:
                 signs = [torch.randint_like(x, 2) * 2 - 1 for x in tensors]
                 products = times_hessian(batch, signs)
@@ -131,20 +131,20 @@ def _differentiable_twice() -> Iterator[None]:
 
 
 def _activations(model: nn.Module, data: Sequence[Any]) -> dict[str, dict[int, Tensor]]:
-    found: dict[str, dict[int, Tensor]] = {}
+    means: dict[str, dict[int, Tensor]] = {}
 
     def watch(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             x = next((x for x in inputs if isinstance(x, Tensor)), None)
             if x is None or not x.is_floating_point():
                 return
-            mine = found.setdefault(path, {})
+            mine = means.setdefault(path, {})
             for axis in range(x.ndim):
                 others = [other for other in range(x.ndim) if other != axis]
                 amount = x.detach().abs().mean(others, dtype=torch.float64) if others else x.detach().abs()
-                known = mine.get(axis, torch.zeros_like(amount))
-                if known.shape == amount.shape:  # an axis of another length is no channel axis
-                    mine[axis] = known + amount / len(data)
+                before = mine.get(axis, torch.zeros_like(amount))
+                if before.shape == amount.shape:  # an axis of another length is no channel axis
+                    mine[axis] = before + amount / len(data)
 
         return hook
 
@@ -160,4 +160,4 @@ def _activations(model: nn.Module, data: Sequence[Any]) -> dict[str, dict[int, T
             model(x.to(device))
     for handle in handles:
         handle.remove()
-    return found
+    return means

@@ -89,17 +89,17 @@ class Axes:
     @staticmethod
     def of(axes: Iterable[Ids], alike: Sequence[Sequence[Ids]] = ()) -> Axes:
         """The axes with these coupled channels, and those that are to keep the same number of indices."""
-        found: dict[Key, Axis] = {}
+        distinct: dict[Key, Axis] = {}
         for labels in chain(axes, *alike):
             if axis := Axis.of(labels):
-                found.setdefault(axis.key, axis)
+                distinct.setdefault(axis.key, axis)
         ties = _tie(alike)
         # Of axes with the same channels the one with the fewest places comes first: least counts are in places.
         first: dict[tuple[bytes, int, int], int] = {}
-        for position, axis in enumerate(found.values()):
+        for position, axis in enumerate(distinct.values()):
             first.setdefault(axis.alike, position)
         ordered = sorted(
-            found.items(),
+            distinct.items(),
             key=lambda item: (item[1].width, item[0] not in ties, first[item[1].alike], item[1].unit),
         )
         return Axes(tuple((axis, ties.get(key)) for key, axis in ordered))

@@ -113,13 +113,13 @@ class _Part:
 
 
 def channel_scores(
-    scoring: Scoring, found: Trace, component: Ids, tensors: Mapping[str, Tensor], evidence: Evidence
+    scoring: Scoring, traced: Trace, component: Ids, tensors: Mapping[str, Tensor], evidence: Evidence
 ) -> npt.NDArray[np.float64]:
     """Score every coupled channel; the largest are kept.
 
     Args:
         scoring: How.
-        found: The trace of the model.
+        traced: The trace of the model.
         component: The coupled channel of every node of the trace.
         tensors: The parameters and buffers of the model.
         evidence: What the criterion needs of the user's data.
@@ -139,7 +139,7 @@ def channel_scores(
     total = np.zeros(count)
     elements = np.zeros(count)
     largest = np.full(count, -np.inf)
-    for part in _parts(scoring, found, component, tensors, evidence):
+    for part in _parts(scoring, traced, component, tensors, evidence):
         amounts, sizes = np.zeros(len(part.channels)), np.zeros(len(part.channels))
         for place, rows, counting in part.blocks():
             if counting is not None and scoring.aggregation != "max":
@@ -184,21 +184,21 @@ def _row_scores(scoring: Scoring, order: int, rows: Tensor) -> Tensor:
 
 
 def _parts(
-    scoring: Scoring, found: Trace, component: Ids, tensors: Mapping[str, Tensor], evidence: Evidence
+    scoring: Scoring, traced: Trace, component: Ids, tensors: Mapping[str, Tensor], evidence: Evidence
 ) -> Iterator[_Part]:
-    axes = {name: [component[ids] for ids in found.tensors[name].axes] for name in tensors}
+    axes = {name: [component[ids] for ids in traced.tensors[name].axes] for name in tensors}
     if scoring.scores is not None:
-        yield from _given(scoring.scores, axes)
+        yield from _of_indices(scoring.scores, axes)
     elif scoring.criterion == "activation":
-        yield from _activations(found, component, evidence)
+        yield from _activations(traced, component, evidence)
     elif scoring.criterion == "bn_scale":
-        for name in _norm_weights(found):
+        for name in _norm_weights(traced):
             for axis, channels in enumerate(axes[name]):
                 yield _Part(name, channels, _values(tensors[name], name, scoring).abs().movedim(axis, 0))
     else:
         for name, tensor in tensors.items():
             if scoring.scope == "writers":
-                scored = [found.writers[name]] if name in found.writers else []
+                scored = [traced.writers[name]] if name in traced.writers else []
             else:
                 scored = [a for a, channels in enumerate(axes[name]) if channels.any()]
                 scored = scored if isinstance(tensor, nn.Parameter) else []
@@ -251,7 +251,7 @@ def _double(axes: list[Ids], one: int, other: int) -> Tensor:
     return torch.from_numpy(axes[one].reshape(rows) == axes[other].reshape(columns))
 
 
-def _given(scores: Scores, axes: Mapping[str, list[Ids]]) -> Iterator[_Part]:
+def _of_indices(scores: Scores, axes: Mapping[str, list[Ids]]) -> Iterator[_Part]:
     for name, mine in scores.items():
         for axis, values in mine.items():
             if name not in axes or not 0 <= axis < len(axes[name]):
@@ -264,7 +264,7 @@ def _given(scores: Scores, axes: Mapping[str, list[Ids]]) -> Iterator[_Part]:
             yield _Part(name, axes[name][axis], values.detach().cpu())
 
 
-def _norm_weights(found: Trace) -> list[str]:
+def _norm_weights(traced: Trace) -> list[str]:
     kinds = {
         "aten::batch_norm",
         "aten::instance_norm",
@@ -272,13 +272,13 @@ def _norm_weights(found: Trace) -> list[str]:
         "aten::rms_norm",
         "aten::group_norm",
     }
-    weights = [call.inputs[1].name for call in found.calls if call.op in kinds and len(call.inputs) > 1]
+    weights = [call.inputs[1].name for call in traced.calls if call.op in kinds and len(call.inputs) > 1]
     return list(dict.fromkeys(name for name in weights if name is not None))
 
 
-def _activations(found: Trace, component: Ids, evidence: Evidence) -> Iterator[_Part]:
+def _activations(traced: Trace, component: Ids, evidence: Evidence) -> Iterator[_Part]:
     for path, axes in evidence.activations.items():
-        call = next((call for call in found.calls if call.module == path and call.inputs), None)
+        call = next((call for call in traced.calls if call.module == path and call.inputs), None)
         for axis, amounts in axes.items():
             if call is not None and axis < len(call.inputs[0].axes):
                 channels = component[call.inputs[0].axes[axis]]

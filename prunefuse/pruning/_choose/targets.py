@@ -81,7 +81,7 @@ class Target:
 
 
 class Unreachable(ValueError):
-    """No ratio brings the cost below its limit; the smallest that was found is ``least``."""
+    """No ratio brings the cost below its limit; the smallest that was traced is ``least``."""
 
     def __init__(self, least: float) -> None:
         super().__init__(f"{least:g} is the least")
@@ -106,18 +106,18 @@ def find_ratio(cost: Callable[[Fraction], float], limit: float, steps: int = 16)
 class Costs:
     """Parameters, FLOPs and memory of a model of which some coupled channels are kept, from its trace alone."""
 
-    def __init__(self, found: Trace, component: Ids, tensors: Mapping[str, Tensor], batch: int) -> None:
+    def __init__(self, traced: Trace, component: Ids, tensors: Mapping[str, Tensor], batch: int) -> None:
         self._batch = batch
         self._labels: list[Ids] = []
         self._number: dict[int, int] = {}  # id of an array of node ids -> its place in _labels
         self._component = component
-        self._tensors = {name: self._axes(found.tensors[name].axes) for name in tensors}
+        self._tensors = {name: self._axes(traced.tensors[name].axes) for name in tensors}
         self._parameters = [name for name, x in tensors.items() if isinstance(x, nn.Parameter)]
-        self._products = [(product.times, self._axes(product.axes)) for product in found.products]
+        self._products = [(product.times, self._axes(product.axes)) for product in traced.products]
         self._bytes = {name: x.element_size() for name, x in tensors.items()}
         floating = [x.element_size() for x in tensors.values() if x.is_floating_point()]
         self._activation_bytes = floating[0] if floating else 4
-        self._alive = self._lifetimes(found)
+        self._alive = self._lifetimes(traced)
         self._starts = np.cumsum([0, *(len(labels) for labels in self._labels)])[:-1]
         self._flat = np.concatenate([np.zeros(0, dtype=np.int64), *self._labels])
 
@@ -149,19 +149,19 @@ class Costs:
                 self._labels.append(self._component[ids])
         return tuple(self._number[id(ids)] for ids in axes)
 
-    def _lifetimes(self, found: Trace) -> list[tuple[list[tuple[int, ...]], list[tuple[int, ...]]]]:
+    def _lifetimes(self, traced: Trace) -> list[tuple[list[tuple[int, ...]], list[tuple[int, ...]]]]:
         """For every call the shapes, as numbers of axes, of the tensors that start there and that end there."""
-        named = {id(value) for value in found.tensors.values()}
+        named = {id(value) for value in traced.tensors.values()}
         first: dict[int, int] = {}
         last: dict[int, int] = {}
         shapes: dict[int, tuple[int, ...]] = {}
-        for number, call in enumerate(found.calls):
+        for number, call in enumerate(traced.calls):
             for value in (*call.inputs, *call.outputs):
                 if id(value) not in named:
                     first.setdefault(id(value), number)
                     last[id(value)] = number
                     shapes[id(value)] = self._axes(value.axes)
-        alive: list[tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = [([], []) for _ in found.calls]
+        alive: list[tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = [([], []) for _ in traced.calls]
         for key, shape in shapes.items():
             alive[first[key]][0].append(shape)
             alive[last[key]][1].append(shape)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,24 @@ class Value:
         return Value(tuple(axes))
 
 
+class Place(NamedTuple):
+    """A call: its operator, and the module or node that makes it."""
+
+    op: str
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.module or 'the model itself'} ({self.op})"
+
+
+class Link(NamedTuple):
+    """Nodes that leave together, pair by pair, and the call that makes them; None if no call does."""
+
+    left: Ids
+    right: Ids
+    where: Place | None
+
+
 @dataclass(frozen=True)
 class Split:
     """An axis whose index runs over several factors, the last one fastest.
@@ -58,12 +77,12 @@ class Split:
     Attributes:
         flat: The ids of the axis.
         factors: The ids of each factor; the product of their lengths is the length of ``flat``.
-        where: The call that splits or merges, for notes.
+        where: The call that splits or merges.
     """
 
     flat: Ids
     factors: tuple[Ids, ...]
-    where: str
+    where: Place
 
     def lanes(self, factor: int, labels: Ids | None = None) -> Ids:
         """(size of the factor, the rest): the places on the flat axis of each index of one factor."""
@@ -76,29 +95,30 @@ class Couplings:
     """The nodes, the equalities between them, collected in arrays, and the splits.
 
     Attributes:
+        links: The equalities.
         splits: Those of which no factor is chosen yet.
     """
 
     def __init__(self) -> None:
         self._nodes = 1
-        self._equalities: list[tuple[Ids, Ids]] = []
+        self.links: list[Link] = []
         self._open: list[tuple[int, int]] = []  # first and last node of each such axis, increasing
         self.splits: list[Split] = []
 
-    def split(self, flat: Ids, sizes: tuple[int, ...], where: str) -> tuple[Ids, ...]:
+    def split(self, flat: Ids, sizes: tuple[int, ...], where: Place) -> tuple[Ids, ...]:
         """The ids of the factors of an axis: new ones, or those it was merged from."""
-        for known in reversed(self.splits):
-            if known.flat is flat and tuple(map(len, known.factors)) == sizes:
-                return known.factors
+        for earlier in reversed(self.splits):
+            if earlier.flat is flat and tuple(map(len, earlier.factors)) == sizes:
+                return earlier.factors
         factors = tuple(map(self.open, sizes))
         self.splits.append(Split(flat, factors, where))
         return factors
 
-    def merge(self, factors: tuple[Ids, ...], where: str) -> Ids:
+    def merge(self, factors: tuple[Ids, ...], where: Place) -> Ids:
         """The ids of an axis that runs over the factors: new ones, or those that were split into them."""
-        for known in reversed(self.splits):
-            if len(known.factors) == len(factors) and all(map(np.array_equal, known.factors, factors)):
-                return known.flat
+        for earlier in reversed(self.splits):
+            if len(earlier.factors) == len(factors) and all(map(np.array_equal, earlier.factors, factors)):
+                return earlier.flat
         flat = self.fresh(int(np.prod([len(ids) for ids in factors])))
         self.splits.append(Split(flat, factors, where))
         return flat
@@ -122,8 +142,8 @@ class Couplings:
         first, self._nodes = self._nodes, self._nodes + size
         return np.arange(first, self._nodes, dtype=np.int64)
 
-    def link(self, left: Ids, right: Ids) -> None:
-        """Channel i of the one axis leaves with channel i of the other, for all i.
+    def link(self, left: Ids, right: Ids, where: Place | None = None) -> None:
+        """Channel i of the one axis leaves with channel i of the other, for all i, because of a call.
 
         Raises:
             ValueError: the axes differ in length.
@@ -132,7 +152,7 @@ class Couplings:
             raise ValueError(f"cannot couple axes of {left.size} and {right.size} channels")
         differ = left != right
         if differ.any():
-            self._equalities.append((left[differ], right[differ]))
+            self.links.append(Link(left[differ], right[differ], where))
 
     def resolve(self) -> list[Split]:
         """Choose one factor of every split; its slices are coupled and the other factors stay.
@@ -176,20 +196,20 @@ class Couplings:
     def _choose(self, split: Split, live: list[int]) -> None:
         for k, ids in enumerate(split.factors):
             if k not in live:
-                self.link(ids, fixed(len(ids)))
+                self.link(ids, fixed(len(ids)), split.where)
         if not live:
-            self.link(split.flat, fixed(len(split.flat)))
+            self.link(split.flat, fixed(len(split.flat)), split.where)
         for k in live:
             lanes = split.lanes(k)
-            self.link(lanes.ravel(), np.repeat(split.factors[k], lanes.shape[1]))
+            self.link(lanes.ravel(), np.repeat(split.factors[k], lanes.shape[1]), split.where)
 
     def components(self) -> Ids:
         """The coupled channel of every node by the equalities so far, numbered from 0; 0 is what stays."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        left = np.concatenate([fixed(0), *(pair[0] for pair in self._equalities)])
-        right = np.concatenate([fixed(0), *(pair[1] for pair in self._equalities)])
+        left = np.concatenate([fixed(0), *(link.left for link in self.links)])
+        right = np.concatenate([fixed(0), *(link.right for link in self.links)])
         links = coo_array(
             (np.ones(left.size, dtype=np.int8), (left, right)), shape=(self._nodes, self._nodes)
         )

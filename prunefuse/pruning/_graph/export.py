@@ -116,34 +116,53 @@ def export(
 
 @dataclass
 class Exporter:
-    """Exports for planning: from copies whose weights have no values, unless that does not work.
+    """Exports a model for planning: from copies whose weights have no values, unless that does not work.
 
     Attributes:
+        model: The dense model.
+        inputs: Its example inputs.
         seconds: What it took so far.
         values: Whether copies with values were needed.
     """
 
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
     seconds: float = 0.0
     values: bool = False
 
-    def dense(self, model: nn.Module, inputs: tuple[Tensor, ...], training: bool = False) -> ExportedProgram:
-        """As :func:`export`."""
-        if not self.values:
-            try:
-                return self._timed(_copied(model, hollow), inputs, training)
-            except CaptureError:
-                self.values = True
-        return self._timed(_copied(model, copy.deepcopy), inputs, training)
+    def dense(self) -> ExportedProgram:
+        """The graph of the model in evaluation mode.
+
+        Raises:
+            RuntimeError: as of :func:`export`.
+        """
+        return self._dense(self.inputs, False)
+
+    def dense_in_training(self) -> ExportedProgram | None:
+        """Its graph in training mode; None if it cannot be exported in that."""
+        inputs = self.inputs
+        if inputs[0].ndim and len(inputs[0]) == 1:  # batch norm cannot train on one sample
+            inputs = tuple(torch.cat([x, x]) if x.ndim and len(x) == 1 else x for x in inputs)
+        try:
+            return self._dense(inputs, True)
+        except CaptureError:
+            return None
 
     def small(
         self,
-        model: nn.Module,
-        inputs: tuple[Tensor, ...],
         kept: Mapping[str, Sequence[Tensor | None]],
         attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
     ) -> ExportedProgram:
-        """The same of a model that is cut first; see :func:`cut`."""
-        return self._timed(cut(model, kept, attributes, self.values), inputs, False)
+        """The graph of the model that is cut first, in evaluation mode; see :func:`cut`."""
+        return self._timed(cut(self.model, kept, attributes, self.values), self.inputs, False)
+
+    def _dense(self, inputs: tuple[Tensor, ...], training: bool) -> ExportedProgram:
+        if not self.values:
+            try:
+                return self._timed(_copied(self.model, hollow), inputs, training)
+            except CaptureError:
+                self.values = True
+        return self._timed(_copied(self.model, copy.deepcopy), inputs, training)
 
     def _timed(self, model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> ExportedProgram:
         start = time.perf_counter()

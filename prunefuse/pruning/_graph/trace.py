@@ -1,17 +1,17 @@
-"""What the rules write to: the couplings of one model, and what a plan needs to know beside them."""
+"""What walks through a network find: its couplings, and what a plan needs to know beside them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from torch import nn
 
 from prunefuse.pruning._graph.attributes import padding_of
-from prunefuse.pruning._graph.couplings import Couplings, Ids, Value, fixed
+from prunefuse.pruning._graph.couplings import Couplings, Ids, Link, Place, Value, fixed
 
 if TYPE_CHECKING:
     from torch import fx
@@ -63,61 +63,42 @@ class Product:
     axes: tuple[Ids, ...]
 
 
-@dataclass
-class Trace:
-    """All that one walk through a model's operators found out.
+class Note(NamedTuple):
+    """What stays whole, and why."""
+
+    what: str
+    why: str
+
+
+def note_lines(notes: Iterable[Note]) -> tuple[str, ...]:
+    """One line per reason, with the first places where it applies."""
+    places: dict[str, dict[str, None]] = {}  # the inner dict is an ordered set
+    for what, why in notes:
+        places.setdefault(why, {})[what] = None
+    shown = 4
+    return tuple(
+        f"{why}: {', '.join(list(mine)[:shown])}"
+        + (f" and {len(mine) - shown} more" if len(mine) > shown else "")
+        for why, mine in places.items()
+    )
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What one walk through the operators of a graph found.
 
     Attributes:
-        modules: Path -> module.
-        ignored: Paths of the modules whose output channels are kept whole.
-        free: Whether every size and constant can follow, since the graph is cut and not the module.
-        tensors: Every parameter and buffer under each of its names; tied names share one value, which
-            carries the first of them.
-        lifted: Tensors that the graph holds and the model does not name.
-        couplings: The equalities.
-        writers: Tensor name -> the axis of its output channels, for weights of convolutions and linear maps.
-        products: The contractions of one forward in evaluation mode, by which FLOPs are counted.
-        sized: Which channels a module attribute counts.
+        calls: Every operator call, in order.
         literals: Module path -> axes whose sizes the module gives to operators as numbers, from an attribute,
             from the shape of a tensor or written in its code: the graph does not say which.
-        calls: Every operator call in evaluation mode, in order.
-        counting: Whether contractions are remembered (only in evaluation mode).
-        outputs: Shapes of the tensors that the model returns.
-        notes: Why something was kept whole -> what; the inner dict is an ordered set.
+        products: The contractions, by which FLOPs are counted.
+        outputs: Shapes of the tensors that the graph returns.
     """
 
-    modules: dict[str, nn.Module]
-    ignored: Collection[str]
-    free: bool = False
-    tensors: dict[str, Value] = field(default_factory=dict)
-    lifted: dict[str, Value] = field(default_factory=dict)
-    couplings: Couplings = field(default_factory=Couplings)
-    writers: dict[str, int] = field(default_factory=dict)
-    products: list[Product] = field(default_factory=list)
-    sized: dict[Size, Ids] = field(default_factory=dict)
-    literals: dict[str, list[Ids]] = field(default_factory=dict)
-    calls: list[Record] = field(default_factory=list)
-    counting: bool = True
+    calls: tuple[Record, ...] = ()
+    literals: Mapping[str, tuple[Ids, ...]] = field(default_factory=dict)
+    products: tuple[Product, ...] = ()
     outputs: tuple[tuple[int, ...], ...] = ()
-    notes: dict[str, dict[str, None]] = field(default_factory=dict)
-
-    def note(self, what: str, why: str) -> None:
-        """Remember that ``what`` stays whole."""
-        self.notes.setdefault(why, {})[what] = None
-
-    def note_lines(self) -> tuple[str, ...]:
-        """One line per reason, with the first places where it applies."""
-        shown = 4
-        return tuple(
-            f"{why}: {', '.join(list(places)[:shown])}"
-            + (f" and {len(places) - shown} more" if len(places) > shown else "")
-            for why, places in self.notes.items()
-        )
-
-    def unused(self) -> bool:
-        """Whether there are parameters or buffers that no call takes."""
-        used = {value.name for call in self.calls for value in call.inputs}
-        return any(value.axes and value.name not in used for value in self.tensors.values())
 
     def last_call(self, path: str) -> int:
         """The number of the last call from inside a module."""
@@ -127,32 +108,118 @@ class Trace:
         ]
         return numbers[-1] if numbers else len(self.calls) - 1
 
-    def modules_with_literals(self, last: int) -> list[nn.Module]:
-        """The modules that gave sizes to operators, from call number ``last`` backwards."""
-        paths = dict.fromkeys(call.module for call in self.calls[last::-1] if call.module in self.literals)
-        return [self.modules[path] for path in paths]
-
     def axes_inside(self, path: str) -> list[Ids]:
         """The axes that may be pruned of all tensors that calls from inside a module take or give."""
         inside = f"{path}." if path else ""
-        found: dict[int, Ids] = {}
+        axes: dict[int, Ids] = {}
         for call in self.calls:
             if call.module == path or call.module.startswith(inside):
                 for value in (*call.inputs, *call.outputs):
-                    found.update((id(ids), ids) for ids in value.axes if ids.any())
-        return list(found.values())
+                    axes.update((id(ids), ids) for ids in value.axes if ids.any())
+        return list(axes.values())
 
     def same_sizes(self, path: str, live: bool = False) -> list[Ids]:
         """Those of them that are as long as one (a live one) whose size the module gives to an operator."""
         sizes = {len(ids) for ids in self.literals.get(path, ()) if ids.any() or not live}
         return [ids for ids in self.axes_inside(path) if len(ids) in sizes]
 
+
+@dataclass(frozen=True)
+class Trace(Walk):
+    """A network as planning sees it: the walk in evaluation mode, and what all walks say of its tensors.
+
+    Attributes:
+        modules: Path -> module.
+        free: Whether every size and constant can follow, since the graph is cut and not the module.
+        tensors: Every parameter and buffer under each of its names; tied names share one value, which
+            carries the first of them.
+        lifted: Tensors that the graph holds and the model does not name.
+        component: The coupled channel of every node; 0 = stays.
+        links: The equalities that made them.
+        writers: Tensor name -> the axis of its output channels, for weights of convolutions and linear maps.
+        sized: Which channels a module attribute counts.
+        notes: What was kept whole, and why.
+    """
+
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    free: bool = False
+    tensors: Mapping[str, Value] = field(default_factory=dict)
+    lifted: Mapping[str, Value] = field(default_factory=dict)
+    component: Ids = field(default_factory=lambda: fixed(1))
+    links: tuple[Link, ...] = ()
+    writers: Mapping[str, int] = field(default_factory=dict)
+    sized: Mapping[Size, Ids] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+
+    def unused(self) -> bool:
+        """Whether there are parameters or buffers that no call takes."""
+        used = {value.name for call in self.calls for value in call.inputs}
+        return any(value.axes and value.name not in used for value in self.tensors.values())
+
+    def modules_with_literals(self, last: int) -> list[nn.Module]:
+        """The modules that gave sizes to operators, from call number ``last`` backwards."""
+        paths = dict.fromkeys(call.module for call in self.calls[last::-1] if call.module in self.literals)
+        return [self.modules[path] for path in paths]
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """A trace while it is made: rules write to it, and nothing keeps it.
+
+    Attributes:
+        modules: Path -> module.
+        ignored: Paths of the modules whose output channels are kept whole.
+        free: As of :class:`Trace`; so are the others, up to the notes.
+        couplings: The equalities.
+        calls: Those of the graph that is walked now; so are literals and products.
+    """
+
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    ignored: Collection[str] = ()
+    free: bool = False
+    tensors: dict[str, Value] = field(default_factory=dict)
+    lifted: dict[str, Value] = field(default_factory=dict)
+    couplings: Couplings = field(default_factory=Couplings)
+    writers: dict[str, int] = field(default_factory=dict)
+    sized: dict[Size, Ids] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+    calls: list[Record] = field(default_factory=list)
+    literals: dict[str, list[Ids]] = field(default_factory=dict)
+    products: list[Product] = field(default_factory=list)
+
+    def of_next_graph(self) -> Tracing:
+        """The same for another graph of the model."""
+        return replace(self, calls=[], literals={}, products=[])
+
+    def walked(self, outputs: tuple[tuple[int, ...], ...]) -> Walk:
+        """What was found in the graph that is walked now, which gives outputs of these shapes."""
+        literals = {path: tuple(axes) for path, axes in self.literals.items()}
+        return Walk(tuple(self.calls), literals, tuple(self.products), outputs)
+
+    def traced(self, walk: Walk) -> Trace:
+        """The trace: a walk, with what all of them say."""
+        return Trace(
+            calls=walk.calls,
+            literals=walk.literals,
+            products=walk.products,
+            outputs=walk.outputs,
+            modules=self.modules,
+            free=self.free,
+            tensors=self.tensors,
+            lifted=self.lifted,
+            component=self.couplings.components(),
+            links=tuple(self.couplings.links),
+            writers=self.writers,
+            sized=self.sized,
+            notes=tuple(self.notes),
+        )
+
     def origin(self, value: Value) -> Value:
         """The parameter or buffer that a computed value has the shape of, or is a part of; else itself."""
-        known = {id(value)}
+        family = {id(value)}
         for call in reversed(self.calls):
-            if not known.isdisjoint(map(id, call.outputs)):
-                known.update(map(id, call.inputs))
+            if not family.isdisjoint(map(id, call.outputs)):
+                family.update(map(id, call.inputs))
                 for source in call.inputs:
                     if source.name is not None and _is_part(value, source):
                         return source
@@ -181,7 +248,7 @@ class Call:
     op: str
     module: str
     shapes: tuple[tuple[int, ...], ...]
-    trace: Trace
+    trace: Tracing
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -190,23 +257,23 @@ class Call:
 
     def link(self, left: Ids, right: Ids) -> None:
         """Channel i of the one axis must leave with channel i of the other, for all i."""
-        self.trace.couplings.link(left, right)
+        self.trace.couplings.link(left, right, self.where)
 
     def keep(self, ids: Ids, why: str = "") -> None:
         """Keep an axis whole; with a reason, the plan's notes name this call."""
         if ids.any():
-            self.trace.couplings.link(ids, fixed(len(ids)))
+            self.trace.couplings.link(ids, fixed(len(ids)), self.where)
             if why and not self.trace.couplings.is_open(ids):
                 self.note(why)
 
     def note(self, why: str) -> None:
         """Name this call in the plan's notes."""
-        self.trace.note(self.where, why)
+        self.trace.notes.append(Note(str(self.where), why))
 
     @property
-    def where(self) -> str:
-        """What the notes call it."""
-        return f"{self.module or 'the model itself'} ({self.op})"
+    def where(self) -> Place:
+        """This call, as the notes and explanations name it."""
+        return Place(self.op, self.module)
 
     def holds(self, ids: Ids, attribute: str = "", position: int | None = None) -> None:
         """Say that the calling module gives the size of this axis to the operator, as a number.
@@ -237,10 +304,9 @@ class Call:
             axes: Every axis of the factors once, those that are summed over included.
             weight: The parameter or buffer that is multiplied, if one is.
         """
-        if self.trace.counting:
-            live = tuple(ids for ids in axes if ids.any())
-            times = math.prod(len(ids) for ids in axes if not ids.any())
-            self.trace.products.append(Product(self.module, weight, times, live))
+        live = tuple(ids for ids in axes if ids.any())
+        times = math.prod(len(ids) for ids in axes if not ids.any())
+        self.trace.products.append(Product(self.module, weight, times, live))
 
     def apply_weight(self, weight: Value, out_axis: int, over: Iterable[Ids] | None = None) -> None:
         """Record that ``weight`` computes the output's channels: for their score, and for the FLOPs.
@@ -288,19 +354,26 @@ class Call:
         return np.concatenate([parts[0], ids, parts[1]])
 
 
-def fix_unranked(component: Ids, found: Trace, *, least: int = 1) -> Ids:
+def fix_unranked(traced: Trace, *, least: int = 1) -> tuple[Ids, list[Note]]:
     """Keep what no weight writes: there is nothing to rank it by.
 
-    A note names the tensors with such channels, if these stand for ``least`` nodes or more: an index that is tied to no
+    Notes name the tensors with such channels, if these stand for ``least`` nodes or more: an index that is tied to no
     other is one node.
+
+    Returns:
+        The coupled channel of every node, and the notes.
     """
+    component = traced.component
     ranked = np.zeros(len(component), dtype=np.bool_)
     ranked[0] = True
-    for name, axis in found.writers.items():
-        ranked[component[found.tensors[name].axes[axis]]] = True
+    for name, axis in traced.writers.items():
+        ranked[component[traced.tensors[name].axes[axis]]] = True
     sizes = np.bincount(component)
-    for name, value in found.tensors.items():
+    notes = []
+    for name, value in traced.tensors.items():
         unranked = [component[ids][~ranked[component[ids]]] for ids in value.axes]
         if any((sizes[channels] >= least).any() for channels in unranked):
-            found.note(name, "no convolution or linear map writes these channels, so nothing ranks them")
-    return np.where(ranked[component], component, 0)
+            notes.append(
+                Note(name, "no convolution or linear map writes these channels, so nothing ranks them")
+            )
+    return np.where(ranked[component], component, 0), notes

@@ -60,15 +60,15 @@ def removal_costs(weight: Tensor, gram: Tensor, labels: Ids, damping: float) -> 
     """
     inverse = torch.cholesky_inverse(_cholesky(damped(gram, damping)[0]))
     order = np.argsort(labels, kind="stable")
-    found, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    channels, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     costs: dict[int, float] = {}
-    for size in np.unique(sizes[found != 0]):  # sets of one size at once
-        some = np.flatnonzero((sizes == size) & (found != 0))
+    for size in np.unique(sizes[channels != 0]):  # sets of one size at once
+        some = np.flatnonzero((sizes == size) & (channels != 0))
         sets = torch.from_numpy(order[first[some][:, None] + np.arange(size)]).to(weight.device)
         own = inverse[:, sets[:, :, None], sets[:, None, :]]  # (groups, sets, size, size)
         gone = weight[:, :, sets].permute(0, 2, 3, 1)  # (groups, sets, size, rows)
         cost = (torch.linalg.solve(own, gone) * gone).sum((0, 2, 3))
-        costs |= dict(zip(found[some].tolist(), cost.tolist(), strict=True))
+        costs |= dict(zip(channels[some].tolist(), cost.tolist(), strict=True))
     return costs
 
 

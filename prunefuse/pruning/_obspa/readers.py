@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunefuse.pruning._graph.couplings import Ids, Value
+from prunefuse.pruning._graph.couplings import Ids, Place, Value
 from prunefuse.pruning._graph.trace import Record, Trace
 
 _MATRICES = {
@@ -159,25 +159,25 @@ class Watch(TorchDispatchMode):
         return output
 
 
-def find_readers(found: Trace, component: Ids) -> tuple[list[Reader], dict[str, str]]:
+def find_readers(traced: Trace) -> tuple[list[Reader], dict[str, str]]:
     """The layers whose inputs may lose channels.
 
     Args:
-        found: The trace of a model.
-        component: The coupled channel of every node of it.
+        traced: The trace of a model.
 
     Returns:
         The readers, in the order of their first calls; and name of a weight -> why the channels that it writes must
         stay: something reads them that cannot make up for their loss.
     """
+    component = traced.component
     users: dict[str, set[tuple[str, str | None]]] = {}
-    for call in found.calls:
+    for call in traced.calls:
         weight = _weight(call)
         for name in {value.name for value in call.inputs} - {None}:
             users.setdefault(str(name), set()).add((call.op, weight.name if weight else None))
     readers: dict[str, Reader] = {}
     stuck: dict[int, str] = {}
-    for call in found.calls:
+    for call in traced.calls:
         weight, axis = _weight(call), _MATRICES.get(call.op)
         if weight and axis is not None and weight.name and len(users[weight.name]) == 1:
             channels = component[weight.axes[axis]]
@@ -188,19 +188,19 @@ def find_readers(found: Trace, component: Ids) -> tuple[list[Reader], dict[str, 
                 reader = Reader(weight.name, axis, bias.name if bias and alone else None, groups, channels)
                 readers.setdefault(weight.name, reader)
         else:
-            where = f"{call.module or 'the model itself'} ({call.op})"
-            stuck |= {int(c): where for ids in _read_by(call, found) for c in component[ids]}
+            where = str(Place(call.op, call.module))
+            stuck |= {int(c): where for ids in _read_by(call, traced) for c in component[ids]}
     stuck.pop(0, None)
     whole = {
         name: stuck[int(c)]
-        for name, axis in found.writers.items()
-        for c in component[found.tensors[name].axes[axis]]
+        for name, axis in traced.writers.items()
+        for c in component[traced.tensors[name].axes[axis]]
         if int(c) in stuck
     }
     return list(readers.values()), whole
 
 
-def _read_by(call: Record, found: Trace) -> list[Ids]:
+def _read_by(call: Record, traced: Trace) -> list[Ids]:
     """The axes of weights along which a call sums channels."""
     if call.op in ("aten::matmul", "aten::mm"):
         left, right = call.inputs[:2]  # of tensors computed from data, the axis that is summed over stays
@@ -215,7 +215,7 @@ def _read_by(call: Record, found: Trace) -> list[Ids]:
         ids
         for value in weights
         for axis, ids in enumerate(value.axes)
-        if axis != found.writers.get(value.name or "")
+        if axis != traced.writers.get(value.name or "")
     ]
 
 

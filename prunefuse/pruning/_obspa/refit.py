@@ -51,8 +51,8 @@ RANKED_HERE = ("criterion", "scores", "preset")
 
 def check_planning(planning: Mapping[str, Any], damping: float) -> None:
     """Raise unless these options go with costs as scores."""
-    if given := [name for name in RANKED_HERE if name in planning]:
-        raise TypeError(f"{given[0]} must be left out: channels are ranked by the calibration inputs here")
+    if decided := [name for name in RANKED_HERE if name in planning]:
+        raise TypeError(f"{decided[0]} must be left out: channels are ranked by the calibration inputs here")
     if not damping >= 0:
         raise ValueError(f"damping must be a number from 0 on, got {damping}")
 

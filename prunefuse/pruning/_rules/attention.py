@@ -87,16 +87,16 @@ def _products(terms: Sequence[set[str]], right: set[str], path: Sequence[int] | 
     """
     left = list(terms)
     order = list(path or (0, 1) * (len(left) - 1))
-    found = []
+    products = []
     for n in range(0, len(order), 2):
         second, first = (left.pop(i) for i in sorted(order[n : n + 2], reverse=True))
         later = right.union(*left)
         made = (first | second) & later
         if summed := (first & second) - later:
-            found.append(sorted(made | summed))
+            products.append(sorted(made | summed))
         # Without a path the result is the first of what is left, with one the last.
         left.insert(len(left) if path else 0, made)
-    return found
+    return products
 
 
 def _letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:

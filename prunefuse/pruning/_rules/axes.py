@@ -16,8 +16,8 @@ _PICKS = "picks channels by index"
 def along(call: Call, x: Value, dims: Any, why: str = _ALONG) -> list[Value]:
     """All outputs have the axes of x; those in ``dims`` (None or empty: all) at any size, or not at all."""
     rank = len(x.axes)
-    given = [dims] if isinstance(dims, int) else dims
-    inside = {dim % rank for dim in given} if rank and given else set(range(rank))
+    axes = [dims] if isinstance(dims, int) else dims
+    inside = {dim % rank for dim in axes} if rank and axes else set(range(rank))
     for axis in inside:
         call.keep(x.axes[axis], why)
     return [
@@ -142,9 +142,9 @@ def gather(call: Call, x: Value, dim: int, picks: Value, **_: Any) -> Value:
 
 
 @register_rule("aten::scatter", "aten::scatter_add", "aten::scatter_reduce")
-def scatter(call: Call, x: Value, dim: int, picks: Value, given: Any = None, *_: Any, **__: Any) -> Value:
-    """Every index of the other axes of what is given says where along one axis it goes."""
-    _for_itself(call, dim, picks, x, *([given] if isinstance(given, Value) else []))
+def scatter(call: Call, x: Value, dim: int, picks: Value, source: Any = None, *_: Any, **__: Any) -> Value:
+    """Every index of the other axes of the source says where along one axis it goes."""
+    _for_itself(call, dim, picks, x, *([source] if isinstance(source, Value) else []))
     return Value(x.axes)
 
 
@@ -161,15 +161,17 @@ def _for_itself(call: Call, dim: int, picks: Value, *others: Value) -> Value:
 
 
 @register_rule("aten::index_add", "aten::index_copy", "aten::index_fill", "aten::index_reduce")
-def index_write(call: Call, x: Value, dim: int, picks: Value, given: Any = None, *_: Any, **__: Any) -> Value:
-    """Writes to some indices of one axis what is given for them."""
+def index_write(
+    call: Call, x: Value, dim: int, picks: Value, source: Any = None, *_: Any, **__: Any
+) -> Value:
+    """Writes to some indices of one axis the values of a source."""
     (out,) = along(call, x, dim, _PICKS)
     for ids in picks.axes:
         call.keep(ids)
-    if isinstance(given, Value) and given.axes:
-        call.keep(given.axes[dim], _PICKS)
-        for axis, ids in enumerate(given.axes):
-            if axis != dim % len(given.axes):
+    if isinstance(source, Value) and source.axes:
+        call.keep(source.axes[dim], _PICKS)
+        for axis, ids in enumerate(source.axes):
+            if axis != dim % len(source.axes):
                 call.link(x.axes[axis], ids)
     return out
 

@@ -65,13 +65,13 @@ def find_rule(operator: object) -> Rule:
 
 def values_in(arguments: Iterable[Any]) -> list[Value]:
     """The tensors among a call's arguments, also inside lists."""
-    found: list[Value] = []
+    values: list[Value] = []
     for argument in arguments:
         if isinstance(argument, Value):
-            found.append(argument)
+            values.append(argument)
         elif isinstance(argument, list | tuple):
-            found += values_in(argument)
-    return found
+            values += values_in(argument)
+    return values
 
 
 def unknown(call: Call, *args: Any, **kwargs: Any) -> list[Value]:

@@ -25,10 +25,10 @@ def reshape(call: Call, x: Value, *args: Any) -> Value:
     for source, target in _equal_products(x.shape, call.shape):
         for axis, ids in zip(target, _regroup(call, x, source, target), strict=True):
             axes[axis] = ids
-    given = [size for size in args if isinstance(size, list | tuple)]
-    if given and len(given[-1]) <= len(axes):  # of unflatten, only the axes that it makes
+    sizes = [size for size in args if isinstance(size, list | tuple)]
+    if sizes and len(sizes[-1]) <= len(axes):  # of unflatten, only the axes that it makes
         for ids in axes:
-            if len(ids) in given[-1]:
+            if len(ids) in sizes[-1]:
                 call.holds(ids)
     return Value(tuple(axes))
 
