@@ -120,8 +120,8 @@ def read(checkpoint: Checkpoint, moment: Moment) -> tuple[list[dict[str, Any]], 
     for name, mine in moment.identity.items():
         if theirs.get(name) != mine:
             raise ValueError(
-                f"checkpoint: {checkpoint.path} is of a training with {name} {theirs.get(name)}, "
-                f"and this one has {name} {mine}: delete it to begin anew"
+                f"checkpoint must be of a training with {name} {mine}, got one with {theirs.get(name)}: "
+                f"delete {checkpoint.path} to begin anew"
             )
     with torch.no_grad():
         for name, value in _state(moment.model).items():

@@ -150,5 +150,5 @@ def test_a_changed_file_is_named(tmp_path):
 def test_the_checkpoint_of_another_training_is_refused(tmp_path, options, message):
     with pytest.raises(Stopped):
         trained(Checkpoint(tmp_path / "c", seconds=0), stop=7)
-    with pytest.raises(ValueError, match=f"checkpoint: .* is of a training with {message}"):
+    with pytest.raises(ValueError, match=f"checkpoint must be of a training with {message}"):
         trained(Checkpoint(tmp_path / "c", seconds=0), **options)
