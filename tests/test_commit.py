@@ -79,6 +79,14 @@ def test_a_changed_file_is_named(tmp_path, name, place):
         _commit.manifest(tmp_path).check()
 
 
+def test_a_reader_sees_what_was_committed_since_it_read_the_manifest(tmp_path):
+    _commit.commit(tmp_path, OLD)
+    found = _commit.manifest(tmp_path)
+    _commit.commit(tmp_path, NEW)
+    assert found.read("a.csv") == b"new a"
+    assert found.read("same") == b"same"
+
+
 def test_a_missing_file_and_one_that_is_not_in_the_manifest_are_named(tmp_path):
     assert _commit.manifest(tmp_path) is None
     _commit.commit(tmp_path, OLD)
