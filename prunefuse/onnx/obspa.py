@@ -64,7 +64,9 @@ def prune_without_finetuning(
     traced = trace(model, example_shapes(model, options.get("shapes")))
     readers, stuck = find_readers(traced)
     if not readers:
-        raise ValueError("path: no convolution or matrix product reads channels that may be pruned")
+        raise ValueError(
+            "path must have a convolution or matrix product that reads channels that may be pruned, got none"
+        )
     batches, dense = Feeds(calibration, model), FileNetwork(model, readers)
     with torch.no_grad():
         scores = costs(dense, readers, batches, damping, memory)

@@ -132,7 +132,7 @@ def weights(model: ir.Model, traced: Trace) -> dict[str, Tensor]:
 def as_tensor(value: ir.Value) -> Tensor:
     """A copy of a constant."""
     if value.const_value is None:
-        raise ValueError(f"path: {value.name} has no value")
+        raise ValueError(f"path must have values for all constants, got none for {value.name}")
     array = np.array(value.const_value.numpy())
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)

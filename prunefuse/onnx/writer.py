@@ -59,7 +59,7 @@ def narrowed(path: str | os.PathLike[str], plan: PruningPlan) -> ir.Model:
     model = read(path)
     if fingerprint(model) != plan.fingerprint:
         raise ValueError(
-            f"plan: it is for another network than {os.fspath(path)}: names, shapes or operators differ"
+            f"plan must be for the network in {os.fspath(path)}, got one for another network: names, shapes or operators differ"
         )
     names = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
     inputs = example_shapes(model, {name: spec.shape for name, spec in zip(names, plan.inputs, strict=True)})
@@ -79,7 +79,7 @@ def check_free(target: Path) -> None:
     """Raise ``FileExistsError`` if the file to write, or that of its data, is there."""
     for path in (target, _data_file(target)):
         if path.exists():
-            raise FileExistsError(f"out: {path} exists already")
+            raise FileExistsError(f"out must be a new file, got {path}, which exists already")
 
 
 def _data_file(target: Path) -> Path:
@@ -94,7 +94,7 @@ def _is_external(path: str | os.PathLike[str]) -> bool:
 def _cut(value: ir.Value, axes: Mapping[int, Sequence[int]]) -> None:
     tensor = value.const_value
     if tensor is None:
-        raise ValueError(f"path: {value.name} has no value")
+        raise ValueError(f"path must have values for all constants, got none for {value.name}")
     array = tensor.numpy()
     for axis, indices in axes.items():
         array = np.take(array, np.array(indices), axis)

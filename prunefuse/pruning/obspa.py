@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Unpack
 
+from prunefuse._options import require_type
 from prunefuse.pruning._graph.copies import named_tensors
 from prunefuse.pruning._graph.export import Exporter
 from prunefuse.pruning._obspa.readers import Application, Enough, Reader, Watch, find_readers
@@ -62,7 +63,7 @@ class Batches:
             calibration = calibration.split(BATCH)
         if isinstance(calibration, Iterator) or not isinstance(calibration, Iterable):
             raise TypeError(
-                "calibration: expected a tensor or something that gives batches as often as it is read (a list, a "
+                "calibration must be a tensor or something that gives batches as often as it is read (a list, a "
                 f"data loader), got {type(calibration).__name__}"
             )
         self._source = calibration
@@ -76,11 +77,11 @@ class Batches:
             tensors = (batch,) if isinstance(batch, Tensor) else tuple(batch)[: self._inputs]
             if len(tensors) != self._inputs or not all(isinstance(x, Tensor) for x in tensors):
                 got = ", ".join(type(x).__name__ for x in tensors)
-                raise TypeError(f"calibration: expected batches of {self._inputs} tensors, got ({got})")
+                raise TypeError(f"calibration must be batches of {self._inputs} tensors, got ({got})")
             yield tuple(x.to(self._device) for x in tensors)
             empty = False
         if empty:
-            raise ValueError("calibration: expected at least one batch, got none")
+            raise ValueError("calibration must be at least one batch, got none")
 
 
 def noise_like(
@@ -103,7 +104,7 @@ def noise_like(
     for x in examples:
         if not x.is_floating_point():
             raise ValueError(
-                f"example_inputs: expected floating-point tensors, got {x.dtype}; calibrate with data"
+                f"example_inputs must be floating-point tensors, got {x.dtype}; calibrate with data"
             )
     generator = torch.Generator().manual_seed(seed)
     sizes = [min(BATCH, samples - start) for start in range(0, samples, BATCH)]
@@ -145,8 +146,7 @@ def prune_without_finetuning(
             inputs determine no weights (``damping=0`` and too few of them).
         RuntimeError: ``torch.export`` cannot capture the model.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    require_type(model, nn.Module, "model", "an nn.Module")
     check_planning(options, damping)
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -157,7 +157,9 @@ def prune_without_finetuning(
     readers, unrepaired = find_readers(traced)
     stuck = {name.rpartition(".")[0]: where for name, where in unrepaired.items()}
     if not readers:
-        raise ValueError("model: no convolution or linear layer reads channels that may be pruned")
+        raise ValueError(
+            "model must have a convolution or linear layer that reads channels that may be pruned, got none"
+        )
     with _plain_attention(), torch.no_grad():
         steps = dense.steps(readers, next(iter(batches)))
         scores = costs(dense, readers, batches, damping, memory)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prunefuse import _files as files
 from prunefuse._files import decode
+from prunefuse._options import require_type
 from prunefuse._table import Table
 from prunefuse.pruning._explain import Coupled, coupled_in, explain
 from prunefuse.pruning._graph.copies import all_names, fingerprint, named_tensors
@@ -114,11 +115,11 @@ class PruningPlan:
                 increasing = all(a < b for a, b in pairwise(indices))
                 if axis < 0 or not indices or indices[0] < 0 or not increasing:
                     raise ValueError(
-                        f"kept[{name!r}][{axis}]: expected increasing indices, got {_short(indices)}"
+                        f"kept[{name!r}][{axis}] must be increasing indices, got {_short(indices)}"
                     )
         for spec in self.inputs:
             if not isinstance(getattr(torch, spec.dtype, None), torch.dtype):
-                raise ValueError(f"inputs: expected the name of a torch dtype, got {spec.dtype!r}")
+                raise ValueError(f"inputs must have the names of torch dtypes, got {spec.dtype!r}")
 
     def extract(self, model: nn.Module) -> nn.Module:
         """Cut the small model out of a dense one, which is not changed.
@@ -138,9 +139,9 @@ class PruningPlan:
         kept = self.kept_indices(model)
         if self.expressed_by != "module":
             raise ValueError(
-                'plan: it was made with expressed_by="program", so the model\'s own code may not run with what it keeps; '
-                "plan.extract_program(model, example_inputs) gives the exported program, or plan with "
-                'expressed_by="module"'
+                'expressed_by must be "module" to extract a model, got a plan with "program": the model\'s own code may not '
+                "run with what it keeps; plan.extract_program(model, example_inputs) gives the exported program, or plan "
+                'with expressed_by="module"'
             )
         return extract(model, kept, self.attributes, self.inputs, self.outputs)
 
@@ -260,12 +261,11 @@ class PruningPlan:
             TypeError: ``model`` is no module.
             ValueError: the tensor names or shapes or the module types differ.
         """
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"{argument}: expected an nn.Module, got {type(model).__name__}")
+        require_type(model, nn.Module, argument, "an nn.Module")
         if fingerprint(model) != self.fingerprint:
             raise ValueError(
-                f"{argument}: the plan is for another model than this {type(model).__name__}: tensor names, shapes "
-                "or module types differ (another architecture, width or number of classes, or already pruned?)"
+                f"{argument} must be like the model that was planned, got another {type(model).__name__}: tensor names, "
+                "shapes or module types differ (another architecture, width or number of classes, or already pruned?)"
             )
 
     def kept_indices(self, model: nn.Module, argument: str = "model") -> dict[str, list[Tensor | None]]:
@@ -284,7 +284,8 @@ class PruningPlan:
                 shape = tuple(tensors[name].shape) if name in tensors else ()
                 if axis >= len(shape) or indices[-1] >= shape[axis]:
                     raise ValueError(
-                        f"plan: damaged: it keeps {_short(indices)} of axis {axis} of {name!r}, which has shape {shape}"
+                        f"kept must be of the model's axes, got {_short(indices)} for axis {axis} of {name!r}, which has "
+                        f"shape {shape}: the plan is damaged"
                     )
                 if indices not in cached:
                     cached[indices] = torch.tensor(indices)
@@ -327,7 +328,7 @@ class PruningPlan:
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f"{path}: not a pruning plan")
         if (version := content.pop("version", None)) != VERSION:
-            raise ValueError(f"{path}: expected plan format version {VERSION}, got {version!r}")
+            raise ValueError(f"{path}: version of a plan must be {VERSION}, got {version!r}")
         checksum = content.pop("checksum", None)
         try:
             plan: PruningPlan = decode(PruningPlan, content, "plan")
@@ -335,7 +336,7 @@ class PruningPlan:
             raise ValueError(f"{path}: damaged pruning plan: {error}") from None
         if checksum != plan.checksum():
             raise ValueError(
-                f"{path}: damaged pruning plan: its content was changed after it was saved: expected checksum "
+                f"{path}: damaged pruning plan: its content was changed after it was saved: checksum must be "
                 f"{plan.checksum()}, got {checksum}"
             )
         return plan
@@ -394,11 +395,10 @@ def load_pruned(
     """
     if isinstance(factory, nn.Module) or not callable(factory):
         raise TypeError(
-            f"factory: expected a function or class that builds the dense model, got {type(factory).__name__}"
+            f"factory must be a function or class that builds the dense model, got {type(factory).__name__}"
         )
     check_plan(plan)
-    if not isinstance(weights, str | os.PathLike | Mapping):
-        raise TypeError(f"weights: expected a safetensors file or a state dict, got {type(weights).__name__}")
+    require_type(weights, (str, os.PathLike, Mapping), "weights", "a safetensors file or a state dict")
     small = plan.extract(factory())
     if not isinstance(weights, Mapping):
         from safetensors import SafetensorError
@@ -407,11 +407,11 @@ def load_pruned(
         try:
             weights = load_file(weights)
         except SafetensorError as error:
-            raise ValueError(f"{weights}: not a safetensors file: {error}") from None
+            raise ValueError(f"weights must be a safetensors file, got {weights}: {error}") from None
     try:
         small.load_state_dict(_with_tied_names(small, weights))
     except RuntimeError as error:
-        raise ValueError(f"weights: they do not fit the small model of this plan: {error}") from None
+        raise ValueError(f"weights must fit the small model of this plan: {error}") from None
     return small
 
 
@@ -446,8 +446,7 @@ def fuse_(
 
 def check_plan(plan: object) -> None:
     """Raise ``TypeError`` unless the argument ``plan`` is one."""
-    if not isinstance(plan, PruningPlan):
-        raise TypeError(f"plan: expected a PruningPlan, got {type(plan).__name__}")
+    require_type(plan, PruningPlan, "plan", "a PruningPlan")
 
 
 def _change(before: int, after: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from prunefuse._options import require_type
 from prunefuse.pruning._choose.fit_code import (
     Decision,
     Remedies,
@@ -70,8 +71,7 @@ def plan_pruning(
         RuntimeError: ``torch.export`` cannot capture the model; the message names the module and the reason.
     """
     start = time.perf_counter()
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    require_type(model, nn.Module, "model", "an nn.Module")
     inputs = checked_inputs(example_inputs)
     wanted: ModulePlanOptions = completed("plan_pruning", ModulePlanOptions, options)
     expressed_by, target = wanted["expressed_by"], wanted["target"]

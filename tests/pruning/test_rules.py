@@ -382,7 +382,7 @@ def test_a_faulty_rule_is_named(monkeypatch):
     register_rule("aten::flip")(lambda call, x, dims: call.fixed_output().with_axis(0, x.axes[1]))
     with pytest.raises(RuntimeError, match=r"the rule for aten::flip failed in module ''.*\(8, 8, 6, 6\)"):
         plan_pruning(Between(lambda x: x.flip(2)), torch.zeros(1, 3, 6, 6))
-    with pytest.raises(ValueError, match=r"expected names like .*got 'flip'"):
+    with pytest.raises(ValueError, match=r"operators must be names like .*got 'flip'"):
         register_rule("flip")
 
 

@@ -148,7 +148,7 @@ def channel_scores(
             sizes[place] = rows.shape[1] if counting is None else counting.sum(1).numpy()
         if not np.isfinite(amounts).all():
             raise ValueError(
-                f"model: {part.name} has values that are not finite, so its channels cannot be ranked"
+                f"model must be finite to be ranked, got others: {part.name} has values that are not finite"
             )
         total += np.bincount(part.channels, weights=amounts, minlength=count)
         elements += np.bincount(part.channels, weights=sizes, minlength=count)
@@ -217,7 +217,7 @@ def _parts(
 
 def _values(tensor: Tensor, name: str, scoring: Scoring) -> Tensor:
     if tensor.is_meta:
-        raise ValueError(f"model: {name} is on the meta device and has no values to rank by {scoring.name}")
+        raise ValueError(f"model must have values to rank by {scoring.name}, got {name} on the meta device")
     return tensor.detach().cpu()
 
 
@@ -236,10 +236,10 @@ def _element_scores(scoring: Scoring, name: str, x: Tensor, evidence: Evidence) 
         )
     result = scoring.criterion(x, None if gradient is None else gradient.cpu())
     if not isinstance(result, Tensor):
-        raise TypeError(f"criterion: expected it to return a tensor, got {type(result).__name__}")
+        raise TypeError(f"criterion must return a tensor, got {type(result).__name__}")
     if result.shape != x.shape:
         raise ValueError(
-            f"criterion: expected a score for every element of {name}, shape {tuple(x.shape)}, got {tuple(result.shape)}"
+            f"criterion must return a score for every element of {name}, shape {tuple(x.shape)}, got {tuple(result.shape)}"
         )
     return result.detach().cpu()
 
@@ -255,10 +255,10 @@ def _of_indices(scores: Scores, axes: Mapping[str, list[Ids]]) -> Iterator[_Part
     for name, mine in scores.items():
         for axis, values in mine.items():
             if name not in axes or not 0 <= axis < len(axes[name]):
-                raise ValueError(f"scores: the model has no axis {axis} of a tensor {name!r}")
+                raise ValueError(f"scores must be of axes of the model, got axis {axis} of a tensor {name!r}")
             if values.shape != axes[name][axis].shape or not values.isfinite().all():
                 raise ValueError(
-                    f"scores: expected {len(axes[name][axis])} finite numbers for axis {axis} of {name!r}, got shape "
+                    f"scores must be {len(axes[name][axis])} finite numbers for axis {axis} of {name!r}, got shape "
                     f"{tuple(values.shape)}"
                 )
             yield _Part(name, axes[name][axis], values.detach().cpu())

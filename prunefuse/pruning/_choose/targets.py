@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from prunefuse._options import require
 from prunefuse.pruning._graph.couplings import Ids
 from prunefuse.pruning._graph.trace import Trace
 
@@ -50,21 +51,21 @@ class Target:
             TypeError: an amount is no number.
             ValueError: an unknown quantity, an amount outside its range, or both or neither of them.
         """
-        if self.quantity not in QUANTITIES:
-            allowed = ", ".join(map(repr, QUANTITIES))
-            raise ValueError(f"target.quantity: expected one of {allowed}, got {self.quantity!r}")
+        allowed = ", ".join(map(repr, QUANTITIES))
+        require(self.quantity in QUANTITIES, "target.quantity", f"one of {allowed}", self.quantity)
         if (self.fraction is None) == (self.at_most is None):
-            raise ValueError("target: expected one of fraction and at_most")
+            got = "neither" if self.fraction is None else "both"
+            raise ValueError(f"target must have one of fraction and at_most, got {got}")
         for name, value in (("fraction", self.fraction), ("at_most", self.at_most)):
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, float | int | Real):
-                raise TypeError(f"target.{name}: expected a number, got {type(value).__name__}")
-            if not 0 < value < (1 if name == "fraction" else math.inf):
-                bounds = "0 < fraction < 1" if name == "fraction" else "a positive number"
-                raise ValueError(f"target.{name}: expected {bounds}, got {value}")
-        if self.repeats < 1:
-            raise ValueError(f"target.repeats: expected at least 1, got {self.repeats}")
+                raise TypeError(f"target.{name} must be a number, got {type(value).__name__}")
+            largest, bounds = (
+                (1, "above 0 and below 1") if name == "fraction" else (math.inf, "a positive number")
+            )
+            require(0 < value < largest, f"target.{name}", bounds, value)
+        require(self.repeats >= 1, "target.repeats", "at least 1", self.repeats)
 
     def limit(self, dense: float) -> float:
         """The amount that is allowed, where the dense model needs ``dense``."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prunefuse.errors import CaptureError as CaptureError
 from prunefuse.pruning._graph.copies import cut, hollow
 
 if TYPE_CHECKING:
@@ -93,14 +94,6 @@ def describe(model: nn.Module, running: list[str]) -> str:
     path = running[-1] if running else ""
     kind = type(model.get_submodule(path)).__name__
     return f"module {path!r} ({kind})" if path else f"the model itself ({kind})"
-
-
-class CaptureError(RuntimeError):
-    """A model cannot be exported; ``module`` is the path of the innermost running module."""
-
-    def __init__(self, message: str, module: str) -> None:
-        super().__init__(message)
-        self.module = module
 
 
 def export(

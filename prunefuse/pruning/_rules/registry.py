@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
+from prunefuse._options import require
 from prunefuse.pruning._graph.couplings import Ids, Value, fixed
 from prunefuse.pruning._graph.trace import Call
 
@@ -39,8 +40,7 @@ def register_rule(*operators: str) -> Callable[[_F], _F]:
         ValueError: a name is not of the form ``namespace::name``.
     """
     for name in operators:
-        if name.count("::") != 1:
-            raise ValueError(f'operators: expected names like "aten::conv2d", got {name!r}')
+        require(name.count("::") == 1, "operators", 'names like "aten::conv2d"', name)
 
     def register(rule: _F) -> _F:
         _RULES.update(dict.fromkeys(operators, rule))
