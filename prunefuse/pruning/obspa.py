@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Unpack
 
+from prunefuse._attention import unfused_attention
 from prunefuse._options import require_type
 from prunefuse.pruning._graph.copies import named_tensors
 from prunefuse.pruning._graph.export import Exporter
@@ -160,7 +161,7 @@ def prune_without_finetuning(
         raise ValueError(
             "model must have a convolution or linear layer that reads channels that may be pruned, got none"
         )
-    with _plain_attention(), torch.no_grad():
+    with unfused_attention(), torch.no_grad():
         steps = dense.steps(readers, next(iter(batches)))
         scores = costs(dense, readers, batches, damping, memory)
         ignore = options.pop("ignore", ())
@@ -173,17 +174,6 @@ def prune_without_finetuning(
     for module, mode in zip(small.modules(), training, strict=True):
         module.training = mode
     return plan, small
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """While it lasts, torch's attention layers run operator by operator, as they were exported."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class ModuleNetwork:
