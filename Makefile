@@ -7,7 +7,7 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find cmake csrc prunef
 	-not -name '*.so' -not -path '*/__pycache__/*')
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: run test lint format headers fuzz emulate check slow asan coverage peer abi pythons ptxas gpu-bundle clean
+.PHONY: run test lint format headers fuzz emulate check slow slow-tests asan coverage peer abi pythons ptxas gpu-bundle clean
 
 run: $(VENV)/.installed
 	$(BIN)/prunefuse run $(ARGS)
@@ -22,7 +22,7 @@ $(VENV)/.torch:
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet .
+	$(BIN)/python -m pip install --quiet ".[cli]"
 	rm -f $(VENV)/.installed-for-tests
 	touch $@
 
@@ -87,9 +87,10 @@ emulate: $(VENV)/.installed-for-tests
 check: $(VENV)/.installed-for-tests emulate
 	PRUNEFUSE_REQUIRE_PACKAGES=1 OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
-# The tests that take minutes or much memory.
-slow: $(VENV)/.installed-for-tests
-	$(BIN)/python -m pytest --slow -m slow $(ARGS)
+# All that CI has no time for: run it before an issue is closed. `make slow-tests` are the tests of it that are marked so.
+slow: slow-tests abi pythons coverage
+slow-tests: $(VENV)/.installed-for-tests emulate
+	PRUNEFUSE_REQUIRE_PACKAGES=1 $(BIN)/python -m pytest --slow -m slow $(ARGS)
 
 # The operators' tests from Python, on a copy of the tree whose libraries are built with both sanitizers.
 SANITIZE := -fsanitize=address,undefined

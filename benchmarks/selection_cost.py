@@ -20,8 +20,9 @@ from torch import Tensor, nn
 import prunefuse
 from prunefuse import _files as files
 from prunefuse import models
-from prunefuse.experiment.cost import FORMULA, Sizes, planned_costs, selection_cost
+from prunefuse.experiment.cost import FORMULA, Sizes, selection_cost
 from prunefuse.experiment.format import engineering
+from prunefuse.experiment.rounds import planned_costs
 from prunefuse.training import RECIPES, flops_per_input, predict
 
 NETWORKS = {

@@ -6,10 +6,12 @@ writing is a hidden ``.NAME.XXXXXXXX.tmp`` in the same folder, which nothing rea
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -21,11 +23,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path to write to; when the block ends without error it becomes ``path`` in one step.
 
     Missing parent folders are created. If the block raises, ``path`` keeps what it had and the temporary
-    file is removed.
+    file is removed. What is not ``durable`` may be lost when the machine loses power, and is written faster.
 
     Raises:
         OSError: the folder cannot be created or written to.
@@ -35,7 +37,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
     try:
         yield temporary
-        publish(temporary, target)
+        if durable:
+            publish(temporary, target)
+        else:
+            temporary.replace(target)
     except OSError as error:
         if error.filename is None or Path(error.filename) != temporary:
             raise
@@ -55,15 +60,15 @@ def publish(temporary: Path, target: Path) -> None:
     _sync_folder(target.parent)
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, durable: bool = True) -> None:
     """Write ``data`` to ``path`` atomically."""
-    with replacing(path) as temporary:
+    with replacing(path, durable=durable) as temporary:
         temporary.write_bytes(data)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str, *, durable: bool = True) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8 with the line ends it has."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"), durable=durable)
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
@@ -75,23 +80,45 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def csv_text(header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table with these columns as CSV; None becomes an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, by column."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def save_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to a safetensors file atomically.
+    """Write tensors to a safetensors file, whole or not at all.
+
+    >>> prunefuse.save_tensors("small.safetensors", torch.nn.Linear(2, 1).state_dict())
 
     Args:
-        path: The file.
-        tensors: Any shapes, dtypes, devices and strides; they are stored contiguous, and tensors that
-            share memory are stored once each.
+        path: The file. One that is there is replaced.
+        tensors: Any shapes, dtypes, devices and strides. They are stored contiguous. Tensors that share memory are stored
+            once each.
         metadata: Strings for the header of the file.
     """
+    # Not save_file: it makes its own file, readable by its owner only whatever the umask says.
+    write_bytes(path, tensor_bytes(tensors, metadata))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The content of a safetensors file; the arguments are those of `save_tensors`."""
     from safetensors.torch import save
 
     # safetensors refuses tensors that are strided or share memory: store copies.
     stored = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    # Not save_file: it makes its own file, readable by its owner only whatever the umask says.
-    write_bytes(path, save(stored, metadata=dict(metadata) if metadata else None))
+    return save(stored, metadata=dict(metadata) if metadata else None)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -121,7 +148,9 @@ def decode(hint: Any, value: Any, where: str) -> Any:
         hints = get_type_hints(hint)
         names = {field.name for field in fields(hint) if field.compare}  # others are not in files
         if wrong := names.symmetric_difference(value):
-            raise ValueError(f"{where}: missing or unknown fields {sorted(wrong)}")
+            raise ValueError(
+                f"{where} must have all its fields and no others, got missing or unknown {sorted(wrong)}"
+            )
         return hint(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in sorted(names)})
     if origin is dict and isinstance(value, dict):
         return {
@@ -136,12 +165,12 @@ def decode(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint in (int, float, str) and type(value) is hint:
         return value
-    raise ValueError(f"{where}: expected {hint}, got {value!r:.60}")
+    raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r:.60}")
 
 
 def _key(hint: Any, key: str, where: str) -> Any:
     if hint is not int:
         return key
     if not key.isdecimal():
-        raise ValueError(f"{where}: expected a number for a key, got {key!r}")
+        raise ValueError(f"{where} must have numbers as keys, got {key!r}")
     return int(key)

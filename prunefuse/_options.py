@@ -22,12 +22,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from prunefuse._extras import needed_for
 from prunefuse.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -64,6 +60,11 @@ def require_type(value: object, kinds: type | tuple[type, ...], name: str, expec
 def at_least(least: int) -> Check:
     """A number from ``least`` on."""
     return Check(f"at least {least}", lambda value: value >= least)
+
+
+def not_negative() -> Check:
+    """A finite number from 0 on."""
+    return Check("a finite number, 0 or more", lambda value: 0 <= value < float("inf"))
 
 
 def positive() -> Check:
@@ -128,6 +129,11 @@ class Option:
 def option(panel: str, help: str, **more: Any) -> dict[str, Option]:
     """The metadata of a field; the arguments are those of `Option`."""
     return {"option": Option(panel, help, **more)}
+
+
+def checked(check: Callable[[str, Any], None] | None = None) -> dict[str, Option]:
+    """The metadata of a field whose type and value `check_fields` checks, and that no command has as an option."""
+    return option("", "", check=check)
 
 
 def like(
@@ -243,6 +249,12 @@ def read_file(path: Path, kind: str) -> dict[str, Any]:
         ConfigError: it cannot be read, or is of another kind of run.
     """
     json_wanted = path.suffix == ".json"
+    if not json_wanted:
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            with needed_for("a configuration in TOML"):
+                import tomli as tomllib
     try:
         text = path.read_text(encoding="utf-8")
         content: Any = json.loads(text) if json_wanted else tomllib.loads(text)

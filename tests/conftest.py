@@ -15,7 +15,7 @@ def pytest_collection_modifyitems(config, items):
     if not config.getoption("slow"):
         for item in items:
             if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: make slow"))
+                item.add_marker(pytest.mark.skip(reason="slow: make slow-tests"))
     # What runs on a GPU is the same at every instruction-set level of the CPU.
     again = [
         item for item in items if _on_gpu(item) and item.callspec.params.get("isa", "baseline") != "baseline"

@@ -40,3 +40,21 @@ def test_packages_are_attributes():
     assert in_new_process("import prunefuse; print(prunefuse.scoring.score is prunefuse.score)") == ["True"]
     with pytest.raises(AttributeError, match="module 'prunefuse' has no attribute 'scores'"):
         prunefuse.scores  # noqa: B018
+
+
+def test_every_exception_of_a_user_is_in_one_module_and_where_it_is_raised():
+    from prunefuse import errors
+    from prunefuse.experiment import folder, run
+    from prunefuse.experiment.extrapolate import _run as extrapolate
+    from prunefuse.scoring import _files
+    from prunefuse.training import TrainingDivergedError
+
+    assert TrainingDivergedError is errors.TrainingDivergedError
+    assert _files.LogitsFileError is errors.LogitsFileError
+    assert (folder.RunError, folder.RunFolderError) == (errors.RunError, errors.RunFolderError)
+    assert run.RunInterrupted is errors.RunInterrupted
+    assert extrapolate.ExtrapolateInterrupted is errors.ExtrapolateInterrupted
+    own = in_new_process(
+        "import sys, prunefuse.errors; print(*(m for m in sys.modules if m.startswith('prunefuse')))"
+    )
+    assert not {module for module in own if module.startswith("prunefuse.experiment")}

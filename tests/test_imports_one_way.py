@@ -36,13 +36,29 @@ def imported(tree, known):
             yield from (alias.name for alias in node.names)
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def imports():
+    """Module -> modules of the package that it imports."""
     trees = dict(modules())
     assert len(trees) > 100
-    graph = {
+    return {
         name: {other for other in imported(tree, trees) if other in trees} - {name}
         for name, tree in trees.items()
     }
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    refuse_circles(imports())
+
+
+def test_no_package_imports_itself_by_way_of_others():
+    graph = {}
+    for name, others in imports().items():
+        package = ".".join(name.split(".")[:2])
+        graph.setdefault(package, set()).update(".".join(other.split(".")[:2]) for other in others)
+    refuse_circles({package: others - {package, "prunefuse"} for package, others in graph.items()})
+
+
+def refuse_circles(graph):
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

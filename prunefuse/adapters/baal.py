@@ -15,21 +15,28 @@ from prunefuse.scoring._scores import checked_names
 
 
 class Uncertainty(AbstractHeuristic):
-    """Ranks a pool by its predictions: logits unless ``probabilities=True``, never guessed from their values.
+    """A heuristic that ranks a pool by its predictions: logits unless ``probabilities=True``, never guessed from their values.
 
-    Predictions are (N, C), or (N, C, passes), or (N, C, ..., passes) with a ``reduction`` to one utility per sample, arrays of
-    NumPy or torch. Passes are averaged as probabilities, not as logits. Of probabilities, ``"bald"``, ``"entropy"`` (also
-    called ``"predictive_entropy"``), ``"margin"`` and ``"least_confidence"`` rank as baal's ``BALD``, ``Entropy``, ``Margin``
-    and ``Certainty`` do; ``"variation_ratio"`` and ``"mean_entropy"`` are those of `score_ensemble`.
+    >>> from prunefuse.adapters.baal import Uncertainty
+    >>> Uncertainty("bald")(np.random.randn(100, 10, 20)).shape
+    (100,)
+
+    Predictions are (N, C), or (N, C, passes), or (N, C, ..., passes) with a ``reduction`` to one utility per sample. They
+    are arrays of NumPy or torch. Passes are averaged as probabilities, not as logits.
+
+    Of probabilities, ``"bald"``, ``"entropy"``, ``"margin"`` and ``"least_confidence"`` rank as baal's ``BALD``,
+    ``Entropy``, ``Margin`` and ``Certainty`` do. ``"predictive_entropy"`` is another name for entropy.
+    ``"variation_ratio"`` and ``"mean_entropy"`` are those of `score_ensemble`.
 
     Args:
-        strategy: one of these names.
-        probabilities: the predictions are probabilities, not logits.
-        temperature: divides the logits; positive.
-        reduction: how the utilities of a sample that has several become one, as for baal's heuristics.
+        strategy: One of these names.
+        probabilities: The predictions are probabilities, not logits.
+        temperature: Divides the logits; positive.
+        reduction: How the utilities of a sample that has several become one, as for baal's heuristics.
 
     Raises:
-        TypeError, ValueError: strategy is not one of these names.
+        TypeError: strategy is neither a name nor a tuple of names.
+        ValueError: It is not one of these names.
     """
 
     def __init__(

@@ -17,16 +17,23 @@ from prunefuse.selection import top_b
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """The instances that the learner is least sure of; of a `Committee`, that its mean prediction is least sure of.
+    """A query strategy: the instances that the learner is least sure of; of a `Committee`, that its mean prediction is least
+    sure of.
 
-    ``"least_confidence"``, ``"margin"`` and ``"entropy"`` pick what modAL's ``uncertainty_sampling``, ``margin_sampling`` and
-    ``entropy_sampling`` (``consensus_entropy_sampling`` of a `Committee`) pick.
+    >>> from prunefuse.adapters.modal import Uncertainty
+    >>> learner = ActiveLearner(LogisticRegression(), Uncertainty("margin"), X[:99], y[:99])
+    >>> learner.query(X[99:], n_instances=5)[0].shape
+    (5,)
+
+    ``"least_confidence"``, ``"margin"`` and ``"entropy"`` pick what modAL's ``uncertainty_sampling``, ``margin_sampling``
+    and ``entropy_sampling`` pick. Of a `Committee`, entropy is its ``consensus_entropy_sampling``.
 
     Args:
-        strategy: one of these names.
+        strategy: One of these names.
 
     Raises:
-        TypeError, ValueError: strategy is not one of them.
+        TypeError: strategy is neither a name nor a tuple of names.
+        ValueError: It is not one of these names.
     """
 
     strategy: str = "entropy"
@@ -53,14 +60,20 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """The instances that the learners of a `Committee` disagree about.
+    """A query strategy: the instances that the learners of a `Committee` disagree about.
+
+    >>> from prunefuse.adapters.modal import Disagreement
+    >>> learners = [ActiveLearner(LogisticRegression(C=c), X_training=X[:99], y_training=y[:99]) for c in (0.1, 1.0)]
+    >>> Committee(learners, Disagreement("bald")).query(X[99:], n_instances=5)[0].shape
+    (5,)
 
     Args:
         strategy: ``"bald"`` (the mean divergence of the learners from their consensus), ``"variation_ratio"`` (of their
             votes), ``"predictive_entropy"`` (modAL's ``consensus_entropy_sampling``) or ``"mean_entropy"``.
 
     Raises:
-        TypeError, ValueError: strategy is not one of these names.
+        TypeError: strategy is neither a name nor a tuple of names.
+        ValueError: It is not one of these names.
     """
 
     strategy: str = "bald"

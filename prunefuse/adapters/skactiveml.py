@@ -20,15 +20,19 @@ from prunefuse.selection import k_center_greedy, top_b
 
 
 class Uncertainty(SingleAnnotatorPoolQueryStrategy):
-    """The candidates that a classifier is least sure of.
+    """A query strategy: the candidates that a classifier is least sure of.
 
-    ``"least_confidence"``, ``"margin"`` and ``"entropy"`` have the utilities of scikit-activeml's ``UncertaintySampling`` with
-    the methods ``"least_confident"``, ``"margin_sampling"`` and ``"entropy"``.
+    >>> from prunefuse.adapters.skactiveml import Uncertainty
+    >>> Uncertainty("entropy").query(X, partly, SklearnClassifier(LogisticRegression()), batch_size=5).shape
+    (5,)
+
+    ``"least_confidence"``, ``"margin"`` and ``"entropy"`` have the utilities of scikit-activeml's ``UncertaintySampling``
+    with the methods ``"least_confident"``, ``"margin_sampling"`` and ``"entropy"``.
 
     Args:
-        strategy: one of these names.
-        missing_label: the label of what is not labeled.
-        random_state: plays no part.
+        strategy: One of these names.
+        missing_label: The label of what is not labeled.
+        random_state: Plays no part.
     """
 
     def __init__(
@@ -88,13 +92,17 @@ class Uncertainty(SingleAnnotatorPoolQueryStrategy):
 
 
 class KCenter(SingleAnnotatorPoolQueryStrategy):
-    """The candidates that cover X, each farthest (Euclidean) from what is labeled or picked: ``CoreSet``.
+    """A query strategy: the candidates that cover X, each farthest (Euclidean) from what is labeled or picked, as ``CoreSet``.
+
+    >>> from prunefuse.adapters.skactiveml import KCenter
+    >>> KCenter().query(X, partly, batch_size=5).shape
+    (5,)
 
     Where nothing is labeled the first is the candidate nearest to their mean. Memory is that of a copy of X.
 
     Args:
-        missing_label: the label of what is not labeled.
-        random_state: plays no part.
+        missing_label: The label of what is not labeled.
+        random_state: Plays no part.
     """
 
     def __init__(self, missing_label: Any = MISSING_LABEL, random_state: Any = None) -> None:

@@ -17,19 +17,23 @@ from prunefuse.selection import k_center_greedy, top_b
 
 @constraints(classification_type="single-label")
 class Uncertainty(QueryStrategy):
-    """The texts that the classifier is least sure of.
+    """A query strategy: the texts that the classifier is least sure of.
+
+    >>> from prunefuse.adapters.small_text import Uncertainty
+    >>> learner = PoolBasedActiveLearner(factory, Uncertainty("margin"), data)
 
     ``"least_confidence"``, ``"margin"`` and ``"entropy"`` pick what small-text's ``LeastConfidence``, ``BreakingTies`` and
     ``PredictionEntropy`` pick. Only what is not labeled is predicted.
 
     Args:
-        strategy: one of these names.
+        strategy: One of these names.
 
     Attributes:
-        scores_: after a query the utilities of the data set, higher = label first, NaN where there is none.
+        scores_: After a query the utilities of the data set, higher = label first, NaN where there is none.
 
     Raises:
-        TypeError, ValueError: strategy is not one of these names.
+        TypeError: strategy is neither a name nor a tuple of names.
+        ValueError: It is not one of these names.
     """
 
     def __init__(self, strategy: str = "entropy") -> None:
@@ -58,10 +62,14 @@ class Uncertainty(QueryStrategy):
 
 
 class KCenter(EmbeddingBasedQueryStrategy):
-    """The texts whose embeddings cover the data, each farthest from what is labeled or picked: ``GreedyCoreset``.
+    """A query strategy: the texts whose embeddings cover the data, each farthest from what is labeled or picked, as
+    ``GreedyCoreset``.
+
+    >>> from prunefuse.adapters.small_text import KCenter
+    >>> learner = PoolBasedActiveLearner(factory, KCenter(), data)
 
     Args:
-        normalize: scale embeddings to length 1 first.
+        normalize: Scale embeddings to length 1 first.
     """
 
     def __init__(self, normalize: bool = True) -> None:

@@ -1,5 +1,5 @@
 """``python -m prunefuse.cli`` is the command ``prunefuse``."""
 
-from prunefuse.cli.app import main
+from prunefuse.cli import main
 
 main()

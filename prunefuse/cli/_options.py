@@ -37,6 +37,15 @@ Quiet: TypeAlias = Annotated[
     bool,
     typer.Option("--quiet", "-q", metavar=" ", help="Print nothing but the run folder.", rich_help_panel=RUN),
 ]
+Resume: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        help="Go on with the run in this folder, with its options; only --jobs, --device and --quiet may stand beside it.",
+        metavar="PATH",
+        rich_help_panel=RUN,
+        show_default=False,
+    ),
+]
 _METAVARS = {int: "N", float: "X", bool: " "}
 
 
@@ -150,6 +159,23 @@ def configure(config: C, given: Given, file: Path | None, kind: str) -> C:
             target = own if len(place.path) == 1 else inside.setdefault(place.path[0], {})
             target[place.path[-1]] = _parsed(place, value)
     return changed(changed(config, own), inside)
+
+
+def going_on(given: Given, others: Mapping[str, bool]) -> dict[str, Any]:
+    """Those of the options given that a run may go on with.
+
+    Args:
+        given: The options of the configuration.
+        others: Whether other options were given, by name.
+
+    Raises:
+        ConfigError: an option that the run has of its own.
+    """
+    allowed = ("jobs", "device")
+    own = [name for name in (*given, *(name for name, told in others.items() if told)) if name not in allowed]
+    if own:
+        raise ConfigError(f"resume goes on with the options of the run: leave out {own[0].replace('_', '-')}")
+    return dict(given)
 
 
 def page(commands: Mapping[str, type[DataclassInstance]]) -> str:

@@ -59,6 +59,17 @@ def info() -> None:
 
 
 @app.command()
+def status(
+    run: Annotated[Path, typer.Argument(help="Run folder, of a run that goes on or not.", metavar="RUN")],
+) -> None:
+    """Print where a run is: phase, round, time left, where the time went; also while it runs."""
+    with reported():
+        from prunefuse.experiment.status import status as found
+
+        show(*found(run))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; several are pooled.", metavar="RUN…")],
     out: Annotated[

@@ -37,7 +37,7 @@ def bench(
         from prunefuse.bench import record, table
         from prunefuse.bench.cases import cases
         from prunefuse.bench.race import measure
-        from prunefuse.experiment.budgets import ConfigError
+        from prunefuse.errors import ConfigError
         from prunefuse.experiment.machine import resolve_device
 
         if device not in ("cpu", "cuda"):

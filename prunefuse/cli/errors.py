@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
 
+from prunefuse.errors import (
+    ConfigError,
+    DamagedFileError,
+    ExtrapolateInterrupted,
+    FolderInUseError,
+    LogitsFileError,
+    RunError,
+    RunFolderError,
+    RunInterrupted,
+)
+
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turn the errors that commands are known to end with into a message and an exit code."""
+    """Turn the errors that commands are known to end with into a message and an exit code; signals end them as Ctrl-C does."""
     try:
-        # Inside, as these imports take a while, in which Ctrl-C is to end with the same message.
-        from prunefuse.experiment.budgets import ConfigError
-        from prunefuse.experiment.extrapolate._run import ExtrapolateInterrupted
-        from prunefuse.experiment.folder import RunError, RunFolderError
-        from prunefuse.experiment.run import RunInterrupted
-        from prunefuse.scoring._files import LogitsFileError
+        # Here, as a command's imports take a while, in which Ctrl-C is to end with the same message.
+        from prunefuse.experiment.execute import interruptible
 
-        try:
+        with interruptible():
             yield
-        except (ConfigError, RunFolderError) as error:
-            _end(f"Error: {error}", 2)
-        except (RunError, LogitsFileError, OSError) as error:
-            _end(f"Error: {error}", 1)
-        except ExtrapolateInterrupted as interruption:
-            folder = interruption.folder
-            _end(f"Stopped. To go on: prunefuse extrapolate --resume {folder}", 130)
-        except RunInterrupted as interruption:
-            folder = interruption.folder
-            if not interruption.rounds:
-                _end(f"Stopped before a round was complete; {folder} has the configuration alone.", 130)
-            _end(
-                f"Stopped. The complete rounds are in {folder}; `prunefuse report {folder}` draws them.", 130
-            )
+    except (ConfigError, RunFolderError) as error:
+        _end(f"Error: {error}", 2)
+    except (RunError, DamagedFileError, FolderInUseError, LogitsFileError, OSError) as error:
+        _end(f"Error: {error}", 1)
+    except ExtrapolateInterrupted as interruption:
+        _end(f"Stopped. To go on: prunefuse extrapolate --resume {_quoted(interruption.folder)}", 130)
+    except RunInterrupted as interruption:
+        folder = _quoted(interruption.folder)
+        drawn = f"; `prunefuse report {folder}` draws what is done" if interruption.rounds else ""
+        _end(f"Stopped. To go on: prunefuse run --resume {folder}{drawn}", 130)
     except KeyboardInterrupt:
         _end("Stopped: nothing was written.", 130)
+
+
+def _quoted(path: object) -> str:
+    return shlex.quote(str(path))
 
 
 def _end(message: str, code: int) -> NoReturn:

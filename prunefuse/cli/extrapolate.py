@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from prunefuse.cli._options import ConfigFile, Given, Quiet, configure, configured
+from prunefuse.cli._options import ConfigFile, Given, Quiet, Resume, configure, configured, going_on
 from prunefuse.cli.errors import reported
-from prunefuse.errors import ConfigError
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
-from prunefuse.experiment.loop_config import RUN
 
 
 @configured(ExtrapolateConfig)
@@ -21,15 +17,7 @@ def extrapolate(
     *,
     config: ConfigFile = None,
     given: Given,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            help="Go on with the run in this folder, with its options.",
-            metavar="PATH",
-            rich_help_panel=RUN,
-            show_default=False,
-        ),
-    ] = None,
+    resume: Resume = None,
     quiet: Quiet = False,
 ) -> None:
     """Prune a data set: score a fraction by training on it, extrapolate to the rest, keep the best, train on those.
@@ -43,11 +31,7 @@ def extrapolate(
         from prunefuse.experiment.report import overview_blocks
 
         if resume is not None:
-            if more := [*given, *(["config"] if config else [])]:
-                raise ConfigError(
-                    f"resume goes on with the options of the run: leave out {more[0].replace('_', '-')}"
-                )
-            folder = go_on(resume, quiet=quiet)
+            folder = go_on(resume, quiet=quiet, **going_on(given, {"config": config is not None}))
         else:
             wanted = configure(ExtrapolateConfig(), given, config, "extrapolate")
             folder = run(wanted, command=shlex.join(["prunefuse", *sys.argv[1:]]), quiet=quiet)

@@ -105,8 +105,7 @@ def prune(
     )
     with reported():
         from prunefuse.cli import prune_files
-        from prunefuse.experiment.budgets import ConfigError
-        from prunefuse.experiment.folder import RunError
+        from prunefuse.errors import ConfigError, RunError
 
         try:
             targets = [

@@ -53,7 +53,9 @@ def find_model(name: str, num_classes: int | None = None) -> Source:
     library, _, rest = name.rpartition(":")
     if library not in ("", "torchvision", "timm"):
         if num_classes is not None:
-            raise ValueError("num_classes: expected none beside a function, which builds the model as it is")
+            raise ValueError(
+                "num_classes must be left out beside a function, which builds the model as it is"
+            )
         return _from_function(library, rest)
     import torchvision
 
@@ -76,11 +78,11 @@ def find_model(name: str, num_classes: int | None = None) -> Source:
             )
         known = [*known, *timm.list_models()]
     elif library == "timm":
-        raise ValueError(f"model: {name!r} needs the package timm, which is not installed")
+        raise ValueError(f"model {name!r} needs the package timm, which is not installed")
     close = difflib.get_close_matches(rest, known, 3)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise ValueError(
-        f"model: expected a name of torchvision or timm, package.module:function or an .onnx file, got {name!r}{hint}"
+        f"model must be a name of torchvision or timm, package.module:function or an .onnx file, got {name!r}{hint}"
     )
 
 
@@ -91,7 +93,9 @@ def _from_function(module: str, function: str) -> Source:
     try:
         build = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"model: cannot import {function!r} from {module!r}: {error}") from error
+        raise ValueError(
+            f"model must be a function that can be imported, got {function!r} from {module!r}: {error}"
+        ) from error
     return Source(build, f"from {module} import {function}", function)
 
 
@@ -100,7 +104,7 @@ def parse_input(text: str) -> Tensor:
     shape, _, dtype = text.partition(":")
     kind = getattr(torch, dtype or "float32", None)
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) or not isinstance(kind, torch.dtype):
-        raise ValueError(f"input: expected a shape such as 1x3x224x224 or 1x16:int64, got {text!r}")
+        raise ValueError(f"input must be a shape such as 1x3x224x224 or 1x16:int64, got {text!r}")
     return torch.zeros([int(size) for size in shape.split("x")], dtype=kind)
 
 
@@ -110,12 +114,12 @@ def parse_target(quantity: str, text: str) -> Target:
     try:
         value = float(found[1] if found else "")
     except ValueError:
-        raise ValueError(f"target-{quantity}: expected a number such as 0.5, got {text!r}") from None
+        raise ValueError(f"target-{quantity} must be a number such as 0.5, got {text!r}") from None
     unit = found[2] if found else None
     is_amount = unit == "ms" or (unit is None and value >= 1)
     if (unit == "ms" and quantity != "latency") or (is_amount and quantity == "latency" and unit is None):
         kind = "an amount such as 5ms" if quantity == "latency" else "an amount"
-        raise ValueError(f"target-{quantity}: expected a fraction below 1 or {kind}, got {text!r}")
+        raise ValueError(f"target-{quantity} must be a fraction below 1 or {kind}, got {text!r}")
     if is_amount:
         return Target(quantity, at_most=value / 1000 if unit == "ms" else value)
     return Target(quantity, value / 100 if unit == "%" else value)
@@ -139,20 +143,20 @@ def load_weights_(model: nn.Module, path: Path) -> None:
         raise
     except Exception as error:  # pickle, zip and safetensors have their own
         raise ValueError(
-            f"weights: {path}: not a checkpoint that is safe to read: {first_line(error)}"
+            f"weights must be a checkpoint that is safe to read, got {path}: {first_line(error)}"
         ) from error
     while isinstance(found, Mapping) and (
         inner := next((k for k in ("state_dict", "model") if k in found), None)
     ):
         found = found[inner]
     if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
-        raise ValueError(f"weights: {path}: expected tensors by name, or these under 'state_dict' or 'model'")
+        raise ValueError(
+            f"weights must be tensors by name, or these under 'state_dict' or 'model', got others in {path}"
+        )
     try:
         model.load_state_dict(found)
     except RuntimeError as error:
-        raise ValueError(
-            f"weights: {path}: they do not fit the model: {' '.join(str(error).split())}"
-        ) from None
+        raise ValueError(f"weights must fit the model, got {path}: {' '.join(str(error).split())}") from None
 
 
 def prune_to_folder(
@@ -190,7 +194,7 @@ def prune_to_folder(
         model = source.build()
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"model: expected {source.expression} to return a module, got {type(model).__name__}"
+            f"model must be a function that returns a module, got {source.expression}, which returns {type(model).__name__}"
         )
     if weights is not None:
         load_weights_(model, weights)
@@ -237,12 +241,12 @@ def prune_onnx(
     """
     for name, value in (("weights", weights), ("num_classes", num_classes)):
         if value is not None:
-            raise ValueError(f"{name}: expected none for an ONNX file, which has a network and its weights")
+            raise ValueError(f"{name} must be left out for an ONNX file, which has a network and its weights")
     if out.exists():
         raise FileExistsError(f"{out} exists and is not overwritten")
     try:
         onnx = importlib.import_module("prunefuse.onnx")
     except ImportError as error:
-        raise ValueError(f"model: ONNX files cannot be read here: {error}") from error
+        raise ValueError(f"model cannot be an ONNX file here: {error}") from error
     plan: PruningPlan = onnx.prune(path, out, shapes=[tuple(x.shape) for x in inputs], **planning)
     return plan

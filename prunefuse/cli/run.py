@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from prunefuse._options import require
-from prunefuse.cli._options import ConfigFile, Given, Quiet, configure, configured
+from prunefuse.cli._options import ConfigFile, Given, Quiet, Resume, configure, configured, going_on
 from prunefuse.cli.errors import reported
 from prunefuse.experiment.config import PRESETS, WHAT, RunConfig, check_sizes_given
 
@@ -29,6 +30,7 @@ def run(
     ] = "digits",
     config: ConfigFile = None,
     given: Given,
+    resume: Resume = None,
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment and write its folder: PruneFuse, classic active learning and random picks, with a report.
@@ -38,12 +40,17 @@ def run(
     with reported():
         from prunefuse._table import show
         from prunefuse.experiment.report import overview_blocks
+        from prunefuse.experiment.run import resume as go_on
         from prunefuse.experiment.run import run as run_experiment
 
-        require(preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}", preset)
-        check_sizes_given(given)
-        wanted = configure(PRESETS[preset], given, config, "run")
-        folder = run_experiment(wanted, command=shlex.join(["prunefuse", *sys.argv[1:]]), quiet=quiet)
+        if resume is not None:
+            others = {"preset": preset != "digits", "config": config is not None}
+            folder: Path = go_on(resume, quiet=quiet, **going_on(given, others))
+        else:
+            require(preset in PRESETS, "preset", f"one of {', '.join(PRESETS)}", preset)
+            check_sizes_given(given)
+            wanted = configure(PRESETS[preset], given, config, "run")
+            folder = run_experiment(wanted, command=shlex.join(["prunefuse", *sys.argv[1:]]), quiet=quiet)
         if quiet:
             typer.echo(folder)
         else:

@@ -62,7 +62,7 @@ def score(
     """Score the rows of files larger than memory, and write the most useful ones, or all, to a CSV file."""
     with reported():
         from prunefuse.cli.progress import RowsProgress
-        from prunefuse.experiment.budgets import ConfigError
+        from prunefuse.errors import ConfigError
         from prunefuse.selection._pool import score_pool
 
         paths = [file for path in logits for file in (_listed() if path == Path("-") else [path])]

@@ -16,12 +16,19 @@ from prunefuse.data._tensors import in_memory
 
 
 class Labeled(Dataset[Any]):
-    """Some samples of a data set with labels from elsewhere; its own labels are not touched.
+    """A data set of some samples of another one, with labels from elsewhere; the other one's labels are not read.
+
+    >>> from prunefuse.data import Labeled
+    >>> Labeled(torch.zeros(100, 1, 8, 8), indices=[3, 7], labels=[1, 0])[1][1]
+    0
 
     Args:
-        images: A map-style data set whose items are images, or tuples that start with one.
+        images: A map-style data set. Its items are images, or tuples that start with one.
         indices: The samples, as indices into ``images``.
         labels: One class index for each of ``indices``.
+
+    Raises:
+        ValueError: There are not as many labels as indices.
     """
 
     def __init__(self, images: Any, indices: Sequence[int] | Tensor, labels: Sequence[int] | Tensor) -> None:
@@ -30,7 +37,7 @@ class Labeled(Dataset[Any]):
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         if self.indices.shape != self.labels.shape:
             raise ValueError(
-                f"labels: expected one for each of {len(self.indices)} indices, got {len(self.labels)}"
+                f"labels must be one for each of {len(self.indices)} indices, got {len(self.labels)}"
             )
 
     def __len__(self) -> int:
@@ -56,7 +63,7 @@ def batch_count(samples: int, batch_size: int) -> int:
 def shuffled(samples: int, batch_size: int, generator: torch.Generator) -> list[Batch]:
     """One epoch in random order, in `batch_count` batches whose sizes differ by at most one.
 
-    Even sizes instead of a small remainder (ours): a last batch of one sample has no batch statistics.
+    Sizes are even, without a small remainder: a last batch of one sample has no batch statistics.
     """
     count = batch_count(samples, batch_size)
     order = torch.randperm(samples, generator=generator).tensor_split(count)
@@ -89,7 +96,7 @@ def read(
         return
     own = memory.labels if given is None else given
     if labels and own is None:
-        raise TypeError("data: labels are needed, and this data set has none")
+        raise TypeError("data must have labels, got images alone")
     for batch in batches:
         rng = None if batch.seed is None else torch.Generator().manual_seed(batch.seed)
         rows = batch.positions if indices is None else indices[batch.positions]
@@ -108,7 +115,7 @@ def image_of(item: Any) -> Tensor:
         image = torch.from_numpy(image)
     if not isinstance(image, Tensor):
         raise TypeError(
-            f"data: expected items that are tensors or arrays, got {type(image).__name__}; "
+            f"data must have items that are tensors or arrays, got {type(image).__name__}; "
             "give the data set a transform such as torchvision.transforms.ToTensor()"
         )
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
@@ -117,7 +124,7 @@ def image_of(item: Any) -> Tensor:
 def label_of(item: Any) -> int:
     """The label of a data set's item, its second element."""
     if not isinstance(item, tuple | list) or len(item) < 2:
-        raise TypeError(f"data: labels are needed; expected items (image, label), got {type(item).__name__}")
+        raise TypeError(f"data must have items (image, label), got {type(item).__name__}")
     return int(item[1])
 
 

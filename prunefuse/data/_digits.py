@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from prunefuse._extras import needed_for
 from prunefuse.data._tensors import Augment, TensorImages
 from prunefuse.data._types import Data
 
@@ -11,12 +12,13 @@ TEST_SIZE = 360
 
 
 def digits() -> Data:
-    """1437 training and 360 test images, stratified by class; the split is fixed (ours).
+    """1437 training and 360 test images, stratified by class; the split is fixed.
 
-    Pixels are scaled from 0..16 to [0, 1]. Training images are shifted by up to one pixel (ours).
+    Pixels are scaled from 0..16 to [0, 1]. Training images are shifted by up to one pixel.
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with needed_for("the data set digits"):
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     bundle = load_digits()
     images = torch.from_numpy(bundle.images).float().div_(16).unsqueeze(1)

@@ -16,7 +16,7 @@ def folder(path: str) -> Data:
 
     All images are brought to one square size: the shorter side of the first training image, at most 224, by
     resizing the shorter side and cropping the center. Training images get a random crop after padding by an
-    eighth of the size, and a horizontal flip; values are normalized by ImageNet's statistics (all ours).
+    eighth of the size, and a horizontal flip; values are normalized by ImageNet's statistics.
 
     Raises:
         FileNotFoundError: ``path``, its ``train/`` or its test part is missing, or a class has no images.
@@ -30,7 +30,7 @@ def folder(path: str) -> Data:
     for part in (train_part, test_part):
         if not part.is_dir():
             raise FileNotFoundError(
-                f"folder: expected {train_part.absolute()}/<class>/<image> and "
+                f"folder must have {train_part.absolute()}/<class>/<image> and "
                 f"{base.absolute()}/test/<class>/<image> (or val/); there is no folder {part.absolute()}"
             )
     plain = _images(path, train_part, None)
@@ -48,7 +48,7 @@ def folder(path: str) -> Data:
     if train.classes != test.classes:
         differing = sorted(set(train.classes) ^ set(test.classes))
         raise ValueError(
-            f"folder: {train_part} and {test_part} have different classes: {', '.join(differing)} in one only"
+            f"folder must have the same classes in {train_part} and {test_part}, got {', '.join(differing)} in one only"
         )
     return Data(train, pool, test, len(train.classes), (3, side, side), f"folder:{path}")
 

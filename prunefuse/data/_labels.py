@@ -12,16 +12,21 @@ from prunefuse.data._tensors import in_memory
 
 
 class OwnLabels:
-    """An oracle that answers with the labels the data set itself holds, reading only those it is asked for.
+    """An oracle that answers with the labels that a data set holds; it reads only those that it is asked for.
 
-    Tensors in memory and a ``targets`` attribute (torchvision's data sets) are read without decoding images.
+    Labels are read without decoding images from tensors in memory, and from the attribute ``targets`` of torchvision's data
+    sets.
+
+    >>> from prunefuse.data import OwnLabels, TensorImages
+    >>> OwnLabels(TensorImages(torch.zeros(3, 1, 8, 8), torch.tensor([4, 5, 6])))([2, 0])
+    [6, 4]
     """
 
     def __init__(self, data: Any) -> None:
         self.data = data
 
     def check(self) -> None:
-        """Raise ``TypeError`` if the data set has no labels; its first item may be read to see, no label is."""
+        """Raise ``TypeError`` if the data set has no labels. No label is read, but perhaps the first item."""
         memory = in_memory(self.data)
         if memory is not None:
             found = memory.labels is not None
@@ -31,7 +36,7 @@ class OwnLabels:
             item = self.data[0]
             found = isinstance(item, tuple | list) and len(item) >= 2
         if not found:
-            raise TypeError("pool: it has no labels of its own; give an oracle")
+            raise TypeError("pool must have labels of its own, got none; give an oracle")
 
     def __call__(self, indices: Sequence[int]) -> list[int]:
         """The labels of the samples ``indices``.
@@ -42,7 +47,7 @@ class OwnLabels:
         memory = in_memory(self.data)
         if memory is not None:
             if memory.labels is None:
-                raise TypeError("pool: it has no labels of its own; give an oracle")
+                raise TypeError("pool must have labels of its own, got none; give an oracle")
             rows = torch.tensor(indices, dtype=torch.int64, device=memory.labels.device)
             return [int(label) for label in memory.labels[rows]]
         targets = getattr(self.data, "targets", None)

@@ -33,7 +33,7 @@ def large(name: str, root: str | os.PathLike[str], download: bool) -> Data:
 
     if download and name == "imagenet":
         raise ValueError(
-            "download: ImageNet cannot be downloaded; get its archives from image-net.org, into root"
+            "download must be False for ImageNet, got True; get its archives from image-net.org, into root"
         )
     to_tensor = [
         transforms.ToTensor(),

@@ -9,16 +9,21 @@ from prunefuse.data._types import Data
 
 
 def load(name: str, *, root: str | os.PathLike[str] = "data", download: bool = False) -> Data:
-    """A data set by name.
+    """A data set by name, with its training part, the same samples as a pool, and its test part.
+
+    >>> from prunefuse.data import load
+    >>> len(load("digits").pool)
+    1437
 
     Args:
         name: ``digits`` (bundled), ``cifar10``, ``cifar100``, ``places365``, ``imagenet`` or ``folder:PATH``.
-        root: Folder that holds, or with ``download`` gets, the files as torchvision expects them.
-        download: Fetch a missing data set; not of ImageNet.
+        root: The folder with the files, as torchvision expects them. With ``download`` they are put there.
+        download: Fetch a data set that is missing. ImageNet cannot be fetched.
 
     Raises:
-        ValueError: an unknown name, or a folder that is not laid out as expected.
-        FileNotFoundError: the data are not there; says where it looked and what to do.
+        ValueError: The name is unknown, or a folder is not laid out as expected.
+        FileNotFoundError: The data are not there. The message says where it looked and what to do.
+        MissingPackageError: The digits are asked for, and scikit-learn is not installed.
     """
     # Imported here: each brings scikit-learn or torchvision along.
     if name == "digits":
@@ -37,4 +42,4 @@ def load(name: str, *, root: str | os.PathLike[str] = "data", download: bool = F
         from prunefuse.data._folder import folder
 
         return folder(name.removeprefix("folder:"))
-    raise ValueError(f"data: expected one of {', '.join(NAMES)}, got {name!r}")
+    raise ValueError(f"data must be one of {', '.join(NAMES)}, got {name!r}")

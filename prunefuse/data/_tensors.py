@@ -15,7 +15,11 @@ from torch.utils.data import Dataset, TensorDataset
 
 @dataclass(frozen=True)
 class Augment:
-    """A random crop after zero padding by ``pad`` pixels, then, with ``flip``, a random horizontal flip."""
+    """A random crop after zero padding by ``pad`` pixels, then, with ``flip``, a random horizontal flip.
+
+    >>> from prunefuse.data import Augment, TensorImages
+    >>> data = TensorImages(torch.zeros(10, 3, 32, 32), augment=Augment(pad=4, flip=True))
+    """
 
     pad: int
     flip: bool
@@ -39,12 +43,19 @@ class Augment:
 class TensorImages(Dataset[Any]):
     """A map-style data set over tensors: items are ``(image, label)``, or only the image without labels.
 
+    >>> from prunefuse.data import TensorImages
+    >>> TensorImages(torch.full((5, 1, 2, 2), 255, dtype=torch.uint8), torch.arange(5))[3][0].max().item()
+    1.0
+
     Args:
-        images: (N, C, H, W) or any (N, ...); read as float32, uint8 scaled to [0, 1].
+        images: (N, C, H, W) or any (N, ...). They are read as float32; uint8 is scaled to [0, 1].
         labels: (N,) class indices, or None.
-        mean: Per channel, subtracted after scaling; with ``std``.
-        std: Per channel, divided by.
-        augment: Applied to the raw images each time they are read.
+        mean: One number for each channel, subtracted after scaling. It goes with ``std``.
+        std: One number for each channel, which the result is divided by.
+        augment: What is done to the raw images each time they are read.
+
+    Raises:
+        ValueError: Labels of another number than images, or only one of ``mean`` and ``std``.
     """
 
     def __init__(
@@ -57,9 +68,9 @@ class TensorImages(Dataset[Any]):
         augment: Augment | None = None,
     ) -> None:
         if labels is not None and labels.shape != images.shape[:1]:
-            raise ValueError(f"labels: expected shape {tuple(images.shape[:1])}, got {tuple(labels.shape)}")
+            raise ValueError(f"labels must have shape {tuple(images.shape[:1])}, got {tuple(labels.shape)}")
         if (mean is None) != (std is None):
-            raise ValueError("mean and std: expected both or neither")
+            raise ValueError("mean and std must be both given or neither, got one")
         self.images = images
         self.labels = labels
         self.mean = mean

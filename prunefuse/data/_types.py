@@ -10,8 +10,17 @@ from typing import Any
 class Data:
     """A data set for active learning. Items are ``(image (C, H, W) float32, label)``.
 
-    ``train`` and ``pool`` are the same samples in the same order: ``train`` with training augmentation,
-    ``pool`` with evaluation transforms, for scoring. ``input_shape`` is (C, H, W).
+    >>> from prunefuse.data import load
+    >>> load("digits").input_shape
+    (1, 8, 8)
+
+    Attributes:
+        train: The training samples, with training augmentation.
+        pool: The same samples in the same order, with evaluation transforms, for scoring.
+        test: The test samples.
+        num_classes: How many classes there are.
+        input_shape: (C, H, W).
+        name: The name of the data set.
     """
 
     train: Any

@@ -5,179 +5,202 @@ Every score is higher = more useful to keep, as its authors use it; `Aum` says w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from prunefuse._options import check_fields
+from prunefuse._options import Check, at_least, check_fields, checked, one_of, require
 
 Forward = Literal["training", "evaluation"]
+_DDOF = Check("0 or 1", lambda value: value in (0, 1))
+_EPOCHS = Check("one epoch or more, counted from 1", lambda value: min(value, default=0) >= 1)
 
 
 @dataclass(frozen=True)
 class DynamicUncertainty:
-    """Mean over windows of the standard deviation of p_t, the probability of the true class at epoch t (He et al. 2024).
+    """The mean over windows of the standard deviation of p_t, the probability of the true class at epoch t.
 
-    Windows of ``window`` epochs slide by one: after T epochs there are T − window + 1, of which the last ``omitted`` do not
+    Windows of ``window`` epochs slide by one. After T epochs there are T − window + 1 of them. The last ``omitted`` do not
     count. Published forms differ in this, in ``ddof``, and in where p_t comes from. Their constant factors are left out.
 
+    >>> from prunefuse.dynamics import DynamicUncertainty, Recorder
+    >>> recorder = Recorder(samples=50, scores={"du5": DynamicUncertainty(window=5)})
+
     Attributes:
-        window: Epochs in a window.
-        ddof: 1: divides by window − 1 (the paper's formula), 0: by window.
-        omitted: 0, 1 (the paper's formula: T − window windows) or 2 (T − window − 1, in some codes), or more.
-        forward: If given, a recorder of the other kind of forward pass is refused: ``training`` (augmented, as the network
-            is trained) or ``evaluation`` (a pass of its own).
+        window: Epochs in a window, two or more.
+        ddof: 1 divides by window − 1, as the paper's formula does; 0 divides by window.
+        omitted: 0 or more. The paper's formula has T − window windows, which is 1; some codes have 2.
+        forward: ``training`` (augmented, as the network is trained) or ``evaluation`` (a pass of its own). A recorder of
+            the other kind of forward pass is then refused. None takes both.
+
+    References:
+        He et al. 2024, *Large-scale Dataset Pruning with Dynamic Uncertainty*.
     """
 
-    window: int = 10
-    ddof: int = 1
-    omitted: int = 1
-    forward: Forward | None = None
+    window: int = field(default=10, metadata=checked(at_least(2)))
+    ddof: int = field(default=1, metadata=checked(_DDOF))
+    omitted: int = field(default=1, metadata=checked(at_least(0)))
+    forward: Forward | None = field(default=None, metadata=checked(one_of("training", "evaluation")))
 
     def __post_init__(self) -> None:
-        _check_window(self)
-        if self.forward not in (None, "training", "evaluation"):
-            raise ValueError(f"forward: expected 'training', 'evaluation' or None, got {self.forward!r}")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class Dual:
-    """Mean over windows of std(p) · (1 − mean(p)): difficult and uncertain, from early epochs (Cho et al. 2025).
+    """The mean over windows of std(p) · (1 − mean(p)), with p the probability of the true class.
+
+    The score is high for samples that are difficult and uncertain, and can be told from early epochs.
+
+    >>> from prunefuse.dynamics import Dual, Recorder
+    >>> recorder = Recorder(samples=50, scores={"dual": Dual(trajectory=30)})
 
     Attributes:
-        window, ddof, omitted: As in `DynamicUncertainty`; published: 10, 1, 0.
-        trajectory: Only the first so many epochs count; None: all. Published for CIFAR: 30.
+        window, ddof, omitted: As in `DynamicUncertainty`. Published: 10, 1, 0.
+        trajectory: Only the first so many epochs count. None takes all. Published for CIFAR: 30.
+
+    References:
+        Cho et al. 2025, *Lightweight Dataset Pruning without Full Training via Example Difficulty and Prediction
+        Uncertainty*.
     """
 
-    window: int = 10
-    ddof: int = 1
-    omitted: int = 0
-    trajectory: int | None = None
+    window: int = field(default=10, metadata=checked(at_least(2)))
+    ddof: int = field(default=1, metadata=checked(_DDOF))
+    omitted: int = field(default=0, metadata=checked(at_least(0)))
+    trajectory: int | None = field(default=None, metadata=checked())
 
     def __post_init__(self) -> None:
-        _check_window(self)
+        check_fields(self)
         _check_trajectory(self.trajectory, self.window + self.omitted)
 
 
 @dataclass(frozen=True)
 class Tdds:
-    """How much the change from epoch to epoch changes, late windows weighted most (Zhang et al. 2024).
+    """How much the change from epoch to epoch changes, with most weight on late windows.
 
-    With q_t the softmax at epoch t and D_t = Σ_c |q_{t+1,c} (log(q_{t+1,c} + epsilon) − log(q_{t,c} + epsilon))|, a window
-    of ``window`` epochs gives V_k = ‖(D_k … D_{k+window−2}) − their mean‖₂, and the score after T epochs is
-    Σ_k V_k · beta · (1 − beta)^(T − window − k).
+    Let q_t be the softmax at epoch t, and D_t = Σ_c |q_{t+1,c} (log(q_{t+1,c} + epsilon) − log(q_{t,c} + epsilon))|. A
+    window of ``window`` epochs gives V_k = ‖(D_k … D_{k+window−2}) − their mean‖₂. The score after T epochs is Σ_k V_k ·
+    beta · (1 − beta)^(T − window − k).
+
+    >>> from prunefuse.dynamics import Recorder, Tdds
+    >>> recorder = Recorder(samples=50, scores={"tdds": Tdds(window=5)}, classes=10)
 
     Attributes:
         window: Epochs in a window, three or more.
         beta: In (0, 1].
-        trajectory: Only the first T epochs count; None: all. Published pairs with the window: `PRESETS`.
-        epsilon: Inside the logarithms.
-        dtype: Of what is kept of the last epoch, samples × classes: float16, bfloat16, float32 or float64. What is kept are
-            log(q + epsilon), which tell sure rows apart where float32 probabilities do not.
+        trajectory: Only the first T epochs count. None takes all. Published pairs with the window are in `PRESETS`.
+        epsilon: Added inside the logarithms.
+        dtype: The type in which log(q + epsilon) of the last epoch is kept, for samples × classes: float16, bfloat16,
+            float32 or float64. Logarithms tell sure rows apart where float32 probabilities do not.
+
+    References:
+        Zhang et al. 2024, *Spanning Training Progress: Temporal Dual-Depth Scoring for Enhanced Dataset Pruning*.
     """
 
-    window: int = 10
-    beta: float = 0.9
-    trajectory: int | None = None
-    epsilon: float = 1e-8
-    dtype: str = "float32"
+    window: int = field(default=10, metadata=checked(at_least(3)))
+    beta: float = field(default=0.9, metadata=checked(Check("in (0, 1]", lambda value: 0 < value <= 1)))
+    trajectory: int | None = field(default=None, metadata=checked())
+    epsilon: float = field(
+        default=1e-8, metadata=checked(Check("in [1e-30, 1)", lambda value: 1e-30 <= value < 1))
+    )
+    dtype: str = field(
+        default="float32", metadata=checked(one_of("float16", "bfloat16", "float32", "float64"))
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.window < 3:
-            raise ValueError(f"window: expected at least 3 epochs, got {self.window}")
-        if not 0 < self.beta <= 1:
-            raise ValueError(f"beta: expected a number in (0, 1], got {self.beta}")
-        if not 1e-30 <= self.epsilon < 1:
-            raise ValueError(f"epsilon: expected a number in [1e-30, 1), got {self.epsilon}")
-        if self.dtype not in ("float16", "bfloat16", "float32", "float64"):
-            raise ValueError(f"dtype: expected float16, bfloat16, float32 or float64, got {self.dtype!r}")
         _check_trajectory(self.trajectory, self.window)
 
 
 @dataclass(frozen=True)
 class Forgetting:
-    """How often the sample went from right to wrong between epochs; infinite if it never was right (Toneva et al. 2019)."""
+    """How often the sample went from right to wrong between epochs. It is infinite if the sample never was right.
+
+    >>> from prunefuse.dynamics import Forgetting, Recorder
+    >>> recorder = Recorder(samples=50, scores={"forgetting": Forgetting()})
+
+    References:
+        Toneva et al. 2019, *An Empirical Study of Example Forgetting during Deep Neural Network Learning*.
+    """
 
 
 @dataclass(frozen=True)
 class El2n:
-    """‖softmax − one-hot‖₂, the mean over epochs (Paul et al. 2021).
+    """The mean over epochs of ‖softmax − one-hot label‖₂.
+
+    >>> from prunefuse.dynamics import El2n, Recorder
+    >>> recorder = Recorder(samples=50, scores={"early": El2n(epochs=(10,))})
 
     Attributes:
-        epochs: Those that count, from 1; None: all. Published: one of the first 10 to 20.
+        epochs: The epochs that count, from 1. None takes all. Published: one of the first 10 to 20.
+
+    References:
+        Paul et al. 2021, *Deep Learning on a Data Diet*.
     """
 
-    epochs: tuple[int, ...] | None = None
+    epochs: tuple[int, ...] | None = field(default=None, metadata=checked(_EPOCHS))
 
     def __post_init__(self) -> None:
-        _check_epochs(self.epochs)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class Grand:
-    """Norm of the loss's gradient by the last linear layer: EL2N · √(‖h‖² + 1) with h its input (Paul et al. 2021).
+    """The mean over epochs of the norm of the loss's gradient by the last linear layer: EL2N · √(‖h‖² + 1), with h its input.
+
+    >>> from prunefuse.dynamics import Grand, Recorder
+    >>> recorder = Recorder(samples=50, scores={"grand": Grand(bias=False)})
 
     Attributes:
         epochs: As in `El2n`.
-        bias: The layer has one; without, EL2N · ‖h‖.
+        bias: Whether the layer has a bias. Without one the norm is EL2N · ‖h‖.
+
+    References:
+        Paul et al. 2021, *Deep Learning on a Data Diet*.
     """
 
-    epochs: tuple[int, ...] | None = None
+    epochs: tuple[int, ...] | None = field(default=None, metadata=checked(_EPOCHS))
     bias: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)
-        _check_epochs(self.epochs)
 
 
 @dataclass(frozen=True)
 class Aum:
-    """Mean over epochs of the margin, the true class's logit minus the largest other (Pleiss et al. 2020).
+    """The mean over epochs of the margin, which is the true class's logit minus the largest other.
 
-    Low means wrongly labeled or hard, and the authors remove the lowest: for cleaning labels higher = keep. Where hard
-    samples are what to keep, its negative is the utility.
+    A low margin means a wrong label or a hard sample, and the authors remove the lowest. So for cleaning labels higher is
+    to keep. Where hard samples are to be kept, the negative of this score is the utility.
+
+    >>> from prunefuse.dynamics import Aum, Recorder
+    >>> recorder = Recorder(samples=50, scores={"aum": Aum()})
+
+    References:
+        Pleiss et al. 2020, *Identifying Mislabeled Data using the Area Under the Margin Ranking*.
     """
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Cross-entropy of the true class.
+    """The cross-entropy of the true class.
+
+    >>> from prunefuse.dynamics import Loss, Recorder
+    >>> recorder = Recorder(samples=50, scores={"loss": Loss("last")})
 
     Attributes:
         of: ``mean`` over all epochs, or of the ``last`` in which the sample was seen.
     """
 
-    of: Literal["mean", "last"] = "mean"
+    of: Literal["mean", "last"] = field(default="mean", metadata=checked(one_of("mean", "last")))
 
     def __post_init__(self) -> None:
-        if self.of not in ("mean", "last"):
-            raise ValueError(f"of: expected 'mean' or 'last', got {self.of!r}")
-
-
-def _check_window(option: DynamicUncertainty | Dual) -> None:
-    check_fields(option)
-    if option.ddof not in (0, 1):
-        raise ValueError(f"ddof: expected 0 or 1, got {option.ddof}")
-    if option.window < 2:
-        raise ValueError(f"window: expected at least 2 epochs, got {option.window}")
-    if option.omitted < 0:
-        raise ValueError(f"omitted: expected 0 or more windows, got {option.omitted}")
+        check_fields(self)
 
 
 def _check_trajectory(trajectory: int | None, least: int) -> None:
-    if trajectory is not None and (isinstance(trajectory, bool) or not isinstance(trajectory, int)):
-        raise TypeError(f"trajectory: expected a whole number or None, got {trajectory!r}")
-    if trajectory is not None and trajectory < least:
-        raise ValueError(f"trajectory: expected at least the {least} epochs of a window, got {trajectory}")
-
-
-def _check_epochs(epochs: tuple[int, ...] | None) -> None:
-    if epochs is None:
-        return
-    if not isinstance(epochs, tuple) or any(isinstance(e, bool) or not isinstance(e, int) for e in epochs):
-        raise TypeError(f"epochs: expected a tuple of whole numbers or None, got {epochs!r}")
-    if not epochs or min(epochs) < 1:
-        raise ValueError(f"epochs: expected one or more, counted from 1, got {epochs!r}")
+    if trajectory is not None:
+        enough = f"at least the {least} epochs of a window"
+        require(trajectory >= least, "trajectory", enough, trajectory)
 
 
 Score = DynamicUncertainty | Dual | Tdds | Forgetting | El2n | Grand | Aum | Loss

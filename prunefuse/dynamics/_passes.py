@@ -27,22 +27,28 @@ def record_evaluation(
     workers: int = 0,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """One epoch for `recorder` from a pass over ``data`` without augmentation of ours, gradients or batch statistics.
+    """Record one epoch from a pass over the data in evaluation mode: without augmentation, gradients or batch statistics.
 
-    The network is in evaluation mode meanwhile and back in the mode it was in afterwards, every module of it, also when
-    the pass is interrupted. Then the epoch stays open, and the next call records what is missing.
+    Afterwards every module is back in the mode that it was in, also when the pass is interrupted. An interrupted epoch
+    stays open, and the next call records what is missing.
+
+    >>> from prunefuse.dynamics import Recorder, record_evaluation
+    >>> from prunefuse.models import mlp
+    >>> data = prunefuse.data.TensorImages(torch.randn(20, 3, 8, 8), torch.arange(20) % 10)
+    >>> recorder = Recorder(20, ("el2n",), forward="evaluation")
+    >>> record_evaluation(recorder, mlp(image_size=(8, 8)), data)
 
     Args:
-        recorder: With ``forward="evaluation"``, one sample for each of ``data``, on the model's device.
+        recorder: One with ``forward="evaluation"`` and one sample for each of ``data``, on the model's device.
         model: A classifier.
-        data: A map-style data set with items ``(image, label)``, with evaluation transforms.
+        data: A map-style data set with items ``(image, label)`` and evaluation transforms.
         batch_size: Samples per forward pass.
-        recipe: Whose ``autocast`` and ``channels_last`` apply.
+        recipe: The recipe whose ``autocast`` and ``channels_last`` apply.
         workers: Processes that read data sets that are not in memory.
         on_progress: Called with (samples done, samples in all) after every batch.
 
     Raises:
-        ValueError: the recorder is of another kind or size; or it needs features, and the model ran no ``nn.Linear``.
+        ValueError: The recorder is of another kind or size; or it needs features, and the model ran no ``nn.Linear``.
     """
     if recorder.forward != "evaluation":
         raise ValueError(f"recorder must have forward='evaluation', got {recorder.forward!r}")

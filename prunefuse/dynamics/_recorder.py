@@ -21,31 +21,36 @@ _FORMAT = "prunefuse.dynamics.Recorder/1"
 
 
 class Recorder:
-    """Scores of all samples from what a network says of them epoch by epoch, without a dump of every epoch::
+    """Scores of all samples from what a network says of them epoch by epoch, without a dump of every epoch.
 
-        recorder = Recorder(len(data), ("du", "tdds", "forgetting"), classes=10)
-        train(model, data, recipe, on_batch=recorder.update, on_epoch=lambda _: recorder.end_epoch())
-        indices, _ = top_b(recorder.scores()["du"], len(data) // 2)
+    >>> from prunefuse.dynamics import Recorder
+    >>> recorder = Recorder(samples=4, scores=("el2n", "aum"))
+    >>> recorder.update(torch.eye(4), labels=torch.tensor([0, 1, 2, 0]), indices=torch.arange(4))
+    >>> recorder.end_epoch().tolist(), recorder.scores()["el2n"].argmax().item()
+    ([], 3)
 
-    Sums are kept in float64 and windows are reduced in two passes, so scores are those of the full dump up to the rounding
-    of the logits' own dtype. Kept are, for N samples: N · (window + omitted) numbers for windows of the probability, N ·
-    (classes + window) for TDDS, and a few more for each of the others.
+    With `prunefuse.training.train`, give it ``on_batch=recorder.update`` and ``on_epoch=lambda _: recorder.end_epoch()``.
 
-    On a GPU nothing waits for the device but `end_epoch`, `unseen`, and what reads the state. So rows that are an error on
-    the CPU (an index out of range or twice in an epoch, a label that is no class) are left out there, and `end_epoch` says
-    how many there were.
+    Sums are kept in float64, and windows are reduced in two passes. So scores are those of the full dump, up to the
+    rounding of the logits' own dtype. For N samples, windows of the probability take N · (window + omitted) numbers. TDDS
+    takes N · (classes + window), and each of the others a few for each sample.
 
-    A sample may miss epochs: its windows are then over those in which it was seen.
+    On a GPU only `end_epoch`, `unseen`, and what reads the state wait for the device. Rows that are an error on the CPU are
+    left out there, and `end_epoch` says how many there were. Such rows have an index out of range or twice, or a label that
+    is no class.
+
+    A sample may miss epochs. Its windows are then over those in which it was seen.
 
     Args:
-        samples: N; indices are 0 to N − 1.
+        samples: N. Indices are 0 to N − 1.
         scores: Names of `PRESETS`, or options by any name, such as ``{"du5": DynamicUncertainty(window=5)}``.
-        classes: Needed for TDDS.
-        device: Where the state is, and the logits must be.
-        forward: What kind of forward pass the logits come from; recorded, and checked against what a score asks for.
+        classes: How many there are. TDDS needs to be told.
+        device: Where the state is, and where the logits must be.
+        forward: The kind of forward pass that the logits come from. It is checked against what a score asks for.
 
     Raises:
-        TypeError, ValueError: an argument is not of its type, or not a value it can have.
+        TypeError: An argument is not of its type.
+        ValueError: An argument has a value that it cannot have.
     """
 
     def __init__(
@@ -81,12 +86,12 @@ class Recorder:
 
     @property
     def samples(self) -> int:
-        """How many there are."""
+        """How many samples there are."""
         return self._samples
 
     @property
     def epoch(self) -> int:
-        """Epochs that are complete."""
+        """How many epochs are complete."""
         return self._epoch
 
     @property
@@ -101,7 +106,7 @@ class Recorder:
 
     @property
     def least(self) -> int:
-        """Epochs to record before every score can be there."""
+        """How many epochs must be recorded before every score can be there."""
         return max(track.least for track in self._tracks.values())
 
     def needs_features(self) -> bool:
@@ -112,15 +117,15 @@ class Recorder:
         """Add a batch of the current epoch.
 
         Args:
-            logits: (B, C), any floating dtype, on the recorder's device; read once, never written.
+            logits: (B, C), any floating dtype, on the recorder's device. They are read once and never written.
             labels: (B,), integers: the classes.
             indices: (B,), integers: the samples, each once in an epoch.
-            features: (B, d), floating: what the last layer was given; for GraNd, not looked at otherwise.
+            features: (B, d), floating: what the last layer was given. Only GraNd needs them.
 
         Raises:
-            TypeError: an argument is not an array of its kind.
-            ValueError: it is not of its shape, or on another device; or features are needed and missing.
-            RuntimeError: on the CPU: a label or an index is out of range, or an index came before. Nothing is written then.
+            TypeError: An argument is not an array of its kind.
+            ValueError: It is not of its shape, or on another device; or features are needed and missing.
+            RuntimeError: On the CPU: a label or an index is out of range, or an index came before. Nothing is written then.
         """
         x = as_tensor("logits", logits)
         require_floating("logits", x)
@@ -154,7 +159,9 @@ class Recorder:
             indices: As in `update`.
 
         Raises:
-            TypeError, ValueError, RuntimeError: as `update`; ValueError too where another score needs logits.
+            TypeError: As `update`.
+            ValueError: As `update`; or another score needs logits.
+            RuntimeError: As `update`.
         """
         others = [name for name, track in self._wanting().items() if track.needs]
         if others:
@@ -171,16 +178,16 @@ class Recorder:
         self._add(samples, p.double().contiguous(), {}, None, None)
 
     def end_epoch(self) -> Tensor:
-        """Close the epoch; waits for the device.
+        """The samples that were not seen in this epoch, which is closed now; waits for the device.
 
         Returns:
-            The samples that were not seen in it, ascending, int64 (k,), on the CPU: none, if every one was seen once.
+            Indices (k,) int64, ascending, on the CPU. There are none if every sample was seen once.
 
         Raises:
-            ValueError: no batch came; or, on a GPU, rows had to be left out (the epoch is closed then).
+            ValueError: No batch came; or, on a GPU, rows had to be left out (the epoch is closed then).
         """
         if not self._begun:
-            raise ValueError("end_epoch: no batch was recorded in this epoch")
+            raise ValueError("an epoch must have at least one batch, got none")
         missing, rejected = self.unseen(), int(self._rejected)
         self._seen.zero_()
         self._rejected.zero_()
@@ -198,13 +205,13 @@ class Recorder:
         return (self._seen == 0).nonzero()[:, 0].cpu()
 
     def scores(self, *names: str) -> dict[str, Tensor]:
-        """The scores (N,) by name, float64, on the recorder's device; all of them, or those named.
+        """The scores (N,) by name, float64, on the recorder's device: all of them, or those named.
 
-        Higher = more useful to keep (`prunefuse.dynamics.options`). NaN where a sample was not seen often enough yet, or
-        where its logits were NaN or all −inf once.
+        Higher is more useful to keep; each score's class says what it is. A score is NaN where a sample was not seen often
+        enough, or where its logits were NaN or all −inf once.
 
         Raises:
-            ValueError: an unknown name; or too few epochs for any sample to have a score.
+            ValueError: A name is unknown, or there are too few epochs for any sample to have a score.
         """
         unknown = [name for name in names if name not in self._tracks]
         if unknown:
@@ -219,7 +226,7 @@ class Recorder:
         return {name: self._tracks[name].score() for name in names or self._tracks}
 
     def state_dict(self) -> dict[str, Any]:
-        """``config``, plain data, and ``tensors`` by name: the state itself, not a copy. In mid-epoch as well."""
+        """The state itself, not a copy: ``config``, plain data, and ``tensors`` by name. It may be taken in mid-epoch."""
         tensors = {"seen": self._seen, "rejected": self._rejected}
         for number, track in enumerate(self._tracks.values()):
             tensors |= {f"{number}.{part}": tensor for part, tensor in track.tensors.items()}
@@ -239,33 +246,45 @@ class Recorder:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], device: torch.device | str = "cpu") -> Recorder:
-        """One that goes on from `state_dict` bit for bit; the tensors are copied.
+        """A recorder that goes on from a `state_dict` bit for bit; the tensors are copied.
 
         Raises:
-            ValueError: it is not the state of a recorder.
+            ValueError: It is not the state of a recorder.
         """
-        config, tensors = state["config"], state["tensors"]
+        config = state["config"]
         if config.get("format") != _FORMAT:
             raise ValueError(f"state must be of format {_FORMAT}, got {config.get('format')!r}")
         scores = {name: _option_from(fields) for name, fields in config["scores"].items()}
         recorder = cls(
             config["samples"], scores, classes=config["classes"], device=device, forward=config["forward"]
         )
-        recorder._epoch, recorder._begun = config["epoch"], config["begun"]
-        own = recorder.state_dict()["tensors"]
-        if {k: (t.shape, t.dtype) for k, t in own.items()} != {
-            k: (t.shape, t.dtype) for k, t in tensors.items()
-        }:
-            raise ValueError("state: the tensors are not those of its configuration")
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+        recorder.load_state_dict(state)
         return recorder
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a safetensors file, atomically.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict` bit for bit; the tensors are copied.
 
         Raises:
-            OSError: the file cannot be written.
+            ValueError: it is not the state of a recorder of these scores and samples.
+        """
+        config, tensors = state["config"], state["tensors"]
+        own = self.state_dict()
+        counted = ("epoch", "begun")
+        # Through JSON, as a state that comes from a file did: tuples are lists there.
+        plain = [json.loads(json.dumps(one)) for one in (own["config"], config)]
+        mine, theirs = ({k: v for k, v in one.items() if k not in counted} for one in plain)
+        shapes = [{k: (t.shape, t.dtype) for k, t in one.items()} for one in (own["tensors"], tensors)]
+        if mine != theirs or shapes[0] != shapes[1]:
+            raise ValueError("state must have the tensors of its configuration, got others")
+        self._epoch, self._begun = config["epoch"], config["begun"]
+        for name, tensor in own["tensors"].items():
+            tensor.copy_(tensors[name])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a safetensors file, whole or not at all.
+
+        Raises:
+            OSError: The file cannot be written.
         """
         state = self.state_dict()
         metadata = {"format": _FORMAT, "config": json.dumps(state["config"])}
@@ -276,8 +295,8 @@ class Recorder:
         """The recorder that `save` wrote, on a device of your choice.
 
         Raises:
-            OSError: the file cannot be read.
-            ValueError: it was not written by `save`.
+            OSError: The file cannot be read.
+            ValueError: It was not written by `save`.
         """
         from safetensors import SafetensorError, safe_open
 

@@ -12,6 +12,7 @@ from prunefuse.data._batches import label_of
 from prunefuse.data._tensors import in_memory
 from prunefuse.dynamics import Recorder
 from prunefuse.experiment.loop_config import LoopConfig
+from prunefuse.experiment.rounds import syncs
 from prunefuse.experiment.state import LoopState
 
 
@@ -98,7 +99,7 @@ def check_state(state: LoopState, origin: Mapping[str, int | str], config: LoopC
         )
     if not rounds <= len(sizes) <= rounds + 1:
         raise ValueError(f"state must have labels for {rounds} rounds, or one more, got {len(sizes)}")
-    if rounds and config.syncs(rounds - 1) and not state.fused:
+    if rounds and syncs(config, rounds - 1) and not state.fused:
         raise ValueError(
             f"state: it ends at {config.sizes[rounds - 1]} labels, its last size, without the fused network that "
             f"the next selector is to be cut from with t_sync={config.t_sync}; a longer schedule cannot go on from it"

@@ -93,7 +93,7 @@ class DataOptions:
         metadata=option(
             WHAT,
             "Rate of dropout before the last layer, which the strategy bald needs",
-            more="Every network has it. It is ours.",
+            more="Every network has it.",
             check=part(),
         ),
     )
@@ -127,6 +127,25 @@ class MachineOptions:
             RUN,
             "CPU threads. Left out: 1 for images as small as the digits, else as many as there are cores",
             check=at_least(1),
+        ),
+    )
+    jobs: int | None = field(
+        default=None,
+        metadata=option(
+            RUN,
+            "Processes side by side, for arms and seeds. Left out: as many as cores where one thread is best, else 1",
+            more="Results do not depend on it.",
+            check=at_least(1),
+        ),
+    )
+    checkpoint_seconds: float = field(
+        default=30.0,
+        metadata=option(
+            RUN,
+            "Least time between two moments of a training that a killed run can go on from",
+            more="Kept at the end of an epoch; 0 is every epoch.",
+            check=at_least(0),
+            metavar="SECONDS",
         ),
     )
     out: str | None = field(
@@ -240,10 +259,9 @@ class RunConfig(MachineOptions, TrainingOptions, PruneFuseOptions, SelectionOpti
 
 
 PRESETS: dict[str, RunConfig] = {
-    # Ours: minutes on two CPU cores, and budgets at which the strategies differ.
+    # Minutes on two CPU cores, and budgets at which the strategies differ.
     "digits": RunConfig(),
-    # The paper's: network, sizes (1000, +4000, then 4 times +5000) and 181 epochs. The ratio is one of its four.
-    # Ours, since they are not published or not known to us: the distillation's weight and temperature.
+    # Network, sizes (1000, +4000, then 4 times +5000) and 181 epochs of the paper; see docs/paper.md.
     "cifar10-resnet56": RunConfig(
         data="cifar10",
         model="resnet56",

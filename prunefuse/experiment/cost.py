@@ -7,7 +7,7 @@ is not counted either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prunefuse.experiment.loop_config import LoopConfig
@@ -87,39 +87,3 @@ def selection_cost(costs: Iterable[Cost], budget: int) -> Spent:
     phases = ("plan", "train_selector", "score_pool", "select")
     counted = [c for c in costs if c.labels < budget and c.phase in phases]
     return Spent(sum(c.flops for c in counted), sum(c.seconds for c in counted))
-
-
-def planned_costs(config: LoopConfig, sizes: Sizes) -> Iterator[Cost]:
-    """The ledger lines with FLOPs that the run will write (seconds 0), in order.
-
-    With T_sync the widths of later selectors may differ, by a little, from the first one's.
-    """
-    for index, labels in enumerate(config.sizes):
-        if index and config.chooser.needs:
-            known = config.sizes[index - 1]
-            picking = picking_flops(config.chooser, sizes, known, labels - known)
-            yield Cost("score_pool", "selector", index, known, picking[0], 0.0)
-            yield Cost("select", "selector", index, known, picking[1], 0.0)
-        if config.trains_selector(index):
-            recipe = config.training_of_selector
-            flops = training_flops(recipe, labels, sizes.selector)
-            yield Cost("train_selector", "selector", index, labels, flops, 0.0)
-            yield Cost(
-                "evaluate",
-                "selector",
-                index,
-                labels,
-                test_flops(config, recipe, labels, sizes.selector, sizes),
-                0.0,
-            )
-        if config.trains_final(index):
-            flops = training_flops(config.recipe, labels, sizes.final)
-            taught = teacher_flops(config.recipe, labels, sizes.selector) if config.distills() else 0.0
-            if config.syncs(index):
-                yield Cost("train_selector", "final", index, labels, flops + taught, 0.0)
-            else:
-                yield Cost("train_final", "final", index, labels, flops, 0.0)
-                if config.distills():
-                    yield Cost("teacher", "selector", index, labels, taught, 0.0)
-            evaluated = test_flops(config, config.recipe, labels, sizes.final, sizes)
-            yield Cost("evaluate", "final", index, labels, evaluated, 0.0)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prunefuse._lock import locked
 from prunefuse._seeds import derive, generator, isolated
 from prunefuse.data._batches import Batch, Labeled, read
 from prunefuse.data._labels import OwnLabels
 from prunefuse.dynamics import Recorder as Dynamics
-from prunefuse.experiment import cost
+from prunefuse.experiment import rounds, trial
 from prunefuse.experiment.checks import (
     check_data,
     check_dynamics,
@@ -24,20 +27,12 @@ from prunefuse.experiment.checks import (
     check_weights,
     make,
 )
+from prunefuse.experiment.cost import Sizes
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.oracle import Oracle, ask
-from prunefuse.experiment.recorder import Recorder
-from prunefuse.experiment.records import (
-    Cost,
-    Epoch,
-    Listener,
-    Network,
-    Phase,
-    PhaseName,
-    Progress,
-    Round,
-)
+from prunefuse.experiment.records import Cost, Epoch, Listener, Network, Round
 from prunefuse.experiment.state import Acquisition, LoopState
+from prunefuse.experiment.steps import Bench, Result, Step, carry_out, clear
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, plan_pruning
 from prunefuse.pruning._graph.copies import fingerprint
@@ -45,7 +40,6 @@ from prunefuse.selection._strategies import Picks, Pool, strategy
 from prunefuse.training import (
     Distillation,
     EpochResult,
-    Recipe,
     dropout_layers,
     evaluate,
     features,
@@ -67,12 +61,12 @@ class ActiveLearning:
             print(round.labels, round.final_accuracy)
 
     Each round buys labels (the first at random), trains the selector on all labels so far from its initial
-    weights (starting anew every round is ours), and trains the final network: for ``selector="prunefuse"`` the
+    weights, and trains the final network: for ``selector="prunefuse"`` the
     selector fused into the dense network and trained with the selector as teacher. In the last round a selector
     is trained only for that. The dense network's initial weights depend on the seed alone, so that they are the
     same for every selector and strategy.
 
-    T_sync (details ours): after every ``t_sync`` rounds, the fused network is trained on the labels so far and
+    T_sync (see docs/paper.md): after every ``t_sync`` rounds, the fused network is trained on the labels so far and
     takes the dense network's place. Later selectors are pruned from it, start from its trained weights, and are
     fused into it.
 
@@ -93,6 +87,11 @@ class ActiveLearning:
         device: Where to compute.
         listener: Called with every `prunefuse.experiment.records.Event`.
         state: Of an earlier loop with the same arguments, to go on from; the schedule may have become longer.
+        folder: Where rounds are kept (see `prunefuse.experiment.trial`), new or of an earlier loop with the same
+            arguments. A loop that was killed goes on from there, also from inside a round and a training, to the same picks
+            and, on the CPU, the same weights bit for bit.
+        checkpoint_seconds: With ``folder``: a training is kept at the end of the first epoch that ends so long after the
+            last time.
 
     Attributes:
         state: All that has to be saved to go on later; see `LoopState`.
@@ -105,6 +104,7 @@ class ActiveLearning:
     Raises:
         TypeError: an argument of another kind; the message names it.
         ValueError: arguments that do not fit together; the message names them.
+        DamagedFileError: a file of ``folder`` is not what was written.
     """
 
     def __init__(
@@ -120,6 +120,8 @@ class ActiveLearning:
         device: torch.device | str = "cpu",
         listener: Listener | None = None,
         state: LoopState | None = None,
+        folder: Path | str | None = None,
+        checkpoint_seconds: float = 30.0,
     ) -> None:
         train = pool if train is None else train
         for name, data in (("pool", pool), ("train", train), ("test", test)):
@@ -129,7 +131,14 @@ class ActiveLearning:
             raise ValueError(f"train: expected the {len(pool)} samples of the pool, got {len(train)}")
         if (selector_factory is None) == (config.selector == "model"):
             raise ValueError('selector_factory: expected one with selector="model", and only then')
+        if state is not None and folder is not None:
+            raise ValueError("state must be None with a folder, which has its own, got both")
         self.config = config
+        self.folder = None if folder is None else Path(folder)
+        self._identity: dict[str, Any] = {}
+        if self.folder is not None:
+            self._identity = trial.identity(config, pool, test)
+            state = trial.restore(self.folder, self._identity)
         self.state = LoopState() if state is None else state
         self.selector: nn.Module | None = None
         self.final: nn.Module | None = None
@@ -140,10 +149,9 @@ class ActiveLearning:
             oracle.check()
         self._oracle = oracle
         self._device = torch.device(device)
-        self._recorder = Recorder(listener, self._device)
-        self._costs: list[Cost] = []
+        self._listener = listener
+        self._checkpoint_seconds = checkpoint_seconds
         self._scores: dict[str, Tensor] = {}  # of the labeled samples by preset, from the selector's training
-        self._epochs: list[Epoch] = []
         [(self._example, _)] = read(pool, [Batch(torch.tensor([0]))], labels=False, device=self._device)
         self._dense = self._build(factory, "dense")
         if self._build(factory, "dense") is self._dense:
@@ -174,94 +182,165 @@ class ActiveLearning:
         if self.state.dense:
             check_weights("dense", self.state.dense, self._dense)
             self._dense.load_state_dict(self.state.dense)
-        self._make_plan(0)
+        bench = self._bench(None)
+        self._make_plan(0, bench)
         if self.state.selector:
             check_weights("selector", self.state.selector, self._initial_selector())
-        self._planning = tuple(self._costs)
-        self.planned = tuple(cost.planned_costs(config, self._sizes))
+        self._planning = tuple(bench.lines)
+        self.planned = tuple(rounds.planned_costs(config, self._sizes))
 
     def __iter__(self) -> Iterator[Round]:
         """Run what is left of the schedule, yielding after every round."""
-        for index in range(len(self.state.rounds), len(self.config.schedule)):
-            done = self._round(index)
-            self.state.rounds.append(done)
-            self._recorder.tell(done)
-            yield done
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        # A process that had the folder may be dying at this moment.
+        with nullcontext() if self.folder is None else locked(self.folder, patience=10.0):
+            for index in range(len(self.state.rounds), len(self.config.schedule)):
+                done = self._round(index)
+                self.state.rounds.append(done)
+                if self.folder is not None:
+                    trial.commit(
+                        self.folder, self._identity, self.state, self.plan, self.selector, self.final
+                    )
+                    clear(self.folder / trial.STEPS)
+                self._tell(done)
+                yield done
+
+    def do(self, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
+        """Do a step of a round; called by `prunefuse.experiment.steps.carry_out`."""
+        index = int(step.name.partition("/")[0])
+        return {
+            "label": self._label,
+            "plan": self._replan,
+            "train_selector": self._train_selector,
+            "train_final": self._train_final,
+        }[step.what](index, step, bench)
+
+    def take(self, step: Step[Cost], result: Result[Cost]) -> None:
+        """Take what a step found, now or in an earlier process."""
+        index, values = int(step.name.partition("/")[0]), result.values
+        if step.what == "label":
+            utilities = None if values["utilities"] is None else tuple(values["utilities"])
+            bought = (tuple(values["picks"]), tuple(values["labels"]), utilities, values["unselectable"])
+            self.state.acquisitions.append(Acquisition(*bought, result.lines))
+        elif step.what == "plan" and not self._planned_now:
+            self._load_fused(index, self._bench(None))
+        elif step.what == "train_selector":
+            weights, scores = (
+                {name.removeprefix(part): t for name, t in result.tensors.items() if name.startswith(part)}
+                for part in ("weights.", "scores.")
+            )
+            if self._selector_of != index:
+                self.selector = self._initial_selector()
+                self.selector.load_state_dict(weights)
+            self._scores = scores
+            if self.config.selector == "dense":
+                self.final = self.selector
+        elif step.what == "train_final" and self._final_of != index:
+            self.final = deepcopy(self._dense)
+            self.final.load_state_dict(dict(result.tensors))
 
     def _round(self, index: int) -> Round:
         config, state = self.config, self.state
-        self._epochs = []
-        self._costs = list(self._planning) if index == 0 else []
+        lines = list(self._planning) if index == 0 else []
+        epochs: list[Epoch] = []
+        accuracies: dict[str, float | None] = {"train_selector": None, "train_final": None}
+        self._selector_of = self._final_of = -1
+        self._planned_now = False
+        label, *_ = rounds.steps_of_round(config, index, self._sizes)
         if len(state.acquisitions) == index:
-            state.acquisitions.append(self._acquire(index))
-        bought = state.acquisitions[index]
-        self._costs += bought.costs
+            epochs += [Epoch(**epoch) for epoch in self._carry_out(label).values["epochs"]]
+        lines += state.acquisitions[index].costs
         if state.fused:
-            self._dense.load_state_dict(state.fused)
-            self._make_plan(index)
-        selector_accuracy = final_accuracy = None
-        if config.trains_selector(index):
-            self.selector = self._initial_selector()
-            recipe = config.training_of_selector
-            selector_accuracy = self._fit(self.selector, "train_selector", "selector", index, recipe)
-            if config.selector == "dense":
-                self.final, final_accuracy = self.selector, selector_accuracy
-        if config.trains_final(index):
-            final_accuracy = self._train_final(index)
+            lines += self._carry_out(rounds.plan_step(index)).lines
+        # Asked for again, as the networks have other sizes once the dense one is pruned anew.
+        for step in rounds.steps_of_round(config, index, self._sizes):
+            if step.what in ("label", "plan"):
+                continue
+            found = self._carry_out(step)
+            lines += found.lines
+            epochs += [Epoch(**epoch) for epoch in found.values["epochs"]]
+            accuracies[step.what] = found.values["accuracy"]
+        bought = state.acquisitions[index]
         # From here on the round is complete: only now may the state forget what a repetition would need.
         if state.fused:
             state.dense = state.fused
-        state.fused = _weights(self.final) if config.syncs(index) else {}
-        state.selector = _weights(self.selector) if config.keeps_selector(index) else {}
-        state.scores = self._scores if config.keeps_selector(index) else {}
+        state.fused = _weights(self.final) if rounds.syncs(config, index) else {}
+        kept = rounds.keeps_selector(config, index)
+        state.selector = _weights(self.selector) if kept else {}
+        state.scores = self._scores if kept else {}
+        trained = accuracies["train_selector"]
+        final = trained if config.selector == "dense" and trained is not None else accuracies["train_final"]
         return Round(
             index,
             config.sizes[index],
             bought.picks,
             bought.utilities,
-            selector_accuracy,
-            final_accuracy,
+            trained,
+            final,
             bought.unselectable,
-            tuple(self._epochs),
-            tuple(self._costs),
+            tuple(epochs),
+            tuple(lines),
         )
 
-    def _acquire(self, index: int) -> Acquisition:
+    def _carry_out(self, step: Step[Cost]) -> Result[Cost]:
+        return carry_out(step, self, self._bench(step), Cost)
+
+    def _bench(self, step: Step[Cost] | None) -> Bench[Cost]:
+        folder = None
+        if self.folder is not None and step is not None:
+            folder = self.folder / trial.STEPS / step.name
+        return Bench(
+            folder=folder,
+            listener=self._listener,
+            device=self._device,
+            checkpoint_seconds=self._checkpoint_seconds,
+        )
+
+    def _label(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
         """Choose the samples that bring the labeled set to its size in round ``index``, and ask for their labels."""
-        costs: list[Cost] = []
         labeled, _ = self._labeled()
         mask = torch.ones(len(self._pool), dtype=torch.bool)
         mask[labeled] = False
         pool = Pool(mask.nonzero()[:, 0], labeled, generator(self.config.seed, "picks", index))
-        picks = self._choose(pool, index, costs)
+        picks, epochs = self._choose(pool, index, step, bench)
         indices = picks.indices.tolist()
         answers = ask(self._oracle, indices, self.num_classes)
-        utilities = None if picks.utilities is None else tuple(picks.utilities.tolist())
-        return Acquisition(tuple(indices), answers, utilities, picks.unselectable, tuple(costs))
+        utilities = None if picks.utilities is None else picks.utilities.tolist()
+        return Result(
+            {
+                "picks": indices,
+                "labels": list(answers),
+                "utilities": utilities,
+                "unselectable": picks.unselectable,
+                "epochs": epochs,
+            }
+        )
 
-    def _choose(self, pool: Pool, index: int, costs: list[Cost]) -> Picks:
+    def _choose(
+        self, pool: Pool, index: int, step: Step[Cost], bench: Bench[Cost]
+    ) -> tuple[Picks, list[dict[str, Any]]]:
+        """The samples, and the epochs of a training that was needed for it."""
         config, known = self.config, len(pool.labeled)
+        epochs: list[dict[str, Any]] = []
         count = config.sizes[index] - known
         chooser = strategy("random") if index == 0 else config.chooser
         if not chooser.needs:
-            return chooser.pick(pool, count)
-        scoring, choosing = cost.picking_flops(chooser, self._sizes, known, count)
+            return chooser.pick(pool, count), epochs
         selector = self._initial_selector()
         recorded = chooser.dynamics is None or chooser.dynamics in self.state.scores
         if self.state.selector and recorded:
             selector.load_state_dict(self.state.selector)
             self._scores = self.state.scores
         else:  # The schedule or the strategy has changed: what was its last round trained no such selector.
-            recipe = config.training_of_selector
-            self._fit(selector, "train_selector", "selector", index - 1, recipe)
-            costs += self._costs
-            self._costs = []
-        with self._recorder.phase("score_pool", "selector", index, known, scoring, costs):
-            pool = self._ask(selector, pool, index)
-        with self._recorder.phase("select", "selector", index, known, choosing, costs):
-            return chooser.pick(pool, count)
+            work = rounds.training_lines(config, index - 1, known, self._sizes, "selector")
+            _, epochs = self._fit(selector, "selector", index - 1, work, bench)
+        with bench.timed(step.line("score_pool")):
+            pool = self._ask(selector, pool, index, bench)
+        with bench.timed(step.line("select")):
+            return chooser.pick(pool, count), epochs
 
-    def _ask(self, selector: nn.Module, pool: Pool, index: int) -> Pool:
+    def _ask(self, selector: nn.Module, pool: Pool, index: int, bench: Bench[Cost]) -> Pool:
         """``pool`` with what the strategy needs to know from the selector, as tensors also for a NumPy pool."""
         config, needs = self.config, self.config.chooser.needs
         options: dict[str, Any] = {
@@ -270,7 +349,7 @@ class ActiveLearning:
             else pool.unlabeled,
             "recipe": config.training_of_selector,
             "workers": config.workers,
-            "on_progress": lambda done, total: self._recorder.tell(Progress(done, total, "scoring the pool")),
+            "on_progress": bench.progress("scoring the pool"),
         }
         if "ensemble" in needs:
             seed = derive(config.seed, "dropout", index)
@@ -290,13 +369,31 @@ class ActiveLearning:
             return replace(pool, logits=torch.as_tensor(logits), features=torch.as_tensor(seen))
         return replace(pool, logits=torch.as_tensor(predict(selector, self._pool, **options)))
 
-    def _train_final(self, index: int) -> float:
+    def _replan(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
+        self._load_fused(index, bench)
+        self._planned_now = True
+        return Result()
+
+    def _load_fused(self, index: int, bench: Bench[Cost]) -> None:
+        """After T_sync: the fused network takes the dense one's place, and is pruned anew."""
+        self._dense.load_state_dict(self.state.fused)
+        self._make_plan(index, bench)
+
+    def _train_selector(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
+        self.selector = self._initial_selector()
+        accuracy, epochs = self._fit(self.selector, "selector", index, step.work, bench)
+        self._selector_of = index
+        tensors = {f"weights.{name}": value for name, value in _weights(self.selector).items()}
+        tensors |= {f"scores.{name}": value for name, value in self._scores.items()}
+        return Result({"accuracy": accuracy, "epochs": epochs}, tensors)
+
+    def _train_final(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
         config = self.config
         final = deepcopy(self._dense)
         if config.selector == "prunefuse" and config.fuse:
             assert self.selector is not None
             assert self.plan is not None
-            with self._recorder.phase("fuse", "final", index, config.sizes[index], 0.0, self._costs):
+            with bench.timed(Cost("fuse", "final", index, config.sizes[index], 0.0, 0.0)):
                 complement: str | nn.Module = config.complement
                 if complement == "reinit":
                     # Another model of the factory, so that the draw follows the architecture's own rule.
@@ -306,40 +403,36 @@ class ActiveLearning:
         if config.distills():
             assert self.selector is not None
             teacher = Distillation(self.selector, config.kd_lambda, config.kd_temperature)
-        self.final = final
-        phase: PhaseName = "train_selector" if config.syncs(index) else "train_final"
-        return self._fit(final, phase, "final", index, config.recipe, teacher)
+        accuracy, epochs = self._fit(final, "final", index, step.work, bench, teacher)
+        self.final, self._final_of = final, index
+        return Result({"accuracy": accuracy, "epochs": epochs}, _weights(final) if bench.folder else {})
 
     def _fit(
         self,
         model: nn.Module,
-        phase: PhaseName,
         network: Network,
         index: int,
-        recipe: Recipe,
+        work: tuple[Cost, ...],
+        bench: Bench[Cost],
         distillation: Distillation | None = None,
-    ) -> float:
-        """Train ``model`` on all labels so far, write the ledger, and return its accuracy on the test set."""
-        config, labels = self.config, self.config.sizes[index]
-        per_input = self._sizes.selector if network == "selector" else self._sizes.final
-        flops = cost.training_flops(recipe, labels, per_input)
-        taught = 0.0
-        if distillation is not None:
-            taught = cost.teacher_flops(recipe, labels, self._sizes.selector)
-        self._recorder.tell(Phase(index, phase, network, labels, recipe.epochs_for(labels), flops + taught))
+    ) -> tuple[float, list[dict[str, Any]]]:
+        """Train ``model`` on all labels so far, write the ledger, and return its accuracy on the test set, and the epochs."""
+        config = self.config
+        recipe = config.training_of_selector if network == "selector" else config.recipe
+        (training, *teaching), testing = work[:-1], work[-1]
+        bench.begin(training, recipe.epochs_for(training.labels), sum(line.flops for line in teaching))
 
-        def on_epoch(e: EpochResult) -> None:
-            rates = (e.lr, e.loss, e.train_accuracy, e.test_accuracy)
-            epoch = Epoch(index, network, e.epoch, e.epochs, *rates, e.seconds)
-            self._epochs.append(epoch)
-            self._recorder.tell(epoch)
+        def on_epoch(result: EpochResult) -> None:
             if dynamics is not None:
                 dynamics.end_epoch()
+            here.append(result.seconds)
+            bench.tell(self._epoch(index, network, result))
 
+        here: list[float] = []  # seconds of the epochs that are not of an earlier process
         dynamics: Dynamics | None = None
         if network == "selector" and config.chooser.dynamics is not None:
             score = config.chooser.dynamics
-            dynamics = Dynamics(labels, (score,), classes=self.num_classes, device=self._device)
+            dynamics = Dynamics(training.labels, (score,), classes=self.num_classes, device=self._device)
         start = time.perf_counter()
         history = train(
             model,
@@ -352,33 +445,39 @@ class ActiveLearning:
             workers=config.workers,
             on_batch=None if dynamics is None else dynamics.update,
             on_epoch=on_epoch,
+            checkpoint=bench.checkpoint(dynamics),
         )
         if dynamics is not None:
             self._scores = {score: dynamics.scores()[score].cpu()}
         elapsed = time.perf_counter() - start
-        training = sum(e.seconds for e in history)
-        teaching = sum(e.teacher_seconds for e in history)
-        if config.syncs(index) and network == "final":
-            detail = "T_sync: the fused network that the next selector is cut from, with its teacher"
-            self._costs.append(Cost(phase, network, index, labels, flops + taught, training, detail))
+        trained = sum(e.seconds for e in history)
+        taught = sum(e.teacher_seconds for e in history)
+        if teaching:
+            bench.charge(training, trained - taught)
+            bench.charge(teaching[0], taught)
+        elif distillation is not None:
+            bench.charge(training, trained, detail=rounds.SYNC)
         else:
-            self._costs.append(Cost(phase, network, index, labels, flops, training - teaching))
-            if distillation is not None:
-                self._costs.append(Cost("teacher", "selector", index, labels, taught, teaching))
-        tested = cost.test_flops(config, recipe, labels, per_input, self._sizes)
+            bench.charge(training, trained)
+        epochs = [asdict(self._epoch(index, network, result)) for result in history]
         accuracy = history[-1].test_accuracy
         if accuracy is not None:
-            self._costs.append(Cost("evaluate", network, index, labels, tested, elapsed - training))
-            return accuracy
-        with self._recorder.phase("evaluate", network, index, labels, tested, self._costs):
-            return evaluate(model, self._test, recipe=recipe, workers=config.workers)
+            bench.charge(testing, elapsed - sum(here))
+        else:
+            with bench.timed(testing):
+                accuracy = evaluate(model, self._test, recipe=recipe, workers=config.workers)
+        return accuracy, epochs
 
-    def _make_plan(self, index: int) -> None:
+    def _epoch(self, index: int, network: Network, e: EpochResult) -> Epoch:
+        rates = (e.lr, e.loss, e.train_accuracy, e.test_accuracy)
+        return Epoch(index, network, e.epoch, e.epochs, *rates, e.seconds)
+
+    def _make_plan(self, index: int, bench: Bench[Cost]) -> None:
         """Plan the pruning of the dense network as it is now, and count what its networks cost."""
         config = self.config
         self.plan: PruningPlan | None = None
         if config.selector == "prunefuse":
-            with self._recorder.phase("plan", "selector", index, config.sizes[index], 0.0, self._costs):
+            with bench.timed(Cost("plan", "selector", index, config.sizes[index], 0.0, 0.0)):
                 self.plan = plan_pruning(
                     self._dense,
                     (self._example,),
@@ -397,13 +496,17 @@ class ActiveLearning:
         if needs & {"features", "all_features"}:
             logits, seen = predict_with_features(selector, self._example)
             compared = seen.shape[1] + ("logits" in needs) * logits.shape[1]
-        self._sizes = cost.Sizes(
+        self._sizes = Sizes(
             flops_per_input(selector, self._example),
             flops_per_input(self._dense, self._example),
             compared,
             len(self._pool),
             len(self._test),
         )
+
+    def _tell(self, event: Round) -> None:
+        if self._listener is not None:
+            self._listener(event)
 
     def _initial_selector(self) -> nn.Module:
         if self.plan is not None:

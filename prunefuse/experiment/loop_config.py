@@ -117,7 +117,7 @@ class PruneFuseOptions:
         metadata=option(
             SELECT,
             "Prune the selector anew from the fused network every so many rounds; 0 is never",
-            more="The idea is the paper's, details are ours: see `ActiveLearning`.",
+            more="See docs/paper.md.",
             check=at_least(0),
         ),
     )
@@ -137,13 +137,13 @@ class PruneFuseOptions:
         metadata=option(
             FINAL,
             "Weight of the labels' loss; the teacher's has the rest",
-            more="The value is ours.",
+            more="See docs/paper.md.",
             check=part(whole=True),
         ),
     )
     kd_temperature: float = field(
         default=4.0,
-        metadata=option(FINAL, "Temperature of the teacher", more="The value is ours.", check=positive()),
+        metadata=option(FINAL, "Temperature of the teacher", more="See docs/paper.md.", check=positive()),
     )
     complement: Complement = field(
         default="keep",
@@ -257,37 +257,6 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, SelectionOptions):
     def training_of_selector(self) -> Recipe:
         """The recipe of the selector."""
         return self.selector_recipe or self.recipe
-
-    def is_last(self, index: int) -> bool:
-        """Whether round ``index`` is the one with b labels."""
-        return index == len(self.schedule) - 1
-
-    def scores_after(self, index: int) -> bool:
-        """Whether the selector of round ``index`` scores the pool for the next."""
-        return not self.is_last(index) and bool(self.chooser.needs)
-
-    def keeps_selector(self, index: int) -> bool:
-        """Whether the selector of round ``index`` is kept to score the pool next, should there be a next round."""
-        return self.trains_selector(index) and bool(self.chooser.needs)
-
-    def syncs(self, index: int) -> bool:
-        """Whether the next selector is cut from the fused network trained in round ``index``."""
-        return self.t_sync > 0 and not self.is_last(index) and (index + 1) % self.t_sync == 0
-
-    def reports_final(self, index: int) -> bool:
-        """Whether round ``index`` reports a final network."""
-        return self.finals == "all" or self.is_last(index)
-
-    def trains_selector(self, index: int) -> bool:
-        """Whether round ``index`` trains a selector: to score the pool, to be fused, or to teach."""
-        used = self.selector == "prunefuse" and (self.fuse or self.distill) and self.trains_final(index)
-        return self.scores_after(index) or used
-
-    def trains_final(self, index: int) -> bool:
-        """Whether round ``index`` trains the final network, as a result or for T_sync, apart from the selector."""
-        if self.selector == "dense" and self.scores_after(index):
-            return False  # the selector is the final network
-        return self.reports_final(index) or self.syncs(index)
 
     def distills(self) -> bool:
         """Whether final networks are trained with a teacher."""

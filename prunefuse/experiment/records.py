@@ -15,11 +15,19 @@ PhaseName: TypeAlias = Literal[
     "plan",  # score the channels of the dense network and plan the pruning
     "train_selector",  # train the network that scores the pool (with T_sync also what it is cut from)
     "score_pool",  # forward passes over the unlabeled pool
-    "select",  # pick the batch: k-center distances, top-b
+    "select",  # pick the batch: k-center distances, top-b; with score extrapolation, what is kept
     "fuse",  # copy the selector's weights into the dense network
     "teacher",  # the teacher's forward passes during distillation
     "train_final",  # train the network that is the result
     "evaluate",  # forward passes over the test set; never part of the cost of selection
+    # Of score extrapolation, where F_s is the network trained on the subset:
+    "train_subset",  # train F_s, recording
+    "record",  # the evaluation passes whose outputs are scored, if it is they
+    "embed",  # F_s over all samples, for their embeddings
+    "answer",  # F_s over all samples, for `direct`
+    "neighbors",  # searches
+    "extrapolate",  # all else of fitting and asking the extrapolator
+    "train_full",  # train the model on all samples, recording
 ]
 Network: TypeAlias = Literal["selector", "final"]
 

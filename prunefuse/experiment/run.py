@@ -1,44 +1,48 @@
-"""One call from a configuration to a run folder: every arm with every seed, written after every round."""
+"""One call from a configuration to a run folder: every arm with every seed, kept after every round; and one to go on."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from prunefuse import _files as files
+from prunefuse import _commit, _lock
 from prunefuse import data as datasets
-from prunefuse.experiment import folder, machine, networks
-from prunefuse.experiment.budgets import ConfigError, resolve_schedule
+from prunefuse._options import changed
+from prunefuse.data._fingerprint import differences, fingerprint
+from prunefuse.errors import (
+    ConfigError,
+    DamagedFileError,
+    RunError,
+    RunFolderError,
+    TrainingDivergedError,
+)
+from prunefuse.errors import RunInterrupted as RunInterrupted
+from prunefuse.experiment import execute, folder, machine, networks, trial
+from prunefuse.experiment.budgets import resolve_schedule
 from prunefuse.experiment.config import SELECTORS, RunConfig
 from prunefuse.experiment.cost import FORMULA
-from prunefuse.experiment.folder import RunError, Trial
+from prunefuse.experiment.folder import Trial
 from prunefuse.experiment.loop import ActiveLearning
-from prunefuse.experiment.progress import RunProgress
+from prunefuse.experiment.progress import STATUS, RunProgress
+from prunefuse.experiment.records import Event, Listener, Round
 from prunefuse.experiment.report import report
-from prunefuse.training import TrainingDivergedError
 
 _REDRAW = 60.0  # seconds between drawings of the report while a run goes on
-
-
-class RunInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a run. ``folder`` has its complete rounds, of which there are ``rounds``."""
-
-    def __init__(self, folder: Path, rounds: int) -> None:
-        super().__init__(str(folder))
-        self.folder = folder
-        self.rounds = rounds
+_TABLES_EVERY = 5.0  # seconds between writings of the tables
 
 
 def run(config: RunConfig | None = None, *, command: str | None = None, quiet: bool = False) -> Path:
     """Run an experiment.
 
-    Everything is checked before any work is done. A report is drawn at the end, and now and then before it.
+    Everything is checked before any work is done. A report is drawn at the end, and now and then before it. If the run is
+    stopped, by whatever, `resume` goes on with it.
 
     Args:
         config: What to run; None = the preset ``digits``.
@@ -52,54 +56,178 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
         ConfigError: something in ``config`` is not possible; nothing has been written.
         FileNotFoundError: the data set is not there; nothing has been written.
         RunError: the run failed on the way (training diverged, the disk is full, memory ran out).
-        RunInterrupted: Ctrl-C.
+        RunInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or RunConfig()
-    progress = RunProgress(quiet=quiet)
-    experiment = _Experiment(config)
+    experiment = LoopRun(config)
     with machine.running_on(experiment.threads):
-        first = {arm: experiment.learner(arm, config.seeds[0], progress) for arm in config.arms}
-        path = folder.make(config.out, config.data, config.model)
-        facts = experiment.describe(path, command)
-        folder.write_config(path, facts)
-        planned = {arm: learner.planned for arm, learner in first.items()}
-        trials: dict[tuple[str, int], Trial] = {}
-        try:
-            with progress.running(planned, len(config.seeds), len(experiment.schedule)):
-                progress.note(f"run folder {path}")
-                progress.note(f"labels {', '.join(map(str, experiment.schedule))} of {experiment.pool_size}")
+        experiment.prepare()
+        experiment.path = folder.make(config.out, config.data, config.model)
+        with _lock.locked(experiment.path):
+            folder.begin(experiment.path, experiment.describe(command))
+            return _go_on(experiment, config.jobs, quiet)
+
+
+def resume(
+    path: str | Path, *, jobs: int | None = None, device: str | None = None, quiet: bool = False
+) -> Path:
+    """Go on with a run that was stopped: to the same picks and, on the CPU, the same weights bit for bit.
+
+    A finished run is left as it is.
+
+    Args:
+        path: The run folder.
+        jobs: Processes side by side; None = those of the configuration.
+        device: Where to compute; None = that of the configuration.
+        quiet: No progress on standard error.
+
+    Raises:
+        RunFolderError: ``path`` is not the folder of such a run, or its configuration was changed.
+        DamagedFileError: a file that is needed is not what was written.
+        ConfigError: its data set is no longer what it was, or its device is not here.
+        FolderInUseError: another process is at it.
+        FileNotFoundError, RunError, RunInterrupted: as `run`.
+    """
+    path = Path(path)
+    facts = folder.read_facts(path)
+    folder.check_format(path, facts)
+    if facts.get("kind", "run") != "run":
+        raise RunFolderError(f"{path} is of prunefuse {facts['kind']}, which goes on with --resume")
+    if facts["finished"] is not None:
+        folder.check(path)
+        for seed in facts["config"]["seeds"]:
+            for arm in facts["arms"]:
+                folder.check(folder.trial_folder(path, arm, seed))
+        return path
+    with _lock.locked(path):
+        _commit.settle(path)
+        folder.check(path)
+        experiment = LoopRun(changed(RunConfig(), facts["config"]), device=device)
+        experiment.path = path
+        check_data(facts["data"], experiment.data_facts())
+        with machine.running_on(experiment.threads):
+            wanted = experiment.config.jobs if jobs is None else jobs
+            return _go_on(experiment, wanted, quiet)
+
+
+def check_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` where a data set is not what it was when the run began; says what differs."""
+    for name, value in before.items():
+        if isinstance(value, dict):
+            for difference in differences(value, now[name]):
+                raise ConfigError(
+                    f"data: {name.removesuffix('_is')}: {difference}; the run cannot go on with it"
+                )
+        elif now[name] != value:
+            raise ConfigError(f"data: its {name} was {value} when the run began, and now is {now[name]}")
+
+
+def _go_on(experiment: LoopRun, jobs: int | None, quiet: bool) -> Path:
+    """Do what is not done yet. The folder is locked."""
+    path, config = experiment.path, experiment.config
+    jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)
+    progress = RunProgress(quiet=quiet)
+    tables = _Tables(experiment)
+    drawn = time.monotonic()
+
+    def told(task: execute.Task, event: Event | None) -> None:
+        nonlocal drawn
+        if event is None:
+            progress.end(task.name)
+            return
+        progress.begin_once(task.name, experiment.arm_of(task.name), task.title)
+        progress(task.name, event)
+        if isinstance(event, Round):
+            tables.add(task.name)
+            if time.monotonic() - drawn > _REDRAW:
+                _draw_early(path, progress)
                 drawn = time.monotonic()
-                for seed in config.seeds:
-                    for arm in config.arms:
-                        learner = first.pop(arm, None) or experiment.learner(arm, seed, progress)
-                        progress.begin(arm, seed)
-                        for done in learner:
-                            before = trials.get((arm, seed), Trial(arm, seed, ()))
-                            trials[arm, seed] = Trial(arm, seed, (*before.rounds, done))
-                            _write(path, tuple(trials.values()), trials[arm, seed], learner)
-                            if time.monotonic() - drawn > _REDRAW:
-                                _draw_early(path, progress)
-                                drawn = time.monotonic()
-            folder.write_config(path, facts | {"finished": machine.now()})
-            report([path])
-        except KeyboardInterrupt:
-            if trials:
-                _draw_early(path, progress)
-            raise RunInterrupted(path, sum(len(trial.rounds) for trial in trials.values())) from None
-        except (TrainingDivergedError, OSError, torch.OutOfMemoryError) as error:
-            if trials:
-                _draw_early(path, progress)
-            kept = f"The complete rounds are in {path}" if trials else f"No round was complete; see {path}"
-            raise RunError(f"{error}. {kept}") from error
+
+    try:
+        with (
+            execute.interruptible(),
+            progress.running(
+                experiment.planned,
+                len(config.seeds),
+                len(experiment.schedule),
+                jobs=jobs,
+                status=path / STATUS,
+            ),
+        ):
+            progress.note(f"run folder {path}")
+            progress.note(f"labels {', '.join(map(str, experiment.schedule))} of {experiment.pool_size}")
+            for task in experiment.tasks():
+                done = tables.add(task.name, write=False)
+                progress.done_before(
+                    experiment.arm_of(task.name), [line for one in done for line in one.costs]
+                )
+            execute.execute(experiment, jobs, told)
+            tables.write()
+        folder.finish(path)
+        report([path])
+    except KeyboardInterrupt:
+        tables.write_quietly()
+        if tables.rounds:
+            _draw_early(path, progress)
+        raise RunInterrupted(path, tables.rounds) from None
+    except (TrainingDivergedError, OSError, torch.OutOfMemoryError, RunError) as error:
+        tables.write_quietly()
+        if tables.rounds:
+            _draw_early(path, progress)
+        kept = f"The complete rounds are in {path}" if tables.rounds else f"No round was complete; see {path}"
+        raise RunError(f"{error}. {kept}") from error
+    finally:
+        (path / STATUS).unlink(missing_ok=True)
     return path
 
 
-class _Experiment:
-    """The data and the factories of a configuration; making one checks them."""
+class _Tables:
+    """The rounds of all trials, as far as they are done, and the tables made of them."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, experiment: LoopRun) -> None:
+        self._experiment = experiment
+        self._trials: dict[str, Trial] = {}
+        self._written = 0.0
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that are done."""
+        return sum(len(one.rounds) for one in self._trials.values())
+
+    def add(self, task: str, *, write: bool = True) -> tuple[Round, ...]:
+        """Read again what a trial has on the disk."""
+        arm, seed = self._experiment.trial_of(task)
+        rounds = trial.read_rounds(self._experiment.path / task)
+        if rounds:
+            self._trials[task] = Trial(arm, seed, rounds)
+        if write and time.monotonic() - self._written > _TABLES_EVERY:
+            self.write()
+        return rounds
+
+    def write(self) -> None:
+        """Write the tables."""
+        order = [task.name for task in self._experiment.tasks()]
+        found = [self._trials[name] for name in order if name in self._trials]
+        if found:
+            folder.write_tables(self._experiment.path, found, FORMULA)
+        self._written = time.monotonic()
+
+    def write_quietly(self) -> None:
+        """Write them if that can be done: the trials have it all."""
+        try:
+            self.write()
+        except (OSError, DamagedFileError):
+            return
+
+
+class LoopRun:
+    """The data, the factories and the trials of a configuration; making one checks them."""
+
+    path: Path
+
+    def __init__(self, config: RunConfig, *, device: str | None = None) -> None:
         self.config = config
-        self.device = machine.resolve_device(config.device)
+        self.device = machine.resolve_device(device or config.device)
         try:
             self.data = datasets.load(config.data, root=config.root, download=config.download)
         except ValueError as error:
@@ -116,7 +244,44 @@ class _Experiment:
         self.dense = self._factory(config.model)
         self.proxy = None if config.selector in SELECTORS else self._factory(config.selector)
 
-    def learner(self, arm: str, seed: int, listener: RunProgress) -> ActiveLearning:
+    def tasks(self) -> list[execute.Task]:
+        """A task for every trial: an arm with a seed."""
+        return [
+            execute.Task(f"{arm}/seed{seed}", f"{arm}, seed {seed}")
+            for seed in self.config.seeds
+            for arm in self.config.arms
+        ]
+
+    def trial_of(self, task: str) -> tuple[str, int]:
+        """Arm and seed of a task."""
+        arm, _, seed = task.rpartition("/seed")
+        return arm, int(seed)
+
+    def arm_of(self, task: str) -> str:
+        """Arm of a task."""
+        return self.trial_of(task)[0]
+
+    def is_done(self, task: execute.Task) -> bool:
+        """Whether all rounds of a trial are on the disk."""
+        return len(trial.read_rounds(self.path / task.name)) == len(self.schedule)
+
+    def do(self, task: str, listener: Listener) -> None:
+        """Do what is left of a trial."""
+        for _ in self.learner(*self.trial_of(task), listener, self.path / task):
+            pass
+
+    def prepare(self) -> None:
+        """Make a loop of every arm, which checks the networks and plans the pruning."""
+        _ = self.planned
+
+    @cached_property
+    def planned(self) -> dict[str, tuple[Any, ...]]:
+        """The ledger lines of the first seed of every arm."""
+        return {arm: self.learner(arm, self.config.seeds[0]).planned for arm in self.config.arms}
+
+    def learner(
+        self, arm: str, seed: int, listener: Listener | None = None, place: Path | None = None
+    ) -> ActiveLearning:
         """One arm with one seed, ready to be iterated."""
         config = self.config.loop_of(arm, seed, self.schedule)
         try:
@@ -129,30 +294,40 @@ class _Experiment:
                 selector_factory=self.proxy if config.selector == "model" else None,
                 device=self.device,
                 listener=listener,
+                folder=place,
+                checkpoint_seconds=self.config.checkpoint_seconds,
             )
+        except DamagedFileError:
+            raise
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    def describe(self, path: Path, command: str | None) -> dict[str, Any]:
+    def describe(self, command: str | None) -> dict[str, Any]:
         """What config.json holds."""
         return {
             "format": folder.FORMAT,
-            "name": path.name,
+            "name": self.path.name,
             "command": command,
             "started": machine.now(),
             "finished": None,
             "config": dataclasses.asdict(self.config),
             "schedule": list(self.schedule),
-            "data": {
-                "name": self.data.name,
-                "pool": self.pool_size,
-                "test": len(self.data.test),
-                "classes": self.data.num_classes,
-                "input_shape": list(self.data.input_shape),
-            },
+            "data": self.data_facts(),
             "arms": {arm: self._settings(arm) for arm in self.config.arms},
             "versions": machine.describe_versions(),
             "machine": machine.describe_machine(self.device),
+        }
+
+    def data_facts(self) -> dict[str, Any]:
+        """What the data are, for the report and to compare with when the run goes on."""
+        return {
+            "name": self.data.name,
+            "pool": self.pool_size,
+            "test": len(self.data.test),
+            "classes": self.data.num_classes,
+            "input_shape": list(self.data.input_shape),
+            "pool_is": fingerprint(self.data.pool),
+            "test_is": fingerprint(self.data.test),
         }
 
     def _settings(self, arm: str) -> dict[str, Any]:
@@ -170,20 +345,6 @@ class _Experiment:
 
     def _factory(self, name: str) -> Callable[[], nn.Module]:
         return networks.factory(name, self.data, **networks.options(name, self.config))
-
-
-def _write(path: Path, trials: tuple[Trial, ...], trial: Trial, learner: ActiveLearning) -> None:
-    """Write all that a finished round changes."""
-    place = folder.trial_folder(path, trial.arm, trial.seed)
-    folder.write_picks(path, trial)
-    if learner.plan is not None:
-        learner.plan.save(place / "plan.json")
-    if learner.selector is not None:
-        files.save_tensors(place / "selector.safetensors", learner.selector.state_dict())
-    if learner.final is not None:
-        files.save_tensors(place / "final.safetensors", learner.final.state_dict())
-    # Last, so that a round that the tables have is there in full.
-    folder.write_tables(path, trials, FORMULA)
 
 
 def _draw_early(path: Path, progress: RunProgress) -> None:

@@ -8,16 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunefuse.ops.arrays import as_tensor, require_floating, require_number
+from prunefuse.ops.arrays import as_tensor, require_floating, require_fraction
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of ``samples`` samples.
+    """How well predicted scores agree with true ones.
 
-    ``pearson`` and ``spearman`` are None where one side is constant. ``overlap`` is the part of the samples kept by the
-    true scores that are also kept by the predicted ones, if a fraction ``keep`` of the samples, those of the highest
-    scores, is kept; random scores would have ``keep``.
+    >>> from prunefuse.extrapolation import agreement
+    >>> agreement(torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor([1.0, 2.0, 4.0, 3.0]), keep=0.25).overlap
+    0.0
+
+    Attributes:
+        samples: How many were compared.
+        pearson, spearman: The correlations. They are None where one side is constant.
+        overlap: The part of the samples kept by true scores that are also kept by predicted ones. Random scores would have
+            ``keep``.
+        keep: The fraction of samples that is kept for that, those of the highest scores.
     """
 
     samples: int
@@ -28,16 +35,20 @@ class Agreement:
 
 
 def agreement(predicted: Any, true: Any, keep: float = 0.5) -> Agreement:
-    """Compare predicted scores with true ones.
+    """An `Agreement` of predicted scores with true ones.
+
+    >>> from prunefuse.extrapolation import agreement
+    >>> round(agreement(torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor([1.0, 2.0, 4.0, 3.0])).spearman, 2)
+    0.8
 
     Args:
         predicted: (N,) floating, finite.
         true: (N,), likewise.
-        keep: fraction kept, in (0, 1): round(keep N) samples, at least one; equals by lower index.
+        keep: The fraction that is kept, in (0, 1): round(keep N) samples, at least one. Equals go by lower index.
 
     Raises:
-        TypeError: something is not a floating array.
-        ValueError: shapes differ or are empty, a value is not finite, or keep is not allowed.
+        TypeError: Something is not a floating array.
+        ValueError: Shapes differ or are empty, a value is not finite, or keep is not allowed.
     """
     p, t = as_tensor("predicted", predicted), as_tensor("true", true)
     for name, tensor in (("predicted", p), ("true", t)):
@@ -48,7 +59,7 @@ def agreement(predicted: Any, true: Any, keep: float = 0.5) -> Agreement:
             raise ValueError(
                 f"{name} must be finite, but that of sample {int((~tensor.isfinite()).nonzero()[0])} is not"
             )
-    require_keep(keep)
+    require_fraction("keep", keep)
     p, t = p.to("cpu", torch.float64), t.to("cpu", torch.float64)
     from scipy.stats import rankdata
 
@@ -64,9 +75,3 @@ def pearson(a: Tensor, b: Tensor) -> float | None:
         return None
     a, b = (side.double() - side.double().mean() for side in (a, b))
     return max(-1.0, min(1.0, float((a / a.norm()) @ (b / b.norm()))))
-
-
-def require_keep(keep: float) -> None:
-    """ValueError unless it is a fraction in (0, 1)."""
-    if not 0 < require_number("keep", keep) < 1:
-        raise ValueError(f"keep must lie between 0 and 1, got {keep}")

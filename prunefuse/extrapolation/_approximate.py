@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunefuse._extras import needed_for
+
 # Differences of found neighbors that are held at a time.
 _BLOCK_VALUES = 1 << 22
 
@@ -24,12 +26,8 @@ class Index:
     """
 
     def __init__(self, references: Tensor, metric: str, description: str) -> None:
-        try:
+        with needed_for("index"):
             import faiss
-        except ImportError as error:
-            raise ImportError(
-                'index: needs faiss, which is not installed: pip install "prunefuse[faiss]"'
-            ) from error
         if not isinstance(description, str):
             raise TypeError(
                 f"index must be a string such as 'IVF1024,Flat', got {type(description).__name__}"
@@ -46,7 +44,7 @@ class Index:
         except RuntimeError as error:  # faiss has no other
             reason = re.sub(r"^Error in .* at \S+:\d+: ", "", str(error).strip())
             raise ValueError(
-                f"index: faiss cannot build {description!r} from {len(rows)} references: {reason}"
+                f"index must be one that faiss can build from {len(rows)} references, got {description!r}: {reason}"
             ) from error
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -55,7 +53,7 @@ class Index:
         if found.size and found.min() < 0:
             row = int((found < 0).any(1).nonzero()[0][0])
             raise ValueError(
-                f"index: {self._description!r} found {int((found[row] >= 0).sum())} of k = {k} neighbors for row {row}; "
+                f"index must find k = {k} neighbors, got {int((found[row] >= 0).sum())} of row {row} by {self._description!r}; "
                 "let it search more, as by ';nprobe=32' or ';efSearch=128'"
             )
         indices = torch.from_numpy(found).sort(dim=1).values.to(queries.device)

@@ -1,6 +1,6 @@
 """Baselines that look at no embedding: the subset's network scores the rest itself, and random scores.
 
-Reviewers of the method asked for both. Details are ours.
+Reviewers of the method asked for both; see docs/paper.md.
 """
 
 from __future__ import annotations
@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 
 
 class Direct(Inductive):
-    """What the subset's network says of a sample in one pass, on the scale of the scores.
+    """Scores by what the subset's network says of a sample in one pass, brought to the scale of the scores.
 
-    In the place of embeddings it takes (N, 1): one number for each sample, higher where the score should be, such as
-    EL2N |softmax - one-hot label|, or an uncertainty by `prunefuse.score`. Only their order counts: a sample at the
-    q-quantile of those without a score gets the q-quantile of the scores, which are those of a random subset. (The
-    numbers of scored samples would be a wrong scale: the network was trained on these.) Without unscored samples in
-    `fit`, quantiles are among all.
+    >>> from prunefuse.extrapolation import Direct
+    >>> says, scores = torch.tensor([[0.1], [0.9], [0.5]]), torch.tensor([3.0, 7.0, float("nan")])
+    >>> Direct().fit(says, scores).predict(says[2:]).tolist()
+    [5.0]
+
+    In the place of embeddings it takes (N, 1): one number for each sample, higher where the score should be. That may be
+    EL2N, |softmax − one-hot label|, or an uncertainty by `prunefuse.score`.
+
+    Only the order of these numbers counts. A sample at the q-quantile of those without a score gets the q-quantile of the
+    scores, which are those of a random subset. The numbers of scored samples would be a wrong scale, since the network was
+    trained on them. Without unscored samples in `fit`, quantiles are among all.
     """
 
     def fit(self, embeddings: Any, scores: Any) -> Self:
@@ -55,7 +61,12 @@ class Direct(Inductive):
 
 
 class RandomScores:
-    """Subset scores, and random ones for the rest: each is a random one of those learned, by ``seed``."""
+    """Random scores: each is one of those learned, drawn by ``seed``.
+
+    >>> from prunefuse.extrapolation import RandomScores
+    >>> RandomScores(seed=0).fit(torch.zeros(2, 1), torch.tensor([4.0, 4.0])).predict(torch.zeros(3, 1)).tolist()
+    [4.0, 4.0, 4.0]
+    """
 
     transductive = True  # row i gets the i-th draw
 

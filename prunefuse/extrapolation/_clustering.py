@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunefuse._options import check_fields
+from prunefuse._options import at_least, check_fields, checked, positive, require
 from prunefuse._seeds import generator
 from prunefuse.data._batches import batch_count, shuffled
 from prunefuse.dynamics._options import Score
@@ -37,42 +36,49 @@ _RECIPE = Recipe(
 class Clustering:
     """How a head learns clusters: by predicting a neighbor's balanced assignment from the sample, and the other way round.
 
-    Loss and balancing are SwAV's (Caron et al. 2020), with its temperature, sharpness and iterations: logits are cosines
-    to one prototype per cluster over ``temperature``; targets are a neighbor's cosines over ``sharpness``, brought by
-    Sinkhorn and Knopp's iterations to where every cluster has the same share of the batch, so that they cannot collapse
-    into one. Neighbors are nearest features, as in SCAN (Van Gansbeke et al. 2020). Ours are that they stand in for
-    augmented views, the centering of the features, and the recipe; which head the paper of score extrapolation
-    (arXiv 2506.09010) trains is not known to us.
+    >>> from prunefuse.extrapolation import Clustering
+    >>> settings = Clustering(clusters=20, neighbors=10)
+
+    Logits are cosines to one prototype per cluster over ``temperature``. Targets are a neighbor's cosines over
+    ``sharpness``. Sinkhorn and Knopp's iterations bring the targets to where every cluster has the same share of the batch.
+    So they cannot collapse into one cluster. Neighbors are the nearest features.
+
+    Loss and balancing are SwAV's, with its temperature, sharpness and iterations; neighbors are SCAN's. What else is done,
+    and why, is in docs/paper.md.
 
     Attributes:
-        clusters: Two or more.
-        neighbors: Nearest samples of each, one of which is drawn at every step.
-        temperature: Of the predictions, whose probabilities are what scores are of.
-        sharpness: Of the targets; near or above the temperature the head learns little.
-        iterations: Of balancing.
-        recipe: Of training; ``autocast`` and ``channels_last`` have nothing to apply to. A batch must have a sample
-            for every cluster.
+        clusters: How many there are, two or more.
+        neighbors: The nearest samples of each sample, one of which is drawn at every step.
+        temperature: That of the predictions, whose probabilities are scored.
+        sharpness: That of the targets. Near or above the temperature the head learns little.
+        iterations: Those of balancing.
+        recipe: How the head is trained. ``autocast`` and ``channels_last`` do not apply. A batch must have a sample for
+            every cluster.
+
+    References:
+        Caron et al. 2020, *Unsupervised Learning of Visual Features by Contrasting Cluster Assignments* (SwAV).
+        Van Gansbeke et al. 2020, *SCAN: Learning to Classify Images without Labels*.
     """
 
-    clusters: int = 10
-    neighbors: int = 20
-    temperature: float = 0.1
-    sharpness: float = 0.05
-    iterations: int = 3
-    recipe: Recipe = _RECIPE
+    clusters: int = field(default=10, metadata=checked(at_least(2)))
+    neighbors: int = field(default=20, metadata=checked(at_least(1)))
+    temperature: float = field(default=0.1, metadata=checked(positive()))
+    sharpness: float = field(default=0.05, metadata=checked(positive()))
+    iterations: int = field(default=3, metadata=checked(at_least(1)))
+    recipe: Recipe = field(default=_RECIPE, metadata=checked())
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name, least in (("clusters", 2), ("neighbors", 1), ("iterations", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        for name in ("temperature", "sharpness"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected a finite positive number, got {getattr(self, name)}")
 
 
 class ClusterHead(nn.Module):
-    """Logits (N, clusters) of embeddings (N, d): cosines to the prototypes, over the temperature, after centering."""
+    """Logits (N, clusters) of embeddings (N, d): after centering, cosines to the prototypes, over the temperature.
+
+    >>> from prunefuse.extrapolation import ClusterHead
+    >>> head = ClusterHead(mean=torch.zeros(2), prototypes=torch.eye(2), temperature=0.5)
+    >>> head(torch.tensor([[3.0, 0.0]])).tolist()
+    [[2.0, 0.0]]
+    """
 
     mean: Tensor
 
@@ -97,8 +103,17 @@ class ClusterHead(nn.Module):
 
 @dataclass(frozen=True)
 class ClusterScores:
-    """``scores`` (N,) by name, float64, NaN where a sample was not scored; of those that were, in the order in which they
-    were given, the final pseudo-``labels`` (n,), int64; and the trained ``head``."""
+    """What `score_clusters` returns.
+
+    >>> from prunefuse.extrapolation import ClusterScores
+    >>> sorted(ClusterScores.__annotations__)
+    ['head', 'labels', 'scores']
+
+    Attributes:
+        scores: (N,) by name, float64, NaN where a sample was not scored.
+        labels: (n,) int64: the final pseudo-labels of the samples that were scored, in the order in which these were given.
+        head: The trained head.
+    """
 
     scores: dict[str, Any]
     labels: Any
@@ -123,33 +138,39 @@ def score_clusters(
     seed: int = 0,
     on_epoch: Callable[[ClusterHead], None] | None = None,
 ) -> ClusterScores:
-    """Train a clustering head on frozen features, and score samples by how it came to its final pseudo-labels.
+    """Scores of samples without labels, by how a clustering head on frozen features came to its final pseudo-labels.
 
-    A pseudo-label is the most probable cluster after the last epoch, and the scores are those of `Recorder` with
-    pseudo-labels as labels, from a pass over the samples after every epoch. No label of the data set is seen.
+    >>> from prunefuse.extrapolation import Clustering, score_clusters
+    >>> recipe = prunefuse.Recipe(epochs=12, batch_size=32, lr=0.3, schedule="one-cycle")
+    >>> found = score_clusters(torch.randn(64, 8), Clustering(clusters=4, neighbors=5, recipe=recipe))
+    >>> found.scores["du"].shape, found.labels.shape
+    (torch.Size([64]), torch.Size([64]))
 
-    As they are known only when training is over, the head is trained twice: the second training, which repeats the first,
-    is recorded. So the state is the recorder's, n · window numbers for ``du`` and not n · clusters · window, and all of its
-    scores can be had. Beside it are n · (2 d + neighbors) numbers: the subset, its directions, its neighbors. An epoch takes
-    12 · n · d · clusters FLOPs (two views), a recorded one 14, and before them is one search for neighbors.
+    A pseudo-label is the most probable cluster after the last epoch. The scores are those of `Recorder` with pseudo-labels
+    as labels, from a pass over the samples after every epoch. No label of the data set is seen.
 
-    A head's way there depends on where it starts: on the pixels of digits, dynamic uncertainties of the same samples by two
-    seeds had a median correlation of 0.2 (−0.26 to 0.70, 360 pairs), means over eight seeds 0.47 to 0.77 (3 pairs). Such a
-    mean is ours, and takes a loop over ``seed``.
+    Pseudo-labels are known only when training is over, so the head is trained twice. The second training repeats the first
+    and is recorded. So the state is the recorder's: n · window numbers for ``du`` and not n · clusters · window. Beside it
+    are n · (2 d + neighbors) numbers: the subset, its directions, its neighbors. An epoch takes 12 · n · d · clusters FLOPs
+    (two views), a recorded one 14. Before them comes one search for neighbors.
+
+    Scores depend on where the head starts. On the pixels of digits, dynamic uncertainties by two seeds had a median
+    correlation of 0.2 (−0.26 to 0.70, 360 pairs). Means over eight seeds had 0.47 to 0.77 (3 pairs). Such a mean takes a
+    loop over ``seed``.
 
     Args:
-        embeddings: (N, d) floating, as of `prunefuse.features`, also memory-mapped; only the subset is read.
-        clustering: How it is trained.
-        scores: As for `Recorder`; not ``grand``.
-        subset: (n,) integers: the samples to learn from and to score; None: all.
-        seed: Fixes prototypes, order and neighbors; global generators are not touched.
-        on_epoch: Called with the head after every epoch of the recorded training; it must not change it.
+        embeddings: (N, d) floating, as of `prunefuse.features`, also memory-mapped. Only the subset is read.
+        clustering: How the head is trained.
+        scores: As for `Recorder`, but not ``grand``.
+        subset: (n,) integers: the samples to learn from and to score. None takes all.
+        seed: Fixes prototypes, order and neighbors. Global generators are not touched.
+        on_epoch: Called with the head after every epoch of the recorded training. It must not change the head.
 
     Raises:
-        TypeError: embeddings are not floating, or the subset not integers.
-        ValueError: embeddings of the subset are not finite; the subset is out of range or repeats a sample; it has too few
-            samples for the neighbors, or a batch for the clusters; or there are too few epochs for a score.
-        RuntimeError: the second training ended with other pseudo-labels: the device does not repeat itself bit for bit.
+        TypeError: Embeddings are not floating, or the subset is not of integers.
+        ValueError: Embeddings of the subset are not finite. Or the subset is out of range, repeats a sample, or has too few
+            samples for the neighbors or clusters. Or there are too few epochs for a score.
+        RuntimeError: The second training ended with other pseudo-labels: the device does not repeat itself bit for bit.
     """
     whole = require_rows("embeddings", embeddings)
     rows = _rows_of(subset, whole)
@@ -189,13 +210,11 @@ def score_clusters(
 
 def _check(x: Tensor, rows: Tensor, clustering: Clustering) -> None:
     magnitude("embeddings", x, lambda row: int(rows[row]))
-    if len(x) <= clustering.neighbors:
-        raise ValueError(f"neighbors: expected fewer than the {len(x)} samples, got {clustering.neighbors}")
+    few = f"fewer than the {len(x)} samples"
+    require(clustering.neighbors < len(x), "neighbors", few, clustering.neighbors)
     smallest = len(x) // batch_count(len(x), clustering.recipe.batch_size)
-    if smallest < clustering.clusters:
-        raise ValueError(
-            f"clusters: expected at most one for each sample of the smallest batch, {smallest}, got {clustering.clusters}"
-        )
+    most = f"at most {smallest}, the samples of the smallest batch"
+    require(clustering.clusters <= smallest, "clusters", most, clustering.clusters)
 
 
 def _train(

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prunefuse._extras import needed_for
 from prunefuse._seeds import derive, generator, isolated
 from prunefuse.extrapolation._agreement import pearson
 from prunefuse.extrapolation._interface import BLOCK_ROWS, checked, require_same_kind
-from prunefuse.extrapolation._neighbors import Finder, magnitude, require_metric, require_rows
+from prunefuse.extrapolation._neighbors import METRIC, Finder, magnitude, require_rows
 from prunefuse.ops.arrays import as_tensor, like, require_count, require_number
 
 if TYPE_CHECKING:
@@ -21,43 +22,48 @@ if TYPE_CHECKING:
 
 
 class GNN:
-    """Three graph convolutions over the directed graph of nearest neighbors of all samples, scored or not.
+    """Scores by three graph convolutions over the directed graph of nearest neighbors of all samples, scored or not.
 
-    Published (Schmidt et al., arXiv 2506.09010, and its code): edges from the k nearest samples with weight e^(-d / 2),
-    node features [one-hot label ‖ embedding], GCN layers of 512, 256 and 1 channels, ReLU and dropout 0.5 between them,
-    Adam at 1e-3 on the squared error, a tenth of the scored samples to choose the best epoch by Pearson correlation.
+    >>> from prunefuse.extrapolation import GNN
+    >>> model = GNN(k=5, epochs=50)
 
-    Ours: k and epochs; embeddings and scores are brought to mean 0 and variance 1; ``relative`` weights; which way edges point
-    (a sample hears its nearest); the whole graph in every step, in training as in prediction, so that a layer sees all
-    neighbors it is defined by, at the memory of about 10 KB per sample and edges beside that. On a CPU the seed fixes the
-    result for a number of threads.
+    Each sample has edges from its k nearest samples, with weight e^(−d / 2). Node features are [one-hot label ‖ embedding].
+    Layers have 512, 256 and 1 channels, with ReLU and dropout between them. Adam lowers the squared error, and a tenth of
+    the scored samples chooses the best epoch by Pearson correlation. What differs from the publication is in docs/paper.md.
 
-    `fit` takes all samples, NaN as the score of those without one: they are nodes, and send messages, but no score is
-    asked of them. `predict` runs the same network over the graph of the samples given; for those of `fit`, the graph is
+    Every step is over the whole graph, in training as in prediction, so a layer sees all neighbors that define it. That
+    takes about 10 KB per sample, and the edges. On a CPU the seed fixes the result for a number of threads.
+
+    `fit` takes all samples, with NaN as the score of those without one. They are nodes and send messages, but no score is
+    asked of them. `predict` runs the same network over the graph of the samples given. For those of `fit` the graph is
     found once. To predict a sample that `fit` did not see, give it together with the others.
 
     Args:
-        k: neighbors of each sample, itself apart; 1 to N - 1.
-        epochs: steps, one over the whole graph each.
-        temperature: 2 in e^(-d / 2).
-        relative: weights e^(-(d - d_min) / temperature) with each sample's smallest distance. False, as published, makes the
-            weights of far embeddings vanish beside those of the loops (1), and the network one of the embedding alone.
-        labels: (N,) int64 class indices of all samples, for the one-hot part; None = without.
-        dropout: after the first two layers, in [0, 1).
-        lr: learning rate.
-        validation: fraction of the scored samples to choose the best epoch with.
-        metric, index: as `nearest_neighbors`.
-        seed: fixes initial weights, dropout and the validation part; global generators are left as found.
+        k: Neighbors of each sample, itself apart; 1 to N − 1.
+        epochs: Steps, one over the whole graph each.
+        temperature: The 2 in e^(−d / 2).
+        relative: Weights are e^(−(d − d_min) / temperature), with each sample's smallest distance. False, as published,
+            makes the weights of far embeddings vanish beside those of the loops, which are 1. Then the network sees the
+            embedding alone.
+        labels: (N,) int64 class indices of all samples, for the one-hot part. None is without.
+        dropout: Rate after the first two layers, in [0, 1).
+        lr: Learning rate.
+        validation: Fraction of the scored samples to choose the best epoch with.
+        metric, index: As in `nearest_neighbors`.
+        seed: Fixes initial weights, dropout and the validation part. Global generators are left as found.
 
     Attributes:
-        network: the trained network, after `fit`.
-        validations: Pearson correlation on the validation part after every epoch (None where it is undefined).
-        best_epoch: whose weights are kept, from 1.
+        network: The trained network, after `fit`.
+        validations: Pearson correlation on the validation part after every epoch; None where it is undefined.
+        best_epoch: The epoch whose weights are kept, from 1.
 
     Raises:
-        ImportError: from `fit`, where torch-geometric is not installed.
-        TypeError, ValueError: an argument of another kind or out of range; embeddings and scores as `Extrapolator` says;
-            embeddings that are not finite; labels that are not one for every row.
+        MissingPackageError: From `fit`, where torch-geometric is not installed.
+        TypeError: An argument is of another kind; embeddings and scores as `Extrapolator` says.
+        ValueError: An argument is out of range; embeddings are not finite; labels are not one for every row.
+
+    References:
+        Schmidt et al., [arXiv:2506.09010](https://arxiv.org/abs/2506.09010), and its code.
     """
 
     transductive = True
@@ -86,7 +92,7 @@ class GNN:
         ):
             if not low < require_number(name, value) < high:
                 raise ValueError(f"{name} must lie between {max(low, 0):g} and {high:g}, got {value}")
-        require_metric(metric)
+        METRIC("metric", metric)
         self.temperature, self.relative, self.dropout, self.lr = temperature, relative, dropout, lr
         self.validation, self.metric, self.index, self.seed = validation, metric, index, seed
         self.labels = None if labels is None else _labels(labels)
@@ -200,14 +206,9 @@ def others(e: Tensor, k: int, metric: str, index: str | None) -> tuple[Tensor, T
 
 
 def _network(inputs: int, dropout: float) -> nn.Module:
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning)  # of its own calls of torch.jit
-            from torch_geometric.nn import GCNConv, Sequential
-    except ImportError as error:
-        raise ImportError(
-            'GNN: needs torch-geometric, which is not installed: pip install "prunefuse[gnn]"'
-        ) from error
+    with needed_for("GNN"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # of its own calls of torch.jit
+        from torch_geometric.nn import GCNConv, Sequential
     layers: list[Any] = []
     for before, after in ((inputs, 512), (512, 256), (256, 1)):
         if layers:

@@ -20,15 +20,18 @@ BLOCK_ROWS = 1 << 14
 
 
 class Extrapolator(Protocol):
-    """Learns scores from embeddings.
+    """What every extrapolator is: an object that learns scores from embeddings.
 
-    ``fit(embeddings, scores)`` takes all samples, (N, d) floating and (N,) floating, with NaN as the score of a sample that
-    has none: so one call serves those that learn from scored samples alone, and those that look at the others too.
-    ``predict(embeddings)`` gives (M,) scores in the dtype of those learned (float32 for 16-bit ones), as NumPy for NumPy,
-    else as a tensor on the embeddings' device. Embeddings of both calls have the same features, dtype and device.
+    >>> from prunefuse.extrapolation import KNN, Extrapolator
+    >>> model: Extrapolator = KNN(k=10)
 
-    ``transductive`` tells whether what is predicted for a row depends on the other rows given with it, as for a graph
-    of them: predict all samples then, and take the rows wanted.
+    ``fit(embeddings, scores)`` takes all samples, (N, d) and (N,) floating, with NaN as the score of a sample that has
+    none. So one call serves those that learn from scored samples alone, and those that look at the others too.
+    ``predict(embeddings)`` gives (M,) scores in the dtype of those learned, float32 for 16-bit ones. They are NumPy for
+    NumPy, else a tensor on the embeddings' device. Embeddings of both calls have the same features, dtype and device.
+
+    ``transductive`` tells whether what is predicted for a row depends on the other rows given with it, as in a graph. Then
+    predict all samples, and take the rows wanted.
     """
 
     @property

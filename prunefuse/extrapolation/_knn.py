@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from prunefuse.extrapolation._interface import Inductive
-from prunefuse.extrapolation._neighbors import Finder, require_metric
+from prunefuse.extrapolation._neighbors import METRIC, Finder
 from prunefuse.ops.arrays import require_count, require_number
 
 WEIGHTINGS = ("distance", "mean")
@@ -15,24 +15,30 @@ _FOUND = 1 << 22  # neighbors of a block of rows
 
 
 class KNN(Inductive):
-    """The mean score of the k nearest scored samples, weighted by e^(-distance / temperature).
+    """Scores by the k nearest scored samples: their mean, weighted by e^(−distance / temperature).
 
-    With temperature 1, the Euclidean metric and k of 10, 20, 50 or 100 that is the published extrapolation by neighbors
-    (Schmidt et al., arXiv 2506.09010). Weights are e^(-(d - d_min) / temperature), which is the same mean, and a number
-    also where all e^(-d) are 0. Sums are float64; a prediction lies between the neighbors' lowest and highest score.
-    Temperature, the cosine metric and ``index`` are ours.
+    >>> from prunefuse.extrapolation import KNN
+    >>> KNN(k=1).fit(torch.tensor([[0.0], [1.0]]), torch.tensor([3.0, 5.0])).predict(torch.tensor([[0.9]])).tolist()
+    [5.0]
+
+    With temperature 1, the Euclidean metric and k of 10, 20, 50 or 100 this is the published extrapolation by neighbors.
+    Weights are e^(−(d − d_min) / temperature). That is the same mean, and a number also where all e^(−d) are 0. Sums are
+    float64. A prediction lies between the neighbors' lowest and highest score.
 
     Args:
-        k: neighbors, 1 to the number of scored samples.
-        temperature: > 0; small ones leave the nearest alone, infinity weighs all alike.
-        metric: "euclidean" or "cosine", as `nearest_neighbors`.
-        weighting: "distance", or "mean": all k alike.
-        index: of faiss, as `nearest_neighbors`; None = exact.
+        k: Neighbors, 1 to the number of scored samples.
+        temperature: Positive. Small ones leave the nearest alone, infinity weighs all alike.
+        metric: "euclidean" or "cosine", as in `nearest_neighbors`.
+        weighting: "distance", or "mean", where all k count alike.
+        index: An index of faiss, as in `nearest_neighbors`. None searches exactly.
 
     Raises:
-        TypeError, ValueError: an argument of another kind or out of range; embeddings and scores as `Extrapolator` says;
-            embeddings that are not finite; from `fit` also fewer scored samples than k.
-        ImportError: from `fit`, where index is given and faiss is not installed.
+        TypeError: An argument is of another kind; embeddings and scores as `Extrapolator` says.
+        ValueError: An argument is out of range, or embeddings are not finite; from `fit` also fewer scored samples than k.
+        MissingPackageError: From `fit`, where index is given and faiss is not installed.
+
+    References:
+        Schmidt et al., [arXiv:2506.09010](https://arxiv.org/abs/2506.09010).
     """
 
     def __init__(
@@ -50,7 +56,7 @@ class KNN(Inductive):
         self.temperature = require_number("temperature", temperature)
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        require_metric(metric)
+        METRIC("metric", metric)
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
         self.metric, self.weighting, self.index = metric, weighting, index

@@ -10,41 +10,48 @@ import torch
 from torch import Tensor
 
 from prunefuse import ops
+from prunefuse._options import one_of
 from prunefuse.ops.arrays import as_tensor, like, require_count, require_floating
 
-METRICS = ("euclidean", "cosine")
+METRIC = one_of("euclidean", "cosine")
 
 
 def nearest_neighbors(
     queries: Any, references: Any, k: int, *, metric: str = "euclidean", index: str | None = None
 ) -> tuple[Any, Any]:
-    """The k references nearest to every query, found exactly unless ``index`` is given.
+    """Distances and indices of the k references nearest to every query, exact unless ``index`` is given.
 
-    Distances by one matrix product, blocked, say which references may be among the nearest: with the product's own error
-    as margin, so that none is missed. Those are computed again from differences in float64. So distances of
-    near-duplicates neither cancel nor turn negative, and their order is the true one, also where torch multiplies in TF32
-    or bfloat16. Extra memory is O(N k + M) and tiles of a few megabytes: memory-mapped arrays are read as they lie on disk.
+    >>> from prunefuse.extrapolation import nearest_neighbors
+    >>> distances, indices = nearest_neighbors(torch.tensor([[0.9]]), torch.tensor([[0.0], [1.0], [3.0]]), k=2)
+    >>> indices.tolist()
+    [[1, 0]]
 
-    On a GPU it waits for the device once, before it searches, to check the values; what it returns is not waited for.
+    One matrix product, in blocks, says which references may be among the nearest. The product's own error is the margin, so
+    none is missed. Their distances are computed again from differences in float64. So distances of near-duplicates neither
+    cancel nor turn negative. Their order is the true one, also where torch multiplies in TF32 or bfloat16. Extra memory is
+    O(N k + M) and tiles of a few megabytes. Memory-mapped arrays are read as they lie on disk.
+
+    On a GPU it waits for the device once, before it searches, to check the values. What it returns is not waited for.
 
     Args:
         queries: (N, d) floating, as a tensor, a NumPy array or anything with DLPack.
         references: (M, d), of the same dtype and device.
-        k: how many, 1 to M.
-        metric: "euclidean", or "cosine": 1 - cosine similarity, which is 1 where a row is all zeros.
-        index: for references beyond brute force, an index of faiss (``pip install "prunefuse[faiss]"``) to search instead,
-            as its factory writes it, and after a semicolon its search parameters: ``"IVF1024,Flat;nprobe=32"``. It may
-            miss neighbors; the distances of those found are exact. It is built on the CPU, in float32, at every call.
+        k: How many, 1 to M.
+        metric: "euclidean", or "cosine": 1 − cosine similarity, which is 1 where a row is all zeros.
+        index: For references beyond brute force, an index of faiss (``pip install "prunefuse[faiss]"``) to search instead.
+            It is written as faiss' factory does, and after a semicolon its search parameters: ``"IVF1024,Flat;nprobe=32"``.
+            It may miss neighbors; the distances of those found are exact. It is built on the CPU, in float32, at every
+            call.
 
     Returns:
-        distances (N, k), float64 for float64 and float32 for all other dtypes, ascending, and indices (N, k) int64 of the
-        references; equals by lower index. A query that is among the references finds itself first.
+        Distances (N, k), ascending, float64 for float64 and float32 for all other dtypes; and indices (N, k) int64 of the
+        references. Equals go by lower index. A query that is among the references finds itself first.
 
     Raises:
-        TypeError: queries or references is not a floating array, k not an integer.
-        ValueError: shapes, dtypes or devices do not go together; k, metric or index is not allowed; a value is not finite;
-            the index found fewer than k.
-        ImportError: index is given and faiss is not installed.
+        TypeError: queries or references are not a floating array, or k is not an integer.
+        ValueError: Shapes, dtypes or devices do not go together. Or k, metric or index is not allowed, a value is not
+            finite, or the index found fewer than k.
+        MissingPackageError: index is given and faiss is not installed.
     """
     q, r = require_rows("queries", queries), require_rows("references", references)
     if r.shape[1] != q.shape[1]:
@@ -57,7 +64,7 @@ def nearest_neighbors(
     k = require_count("k", k, lowest=1)
     if k > len(r):
         raise ValueError(f"k must be at most the number of references, {len(r)}, got {k}")
-    require_metric(metric)
+    METRIC("metric", metric)
     extents = torch.stack((extent(r), extent(q))).tolist()
     references_largest = largest_of("references", r, extents[0])
     largest = largest_of("queries", q, extents[1])
@@ -72,12 +79,6 @@ def require_rows(name: str, array: Any) -> Tensor:
     if tensor.dim() != 2 or tensor.shape[1] == 0:
         raise ValueError(f"{name} must have shape (rows, features), got {tuple(tensor.shape)}")
     return tensor
-
-
-def require_metric(metric: str) -> None:
-    """ValueError unless ``metric`` is one of `METRICS`."""
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
 
 
 class Finder:

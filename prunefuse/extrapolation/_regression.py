@@ -1,6 +1,6 @@
 """Baselines that learn scores as a function of the embedding: ridge, kernel ridge, a small MLP, or any of scikit-learn.
 
-Published nowhere with the method: reviewers asked for them. All settings are ours.
+Reviewers of the method asked for them; see docs/paper.md.
 """
 
 from __future__ import annotations
@@ -12,15 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunefuse._extras import needed_for
 from prunefuse._seeds import derive
 from prunefuse.extrapolation._interface import Inductive
 
 
 class Regression(Inductive):
-    """A regressor of scikit-learn on embeddings and scores brought to mean 0 and variance 1, on the CPU.
+    """Scores by a regressor of scikit-learn, on embeddings and scores brought to mean 0 and variance 1, on the CPU.
+
+    >>> from sklearn.linear_model import Lasso
+    >>> model = prunefuse.extrapolation.Regression(lambda samples: Lasso(0.01))
 
     Args:
         build: Makes the regressor, not fitted, for a number of scored samples.
+
+    Raises:
+        MissingPackageError: From `fit`, where scikit-learn is not installed.
     """
 
     least = 2
@@ -34,12 +41,13 @@ class Regression(Inductive):
         return self._model.regressor_[-1]
 
     def _learn(self, embeddings: Tensor, scores: Tensor, largest: float) -> None:
-        from sklearn.compose import TransformedTargetRegressor
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
+        with needed_for("a regression of scores"):
+            from sklearn.compose import TransformedTargetRegressor
+            from sklearn.exceptions import ConvergenceWarning
+            from sklearn.pipeline import make_pipeline
+            from sklearn.preprocessing import StandardScaler
 
-        scaled = make_pipeline(StandardScaler(), self._build(len(embeddings)))
+            scaled = make_pipeline(StandardScaler(), self._build(len(embeddings)))
         self._model = TransformedTargetRegressor(scaled, transformer=StandardScaler())
         with warnings.catch_warnings():
             # That all epochs asked for were trained is no reason to warn.
@@ -51,7 +59,13 @@ class Regression(Inductive):
 
 
 def ridge(alpha: float = 1.0) -> Regression:
-    """Linear regression with an L2 penalty ``alpha``."""
+    """A `Regression`: linear, with an L2 penalty ``alpha``.
+
+    >>> from prunefuse.extrapolation import ridge
+    >>> x = torch.tensor([[0.0], [1.0], [2.0]])
+    >>> ridge(1e-6).fit(x, 2 * x[:, 0]).predict(x + 1).round(decimals=2).tolist()
+    [2.0, 4.0, 6.0]
+    """
 
     def build(samples: int) -> Any:
         from sklearn.linear_model import Ridge
@@ -64,10 +78,13 @@ def ridge(alpha: float = 1.0) -> Regression:
 def kernel_ridge(
     alpha: float = 1.0, gamma: float | None = None, *, components: int = 1000, seed: int = 0
 ) -> Regression:
-    """Ridge with the kernel e^(-gamma |x - y|²), seen from ``components`` of the scored samples (Nyström).
+    """A `Regression`: ridge with the kernel e^(−gamma |x − y|²), seen from ``components`` of the scored samples (Nyström).
 
-    Exact kernel ridge regression would take the square of the number of scored samples as memory; this takes
-    ``components`` times it. ``gamma`` None is 1 / features.
+    >>> from prunefuse.extrapolation import kernel_ridge
+    >>> model = kernel_ridge(alpha=0.1, components=200)
+
+    Exact kernel ridge regression would take the square of the number of scored samples as memory. This takes ``components``
+    times that number. ``gamma`` None is 1 / features.
     """
 
     def build(samples: int) -> Any:
@@ -83,9 +100,13 @@ def kernel_ridge(
 
 
 def mlp(hidden: Sequence[int] = (128,), *, epochs: int = 200, seed: int = 0) -> Regression:
-    """A perceptron with layers of ReLU, trained by Adam on the squared error.
+    """A `Regression`: a perceptron with layers of ReLU, trained by Adam on the squared error.
 
-    From 100 scored samples on, a tenth of them is held out: training ends when its error no longer falls, at the best epoch.
+    >>> from prunefuse.extrapolation import mlp
+    >>> model = mlp(hidden=(64,), epochs=100)
+
+    From 100 scored samples on, a tenth of them is held out. Training then ends when the error of that tenth no longer
+    falls, at the best epoch.
     """
 
     def build(samples: int) -> Any:

@@ -9,10 +9,14 @@ from prunefuse.pruning._graph.attributes import register_padding
 
 
 class ChannelPad(nn.Module):
-    """Adds ``left`` zero channels before and ``right`` after the channels of an (N, C, H, W) input.
+    """The input (N, C, H, W) with ``left`` zero channels before its own and ``right`` after them.
 
-    The amounts are plain integer attributes, read at every call, so that a pruning plan can repair them:
-    after pruning they may be unequal.
+    Both numbers are attributes that are read at every call. So a pruning plan can change them, and they may then be
+    unequal.
+
+    >>> from prunefuse.models import ChannelPad
+    >>> ChannelPad(1, 2)(torch.ones(1, 4, 2, 2)).shape[1]
+    7
     """
 
     def __init__(self, left: int, right: int) -> None:

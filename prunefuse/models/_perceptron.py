@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Flatten, then linear layers with ReLU between them."""
+    """Logits of images: flatten, then linear layers with ReLU between them.
+
+    >>> from prunefuse.models import MLP
+    >>> MLP(64, hidden=(32,), num_classes=10)(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 10])
+    """
 
     def __init__(self, in_features: int, hidden: Sequence[int], num_classes: int) -> None:
         super().__init__()
@@ -33,5 +38,9 @@ def mlp(
     image_size: tuple[int, int] = (32, 32),
     hidden: Sequence[int] = (256, 256),
 ) -> MLP:
-    """An MLP for images of ``in_channels`` x ``image_size`` (height, width); the hidden widths are ours."""
+    """An `MLP` for images of ``in_channels`` x ``image_size`` (height, width).
+
+    >>> from prunefuse.models import mlp
+    >>> model = mlp(10, in_channels=1, image_size=(8, 8), hidden=(64, 64))
+    """
     return MLP(in_channels * prod(image_size), hidden, num_classes)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from prunefuse._options import part
 from prunefuse.models import _perceptron, _resnet, _vgg, _wide
 
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {
@@ -37,7 +39,12 @@ _TORCHVISION = "torchvision:"
 
 
 def names() -> tuple[str, ...]:
-    """The names that `build` knows, besides ``torchvision:<name>``."""
+    """The names that `build` knows, besides ``torchvision:<name>``.
+
+    >>> from prunefuse.models import names
+    >>> "resnet56" in names()
+    True
+    """
     return tuple(_FACTORIES)
 
 
@@ -52,27 +59,29 @@ def build(
 ) -> nn.Module:
     """A freshly initialized model by name.
 
+    >>> from prunefuse.models import build
+    >>> model = build("resnet20", num_classes=100, shortcut="B")
+
     Args:
         name: One of `names()`, or ``torchvision:<name>`` for a classifier of torchvision without weights.
         num_classes: Width of the output.
-        in_channels: Channels of the images; torchvision's models take 3.
-        image_size: Height and width of the images; only the MLP's shape depends on it.
-        dropout: Rate of the dropout before the last linear layer, in [0, 1). It is ours, so that every network here can
-            be asked for dropout passes; torchvision's models take it where they have dropout.
-        options: Handed to the model's function, such as ``shortcut="B"`` or ``hidden=(64, 64)``.
+        in_channels: Channels of the images. Torchvision's models take 3.
+        image_size: Height and width of the images. Only the MLP's shape depends on them.
+        dropout: Rate of the dropout before the last linear layer, in [0, 1). Torchvision's models take it where they have
+            dropout.
+        options: Arguments for the model's function, such as ``shortcut="B"`` or ``hidden=(64, 64)``.
 
     Raises:
-        ValueError: An unknown name, a rate outside its range, or ``in_channels`` other than 3 for a torchvision model.
-        TypeError: An option that the model does not take.
+        ValueError: The name is unknown, the rate is out of range, or ``in_channels`` is not 3 for a model of torchvision.
+        TypeError: The model does not take an option.
     """
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout: expected a rate in [0, 1), got {dropout}")
+    part()("dropout", dropout)
     if name.startswith(_TORCHVISION):
         if dropout:
             options["dropout"] = dropout
         return _torchvision(name.removeprefix(_TORCHVISION), num_classes, in_channels, options)
     if name not in _FACTORIES:
-        raise ValueError(f"model: expected one of {', '.join(names())} or torchvision:<name>, got {name!r}")
+        raise ValueError(f"model must be one of {', '.join(names())} or torchvision:<name>, got {name!r}")
     if name == "mlp":
         options["image_size"] = image_size
     model = _FACTORIES[name](num_classes, in_channels=in_channels, **options)
@@ -87,8 +96,12 @@ def _torchvision(name: str, num_classes: int, in_channels: int, options: dict[st
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise ValueError(f"model: torchvision has no classifier {name!r}; it has {', '.join(known)}")
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or ["resnet18"]
+        raise ValueError(
+            f"model must be a classifier of torchvision, such as {', '.join(near)} (torchvision.models.list_models() has "
+            f"all), got {name!r}"
+        )
     if in_channels != 3:
-        raise ValueError(f"in_channels: torchvision's models take 3 channels, got {in_channels}")
+        raise ValueError(f"in_channels must be 3 for torchvision's models, got {in_channels}")
     model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
     return model

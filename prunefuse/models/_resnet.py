@@ -1,7 +1,7 @@
 """CIFAR ResNets (He et al. 2016): three stages of 16, 32 and 64 channels, for images of about 32x32.
 
 A depth of 6n + 2 has n basic blocks per stage. ResNet-164 has 18 bottleneck blocks per stage (depth 9n + 2,
-each stage four times as wide at its output); ours is the post-activation form, like the shallower ones here.
+each stage four times as wide at its output); activations follow the norms, as in the shallower ones.
 Shortcut "A" pads the new channels with zeros, half on each side, and has no parameters; shortcut "B" is a 1x1
 convolution with batch norm. Both leave the shortcut alone where the shape does not change.
 """
@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from prunefuse._options import one_of
 from prunefuse.models._layers import ChannelPad, init_convolutions_
 
 Shortcut = Literal["A", "B"]
@@ -85,7 +86,15 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, three stages of ``blocks`` blocks each, global average pooling and a classifier."""
+    """A CIFAR ResNet: a stem, three stages of ``blocks`` blocks each, global average pooling and a classifier.
+
+    >>> from prunefuse.models import resnet8
+    >>> resnet8(in_channels=1)(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
+
+    References:
+        He et al. 2016, *Deep Residual Learning for Image Recognition*.
+    """
 
     def __init__(
         self,
@@ -97,8 +106,7 @@ class ResNet(nn.Module):
         shortcut: Shortcut = "A",
     ) -> None:
         super().__init__()
-        if shortcut not in ("A", "B"):
-            raise ValueError(f'shortcut: expected "A" or "B", got {shortcut!r}')
+        one_of("A", "B")("shortcut", shortcut)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         channels = 16
@@ -123,40 +131,74 @@ class ResNet(nn.Module):
 
 
 def resnet8(num_classes: int = 10, *, in_channels: int = 3, shortcut: Shortcut = "A") -> ResNet:
-    """One basic block per stage; SVP's proxy for the shallow targets."""
+    """A `ResNet` of one basic block per stage; SVP's proxy for the shallow targets.
+
+    >>> from prunefuse.models import resnet8
+    >>> model = resnet8(in_channels=1)
+    """
     return ResNet(BasicBlock, 1, num_classes, in_channels=in_channels, shortcut=shortcut)
 
 
 def resnet14(num_classes: int = 10, *, in_channels: int = 3, shortcut: Shortcut = "A") -> ResNet:
-    """Two basic blocks per stage."""
+    """A `ResNet` of two basic blocks per stage.
+
+    >>> from prunefuse.models import resnet14
+    >>> model = resnet14(num_classes=100)
+    """
     return ResNet(BasicBlock, 2, num_classes, in_channels=in_channels, shortcut=shortcut)
 
 
 def resnet20(num_classes: int = 10, *, in_channels: int = 3, shortcut: Shortcut = "A") -> ResNet:
-    """Three basic blocks per stage."""
+    """A `ResNet` of three basic blocks per stage.
+
+    >>> from prunefuse.models import resnet20
+    >>> sum(p.numel() for p in resnet20().parameters())
+    269722
+    """
     return ResNet(BasicBlock, 3, num_classes, in_channels=in_channels, shortcut=shortcut)
 
 
 def resnet32(num_classes: int = 10, *, in_channels: int = 3, shortcut: Shortcut = "A") -> ResNet:
-    """Five basic blocks per stage."""
+    """A `ResNet` of five basic blocks per stage.
+
+    >>> from prunefuse.models import resnet32
+    >>> model = resnet32(shortcut="B")
+    """
     return ResNet(BasicBlock, 5, num_classes, in_channels=in_channels, shortcut=shortcut)
 
 
 def resnet44(num_classes: int = 10, *, in_channels: int = 3, shortcut: Shortcut = "A") -> ResNet:
-    """Seven basic blocks per stage."""
+    """A `ResNet` of seven basic blocks per stage.
+
+    >>> from prunefuse.models import resnet44
+    >>> model = resnet44(num_classes=100)
+    """
     return ResNet(BasicBlock, 7, num_classes, in_channels=in_channels, shortcut=shortcut)
 
 
 def resnet56(num_classes: int = 10, *, in_channels: int = 3, shortcut: Shortcut = "A") -> ResNet:
-    """Nine basic blocks per stage; the main network of the PruneFuse experiments."""
+    """A `ResNet` of nine basic blocks per stage; the main network of the PruneFuse experiments.
+
+    >>> from prunefuse.models import resnet56
+    >>> sum(p.numel() for p in resnet56().parameters())
+    853018
+    """
     return ResNet(BasicBlock, 9, num_classes, in_channels=in_channels, shortcut=shortcut)
 
 
 def resnet110(num_classes: int = 10, *, in_channels: int = 3, shortcut: Shortcut = "A") -> ResNet:
-    """Eighteen basic blocks per stage."""
+    """A `ResNet` of eighteen basic blocks per stage.
+
+    >>> from prunefuse.models import resnet110
+    >>> model = resnet110()
+    """
     return ResNet(BasicBlock, 18, num_classes, in_channels=in_channels, shortcut=shortcut)
 
 
 def resnet164(num_classes: int = 10, *, in_channels: int = 3, shortcut: Shortcut = "A") -> ResNet:
-    """Eighteen bottleneck blocks per stage, post-activation (ours)."""
+    """A `ResNet` of eighteen bottleneck blocks per stage, with activations after the norms; see docs/paper.md.
+
+    >>> from prunefuse.models import resnet164
+    >>> model = resnet164()
+    """
     return ResNet(Bottleneck, 18, num_classes, in_channels=in_channels, shortcut=shortcut)

@@ -11,14 +11,22 @@ _CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 
 
 
 class VGG(nn.Module):
-    """Five groups of 3x3 convolutions, each followed by 2x2 max pooling, then pooling and a classifier."""
+    """A VGG: five groups of 3x3 convolutions, each followed by 2x2 max pooling, then pooling and a classifier.
+
+    >>> from prunefuse.models import VGG
+    >>> VGG(11)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+
+    References:
+        Simonyan and Zisserman 2015, *Very Deep Convolutional Networks for Large-Scale Image Recognition*.
+    """
 
     def __init__(
         self, depth: int, num_classes: int = 10, *, in_channels: int = 3, batch_norm: bool = False
     ) -> None:
         super().__init__()
         if depth not in _CONVOLUTIONS:
-            raise ValueError(f"depth: expected one of {sorted(_CONVOLUTIONS)}, got {depth}")
+            raise ValueError(f"depth must be one of {sorted(_CONVOLUTIONS)}, got {depth}")
         layers: list[nn.Module] = []
         channels = in_channels
         for count, width in zip(_CONVOLUTIONS[depth], (64, 128, 256, 512, 512), strict=True):
@@ -42,40 +50,72 @@ class VGG(nn.Module):
 
 
 def vgg11(num_classes: int = 10, *, in_channels: int = 3) -> VGG:
-    """VGG-11 without norm layers."""
+    """VGG-11 without norm layers.
+
+    >>> from prunefuse.models import vgg11
+    >>> model = vgg11(num_classes=100)
+    """
     return VGG(11, num_classes, in_channels=in_channels)
 
 
 def vgg13(num_classes: int = 10, *, in_channels: int = 3) -> VGG:
-    """VGG-13 without norm layers."""
+    """VGG-13 without norm layers.
+
+    >>> from prunefuse.models import vgg13
+    >>> model = vgg13(num_classes=100)
+    """
     return VGG(13, num_classes, in_channels=in_channels)
 
 
 def vgg16(num_classes: int = 10, *, in_channels: int = 3) -> VGG:
-    """VGG-16 without norm layers."""
+    """VGG-16 without norm layers.
+
+    >>> from prunefuse.models import vgg16
+    >>> model = vgg16(num_classes=100)
+    """
     return VGG(16, num_classes, in_channels=in_channels)
 
 
 def vgg19(num_classes: int = 10, *, in_channels: int = 3) -> VGG:
-    """VGG-19 without norm layers."""
+    """VGG-19 without norm layers.
+
+    >>> from prunefuse.models import vgg19
+    >>> model = vgg19(num_classes=100)
+    """
     return VGG(19, num_classes, in_channels=in_channels)
 
 
 def vgg11_bn(num_classes: int = 10, *, in_channels: int = 3) -> VGG:
-    """VGG-11 with batch norm."""
+    """VGG-11 with batch norm.
+
+    >>> from prunefuse.models import vgg11_bn
+    >>> model = vgg11_bn(num_classes=100)
+    """
     return VGG(11, num_classes, in_channels=in_channels, batch_norm=True)
 
 
 def vgg13_bn(num_classes: int = 10, *, in_channels: int = 3) -> VGG:
-    """VGG-13 with batch norm."""
+    """VGG-13 with batch norm.
+
+    >>> from prunefuse.models import vgg13_bn
+    >>> model = vgg13_bn(num_classes=100)
+    """
     return VGG(13, num_classes, in_channels=in_channels, batch_norm=True)
 
 
 def vgg16_bn(num_classes: int = 10, *, in_channels: int = 3) -> VGG:
-    """VGG-16 with batch norm."""
+    """VGG-16 with batch norm.
+
+    >>> from prunefuse.models import vgg16_bn
+    >>> model = vgg16_bn(num_classes=100)
+    """
     return VGG(16, num_classes, in_channels=in_channels, batch_norm=True)
 
 
 def vgg19_bn(num_classes: int = 10, *, in_channels: int = 3) -> VGG:
-    """VGG-19 with batch norm."""
+    """VGG-19 with batch norm.
+
+    >>> from prunefuse.models import vgg19_bn
+    >>> model = vgg19_bn(num_classes=100)
+    """
     return VGG(19, num_classes, in_channels=in_channels, batch_norm=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from prunefuse._options import at_least
 from prunefuse.models._layers import init_convolutions_
 
 
@@ -29,14 +30,21 @@ class PreActivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A stem of 16 channels, stages of 16k, 32k and 64k channels, norm, ReLU, global pooling, classifier."""
+    """A wide ResNet: a stem of 16 channels, stages of 16k, 32k and 64k channels, norm, ReLU, global pooling, classifier.
+
+    >>> from prunefuse.models import WideResNet
+    >>> WideResNet(10, 2)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+
+    References:
+        Zagoruyko and Komodakis 2016, *Wide Residual Networks*.
+    """
 
     def __init__(self, depth: int, width: int, num_classes: int = 10, *, in_channels: int = 3) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"depth: expected 6n + 4 with n >= 1 (10, 16, 22, 28, ...), got {depth}")
-        if width < 1:
-            raise ValueError(f"width: expected a factor of at least 1, got {width}")
+            raise ValueError(f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, ...), got {depth}")
+        at_least(1)("width", width)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         channels = 16
         stages = []
@@ -60,15 +68,27 @@ class WideResNet(nn.Module):
 
 
 def wide_resnet(depth: int, width: int, num_classes: int = 10, *, in_channels: int = 3) -> WideResNet:
-    """WRN-``depth``-``width``; the depth is 6n + 4. No dropout inside the blocks."""
+    """WRN-``depth``-``width``, without dropout inside the blocks; the depth is 6n + 4.
+
+    >>> from prunefuse.models import wide_resnet
+    >>> model = wide_resnet(10, 1)
+    """
     return WideResNet(depth, width, num_classes, in_channels=in_channels)
 
 
 def wide_resnet16_4(num_classes: int = 10, *, in_channels: int = 3) -> WideResNet:
-    """WRN-16-4."""
+    """WRN-16-4.
+
+    >>> from prunefuse.models import wide_resnet16_4
+    >>> model = wide_resnet16_4()
+    """
     return WideResNet(16, 4, num_classes, in_channels=in_channels)
 
 
 def wide_resnet28_10(num_classes: int = 10, *, in_channels: int = 3) -> WideResNet:
-    """WRN-28-10."""
+    """WRN-28-10.
+
+    >>> from prunefuse.models import wide_resnet28_10
+    >>> model = wide_resnet28_10()
+    """
     return WideResNet(28, 10, num_classes, in_channels=in_channels)

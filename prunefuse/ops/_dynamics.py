@@ -26,6 +26,10 @@ FLOPS_PER_DIVERGENCE = FLOPS_PER_LOGIT + 5
 def dynamics(logits: Tensor, labels: Tensor) -> Tensor:
     """What logits (N, C) say of their labels (N,): (6, N), in the order of `DYNAMICS`, from one read.
 
+    >>> from prunefuse import ops
+    >>> ops.dynamics(torch.zeros(1, 2), torch.tensor([1]))[0].tolist()  # the label's probability
+    [0.5]
+
     A label that is no class is an error on the CPU. On CUDA, where to look would wait for the device, it gives NaN.
     """
     log_p = log_probabilities(logits, False, 1.0)  # (N, C)
@@ -49,9 +53,14 @@ def dynamics(logits: Tensor, labels: Tensor) -> Tensor:
 
 @operator(fake=lambda seen, rejected, indices, *_: torch.empty_like(indices), flops=no_flops)
 def claim_(seen: Tensor, rejected: Tensor, indices: Tensor, labels: Tensor | None, classes: int) -> Tensor:
-    """Marks indices (B,) in seen (N,) as of this epoch and returns them (B,), -1 for rows to leave out.
+    """Indices (B,), now marked in seen (N,) as of this epoch, with -1 for rows to leave out.
 
-    What is wrong with a row is an error on the CPU, before anything is written; on CUDA the row is left out and counted in
+    >>> from prunefuse import ops
+    >>> seen, rejected = torch.zeros(3, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
+    >>> ops.claim_(seen, rejected, torch.tensor([2, 0]), None, 0).tolist()
+    [2, 0]
+
+    What is wrong with a row is an error on the CPU, before anything is written. On CUDA the row is left out and counted in
     rejected (1,). The reference is for batches that nothing is wrong with.
     """
     seen[indices] = 1
@@ -63,7 +72,11 @@ def claim_(seen: Tensor, rejected: Tensor, indices: Tensor, labels: Tensor | Non
     flops=lambda kept, logits, *_: FLOPS_PER_DIVERGENCE * math.prod(logits),
 )
 def divergence_(kept: Tensor, logits: Tensor, samples: Tensor, epsilon: float) -> Tensor:
-    """How far the softmax of logits (B, C) is from that of their samples (B,) the time before: (B,); -1 where there is none.
+    """How far the softmax of logits (B, C) is from that of their samples (B,) the time before: (B,), -1 where there is none.
+
+    >>> from prunefuse import ops
+    >>> ops.divergence_(torch.ones(3, 2), torch.zeros(1, 2), torch.tensor([2]), 1e-8).tolist()
+    [-1.0]
 
     kept (N, C), written in place, are the logarithms of every sample's softmax, 1 where there is none yet.
     """
@@ -93,7 +106,13 @@ def push_(
     keep: float,
     gain: float,
 ) -> None:
-    """Appends values (B,) to their samples' rings (N, R), and the window that this completes to the sums (2, N), in place.
+    """Append values (B,) to their samples' rings (N, R), and the window that this completes to the sums (2, N), in place.
+
+    >>> from prunefuse import ops
+    >>> ring, counts, sums = torch.zeros(1, 2).double(), torch.zeros(1, dtype=torch.int64), torch.zeros(2, 1).double()
+    >>> for x in (0.0, 1.0): ops.push_(ring, counts, sums, torch.tensor([x]).double(), torch.tensor([0]), 2, 1.0, 1.0, 1.0)
+    >>> round(sums[0].item(), 3)
+    0.707
 
     `csrc/library.cpp` says which window that is, and what of it is added.
     """

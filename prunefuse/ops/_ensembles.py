@@ -31,7 +31,12 @@ def _flops(logits: Shape, *_: object) -> int:
 def score_ensemble(
     logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float
 ) -> Tensor:
-    """Utilities (K, N) of S passes' logits (S, N, C) for K strategies by number, from one read."""
+    """Utilities (K, N) of S passes' logits (S, N, C) for K strategies by number, from one read.
+
+    >>> from prunefuse import ops
+    >>> ops.score_ensemble(torch.zeros(3, 1, 2), [0], False, 1.0).tolist()  # BALD
+    [[0.0]]
+    """
     log_p = torch.stack([log_probabilities(one, probabilities, temperature) for one in logits])  # (S, N, C)
     p = log_p.exp()  # (S, N, C)
     mean = p.mean(0)  # (N, C)
@@ -55,7 +60,14 @@ def score_ensemble(
 def ensemble_add_(
     sums: Tensor, votes: Tensor, entropies: Tensor, logits: Tensor, probabilities: bool, temperature: float
 ) -> None:
-    """Adds one pass, logits (N, C), to sums and int32 votes (N, C) and entropies (N,), in place."""
+    """Add one pass, logits (N, C), to sums and int32 votes (N, C) and entropies (N,), in place.
+
+    >>> from prunefuse import ops
+    >>> sums, votes, entropies = torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.int32), torch.zeros(1)
+    >>> ops.ensemble_add_(sums, votes, entropies, torch.tensor([[0.0, 9.0]]), False, 1.0)
+    >>> votes.tolist()
+    [[0, 1]]
+    """
     log_p = log_probabilities(logits, probabilities, temperature)  # (N, C)
     p = log_p.exp().to(sums.dtype)  # (N, C)
     rows = (~p.isnan().any(1)).nonzero()[:, 0]  # (V,), those with a distribution

@@ -21,7 +21,11 @@ def k_center_flops(rows: int, width: int, centers: int) -> int:
     flops=lambda features, labeled, b, *_: k_center_flops(features[0], features[1], labeled[0] + b),
 )
 def k_center_greedy(features: Tensor, labeled: Tensor, b: int, start: int) -> Tensor:
-    """Rows (b,) of features (N, d) in pick order, padded with -1; labeled (L,); start -1 where something is labeled.
+    """Rows (b,) of features (N, d) in pick order, padded with -1. labeled is (L,); start is -1 where something is labeled.
+
+    >>> from prunefuse import ops
+    >>> ops.k_center_greedy(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([0]), 2, -1).tolist()
+    [2, 1]
 
     A labeled index out of range is an error on the CPU. On CUDA, where to look would wait for the device, it is left out.
     The reference looks at no value either.

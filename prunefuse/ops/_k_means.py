@@ -19,8 +19,12 @@ from prunefuse.ops._operator import operator
 def k_means_plus_plus(residuals: Tensor, features: Tensor, draws: Tensor) -> Tensor:
     """Rows (b,) in pick order, padded with -1, by k-means++ on outer products of residuals (N, C) and features (N, d).
 
-    draws (b,) are uniform numbers in [0, 1), of which the first is not used (`csrc/library.cpp`); others are an error on the
-    CPU. On CUDA, where to look would wait for the device, they draw some row. The reference forms the outer products.
+    >>> from prunefuse import ops
+    >>> ops.k_means_plus_plus(torch.ones(3, 1), torch.tensor([[1.0], [1.0], [9.0]]), torch.tensor([0.0, 0.2]).double())
+    tensor([2, 0])
+
+    draws (b,) are uniform numbers in [0, 1), of which the first is not used (`csrc/library.cpp`). Others are an error on
+    the CPU. On CUDA, where to look would wait for the device, they draw some row. The reference forms the outer products.
     """
     embeddings = (residuals[:, :, None] * features[:, None, :]).flatten(1)  # (N, C * d)
     available = residuals.square().sum(1).isfinite() & features.square().sum(1).isfinite()  # (N,)

@@ -19,7 +19,11 @@ def keep_best_(
     batch: Tensor,
     batch_indices: Tensor | None,
 ) -> None:
-    """Takes a batch (N,) of a stream into the candidates (M,) for its b best, in place (`csrc/library.cpp`).
+    """Take a batch (N,) of a stream into the candidates (M,) for its b best, in place (`csrc/library.cpp`).
+
+    >>> from prunefuse import ops
+    >>> keeper = prunefuse.StreamingTopB(2, lambda x: x)  # calls the operator for every batch
+    >>> keeper.update(torch.tensor([0.1, 0.7, 0.4]))
 
     The reference forgets all but the b best every time; kernels may keep more.
     """

@@ -27,6 +27,10 @@ def nearest_neighbors(
 ) -> tuple[Tensor, Tensor]:
     """Distances and indices (N, k) of the k nearest references (M, d) of queries (N, d) (`csrc/library.cpp`).
 
+    >>> from prunefuse import ops
+    >>> ops.nearest_neighbors(torch.tensor([[0.9]]), torch.tensor([[0.0], [1.0]]), 1, False, 1.0, 0.0)[1].tolist()
+    [[1]]
+
     The reference takes every distance from differences, a query at a time.
     """
     x, y = queries.double() * scale, references.double() * scale  # (N, d), (M, d)

@@ -35,10 +35,14 @@ Shape = tuple[int, ...]
 class Operator(Generic[P, R]):
     """`torch.ops.prunefuse.<name>`, called with the types of its reference.
 
+    >>> from prunefuse import ops
+    >>> ops.top_b.name, ops.top_b.flops((100,), 5)
+    ('top_b', 0)
+
     Attributes:
-        name: the operator's name in `torch.ops.prunefuse`.
-        reference: what the kernels must compute, in plain torch: on any device, in any floating dtype, not fast.
-        flops: what a call costs in floating-point operations, of the operator's arguments with shapes for tensors.
+        name: The operator's name in `torch.ops.prunefuse`.
+        reference: What the kernels must compute, in plain torch: on any device, in any floating dtype, not fast.
+        flops: What a call costs in floating-point operations, of the operator's arguments with shapes for tensors.
     """
 
     def __init__(self, name: str, reference: Callable[P, R], flops: Callable[..., int]) -> None:

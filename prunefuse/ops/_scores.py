@@ -50,7 +50,12 @@ def two_largest(x: Tensor, missing: float) -> tuple[Tensor, Tensor]:
     flops=flops_of_rows,
 )
 def score(logits: Tensor, strategies: Sequence[int], probabilities: bool, temperature: float) -> Tensor:
-    """Utilities (K, N) of logits (N, C) for K strategies by number (`csrc/library.cpp`), from one read."""
+    """Utilities (K, N) of logits (N, C) for K strategies by number (`csrc/library.cpp`), from one read.
+
+    >>> from prunefuse import ops
+    >>> ops.score(torch.zeros(1, 2), [0, 1], False, 1.0).tolist()  # least confidence, margin
+    [[0.5], [1.0]]
+    """
     log_p = log_probabilities(logits, probabilities, temperature)  # (N, C)
     p1, p2 = two_largest(log_p.exp(), missing=0.0)  # (N,)
     x = logits.log() if probabilities else logits  # (N, C)
@@ -78,7 +83,12 @@ def _empty_statistics(logits: Tensor, *_: object) -> tuple[Tensor, Tensor, Tenso
 def statistics(
     logits: Tensor, probabilities: bool, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Arg-max, log-sum-exp and the two largest probabilities of each row of logits (N, C): (N,) each."""
+    """Arg-max, log-sum-exp and the two largest probabilities of each row of logits (N, C): (N,) each.
+
+    >>> from prunefuse import ops
+    >>> ops.statistics(torch.zeros(1, 2), False, 1.0)[2].tolist()
+    [0.5]
+    """
     p = log_probabilities(logits, probabilities, temperature).exp()  # (N, C)
     p1, p2 = two_largest(p, missing=0.0)  # (N,)
     x = logits.log() if probabilities else logits  # (N, C)
@@ -91,7 +101,11 @@ def statistics(
 
 @operator(fake=nothing, flops=lambda state, logits, *_: flops_of_rows(logits))
 def absorb_(state: Tensor, logits: Tensor, temperature: float) -> None:
-    """Merges logits (N, C') into the states (6, N) of rows whose logits come in pieces, in place (`csrc/library.cpp`).
+    """Merge logits (N, C') into the states (6, N) of rows whose logits come in pieces, in place (`csrc/library.cpp`).
+
+    >>> from prunefuse import ops
+    >>> prunefuse.score_linear(torch.zeros(1, 4), torch.zeros(9, 4)).shape  # calls the operator for every tile
+    torch.Size([1])
 
     The reference is for logits without +inf.
     """

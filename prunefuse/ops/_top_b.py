@@ -13,7 +13,12 @@ from prunefuse.ops._operator import no_flops, operator
     flops=no_flops,
 )
 def top_b(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """Indices and values (b,) of the b largest utilities (N,), padded with -1 and NaN where fewer can be selected."""
+    """Indices and values (b,) of the b largest utilities (N,), padded with -1 and NaN where fewer can be selected.
+
+    >>> from prunefuse import ops
+    >>> ops.top_b(torch.tensor([0.1, 0.9, 0.5]), 2)[0].tolist()
+    [1, 2]
+    """
     nan = utilities.isnan()  # (N,)
     order = torch.where(nan, -torch.inf, utilities).sort(descending=True, stable=True).indices  # (N,)
     order = order[~nan[order]][:b]  # (n,), n <= b

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from prunefuse._options import require
+
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -55,6 +57,12 @@ def require_number(argument: str, value: Any) -> float:
     """`value` as a float; TypeError, naming `argument`, unless it is a real number of Python or NumPy."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{argument} must be a number, got {type(value).__name__}")
+    return float(value)
+
+
+def require_fraction(argument: str, value: Any) -> float:
+    """`value` as a float between 0 and 1, both excluded; TypeError or ValueError, naming `argument`, otherwise."""
+    require(0 < require_number(argument, value) < 1, argument, "in (0, 1)", value)
     return float(value)
 
 

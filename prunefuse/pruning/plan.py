@@ -298,10 +298,14 @@ class PruningPlan:
         Raises:
             OSError: the file cannot be written.
         """
+        files.write_text(path, self.to_text())
+
+    def to_text(self) -> str:
+        """The content of the file that `save` writes."""
         content = {"format": FORMAT, "version": VERSION, **self._content(), "checksum": self.checksum()}
         # One line per field: readable, and not a line for every index.
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-        files.write_text(path, "{\n" + lines + "\n}\n")
+        return "{\n" + lines + "\n}\n"
 
     def checksum(self) -> str:
         """SHA-256 of the content, by which :meth:`load` sees that a file was changed."""

@@ -40,33 +40,41 @@ def score_ensemble(
     probabilities: bool = False,
     temperature: float = 1.0,
 ) -> Any:
-    """How useful a label of each row would be by what S passes say of it: higher = label first.
+    """Utilities of rows by what S passes say of them, higher = label first, for every strategy.
 
-    With p_s the probabilities of pass s, p their mean (of probabilities, not of logits) and H(p) = −Σ p ln p in nats:
+    >>> passes = torch.tensor([[[9.0, 0.0], [9.0, 0.0]], [[0.0, 9.0], [9.0, 0.0]]])
+    >>> prunefuse.score_ensemble(passes, "bald")
+    tensor([0.6919, 0.0000])
 
-    - ``"bald"``: H(p) − mean H(p_s), what the passes disagree about (Houlsby et al. 2011; for dropout Gal et al. 2017);
-      at least 0, what rounding leaves below is cut off
-    - ``"predictive_entropy"``: H(p)
-    - ``"variation_ratio"``: 1 − v / S, with v the votes for the class that most passes vote for (Freeman 1965); a pass
-      votes for its largest probability, the lower class of equals
-    - ``"mean_entropy"``: mean H(p_s)
+    Let p_s be the probabilities of pass s, p their mean (of probabilities, not of logits), and H(p) = −Σ p ln p in nats:
+
+    - ``"bald"``: H(p) − mean H(p_s), what the passes disagree about. It is at least 0: what rounding leaves below is cut
+      off.
+    - ``"predictive_entropy"``: H(p).
+    - ``"variation_ratio"``: 1 − v / S, with v the votes for the class that most passes vote for. A pass votes for its
+      largest probability, the lower class of equals.
+    - ``"mean_entropy"``: mean H(p_s).
 
     Args:
-        logits: (S, N, C), one pass after the other, float16, bfloat16, float32 or float64, with any strides, as a torch
-            tensor (CPU or CUDA), a NumPy array or anything with DLPack. It is read once and never written.
-        strategies: one name, or a tuple of names for several scores from that one read.
-        probabilities: the rows are probabilities, not logits. They are rescaled to sum to 1; a negative one counts as NaN.
-        temperature: divides the logits (for probabilities: their logarithms); positive.
+        logits: (S, N, C), one pass after the other, float16, bfloat16, float32 or float64, with any strides. A torch tensor
+            (CPU or CUDA), a NumPy array or anything with DLPack. It is read once and never written.
+        strategies: One name, or a tuple of names for several scores from that one read.
+        probabilities: The rows are probabilities, not logits. They are rescaled to sum to 1; a negative one counts as NaN.
+        temperature: Divides the logits (for probabilities: their logarithms); positive.
 
     Returns:
         Utilities (N,), float64 for float64 input and float32 otherwise; a tensor on the input's device, or NumPy for NumPy.
-        For a tuple of strategies a dict by name. −inf logits are masked classes and +inf logits share the probability. A
-        row that has a NaN, or no value above −inf, in any pass has utility NaN (and is never picked by `top_b`).
+        For a tuple of strategies, a dict by name. −inf logits are masked classes, and +inf logits share the probability. A
+        row that has a NaN, or no value above −inf, in any pass has utility NaN. `top_b` never picks it.
 
     Raises:
-        TypeError: logits is not an array of a supported floating dtype, or strategies not a name or tuple of names.
-        ValueError: an unknown strategy, an empty tuple, or a temperature that is not positive and finite.
+        TypeError: logits is not an array of a supported floating dtype, or strategies is not a name or tuple of names.
+        ValueError: A strategy is unknown, the tuple is empty, or the temperature is not positive and finite.
         RuntimeError: logits is not of rank 3, or has no pass or no class.
+
+    References:
+        Houlsby et al. 2011, *Bayesian Active Learning for Classification and Preference Learning*; for dropout Gal et al.
+        2017, *Deep Bayesian Active Learning with Image Data*. Freeman 1965, *Elementary Applied Statistics*.
     """
     names = checked_names("strategies", strategies, ENSEMBLE_STRATEGIES)
     x = checked_logits(logits, temperature)
@@ -79,22 +87,22 @@ def score_ensemble(
 
 
 class EnsembleScores:
-    """`score_ensemble` for passes that come one after the other, with memory for one pass whatever their number::
+    """Utilities of passes that come one after the other, with memory for one pass whatever their number.
 
-        scores = EnsembleScores()
-        for network in networks:
-            scores.update(network(images))
-        utilities = scores.result("bald")
+    >>> scores = prunefuse.EnsembleScores()
+    >>> for logits in torch.tensor([[[9.0, 0.0]], [[0.0, 9.0]]]): scores.update(logits)
+    >>> round(scores.result("variation_ratio").item(), 2)
+    0.5
 
-    Kept are the sums of probabilities, the votes (N, C) and the entropies (N,). Results are those of `score_ensemble` up
-    to rounding. Passes may differ in their dtype: of 16-bit, 32-bit kinds, or all float64.
+    Kept are the sums of probabilities, the votes (N, C) and the entropies (N,). Results are those of `score_ensemble` up to
+    rounding. Passes may differ in their dtype: of 16-bit and 32-bit kinds, or all float64.
 
     Args:
-        probabilities: as in `score_ensemble`, for every pass.
-        temperature: likewise.
+        probabilities: As in `score_ensemble`, for every pass.
+        temperature: Likewise.
 
     Attributes:
-        passes: how many were added.
+        passes: How many were added.
     """
 
     def __init__(self, *, probabilities: bool = False, temperature: float = 1.0) -> None:
@@ -105,11 +113,11 @@ class EnsembleScores:
         self._numpy = False  # the first pass was NumPy
 
     def update(self, logits: Any) -> None:
-        """Add one pass, logits (N, C) of the same rows, classes and device as the others; never written.
+        """Add one pass: logits (N, C) of the same rows, classes and device as the others. They are never written.
 
         Raises:
             TypeError: logits is not an array of a supported floating dtype.
-            RuntimeError: it is not of rank 2, has no class, or differs from the first pass in shape, device or precision.
+            RuntimeError: It is not of rank 2, has no class, or differs from the first pass in shape, device or precision.
         """
         x = checked_logits(logits, self._temperature)
         state = self._state
@@ -135,8 +143,9 @@ class EnsembleScores:
         """Utilities of the passes so far, as `score_ensemble` returns them.
 
         Raises:
-            TypeError, ValueError: as `score_ensemble`.
-            RuntimeError: there was no pass yet.
+            TypeError: As `score_ensemble`.
+            ValueError: As `score_ensemble`.
+            RuntimeError: There was no pass yet.
         """
         names = checked_names("strategies", strategies, ENSEMBLE_STRATEGIES)
         sums, votes, entropies = self._required()
@@ -157,7 +166,7 @@ class EnsembleScores:
         """The mean of the passes' probabilities, (N, C); NaN in rows without a distribution.
 
         Raises:
-            RuntimeError: there was no pass yet.
+            RuntimeError: There was no pass yet.
         """
         return self._answer(self._required()[0] / self.passes)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from prunefuse.errors import LogitsFileError as LogitsFileError
 from prunefuse.ops.arrays import as_tensor, require_count
 
 BLOCK_BYTES = 32 << 20
@@ -19,10 +20,6 @@ SUFFIXES = (".npy", ".safetensors")
 # Bytes of a value, by the names that the two formats have for types.
 _NUMPY = {"float16": 2, "float32": 4, "float64": 8}
 _SAFETENSORS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
-
-
-class LogitsFileError(Exception):
-    """A file that does not hold logits, or not all of them; the message names the file and says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,9 @@ def _checked(path: Path, tensor: str | None) -> LogitsFile:
         values, name = _open_safetensors(path, tensor)
         sizes, shape, dtype = _SAFETENSORS, tuple(values.get_shape()), str(values.get_dtype())
     else:
-        raise LogitsFileError(f"{path}: expected a {' or '.join(SUFFIXES)} file, or a folder of them")
+        raise LogitsFileError(
+            f"logits must be a {' or '.join(SUFFIXES)} file, or a folder of them, got {path}"
+        )
     if dtype not in sizes:
         raise LogitsFileError(f"{path}: values must be of {', '.join(sizes)}, got {dtype}")
     if len(shape) != 2 or shape[1] == 0:

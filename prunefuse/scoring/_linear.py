@@ -23,24 +23,30 @@ def score_linear(
     *,
     temperature: float = 1.0,
 ) -> Any:
-    """What `score` says of ``hidden @ weight.T + bias``, with memory for one tile of those logits instead of all.
+    """Utilities of ``hidden @ weight.T + bias`` as `score` gives them, with memory for one tile of those logits instead of
+    all.
 
-    For language-model heads and large classifiers: N = 10,000 states over a vocabulary of 128,000 are 5 GB of logits in
-    float32, and one tile of 2 MB here. The product is torch's; the scorer takes each tile in while it is in the cache and
-    merges it into the rows' states.
+    >>> hidden, head = torch.zeros(5, 16), torch.nn.Linear(16, 1000)
+    >>> prunefuse.score_linear(hidden, head.weight, head.bias, "entropy").shape
+    torch.Size([5])
+
+    It is for language-model heads and large classifiers. N = 10,000 states over a vocabulary of 128,000 are 5 GB of logits
+    in float32, and one tile of 2 MB here. The product is torch's. The scorer takes each tile in while it is in the cache,
+    and merges it into the rows' states.
 
     Args:
         hidden: (N, D) floating, as for `score`.
         weight: (V, D) of the same dtype and device: the head's weight, as `torch.nn.Linear` keeps it.
         bias: (V,) or None.
-        strategy: as for `score`.
-        temperature: divides the logits; positive.
+        strategy: As for `score`.
+        temperature: Divides the logits; positive.
 
     Returns:
         As `score`: utilities (N,), or a dict of them. The logits are rounded to the inputs' dtype, as torch's product is.
 
     Raises:
-        TypeError, ValueError: as `score`; or shapes, dtypes or devices that do not go together, by name.
+        TypeError: As `score`.
+        ValueError: As `score`; or shapes, dtypes or devices do not go together. The message names them.
     """
     names = checked_names("strategy", strategy, LOGIT_STRATEGIES)
     x = checked_logits(hidden, temperature, argument="hidden")

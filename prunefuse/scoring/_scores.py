@@ -16,7 +16,11 @@ LOGIT_STRATEGIES = {"least_confidence": 0, "margin": 1, "entropy": 2, "energy": 
 
 
 class Statistics(NamedTuple):
-    """What `statistics` returns; each an array of shape (N,), NaN (argmax: -1) where a row has no distribution."""
+    """What `statistics` returns: arrays of shape (N,), NaN (argmax: −1) where a row has no distribution.
+
+    >>> prunefuse.statistics(torch.zeros(1, 2)).p1.item()
+    0.5
+    """
 
     argmax: Any
     logsumexp: Any
@@ -43,34 +47,41 @@ def score(
     probabilities: bool = False,
     temperature: float = 1.0,
 ) -> Any:
-    """How useful a label of each row would be: higher = label first, for every strategy.
+    """Utilities of the rows of a pool by their logits, higher = label first, for every strategy.
 
-    With p₁ ≥ p₂ the two largest probabilities of a row (Settles 2009, *Active Learning Literature Survey*, section 3.1):
+    >>> logits = torch.tensor([[9.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    >>> prunefuse.score(logits, "margin").round(decimals=3).tolist()
+    [0.0, 1.0]
 
-    - ``"least_confidence"``: 1 − p₁
-    - ``"margin"``: 1 − (p₁ − p₂)
-    - ``"entropy"``: −Σ p ln p, in nats
-    - ``"energy"``: −T ln Σ exp(x / T) of logits x and temperature T, high for rows unlike the training data (Liu et al.
-      2020, *Energy-based Out-of-distribution Detection*)
-    - ``"logit_margin"``: x₂ − x₁ of the two largest logits, at most 0; unlike ``"margin"`` it tells sure rows apart without
-      limit. The temperature plays no part. −inf where only one class is left.
+    Let p₁ ≥ p₂ be the two largest probabilities of a row:
+
+    - ``"least_confidence"``: 1 − p₁.
+    - ``"margin"``: 1 − (p₁ − p₂).
+    - ``"entropy"``: −Σ p ln p, in nats.
+    - ``"energy"``: −T ln Σ exp(x / T) of logits x and temperature T. It is high for rows unlike the training data.
+    - ``"logit_margin"``: x₂ − x₁ of the two largest logits, at most 0. Unlike ``"margin"`` it tells sure rows apart without
+      limit. The temperature plays no part. It is −inf where only one class is left.
 
     Args:
-        logits: (N, C), float16, bfloat16, float32 or float64, with any strides, as a torch tensor (CPU or CUDA), a NumPy
-            array or anything with DLPack. It is read once and never written.
-        strategy: one name, or a tuple of names for several scores from that one read.
-        probabilities: the rows are probabilities, not logits. They are rescaled to sum to 1; a negative one counts as NaN.
-        temperature: divides the logits (for probabilities: their logarithms); positive.
+        logits: (N, C), float16, bfloat16, float32 or float64, with any strides. A torch tensor (CPU or CUDA), a NumPy array
+            or anything with DLPack. It is read once and never written.
+        strategy: One name, or a tuple of names for several scores from that one read.
+        probabilities: The rows are probabilities, not logits. They are rescaled to sum to 1; a negative one counts as NaN.
+        temperature: Divides the logits (for probabilities: their logarithms); positive.
 
     Returns:
         Utilities (N,), float64 for float64 input and float32 otherwise; a tensor on the input's device, or NumPy for NumPy.
-        For a tuple of strategies a dict by name. A −inf logit is a masked class. A row with a NaN, or with no value above
-        −inf, has utility NaN (and is never picked by `top_b`); +inf logits share the probability among themselves.
+        For a tuple of strategies, a dict by name. A −inf logit is a masked class, and +inf logits share the probability
+        among themselves. A row with a NaN, or with no value above −inf, has utility NaN. `top_b` never picks it.
 
     Raises:
-        TypeError: logits is not an array of a supported floating dtype, or strategy not a name or tuple of names.
-        ValueError: an unknown strategy, an empty tuple, or a temperature that is not positive and finite.
+        TypeError: logits is not an array of a supported floating dtype, or strategy is not a name or tuple of names.
+        ValueError: A strategy is unknown, the tuple is empty, or the temperature is not positive and finite.
         RuntimeError: logits is not of rank 2 or has no class.
+
+    References:
+        Settles 2009, *Active Learning Literature Survey*, section 3.1. Liu et al. 2020, *Energy-based Out-of-distribution
+        Detection*.
     """
     names = checked_names("strategy", strategy, LOGIT_STRATEGIES)
     x = checked_logits(logits, temperature)
@@ -83,14 +94,17 @@ def score(
 
 
 def statistics(logits: Any, *, probabilities: bool = False, temperature: float = 1.0) -> Statistics:
-    """Arg-max, log-sum-exp and the two largest probabilities of each row, from one read.
+    """`Statistics`: arg-max, log-sum-exp and the two largest probabilities of each row, from one read.
+
+    >>> prunefuse.statistics(torch.tensor([[0.0, 3.0], [2.0, 1.0]])).argmax.tolist()
+    [1, 0]
 
     Args, errors and the treatment of NaN and infinities are those of `score`.
 
     Returns:
         argmax: (N,) int64, the lowest of equal classes, −1 for a row without a distribution.
         logsumexp: (N,), ln Σ exp(logit / temperature), in nats.
-        p1, p2: (N,), the two largest probabilities (p2 is 0 where there is one class).
+        p1, p2: (N,), the two largest probabilities. p2 is 0 where there is one class.
     """
     x = checked_logits(logits, temperature)
     results = ops.statistics(x, bool(probabilities), float(temperature))

@@ -46,25 +46,30 @@ def score_tokens(
     probabilities: bool = False,
     temperature: float = 1.0,
 ) -> Any:
-    """How useful a label of each sequence would be, by the `score` of its tokens: higher = label first.
+    """Utilities of token sequences, from the `score` of their tokens, higher = label first.
+
+    >>> logits, mask = torch.zeros(1, 3, 2), torch.tensor([[True, True, False]])
+    >>> prunefuse.score_tokens(logits, "margin", mask=mask, reduction="sum").tolist()
+    [2.0]
 
     Args:
         logits: (N, T, V): N sequences of up to T tokens, each with logits over V classes or words. Dtypes, arrays and what
-            counts as NaN are those of `score`. Read once; copied first only where strides allow no (N·T, V) view.
-        strategy: a name of `score`, or a tuple of names for several scores from that one read.
-        mask: (N, T), bool or integer, on any device: which tokens count. Others are ignored, whatever their logits hold.
-            By default all count.
+            counts as NaN are those of `score`. They are read once, and copied first only where strides allow no (N·T, V)
+            view.
+        strategy: A name of `score`, or a tuple of names for several scores from that one read.
+        mask: (N, T), bool or integer, on any device: which tokens count. Others are ignored, whatever their logits hold. By
+            default all count.
         reduction: ``"mean"``, ``"max"`` or ``"sum"`` over the tokens that count.
-        probabilities: as in `score`.
-        temperature: as in `score`.
+        probabilities: As in `score`.
+        temperature: As in `score`.
 
     Returns:
         Utilities (N,) as `score` returns them. NaN for a sequence in which no token counts, or one that counts is NaN.
 
     Raises:
-        TypeError, ValueError: as `score`; a mask that is neither bool nor integer, or not (N, T); an unknown reduction;
-            logits not of rank 3.
-        RuntimeError: there is no class.
+        TypeError: As `score`; or a mask that is neither bool nor integer.
+        ValueError: As `score`; a mask that is not (N, T); an unknown reduction; logits not of rank 3.
+        RuntimeError: There is no class.
     """
     names = checked_names("strategy", strategy, LOGIT_STRATEGIES)
     x = checked_logits(logits, temperature)

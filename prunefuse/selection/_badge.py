@@ -17,7 +17,7 @@ def badge(logits: Tensor, features: Tensor, b: int, generator: torch.Generator) 
     A row's embedding is the gradient of the cross-entropy with its own prediction ŷ as label, with respect to the last
     layer: (p − onehot(ŷ)) ⊗ h, of C·d numbers. It is never formed: ‖g − g'‖² follows from the two factors' products. The
     first pick has the largest embedding, as in the authors' code; each later one is drawn with probability proportional
-    to its squared distance from the nearest pick. Where all that are left coincide with picks, the draw is uniform (ours).
+    to its squared distance from the nearest pick. Where all that are left coincide with picks, the draw is uniform.
 
     On a GPU it waits for the device once, at the end, for the picks.
 

@@ -50,12 +50,12 @@ def require_not_negative(least: float) -> None:
     """ValueError where the least utility, which is to be raised to a power, is negative."""
     if least < 0:
         raise ValueError(
-            f"stochastic: power needs utilities of at least 0, got {least}; softmax and softrank take any"
+            f"utilities must be at least 0 for stochastic power, got {least}; softmax and softrank take any"
         )
 
 
 def best_of_each(utilities: Tensor, classes: Tensor, b: int) -> Tensor:
-    """The best row of every class, then the second best of every class, and so on until there are b (ours).
+    """The best row of every class, then the second best of every class, and so on until there are b.
 
     On a GPU it waits for the device once, at the end, to see whether there were b.
 

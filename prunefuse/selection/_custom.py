@@ -26,8 +26,8 @@ def load_function(place: str) -> Callable[..., Any]:
         else:
             module = importlib.import_module(where)
     except (ImportError, OSError) as error:
-        raise ValueError(f"strategy: {where} cannot be loaded: {error}") from error
+        raise ValueError(f"strategy must be a function that can be loaded, got {place}: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(f"strategy: {where} has no function {name!r}")
+        raise ValueError(f"strategy must name a function of {where}, got {name!r}")
     return function  # type: ignore[no-any-return]

@@ -15,27 +15,37 @@ from prunefuse.ops.transfer import row_extents, rows_where, upload
 
 
 def k_center_greedy(features: Any, b: int, labeled: Any = None, start: int | None = None) -> Any:
-    """Picks b rows, each the one farthest (Euclidean) from everything labeled and picked before it.
+    """Indices of b rows in pick order, each the one farthest from everything labeled and picked before it.
 
-    The 2-approximation of k-center by Gonzalez (1985), as used for active learning by Sener and Savarese (2018).
+    >>> features = torch.tensor([[0.0], [1.0], [5.0], [9.0]])
+    >>> prunefuse.k_center_greedy(features, 2, labeled=[0]).tolist()
+    [3, 2]
 
-    On a GPU it waits for the device once, before it picks, to check the values; what it returns is not waited for.
+    Distances are Euclidean. This is Gonzalez' 2-approximation of k-center, as Sener and Savarese use it for active
+    learning.
+
+    On a GPU it waits for the device once, before it picks, to check the values. What it returns is not waited for.
 
     Args:
         features: (N, d) floating, as a tensor, a NumPy array or anything with DLPack. Rows with a value that is not finite
             are never picked. 16-bit features are widened to float32 once, since every pick reads them all.
-        b: how many rows to pick.
-        labeled: row indices chosen already (any integer sequence or array); they act as centers and are never picked.
-        start: the first pick. By default the row farthest from the labeled ones; where nothing is labeled, the row nearest to
-            the mean of the features (ours: deterministic, and no outlier).
+        b: How many rows to pick.
+        labeled: Row indices chosen already, as any integer sequence or array. They act as centers and are never picked.
+        start: The first pick. By default the row farthest from the labeled ones. Where nothing is labeled, it is the row
+            nearest to the mean of the features, which is deterministic and no outlier.
 
     Returns:
         Row indices (b,) int64 in pick order; ties go to the lower index. Extra memory is O(N).
 
     Raises:
-        TypeError: features is not a floating array, or labeled not of integers.
+        TypeError: features is not a floating array, or labeled is not of integers.
         ValueError: features is not of rank 2, fewer than b rows can be picked (the message says how many), or an index is
             out of range.
+
+    References:
+        Gonzalez 1985, *Clustering to Minimize the Maximum Intercluster Distance*. Sener and Savarese 2018, *Active Learning
+        for
+        Convolutional Neural Networks: A Core-Set Approach*.
     """
     search = _Search(features, b, labeled, start)
     return like(features, search.pick(search.plan(search.facts.tolist())))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prunefuse._options import at_least, one_of, positive
+from prunefuse._options import at_least, one_of, positive, require
 from prunefuse.extrapolation import KNN
 from prunefuse.extrapolation._interface import refuse_infinite
 from prunefuse.ops.arrays import as_tensor, require_floating
@@ -107,8 +107,7 @@ def _badge(pool: Pool, b: int) -> Picks:
 
 
 def _require_enough(pool: Pool, b: int) -> None:
-    if b > len(pool.unlabeled):
-        raise ValueError(f"b: expected at most the {len(pool.unlabeled)} unlabeled samples, got {b}")
+    require(b <= len(pool.unlabeled), "b", f"at most the {len(pool.unlabeled)} unlabeled samples", b)
 
 
 def _of_logits(function: UtilityFunction, pool: Pool) -> Tensor:
@@ -131,7 +130,7 @@ def _bald(pool: Pool) -> Tensor:
 
 
 def _extrapolated(pool: Pool) -> Tensor:
-    """Scores of the labeled samples from the selector's training, extended to the others by their neighbors (ours).
+    """Scores of the labeled samples from the selector's training, extended to the others by their neighbors.
 
     On a GPU it waits for the device once, before it searches, for how many samples can be used.
     """
@@ -244,11 +243,9 @@ def strategy(
         pick = partial(_by_utility, _extrapolated, stochastic, beta, class_balanced)
         return Strategy(frozenset(needs), pick, dynamics=_EXTRAPOLATED[token])
     if isinstance(token, str) and token in _SEQUENTIAL:
-        for name, given in (("stochastic", stochastic != "none"), ("class_balanced", class_balanced)):
-            if given:
-                raise ValueError(
-                    f"{name}: expected a strategy by utility for it, but {token} has no utilities"
-                )
+        reason = f"for {token}, which has no utilities"
+        require(stochastic == "none", "stochastic", f"none {reason}", stochastic)
+        require(not class_balanced, "class_balanced", f"False {reason}", class_balanced)
         return _SEQUENTIAL[token]
     if isinstance(token, str) and token in _UTILITIES:
         need, utility = _UTILITIES[token]

@@ -20,19 +20,25 @@ _FORMAT = "prunefuse.StreamingTopB/1"
 
 
 class StreamingTopB:
-    """Keeps the b rows with the highest utility of a stream of logits; what it keeps is what `top_b` picks of the whole.
+    """The b rows of highest utility of a stream of logits: what `top_b` picks of the whole.
+
+    >>> keeper = prunefuse.StreamingTopB(2, "margin")
+    >>> for logits in torch.tensor([[[3.0, 0.0]], [[0.0, 0.0]], [[1.0, 0.0]]]): keeper.update(logits)
+    >>> keeper.result()[0].tolist()
+    [1, 2]
 
     Any cut of the stream into batches, any order of them and any merging give the same result. Memory is O(b) beside the
     batch. Give batches whole: a batch costs some microseconds of its own, whatever its size.
 
     Args:
-        b: how many rows to keep, at least 1.
-        strategy: a name that `score` knows, or a function from the logits given to `update`, as they were given, to
-            utilities: a floating array (N,), higher = label first, NaN never selected.
-        probabilities, temperature: as for `score`; only for a strategy by name.
+        b: How many rows to keep, at least 1.
+        strategy: A name that `score` knows; or a function from the logits given to `update`, as they were given, to
+            utilities. These are a floating array (N,), higher = label first, and NaN is never selected.
+        probabilities, temperature: As for `score`; only for a strategy by name.
 
     Raises:
-        TypeError, ValueError: an argument is not of its type, or not a value it can have.
+        TypeError: An argument is not of its type.
+        ValueError: An argument has a value that it cannot have.
     """
 
     def __init__(
@@ -65,25 +71,25 @@ class StreamingTopB:
 
     @property
     def rows(self) -> int:
-        """Rows seen."""
+        """How many rows were seen."""
         return self._rows
 
     @property
     def unselectable(self) -> int:
-        """Rows seen that cannot be selected, their utility being NaN. Waits for the GPU, if there is one."""
+        """How many rows were seen that cannot be selected, their utility being NaN. Waits for the GPU, if there is one."""
         return self._kept.counts()[0]
 
     def update(self, logits: Any, indices: Any = None) -> None:
         """Take the next batch. On a GPU nothing waits for the device, but for indices that lie elsewhere and are copied.
 
         Args:
-            logits: what `score` takes, (N, C); for a strategy that is a function, what that takes, with N as its length.
-            indices: (N,), integers, the rows' indices in the data set, in any order. Left out: consecutive, from one more
-                than the highest so far (0 at first). Rows are not looked up by index: an index that is given twice stands
-                for two rows, and both may be picked.
+            logits: What `score` takes, (N, C); for a strategy that is a function, what that takes, with N as its length.
+            indices: (N,), integers: the rows' indices in the data set, in any order. Left out they are consecutive, from
+                one more than the highest so far (0 at first). Rows are not looked up by index. An index that is given twice
+                stands for two rows, and both may be picked.
 
         Raises:
-            TypeError: logits is not a floating array (for a function: what it returned), or indices not integers.
+            TypeError: logits is not a floating array (for a function: what it returned), or indices are not integers.
             ValueError: indices or the utilities of a function are not N.
             RuntimeError: logits is not of rank 2 or has no class.
         """
@@ -108,7 +114,7 @@ class StreamingTopB:
 
         Raises:
             TypeError: other is not a StreamingTopB.
-            ValueError: it keeps another number of rows, or ranks them by another strategy.
+            ValueError: It keeps another number of rows, or ranks them by another strategy.
         """
         if not isinstance(other, StreamingTopB):
             raise TypeError(f"other must be a StreamingTopB, got {type(other).__name__}")
@@ -126,11 +132,12 @@ class StreamingTopB:
         """The best rows so far; the stream may go on afterwards. Waits for the GPU, if there is one.
 
         Returns:
-            indices (b,) int64 and their utilities (b,), best first, equals by lower index; float64 if any batch was scored
-            in float64 and float32 otherwise; on the device of the latest batch, or NumPy if that was NumPy.
+            Indices (b,) int64 and their utilities (b,), best first, equals by lower index. Utilities are float64 if any
+            batch was scored in float64, and float32 otherwise. Both are on the device of the latest batch, or NumPy if that
+            was NumPy.
 
         Raises:
-            ValueError: fewer than b rows can be selected; the message says how many.
+            ValueError: Fewer than b rows can be selected; the message says how many.
         """
         indices, utilities = self._kept.best()
         if len(indices) < self._b:
@@ -142,10 +149,10 @@ class StreamingTopB:
         return (indices.numpy(), utilities.numpy()) if self._numpy else (indices, utilities)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a safetensors file, atomically; `load` goes on from it exactly.
+        """Write the state to a safetensors file, whole or not at all; `load` goes on from it exactly.
 
         Raises:
-            OSError: the file cannot be written.
+            OSError: The file cannot be written.
         """
         indices, utilities = self._kept.best()
         unselectable, highest = self._kept.counts()
@@ -167,12 +174,12 @@ class StreamingTopB:
         """The keeper that was saved to `path`, with its rows on the CPU until the next batch.
 
         Args:
-            path: a file written by `save`.
-            strategy: the function it was made with, which a file cannot hold; None for a strategy by name.
+            path: A file written by `save`.
+            strategy: The function it was made with, which a file cannot hold; None for a strategy by name.
 
         Raises:
-            OSError: the file cannot be read.
-            ValueError: it was not written by `save`, or the strategy is missing or one too many.
+            OSError: The file cannot be read.
+            ValueError: It was not written by `save`, or the strategy is missing or one too many.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -186,12 +193,8 @@ class StreamingTopB:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
         state = json.loads(metadata["state"])
         if (state["strategy"] is None) != (strategy is not None):
-            need = (
-                "a function, which load needs"
-                if strategy is None
-                else f"{state['strategy']!r}, not a function"
-            )
-            raise ValueError(f"strategy: {path} was saved with {need}")
+            saved = "the function" if strategy is None else f"None, for {state['strategy']!r}"
+            raise ValueError(f"strategy must be {saved} that {path} was saved with, got {strategy!r}")
         keeper = cls(
             state["b"],
             strategy or state["strategy"],

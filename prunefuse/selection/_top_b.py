@@ -12,19 +12,23 @@ from prunefuse.ops.arrays import as_tensor, like, require_count, require_floatin
 
 
 def top_b(utilities: Any, b: int) -> tuple[Any, Any]:
-    """The b rows with the highest utility, best first, equals by lower index.
+    """Indices and utilities of the b rows of highest utility, best first, equals by lower index.
+
+    >>> indices, utilities = prunefuse.top_b(torch.tensor([0.2, 0.9, float("nan"), 0.9]), 2)
+    >>> indices.tolist()
+    [1, 3]
 
     On a GPU it waits for the device once, at the end, to see whether there were b.
 
     Args:
         utilities: (N,) of a floating dtype, as a tensor, a NumPy array or anything with DLPack. NaN is never selected.
-        b: how many.
+        b: How many.
 
     Returns:
-        indices (b,) int64 and their utilities (b,) in the dtype given (float32 for 16-bit input).
+        Indices (b,) int64 and their utilities (b,) in the dtype given (float32 for 16-bit input).
 
     Raises:
-        TypeError: utilities is not a floating array, or b not an integer.
+        TypeError: utilities is not a floating array, or b is not an integer.
         ValueError: b is negative, or fewer than b rows can be selected; the message says how many.
         RuntimeError: utilities is not of rank 1.
     """

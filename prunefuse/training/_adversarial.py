@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunefuse._options import check_fields
+from prunefuse._options import at_least, check_fields, checked, not_negative, one_of, require
 from prunefuse._seeds import generator
 from prunefuse.data._batches import in_order, read
 from prunefuse.training._modes import evaluating
@@ -22,25 +21,31 @@ _PLAIN = Recipe()
 
 @dataclass(frozen=True)
 class Pgd:
-    """Projected gradient descent in L∞ (Madry et al. 2018): steps of equal size along the sign of the loss's gradient.
+    """An attack by projected gradient descent in L∞: steps of equal size along the sign of the loss's gradient.
 
-    After every step the image is put back to where no pixel is more than ``epsilon`` from where it was, nor outside
-    ``low`` to ``high``. One step of size ``epsilon`` without a random start is FGSM (Goodfellow et al. 2015). The defaults
-    are Madry et al.'s for training on CIFAR-10.
+    >>> from prunefuse.training import Pgd
+    >>> fgsm = Pgd(epsilon=0.1, step_size=0.1, steps=1, random_start=False)
+
+    After every step no pixel is more than ``epsilon`` from where it was, nor outside ``low`` to ``high``. One step of size
+    ``epsilon`` without a random start is FGSM. The defaults are Madry et al.'s for training on CIFAR-10.
 
     Attributes:
         epsilon: Largest change of a pixel.
-        step_size: Of one step.
-        steps: 0: the random start alone.
-        random_start: From a uniform draw within ``epsilon``; else from the image itself.
+        step_size: Change of a pixel in one step.
+        steps: How many there are. 0 is the random start alone.
+        random_start: Start from a uniform draw within ``epsilon``; else from the image itself.
         low, high: Range of pixels.
-        mean, std: Of each channel, where the model is given (pixel − mean) / std, as of CIFAR in `prunefuse.data`: all the
-            above is then in pixels all the same.
+        mean, std: One for each channel, where the model is given (pixel − mean) / std, as of CIFAR in `prunefuse.data`. All
+            the above is in pixels all the same.
+
+    References:
+        Madry et al. 2018, *Towards Deep Learning Models Resistant to Adversarial Attacks*. Goodfellow et al. 2015,
+        *Explaining and Harnessing Adversarial Examples*.
     """
 
-    epsilon: float = 8 / 255
-    step_size: float = 2 / 255
-    steps: int = 7
+    epsilon: float = field(default=8 / 255, metadata=checked(not_negative()))
+    step_size: float = field(default=2 / 255, metadata=checked(not_negative()))
+    steps: int = field(default=7, metadata=checked(at_least(0)))
     random_start: bool = True
     low: float = 0.0
     high: float = 1.0
@@ -49,18 +54,13 @@ class Pgd:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("epsilon", "step_size", "steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected a finite number, 0 or more, got {getattr(self, name)}")
-        if not self.low < self.high:
-            raise ValueError(f"high: expected a number above low, {self.low}, got {self.high}")
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std: expected both or neither")
-        if self.mean is not None and self.std is not None:
-            if len(self.mean) != len(self.std):
-                raise ValueError(f"std: expected one for each of {len(self.mean)} means, got {len(self.std)}")
-            if not all(value > 0 for value in self.std):
-                raise ValueError(f"std: expected positive numbers, got {self.std}")
+        require(self.low < self.high, "high", f"above low, {self.low}", self.high)
+        if self.mean is None or self.std is None:
+            require(self.std is self.mean, "std", "given with mean, or neither", self.std)
+        else:
+            count = len(self.mean)
+            valid = len(self.std) == count and min(self.std, default=1) > 0
+            require(valid, "std", f"{count} positive numbers, one for each mean", self.std)
 
     def scaled(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``epsilon``, ``step_size``, ``low`` and ``high`` in the units of ``images`` (N, C, ...), to be broadcast."""
@@ -81,38 +81,42 @@ class Pgd:
 
 @dataclass(frozen=True)
 class Adversarial:
-    """Train on attacked images, an option of `train`.
+    """Training on attacked images, an option of `train`.
 
-    Without ``beta`` the loss is the cross-entropy of attacked images (Madry et al. 2018); with it that of TRADES (Zhang et
-    al. 2019), `trades_loss`, whose attack raises the divergence from what the network says of the clean image. Attacks see
-    the network in evaluation mode (as TRADES' public code does; for Madry et al. that is our choice), the loss in training
-    mode, clean and attacked images as batches of their own. TRADES starts its attack from Gaussian noise of 0.001; ours
-    starts from ``attack``'s uniform draw.
+    >>> from prunefuse.training import Adversarial, Pgd
+    >>> trades = Adversarial(Pgd(steps=3), beta=6.0)
+
+    Without ``beta`` the loss is the cross-entropy of attacked images (Madry et al.). With ``beta`` the loss is
+    `trades_loss`, and the attack raises the divergence from what the network says of the clean image. Attacks see the
+    network in evaluation mode, the loss in training mode. Clean and attacked images are batches of their own. TRADES starts
+    its attack from Gaussian noise; here it starts from ``attack``'s uniform draw (see docs/paper.md).
 
     A step on images of F FLOPs each costs (2 steps + 3) F an image, with ``beta`` (2 steps + 7) F.
 
     Attributes:
         attack: Which images to train on.
-        beta: Weight of TRADES' second term; published: 6 (and 1).
-        logits: Of which images the training accuracy is, and what ``on_batch`` of `train` is told, and so what scores
-            from training dynamics are of: ``adversarial`` or ``clean`` ones. Both are those of the step, but clean
-            logits without ``beta``, where the step needs none: a forward pass more, before it, in evaluation mode so that
-            the statistics of batch norms stay those of attacked images.
+        beta: Weight of TRADES' second term. Published: 6 (and 1).
+        logits: ``adversarial`` or ``clean``: the images that training accuracy, ``on_batch`` of `train` and so scores from
+            training dynamics are of. The logits are those of the step. Only clean logits without ``beta`` take a forward
+            pass more. It comes before the step and in evaluation mode, so that the statistics of batch norms stay those of
+            attacked images.
+
+    References:
+        Madry et al. 2018, *Towards Deep Learning Models Resistant to Adversarial Attacks*. Zhang et al. 2019,
+        *Theoretically Principled Trade-off between Robustness and Accuracy* (TRADES).
     """
 
-    attack: Pgd = Pgd()
-    beta: float | None = None
-    logits: Literal["adversarial", "clean"] = "adversarial"
+    attack: Pgd = field(default=Pgd(), metadata=checked())
+    beta: float | None = field(default=None, metadata=checked(not_negative()))
+    logits: Literal["adversarial", "clean"] = field(
+        default="adversarial", metadata=checked(one_of("adversarial", "clean"))
+    )
 
     def __post_init__(self) -> None:
-        if self.beta is not None and not 0 <= self.beta < math.inf:
-            raise ValueError(f"beta: expected a finite number, 0 or more, or None, got {self.beta}")
-        if self.beta is not None and not self.attack.random_start:
-            raise ValueError(
-                "attack: expected a random start: at the clean image TRADES' attack has no slope"
-            )
-        if self.logits not in ("adversarial", "clean"):
-            raise ValueError(f"logits: expected 'adversarial' or 'clean', got {self.logits!r}")
+        check_fields(self)
+        # At the clean image the divergence that TRADES' attack raises has no slope.
+        starts = self.beta is None or self.attack.random_start
+        require(starts, "attack", "one with a random start where beta is given", self.attack)
 
     def loss(
         self, model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, rng: torch.Generator
@@ -133,7 +137,15 @@ class Adversarial:
 
 
 def trades_loss(clean: Tensor, attacked: Tensor, labels: Tensor, beta: float) -> Tensor:
-    """``CE(clean, labels) + beta * KL(softmax(clean) || softmax(attacked))`` of logits (B, C), means over the batch."""
+    """``CE(clean, labels) + beta * KL(softmax(clean) || softmax(attacked))`` of logits (B, C), means over the batch.
+
+    >>> from prunefuse.training import trades_loss
+    >>> round(trades_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]), beta=6.0).item(), 4)
+    0.6931
+
+    References:
+        Zhang et al. 2019, *Theoretically Principled Trade-off between Robustness and Accuracy* (TRADES).
+    """
     divergence = functional.kl_div(
         functional.log_softmax(attacked, dim=1),
         functional.log_softmax(clean, dim=1),
@@ -152,7 +164,12 @@ def perturb(
     recipe: Recipe = _PLAIN,
     rng: torch.Generator | None = None,
 ) -> Tensor:
-    """Images like ``images`` of which the model says something else; these and the model stay as they are.
+    """Attacked images: like ``images``, but the model says something else of them. These and the model stay as they are.
+
+    >>> from prunefuse.training import Pgd, perturb
+    >>> model, images = prunefuse.models.mlp(in_channels=1, image_size=(4, 4)), torch.rand(8, 1, 4, 4)
+    >>> round((perturb(model, images, torch.arange(8), Pgd(epsilon=0.1)) - images).abs().max().item(), 4)
+    0.1
 
     The model is in evaluation mode meanwhile: batch norm by its running statistics, which do not move, and no dropout.
     Parameters get no gradients. The work is that of 2 · steps forward passes.
@@ -160,18 +177,18 @@ def perturb(
     Args:
         model: A classifier.
         images: (B, C, ...) floating, on the model's device, with pixels in the attack's range.
-        target: (B,) class indices, whose cross-entropy is raised; or (B, C) probabilities, from which the
-            Kullback-Leibler divergence is, which has the same gradient.
+        target: (B,) class indices, whose cross-entropy is raised; or (B, C) probabilities, from which the Kullback-Leibler
+            divergence is raised. That of the probabilities has the same gradient.
         attack: How far and how.
-        recipe: Whose ``autocast`` and ``channels_last`` apply.
-        rng: A CPU generator for random starts; None: a fresh one, the same at every call. Global ones are not used.
+        recipe: The recipe whose ``autocast`` and ``channels_last`` apply.
+        rng: A CPU generator for random starts. None is a fresh one, the same at every call. Global ones are not used.
 
     Returns:
         (B, C, ...) in the dtype of ``images``, detached.
 
     Raises:
         TypeError: ``images`` are not floating.
-        ValueError: on the CPU, where looking does not wait: a pixel is out of the attack's range.
+        ValueError: On the CPU, where looking does not wait: a pixel is out of the attack's range.
     """
     if not images.is_floating_point():
         raise TypeError(f"images must be floating, got {images.dtype}")
@@ -208,7 +225,13 @@ def evaluate_attacked(
     recipe: Recipe = _PLAIN,
     workers: int = 0,
 ) -> float:
-    """Accuracy in [0, 1] on attacked images of a data set with items ``(image, label)``; `perturb` says the rest.
+    """The accuracy in [0, 1] on attacked images of a data set with items ``(image, label)``; `perturb` says the rest.
+
+    >>> from prunefuse.training import Pgd, evaluate_attacked
+    >>> data = prunefuse.data.TensorImages(torch.rand(8, 1, 4, 4), torch.arange(8) % 10)
+    >>> model = prunefuse.models.mlp(in_channels=1, image_size=(4, 4))
+    >>> 0 <= evaluate_attacked(model, data, Pgd(steps=2)) <= 1
+    True
 
     ``seed`` fixes random starts. An accuracy under one attack is an upper bound on that under the worst.
     """

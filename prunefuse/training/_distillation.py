@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prunefuse._options import check_fields, checked, part, positive
+
 
 @dataclass(frozen=True)
 class Distillation:
-    """``weight * CE + (1 - weight) * T^2 * KL(teacher_T || student_T)`` (Hinton et al. 2015).
+    """A loss from labels and a teacher: ``weight * CE + (1 - weight) * T^2 * KL(teacher_T || student_T)``.
 
-    PruneFuse trains with such a loss; which term its lambda multiplies, its value and the temperature are not
-    known to us: all ours. ``weight`` is in [0, 1], 1 = no distillation; ``temperature`` is positive.
+    >>> from prunefuse.training import Distillation
+    >>> distillation = Distillation(teacher=torch.nn.Linear(4, 2), weight=0.5, temperature=4.0)
+
+    PruneFuse trains with such a loss. Its weight and temperature are not published; see docs/paper.md.
+
+    Attributes:
+        teacher: A classifier.
+        weight: That of the labels' loss, in [0, 1]. 1 is no distillation.
+        temperature: T, positive.
+
+    References:
+        Hinton et al. 2015, *Distilling the Knowledge in a Neural Network*.
     """
 
     teacher: nn.Module
-    weight: float = 0.5
-    temperature: float = 4.0
+    weight: float = field(default=0.5, metadata=checked(part(whole=True)))
+    temperature: float = field(default=4.0, metadata=checked(positive()))
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight: expected a number in [0, 1], got {self.weight}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        check_fields(self)
 
     def loss(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of logits ``student`` and ``teacher`` (N, C) under ``labels`` (N,); a scalar."""
+        """The mean loss, a scalar, of logits ``student`` and ``teacher`` (N, C) under ``labels`` (N,)."""
         hard = functional.cross_entropy(student, labels)
         t = self.temperature
         soft = functional.kl_div(

@@ -74,7 +74,7 @@ def write_features(
                         file.write(_header(samples, width))
                     if part.shape[1] != width:
                         raise ValueError(
-                            f"data: expected {width} features of every sample, as of the first, got {part.shape[1]}"
+                            f"data must give {width} features of every sample, as of the first, got {part.shape[1]}"
                         )
                     file.write(part.cpu().numpy().astype("<f4", copy=False).data)
                     done += len(part)
@@ -119,7 +119,7 @@ def _begun(
     other = [name for name in identity if begun["identity"].get(name) != identity[name]]
     if other:
         raise ValueError(
-            f"out: {partial} was begun with another {' and '.join(other)}; "
+            f"out must be a file of this call, got {partial}, begun with another {' and '.join(other)}; "
             f"delete it and {record.name} to begin anew"
         )
     width = begun["features"]
@@ -140,7 +140,7 @@ def _check_start(file: Any, samples: int, width: int, partial: Path, batches: Ba
         now, stored, rtol=1e-2, atol=1e-2 * np.abs(stored).max(initial=0), equal_nan=True
     ):
         raise ValueError(
-            f"out: {partial} was begun with other data: its first samples have other features; "
+            f"out must be a file of this call, got {partial}, begun with other data: its first samples have other features; "
             "delete it to begin anew"
         )
 

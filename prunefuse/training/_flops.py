@@ -31,17 +31,21 @@ _FREE = """
 
 
 def flops_per_input(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> float:
-    """FLOPs of one forward pass in evaluation mode.
+    """The FLOPs of one forward pass in evaluation mode: 2 per multiply-add of contractions.
 
-    Operators that fvcore and the handles of this module do not know are counted by the formula that is registered with
-    `torch.utils.flop_counter.register_flop_formula`, as those of prunefuse are.
+    >>> from prunefuse.training import flops_per_input
+    >>> flops_per_input(torch.nn.Linear(100, 10), torch.zeros(1, 100))
+    2000.0
+
+    fvcore counts, with the handles of this module. Operators that these do not know are counted by the formula that is
+    registered with `torch.utils.flop_counter.register_flop_formula`, as those of prunefuse are.
 
     Args:
         model: The network; left as it was.
         example: A batch of one input, or the inputs in order, on the model's device.
 
     Warns:
-        UserWarning: operators that nobody counts take weights; the message names them.
+        UserWarning: Operators that nobody counts take weights; the message names them.
     """
     uncounted: set[str] = set()
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)

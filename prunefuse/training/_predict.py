@@ -30,7 +30,7 @@ def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Tensor:
 
 def _logits(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
-        raise TypeError(f"model: expected it to return a tensor of logits, got {type(output).__name__}")
+        raise TypeError(f"model must return a tensor of logits, got {type(output).__name__}")
     return output.float()
 
 
@@ -53,12 +53,16 @@ def predict(
 ) -> Any:
     """Logits (N, C), float32, of the samples of ``data``, in order.
 
+    >>> from prunefuse.training import predict
+    >>> predict(torch.nn.Linear(4, 2), torch.zeros(10, 4), batch_size=5).shape
+    torch.Size([10, 2])
+
     Args:
         model: A classifier, on the device to compute on.
-        data: (N, ...) images as a tensor or NumPy array, or a map-style data set; labels are not touched.
+        data: (N, ...) images as a tensor or NumPy array, or a map-style data set. Labels are not touched.
         indices: Only these samples, in this order.
         batch_size: Samples per forward pass.
-        recipe: Whose ``autocast`` and ``channels_last`` apply.
+        recipe: The recipe whose ``autocast`` and ``channels_last`` apply.
         workers: Processes that read data sets that are not in memory.
         on_progress: Called with (samples done, samples in all) after every batch.
 
@@ -87,18 +91,22 @@ def features(
 ) -> Any:
     """Penultimate features (N, d), float32: what enters the last linear layer that the model runs.
 
-    With ``out`` they go to that file batch by batch, for data sets larger than memory. If that is stopped, by whatever, the
-    same call goes on where it was: the part that is done stands in ``<out>.partial`` and is checked against the model's
-    weights, the samples and their order, the arguments, and what the first batch gives. A file ``out`` is complete, has
-    the numbers that would be returned without it, and is never overwritten.
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> prunefuse.features(model, torch.zeros(10, 4)).shape
+    torch.Size([10, 3])
+
+    With ``out`` they go to that file batch by batch, for data sets larger than memory. If that is stopped, the same call
+    goes on where it was. The part that is done stands in ``<out>.partial``. It is checked against the model's weights, the
+    samples and their order, the arguments, and what the first batch gives. A file ``out`` is complete, has the numbers that
+    would be returned without it, and is never overwritten.
 
     Args:
         model: A network, on the device to compute on.
-        data: (N, ...) images as a tensor or NumPy array, or a map-style data set; labels are not touched.
+        data: (N, ...) images as a tensor or NumPy array, or a map-style data set. Labels are not touched.
         module: Name of a submodule whose **output**, flattened to (N, d), is taken instead.
         indices: Only these samples, in this order.
         batch_size: Samples per forward pass.
-        recipe: Whose ``autocast`` and ``channels_last`` apply.
+        recipe: The recipe whose ``autocast`` and ``channels_last`` apply.
         workers: Processes that read data sets that are not in memory.
         on_progress: Called with (samples done, samples in all) after every batch.
         out: A .npy file to write, which must not exist.
@@ -107,12 +115,12 @@ def features(
         A NumPy array for a NumPy array, else a tensor on the model's device; with ``out`` a memory map, not writable.
 
     Raises:
-        ValueError: there is no submodule ``module``, the model did not run it, or it ran no ``nn.Linear``; or
+        ValueError: There is no submodule ``module``, the model did not run it, or it ran no ``nn.Linear``; or
             ``<out>.partial`` is of another call.
-        TypeError: the output of ``module`` is not a tensor.
+        TypeError: The output of ``module`` is not a tensor.
         FileExistsError: ``out`` exists.
-        BlockingIOError: another process is writing it.
-        OSError: it cannot be written.
+        BlockingIOError: Another process is writing it.
+        OSError: It cannot be written.
     """
     positions = _positions(data, indices)
 
@@ -128,7 +136,7 @@ def features(
     if out is None:
         return _join(list(batches(0, len(positions))), data)
     if len(positions) == 0:
-        raise ValueError("data: expected at least one sample, got none")
+        raise ValueError("data must have at least one sample, got none")
     identity = {
         **identity_of(model, positions),
         "module": module,
@@ -149,13 +157,24 @@ def predict_with_features(
     workers: int = 0,
     on_progress: OnProgress | None = None,
 ) -> tuple[Any, Any]:
-    """Logits (N, C) and penultimate features (N, d) from one forward pass; arguments and errors as `features`."""
+    """Logits (N, C) and penultimate features (N, d) from one forward pass; arguments and errors as in `features`.
+
+    >>> from prunefuse.training import predict_with_features
+    >>> logits, features = predict_with_features(torch.nn.Linear(4, 2), torch.zeros(10, 4))
+    >>> features.shape
+    torch.Size([10, 4])
+    """
     pairs = list(_with_features(model, data, None, indices, batch_size, recipe, workers, on_progress))
     return _join([_logits(output) for output, _ in pairs], data), _join([f for _, f in pairs], data)
 
 
 def dropout_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers that make a forward pass in training mode random: dropout of any kind, with a rate above 0."""
+    """The layers that make a forward pass in training mode random: dropout of any kind, with a rate above 0.
+
+    >>> from prunefuse.training import dropout_layers
+    >>> len(dropout_layers(torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Dropout(0.0))))
+    1
+    """
     return [m for m in model.modules() if isinstance(m, _DropoutNd) and m.p > 0]
 
 
@@ -171,18 +190,26 @@ def predict_dropout(
     workers: int = 0,
     on_progress: OnProgress | None = None,
 ) -> EnsembleScores:
-    """What ``passes`` forward passes with dropout say (Gal and Ghahramani 2016); everything else in evaluation mode.
+    """`EnsembleScores` of ``passes`` forward passes with dropout, everything else being in evaluation mode.
 
-    Arguments as `predict`; ``on_progress`` counts the samples of all passes. The masks depend on ``seed`` alone; global
-    random generators are left as found.
+    >>> from prunefuse.training import predict_dropout
+    >>> model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
+    >>> predict_dropout(model, torch.ones(10, 4), passes=5, seed=0).result("bald").shape
+    torch.Size([10])
+
+    Arguments are as in `predict`; ``on_progress`` counts the samples of all passes. The masks depend on ``seed`` alone.
+    Global random generators are left as found.
 
     Raises:
-        ValueError: the model has no dropout layers, so that all passes would be the same.
+        ValueError: The model has no dropout layers, so that all passes would be the same.
+
+    References:
+        Gal and Ghahramani 2016, *Dropout as a Bayesian Approximation*.
     """
     layers = dropout_layers(model)
     if not layers:
         raise ValueError(
-            f"model: expected dropout layers for passes that differ, {type(model).__name__} has none"
+            f"model must have dropout layers for passes that differ, got {type(model).__name__} without"
         )
     scores = EnsembleScores()
     for number in range(passes):
@@ -232,7 +259,7 @@ def penultimate(model: nn.Module, module: str | None = None) -> Iterator[list[An
         named = dict(model.named_modules())
         if module not in named:
             raise ValueError(
-                f"module: the model has no submodule {module!r}; it has {', '.join(filter(None, named))}"
+                f"module must be a submodule of the model, {', '.join(filter(None, named))}, got {module!r}"
             )
         hooks = [named[module].register_forward_hook(lambda *args: seen.append(args[2]))]
     try:
@@ -246,17 +273,26 @@ def feature_of(seen: list[Any], module: str | None) -> Tensor:
     """The features of the latest run, of what `penultimate` has seen."""
     if not seen:
         if module is None:
-            raise ValueError("module: the model ran no nn.Linear layer; name the module whose output to take")
-        raise ValueError(f"module: the model did not run {module!r}")
+            raise ValueError(
+                "module must name the layer whose output to take where the model ran no nn.Linear, got None"
+            )
+        raise ValueError(f"module must be one that the model runs, got {module!r}")
     if not isinstance(seen[-1], Tensor):
-        raise TypeError(f"module: expected a tensor from {module!r}, got {type(seen[-1]).__name__}")
+        raise TypeError(f"module must give a tensor, got {type(seen[-1]).__name__} from {module!r}")
     return seen[-1]
 
 
 def evaluate(
     model: nn.Module, data: Any, *, batch_size: int = 512, recipe: Recipe = _PLAIN, workers: int = 0
 ) -> float:
-    """Accuracy in [0, 1] on a data set with items ``(image, label)``."""
+    """The accuracy in [0, 1] on a data set with items ``(image, label)``.
+
+    >>> from prunefuse.training import evaluate
+    >>> model, data = torch.nn.Linear(4, 4), prunefuse.data.TensorImages(torch.eye(4), torch.arange(4))
+    >>> with torch.no_grad(): _ = model.weight.copy_(torch.eye(4))
+    >>> evaluate(model, data)
+    1.0
+    """
     device = next(model.parameters()).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     batches = in_order(torch.arange(len(data)), batch_size)
@@ -293,6 +329,6 @@ def _positions(data: Any, indices: Sequence[int] | Tensor | None) -> Tensor:
 
 def _join(parts: list[Tensor], data: Any) -> Any:
     if not parts:
-        raise ValueError("data: expected at least one sample, got none")
+        raise ValueError("data must have at least one sample, got none")
     joined = torch.cat(parts)
     return joined.cpu().numpy() if isinstance(data, np.ndarray) else joined

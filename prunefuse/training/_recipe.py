@@ -37,7 +37,7 @@ class Recipe:
         metadata=option(
             "Training",
             "Steps of training at least; small sets get more epochs",
-            more="Optimizer steps: a set so small that its epochs have fewer gets more passes (ours).",
+            more="Optimizer steps: a set so small that its epochs have fewer gets more passes.",
             check=at_least(0),
         ),
     )
@@ -127,6 +127,6 @@ class Recipe:
 RECIPES = {
     # Selection via proxy (Coleman et al.): 1 epoch at 0.01, 90 at 0.1, 45 at 0.01, 45 at 0.001.
     "cifar": Recipe(),
-    # Ours: ResNet-20 on 8x8 images in seconds.
+    # ResNet-20 on 8x8 images in seconds.
     "digits": Recipe(epochs=40, min_steps=400, batch_size=16, lr=0.03, schedule="one-cycle"),
 }

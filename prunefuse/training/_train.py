@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,10 @@ from torch.nn import functional
 
 from prunefuse._seeds import derive, generator, isolated
 from prunefuse.data._batches import Batch, batch_count, read, shuffled
+from prunefuse.errors import TrainingDivergedError as TrainingDivergedError
+from prunefuse.training import _checkpoint
 from prunefuse.training._adversarial import Adversarial
+from prunefuse.training._checkpoint import Checkpoint, Moment
 from prunefuse.training._clock import Clock
 from prunefuse.training._distillation import Distillation
 from prunefuse.training._modes import evaluating
@@ -24,10 +28,6 @@ from prunefuse.training._predict import evaluate, forward
 from prunefuse.training._recipe import Recipe
 
 LossOf = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
-
-
-class TrainingDivergedError(ArithmeticError):
-    """The training loss became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def train(
     workers: int = 0,
     on_batch: Callable[[Tensor, Tensor, Tensor], None] | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[EpochResult]:
     """Train ``model`` in place on ``data`` and leave it in training mode; the last epoch is the result.
 
@@ -78,17 +79,23 @@ def train(
         on_batch: Called in every step with the logits (B, C) that the step was taken from, detached, the labels (B,), both
             on the model's device, and the samples' positions (B,) in ``data``, on the CPU: `Recorder.update` fits.
             `Adversarial` says whether the logits are those of attacked or of clean images.
-        on_epoch: Called after every epoch.
+        on_epoch: Called after every epoch that is trained here, not for those of a checkpoint.
+        checkpoint: Where the training keeps what it needs to go on. If its file is there, the training goes on from it,
+            to the same weights, on the CPU bit for bit; the arguments are those of before.
+
+    Returns:
+        What every epoch gave, those of the checkpoint included.
 
     Raises:
         TrainingDivergedError: the loss is not finite.
+        DamagedFileError: the file of ``checkpoint`` is not what was written.
         ValueError: ``data`` is empty, or a single sample (of one batch) and the model's batch norm needs more; or
-            ``distillation`` and ``adversarial`` are both given.
+            ``distillation`` and ``adversarial`` are both given; or the checkpoint is of another training.
     """
     if len(data) == 0:
-        raise ValueError("data: expected at least one sample to train on, got none")
+        raise ValueError("data must have at least one sample to train on, got none")
     if distillation is not None and adversarial is not None:
-        raise ValueError("adversarial: expected None where there is a distillation, got both")
+        raise ValueError("adversarial must be None where there is a distillation, got both")
     device = next(model.parameters()).device
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     model.to(memory_format=layout).train()
@@ -100,25 +107,43 @@ def train(
         weight_decay=recipe.weight_decay,
         fused=True,
     )
-    order = generator(seed, "order")
+    order, attacks = generator(seed, "order"), generator(seed, "attacks")
     attacked: LossOf | None = None
     if adversarial is not None:
-        attacked = partial(adversarial.loss, recipe=recipe, rng=generator(seed, "attacks"))
+        attacked = partial(adversarial.loss, recipe=recipe, rng=attacks)
     epochs, steps_per_epoch = recipe.epochs_for(len(data)), batch_count(len(data), recipe.batch_size)
-
+    history: list[EpochResult] = []
     ahead: deque[Tensor] = deque()  # positions of batches that are being read: worker processes run ahead
+    orders: deque[Tensor] = (
+        deque()
+    )  # for each epoch that is being read, the state that its order was drawn from
 
     def batches() -> Iterator[Batch]:
-        for _ in range(epochs):
+        for _ in range(len(history), epochs):
+            orders.append(order.get_state())
             for batch in shuffled(len(data), recipe.batch_size, order):
                 ahead.append(batch.positions)
                 yield batch
 
-    history = []
+    def moment() -> Moment:
+        # What the next epoch's order is drawn from: worker processes may have drawn it already.
+        next_order = orders[0] if orders else order.get_state()
+        identity = {
+            "recipe": json.loads(json.dumps(asdict(recipe))),
+            "seed": seed,
+            "samples": len(data),
+            "teacher": None if distillation is None else [distillation.weight, distillation.temperature],
+            "weights": sum(parameter.numel() for parameter in model.parameters()),
+        }
+        return Moment(model, optimizer, {"attacks": attacks}, next_order, device, identity)
+
     with isolated(derive(seed, "global"), device):
+        if checkpoint is not None and (kept := _checkpoint.read(checkpoint, moment())) is not None:
+            history += [EpochResult(**fields) for fields in kept[0]]
+            order.set_state(kept[1])
         # One reader for all epochs, so that worker processes start once.
         reader = read(data, batches(), labels=True, device=device, workers=workers)
-        for epoch in range(epochs):
+        for epoch in range(len(history), epochs):
             start = time.perf_counter()
             teaching = Clock(device)
             loss_of = attacked or partial(_loss, recipe=recipe, distillation=distillation, teaching=teaching)
@@ -135,6 +160,7 @@ def train(
                 positions = ahead.popleft()
                 if on_batch is not None:
                     on_batch(logits, labels, positions)
+            orders.popleft()
             loss, correct = (total / len(data)).tolist()
             if not math.isfinite(loss):
                 raise TrainingDivergedError(
@@ -149,6 +175,8 @@ def train(
             history.append(result)
             if on_epoch is not None:
                 on_epoch(result)
+            if checkpoint is not None and epoch + 1 < epochs and checkpoint.due():
+                _checkpoint.write(checkpoint, moment(), [asdict(one) for one in history])
     return history
 
 
@@ -168,8 +196,8 @@ def _step(
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
-            "data: the model has batch norm, which cannot be trained on one sample at a time: expected two or more "
-            f"samples and a batch_size of two or more, got batches of one (batch_size {recipe.batch_size})"
+            "data and batch_size must be two or more samples for a model with batch norm, which cannot be trained on "
+            f"one at a time, got batches of one (batch_size {recipe.batch_size})"
         ) from error
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -165,7 +165,7 @@ def test_every_criterion_of_the_library_can_be_chosen(asked):
         ),
         (
             ["--strategy", "k_center", "--stochastic", "power"],
-            "stochastic: expected a strategy by utility for it, but k_center has no utilities",
+            "stochastic must be none for k_center, which has no utilities",
         ),
         (
             ["--strategy", "maxent"],
@@ -228,8 +228,8 @@ def test_the_module_is_the_command():
 @pytest.mark.parametrize(
     ("rounds", "message"),
     [
-        (0, "Stopped before a round was complete; runs/x has the configuration alone."),
-        (2, "Stopped. The complete rounds are in runs/x; `prunefuse report runs/x` draws them."),
+        (0, "Stopped. To go on: prunefuse run --resume runs/x"),
+        (2, "Stopped. To go on: prunefuse run --resume runs/x; `prunefuse report runs/x` draws what is done"),
     ],
 )
 def test_an_interrupted_run_says_what_there_is(rounds, message, monkeypatch):

@@ -77,8 +77,7 @@ def test_a_name_of_timm(folder, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = call("timm:convmixer_tiny -o none")
     assert (
-        result.output
-        == "Error: model: 'timm:convmixer_tiny' needs the package timm, which is not installed\n"
+        result.output == "Error: model 'timm:convmixer_tiny' needs the package timm, which is not installed\n"
     )
 
 
@@ -118,26 +117,26 @@ def test_options_reach_the_plan(folder):
     [
         ("resnet19", 2, "or an .onnx file, got 'resnet19'; did you mean resnet1"),
         ("torchvision:nothing", 2, "got 'torchvision:nothing'"),
-        ("nonets:build", 2, "cannot import 'build' from 'nonets'"),
-        ("mynets:nothing", 2, "cannot import 'nothing' from 'mynets'"),
-        ("mynets:number", 2, "expected number to return a module, got int"),
-        ("mynets:build --num-classes 3", 2, "num_classes: expected none beside a function"),
-        ("mynets:build --input 3x", 2, "input: expected a shape such as 1x3x224x224"),
-        ("mynets:build --input 3x4:float31", 2, "input: expected a shape such as"),
+        ("nonets:build", 2, "can be imported, got 'build' from 'nonets'"),
+        ("mynets:nothing", 2, "can be imported, got 'nothing' from 'mynets'"),
+        ("mynets:number", 2, "model must be a function that returns a module, got number, which returns int"),
+        ("mynets:build --num-classes 3", 2, "num_classes must be left out beside a function"),
+        ("mynets:build --input 3x", 2, "input must be a shape such as 1x3x224x224"),
+        ("mynets:build --input 3x4:float31", 2, "input must be a shape such as"),
         ("mynets:build --ratio 0.5 --target-flops 0.5", 2, "target must be one of a ratio and the targets"),
         ("mynets:build --target-memory 0.5 --target-flops 0.5", 2, "target must be one of a ratio and the targets"),
-        ("mynets:build --target-flops half", 2, "target-flops: expected a number such as 0.5, got 'half'"),
-        ("mynets:build --target-flops 5ms", 2, "target-flops: expected a fraction below 1 or an amount, got '5ms'"),
+        ("mynets:build --target-flops half", 2, "target-flops must be a number such as 0.5, got 'half'"),
+        ("mynets:build --target-flops 5ms", 2, "target-flops must be a fraction below 1 or an amount, got '5ms'"),
         ("mynets:build --target-latency 5", 2, "an amount such as 5ms, got '5'"),
         ("mynets:build --target-flops 0.0001 --input 1x3x8x8", 2, "target must be at least 1,952 for flops, got 3.123"),
         ("mynets:build --criterion snip", 2, "for the criterion 'snip'"),
         ("mynets:build --ignore conv9", 2, "ignore must match modules of the model, got 'conv9'"),
         ("mynets:build --weights none.pth", 1, "No such file"),
-        ("mynets:build --weights mynets.py", 2, "weights: mynets.py: not a checkpoint that is safe to read"),
-        ("mynets:build --weights other.safetensors", 2, "other.safetensors: they do not fit the model"),
+        ("mynets:build --weights mynets.py", 2, "weights must be a checkpoint that is safe to read, got mynets.py"),
+        ("mynets:build --weights other.safetensors", 2, "weights must fit the model, got other.safetensors"),
         ("mynets:Opaque --input 2x2", 1, "torch.export cannot capture it"),
         ("mynets:build --input 1x4x8x8", 1, "torch.export cannot capture it, in module '0'"),
-        ("net.onnx", 2, "ONNX files cannot be read here"),
+        ("net.onnx", 2, "model cannot be an ONNX file here"),
     ],
 )  # fmt: skip
 def test_an_error_is_one_line_and_nothing_is_written(folder, monkeypatch, line, code, message):
@@ -193,8 +192,8 @@ def test_an_onnx_file_takes_the_same_options(chain):
     ("options", "message"),
     [
         ("", "shapes must have all sizes of the input x of shape"),
-        ("--input 1x6 --weights w.pth", "weights: expected none for an ONNX file"),
-        ("--input 1x6 --num-classes 3", "num_classes: expected none for an ONNX file"),
+        ("--input 1x6 --weights w.pth", "weights must be left out for an ONNX file"),
+        ("--input 1x6 --num-classes 3", "num_classes must be left out for an ONNX file"),
         ("--input 1x6 --target-latency 0.5", "target must be parameters, flops or memory for an ONNX file"),
         ("--input 1x6 --criterion snip", "criterion must be one of l2, l1, random, bn_scale, got"),
         ("--input 1x6 --ignore w3", "ignore must match nodes or tensors of the file, got 'w3'"),

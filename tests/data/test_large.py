@@ -56,5 +56,5 @@ def test_missing_places365_images_are_noticed_at_once(
 
 
 def test_imagenet_cannot_be_downloaded(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="download: ImageNet"):
+    with pytest.raises(ValueError, match="download must be False for ImageNet"):
         data.load("imagenet", root=tmp_path, download=True)

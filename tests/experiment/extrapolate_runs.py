@@ -21,5 +21,12 @@ def small_digits(monkeypatch):
 
 
 def config(out, **changes):
-    settings = {"model": "mlp", "score": "el2n", "keep": ("20%",), "recipe": RECIPE, "device": "cpu"}
+    settings = {
+        "model": "mlp",
+        "score": "el2n",
+        "keep": ("20%",),
+        "recipe": RECIPE,
+        "device": "cpu",
+        "jobs": 1,
+    }
     return ExtrapolateConfig(**(settings | {"threads": 1, "out": str(out)} | changes))

@@ -68,7 +68,7 @@ def network(finished):
 
 
 def test_the_folder_has_every_file_and_no_other(finished):
-    expected = {"config.json", "ledger.json", "metrics.csv", "report.html"}
+    expected = {"config.json", "manifest.json", "ledger.json", "metrics.csv", "report.html"}
     steps = {
         "subset": ["scores.csv", "network.safetensors"],
         "full": ["scores.csv", "network.safetensors"],

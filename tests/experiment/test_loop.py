@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunefuse import models
 from prunefuse.data import OwnLabels, TensorImages, load
 from prunefuse.experiment.loop import ActiveLearning, LoopConfig, LoopState
-from prunefuse.experiment.records import Round
+from prunefuse.experiment.records import Phase, Round
 from prunefuse.scoring import score
 from prunefuse.selection._strategies import STRATEGIES
 from prunefuse.training import Recipe, evaluate, predict
@@ -189,6 +189,7 @@ def augmented() -> TensorImages:
 
 def test_the_pool_is_scored_in_evaluation_mode_without_augmentation() -> None:
     modes: set[tuple[bool, bool]] = set()
+    while_scoring: list[set[tuple[bool, bool]]] = []
 
     class Probe(nn.Module):
         def __init__(self) -> None:
@@ -200,13 +201,15 @@ def test_the_pool_is_scored_in_evaluation_mode_without_augmentation() -> None:
             modes.add((self.training, all(in_pool)))
             return self.net(x)  # type: ignore[no-any-return]
 
+    def watch(event: object) -> None:
+        if isinstance(event, Phase) and event.phase == "select":
+            while_scoring.append(set(modes))
+        elif isinstance(event, Phase):
+            modes.clear()
+
     config = replace(CONFIG, selector="dense", schedule=(10, 16), strategy="entropy")
-    loop = learner(config, factory=Probe, train=augmented())
-    iterator = iter(loop)
-    next(iterator)
-    modes.clear()
-    loop._acquire(1)  # scoring and picking alone
-    assert modes == {(False, True)}
+    list(learner(config, factory=Probe, train=augmented(), listener=watch))
+    assert while_scoring == [{(False, True)}]
 
 
 def test_a_round_yields_before_the_next_is_bought() -> None:

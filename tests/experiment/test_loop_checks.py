@@ -129,7 +129,7 @@ ONE = mlp()
         ({"pool": POOL.images[:0]}, ValueError, "pool must have at least one sample"),
         ({"test": part(TEST, 0)}, ValueError, "test must have at least one sample"),
         ({"test": TEST.images}, TypeError, "test must have items"),
-        ({"test": Images()}, TypeError, "test: .*labels are needed"),
+        ({"test": Images()}, TypeError, r"test: data must have items \(image, label\)"),
         (
             {"test": TensorDataset(TEST.images, TEST.labels + 1)},  # type: ignore[operator]
             ValueError,
@@ -138,9 +138,13 @@ ONE = mlp()
         (
             {"pool": POOL.images, "oracle": None},
             TypeError,
-            "pool: it has no labels of its own; give an oracle",
+            "pool must have labels of its own, got none; give an oracle",
         ),
-        ({"pool": Images(), "oracle": None}, TypeError, "pool: it has no labels of its own; give an oracle"),
+        (
+            {"pool": Images(), "oracle": None},
+            TypeError,
+            "pool must have labels of its own, got none; give an oracle",
+        ),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_named(

@@ -65,19 +65,19 @@ def test_planning_is_not_taken_for_the_pace_of_the_work():
 
 def watch(console, **options):
     progress = RunProgress(console=console, **options)
-    progress(Phase(0, "plan", "selector", 0, 0, 0.0))  # while a loop is made: before anything begins
+    progress("trial", Phase(0, "plan", "selector", 0, 0, 0.0))  # while a loop is made: before anything begins
     with progress.running(PLANNED, 1, 5):
         progress.note("run folder [runs/x]")
-        progress.begin("prunefuse", 3)
-        progress(Phase(0, "train_selector", "selector", 20, 4, 100.0))
-        progress(epoch(1, 2.0))
-        progress(epoch(2, 2.0, test_accuracy=0.75))
-        progress(Phase(0, "score_pool", "selector", 20, 0, 10.0))
-        progress(Progress(500, 1000, "scoring the pool"))
+        progress.begin("trial", "prunefuse", "prunefuse, seed 3")
+        progress("trial", Phase(0, "train_selector", "selector", 20, 4, 100.0))
+        progress("trial", epoch(1, 2.0))
+        progress("trial", epoch(2, 2.0, test_accuracy=0.75))
+        progress("trial", Phase(0, "score_pool", "selector", 20, 0, 10.0))
+        progress("trial", Progress(500, 1000, "scoring the pool"))
         live = progress
         shown = io.StringIO()
         Console(file=shown, width=120).print(live.renderable())
-        progress(ended([Cost("train_selector", "selector", 0, 20, 100.0, 8.0)], unselectable=2))
+        progress("trial", ended([Cost("train_selector", "selector", 0, 20, 100.0, 8.0)], unselectable=2))
     return shown.getvalue()
 
 
@@ -113,13 +113,13 @@ def test_quiet_says_nothing():
 def test_an_epoch_is_shown_with_loss_and_accuracy():
     progress = RunProgress(console=Console(file=io.StringIO(), force_terminal=False))
     with progress.running(PLANNED, 1, 5):
-        progress.begin("prunefuse", 0)
-        progress(Phase(0, "train_selector", "selector", 20, 4, 100.0))
-        progress(epoch(1, 2.0))
+        progress.begin("trial", "prunefuse", "prunefuse, seed 0")
+        progress("trial", Phase(0, "train_selector", "selector", 20, 4, 100.0))
+        progress("trial", epoch(1, 2.0))
         shown = io.StringIO()
         Console(file=shown, width=140).print(progress.renderable())
         assert "epoch 1/4, loss 1.234, accuracy 50.0 % (labeled set)" in shown.getvalue()
-        progress(epoch(2, 2.0, test_accuracy=0.75))
+        progress("trial", epoch(2, 2.0, test_accuracy=0.75))
         shown = io.StringIO()
         Console(file=shown, width=140).print(progress.renderable())
         assert "epoch 2/4, loss 1.234, accuracy 75.0 % (test set)" in shown.getvalue()

@@ -46,12 +46,15 @@ def make_run(
         "versions": {"prunefuse": "0.1"},
         "machine": {"device": "cpu", "device_name": "Some CPU", "threads": 2},
     }
-    folder.write_config(path, config)
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     trials = [Trial(arm, seed, tuple(make_rounds(arm, seed))) for seed in seeds for arm in arms]
-    folder.write_tables(path, trials, FORMULA)
-    for trial in trials:
-        folder.write_picks(path, trial)
+    write_tables(path, trials, FORMULA)
     return path
+
+
+def write_tables(path, trials, formula):
+    for name, text in folder.tables(trials, formula).items():
+        (path / name).write_text(text, encoding="utf-8")
 
 
 def make_rounds(arm, seed):
@@ -186,9 +189,9 @@ def test_names_given_by_a_user_are_text_and_never_run(tmp_path):
     config["config"] |= {"strategy": HOSTILE, "model": HOSTILE, "selector": HOSTILE, "data": HOSTILE}
     config["config"]["recipe"]["schedule"] = HOSTILE
     config["arms"] = {HOSTILE if arm == "prunefuse" else arm: what for arm, what in config["arms"].items()}
-    folder.write_config(path, config)
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     trials = [Trial(arm, 0, tuple(make_rounds("dense", 0))) for arm in config["arms"]]
-    folder.write_tables(path, trials, HOSTILE)
+    write_tables(path, trials, HOSTILE)
     plan = plan_pruning(
         nn.Sequential(OrderedDict({HOSTILE.replace(".", ""): nn.Linear(3, 4), "b": nn.Linear(4, 2)})),
         torch.zeros(1, 3),
@@ -338,7 +341,7 @@ def test_an_unfinished_run_and_samples_that_could_not_be_scored_are_told(tmp_pat
         some,
         rounds=(*some.rounds[:1], dataclasses.replace(some.rounds[1], unselectable=17, final_accuracy=None)),
     )
-    folder.write_tables(path, (run.trials[0], some), FORMULA)
+    write_tables(path, (run.trials[0], some), FORMULA)
     text = Page(report([path]).read_text(encoding="utf-8")).text
     assert "is not finished" in text
     assert "up to 17 pool samples" in text
@@ -362,7 +365,7 @@ def test_what_is_no_run_folder_is_refused_by_name(tmp_path):
     for content in ("", ",".join(folder.METRICS) + "\n"):
         empty = make_run(tmp_path / f"empty{len(content)}")
         (empty / "metrics.csv").write_text(content)
-        with pytest.raises(RunFolderError, match=r"no complete round: metrics\.csv has no rows"):
+        with pytest.raises(RunFolderError, match="has no complete round"):
             report([empty])
     for name in ("metrics.csv", "epochs.csv", "ledger.json"):
         (path / name).unlink()

@@ -22,7 +22,14 @@ RECIPE = Recipe(epochs=2, batch_size=32, lr=0.05, schedule="one-cycle")
 
 
 def tiny(**changes):
-    settings = {"model": "mlp", "schedule": ("20", "30", "45"), "recipe": RECIPE, "seeds": (0,), "threads": 1}
+    settings = {
+        "model": "mlp",
+        "schedule": ("20", "30", "45"),
+        "recipe": RECIPE,
+        "seeds": (0,),
+        "threads": 1,
+        "jobs": 1,
+    }
     return RunConfig(**(settings | {"device": "cpu"} | changes))
 
 
@@ -45,10 +52,11 @@ def test_the_folder_has_every_file_and_no_other(finished):
         "dense": ["selector.safetensors"],
         "random": [],
     }
-    expected = {"config.json", "metrics.csv", "epochs.csv", "ledger.json", "report.html"}
+    expected = {"config.json", "manifest.json", "metrics.csv", "epochs.csv", "ledger.json", "report.html"}
+    always = ("manifest.json", "state.json", "state.safetensors", "picks.csv", "final.safetensors")
     for arm, more in weights.items():
         for seed in (0, 7):
-            expected |= {f"{arm}/seed{seed}/{name}" for name in ("picks.csv", "final.safetensors", *more)}
+            expected |= {f"{arm}/seed{seed}/{name}" for name in (*always, *more)}
     assert {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()} == expected
 
 
@@ -58,6 +66,8 @@ def test_config_json_is_the_resolved_configuration(finished):
     assert config["config"]["model"] == "mlp"
     assert config["config"]["recipe"]["epochs"] == 2
     assert config["command"] == "prunefuse run --some options"
+    hashes = [config["data"].pop(name) for name in ("pool_is", "test_is")]
+    assert [sorted(one) for one in hashes] == [["images", "labels", "samples"]] * 2
     assert config["data"] == {
         "name": "digits",
         "pool": 1437,

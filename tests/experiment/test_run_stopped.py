@@ -21,9 +21,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
 def start(out):
     """A run with a great many short rounds; its progress comes line by line on standard error."""
-    options = (
-        "--model mlp --initial 20 --budget 800 --rounds 700 --epochs 1 --min-steps 0 --seeds 1 --device cpu"
-    )
+    options = "--jobs 1 --model mlp --initial 20 --budget 800 --rounds 700 --epochs 1 --min-steps 0 --seeds 1 --device cpu"
     command = [sys.executable, "-m", "prunefuse.cli", "run", *options.split(), "--out", str(out)]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
@@ -68,7 +66,9 @@ def test_every_file_of_a_killed_run_is_whole(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    found = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.suffix != ".tmp"]
+    found = [
+        path for path in (tmp_path / "run").rglob("*") if path.is_file() and not path.name.startswith(".")
+    ]
     for path in found:
         parse(path)
     assert {"config.json", "metrics.csv", "epochs.csv", "ledger.json", "picks.csv"} <= {

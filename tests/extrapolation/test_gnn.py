@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from peer_packages import skip_without
+from torch.utils._python_dispatch import TorchDispatchMode
 
 skip_without("torch_geometric")
 from prunefuse.extrapolation import GNN, _gnn, extrapolate
@@ -100,19 +101,27 @@ def test_the_graph_of_other_rows_is_another():
     np.testing.assert_array_equal(fitted.predict(embeddings), fitted.predict(moved))
 
 
-def test_a_graph_is_found_once(monkeypatch):
+class Searches(TorchDispatchMode):
+    """Counts the searches for neighbors that are made meanwhile."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.prunefuse.nearest_neighbors.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_graph_is_found_once():
     embeddings, scores, _ = draw()
-    found = []
-    search = _gnn.others
-    monkeypatch.setattr(_gnn, "others", lambda *args: found.append(1) or search(*args))
     fitted = GNN(6, epochs=2)
-    extrapolate(fitted, embeddings, scores)
-    fitted.predict(embeddings)
-    assert len(found) == 1
-    fitted.k = 5
-    fitted.predict(embeddings)
-    fitted.predict(embeddings + 1)
-    assert len(found) == 3
+    with Searches() as searches:
+        extrapolate(fitted, embeddings, scores)
+        fitted.predict(embeddings)
+        assert searches.count == 1
+        fitted.k = 5
+        fitted.predict(embeddings)
+        fitted.predict(embeddings + 1)
+        assert searches.count == 3
 
 
 def test_scores_of_the_validation_part_are_not_trained_on():

@@ -1,7 +1,6 @@
 """Scores from neighbors, against the formula in NumPy."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunefuse.extrapolation import KNN, _knn, extrapolate
+from prunefuse.extrapolation import KNN, extrapolate
 
 NAN = float("nan")
 
@@ -119,27 +118,40 @@ def test_cosine_takes_directions():
     np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
-def test_blocks_and_memory_maps_change_nothing(tmp_path, monkeypatch):
+def knn_in_blocks():
+    """Answers 37 rows at a time."""
+    knn = KNN(9)
+    knn.block_rows = 37
+    return knn
+
+
+def test_blocks_and_memory_maps_change_nothing(tmp_path):
     embeddings, scores = draw()
     expected = KNN(9).fit(embeddings, scores).predict(embeddings)
     np.save(tmp_path / "embeddings.npy", embeddings)
     mapped = np.load(tmp_path / "embeddings.npy", mmap_mode="r")
-    monkeypatch.setattr(_knn, "_FOUND", 9 * 37)
-    monkeypatch.setattr(sys.modules[extrapolate.__module__], "BLOCK_ROWS", 50)
-    fitted = KNN(9).fit(mapped, scores)
-    assert fitted.block_rows == 37
-    predicted = fitted.predict(mapped)
+    predicted = knn_in_blocks().fit(mapped, scores).predict(mapped)
     assert type(predicted) is np.ndarray
     np.testing.assert_array_equal(predicted, expected)
     np.testing.assert_array_equal(
-        extrapolate(KNN(9), mapped, scores).scores, extrapolate(KNN(9), embeddings, scores).scores
+        extrapolate(knn_in_blocks(), mapped, scores).scores, extrapolate(KNN(9), embeddings, scores).scores
     )
 
 
-def test_rows_that_are_not_finite_are_named_as_the_caller_counts_them(monkeypatch):
-    monkeypatch.setattr(_knn, "_FOUND", 9 * 37)
+def test_more_rows_than_are_read_at_a_time():
+    rng = np.random.default_rng(0)
+    embeddings, scores = rng.standard_normal((40_000, 2)), np.full(40_000, np.nan)
+    scores[::200] = rng.standard_normal(200)
+    given = np.isfinite(scores)
+    found = extrapolate(KNN(3), embeddings, scores).scores
+    np.testing.assert_array_equal(found[given], scores[given])
+    expected = KNN(3).fit(embeddings[given], scores[given]).predict(embeddings[~given])
+    np.testing.assert_array_equal(found[~given], expected)
+
+
+def test_rows_that_are_not_finite_are_named_as_the_caller_counts_them():
     embeddings, scores = draw()
-    fitted = KNN(9).fit(embeddings, scores)
+    fitted = knn_in_blocks().fit(embeddings, scores)
     embeddings[201, 3] = np.inf
     with pytest.raises(ValueError, match=r"^embeddings must be finite, but row 201 "):
         fitted.predict(embeddings)

@@ -8,15 +8,20 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefuse.pruning._choose.ranking import settle
+from prunefuse.pruning._choose.ranking import Axes
 
 
 def half(width: int) -> int:
     return max(1, width // 2)
 
 
-def kept(axes, scores, count=half) -> list[int]:
-    flags = settle([np.array(axis) for axis in axes], np.array([0.0, *scores]), count)
+def settled(axes, scores, alike=()):
+    """Which channels stay where every axis is to keep half of its places."""
+    return Axes.of(axes, alike).settle(scores, lambda axis: half(axis.width))
+
+
+def kept(axes, scores) -> list[int]:
+    flags = settled([np.array(axis) for axis in axes], np.array([0.0, *scores]))
     assert flags[0]
     return [int(i) for i in np.flatnonzero(flags) if i]
 
@@ -51,14 +56,13 @@ def test_no_axis_loses_all_its_channels():
 def test_axes_that_shall_keep_the_same_number():
     # Heads of three channels, on one axis; the other one would keep four of its nine, and keeps three.
     heads, wide = [1, 1, 1, 2, 2, 2, 3, 3, 3], list(range(4, 13))
-    flags = settle(
-        [np.array(wide), np.array(heads)], np.arange(13.0), half, [[np.array(wide), np.array(heads)]]
-    )
+    both = [np.array(wide), np.array(heads)]
+    flags = settled(both, np.arange(13.0), [both])
     assert list(np.flatnonzero(flags)) == [0, 3, 10, 11, 12]
     # Sets that overlap are one.
     more = list(range(13, 22))
     axes = [np.array(axis) for axis in (wide, heads, more)]
-    flags = settle(axes, np.arange(22.0), half, [[axes[0], axes[2]], [axes[1], axes[2]]])
+    flags = settled(axes, np.arange(22.0), [[axes[0], axes[2]], [axes[1], axes[2]]])
     assert list(np.flatnonzero(flags)) == [0, 3, 10, 11, 12, 19, 20, 21]
 
 

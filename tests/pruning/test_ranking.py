@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefuse.pruning._choose.ranking import Axes, Selection, groups_of, normalized, settle
+from prunefuse.pruning._choose.ranking import Axes, Selection, groups_of, normalized
 
 AXES = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=12), min_size=1, max_size=6)
 SCORES = st.lists(st.floats(0, 1), min_size=12, max_size=12)
@@ -58,7 +58,7 @@ def test_globally_the_best_of_all_stay_and_one_on_every_axis(scores, ratio, roun
 def test_locally_it_is_the_count_of_every_width(axes, scores, ratio):
     arrays = [np.array(axis) for axis in axes]
     values = np.array([0.0, *scores])
-    expected = settle(arrays, values, lambda width: max(1, int(width * (1 - ratio))))
+    expected = Axes.of(arrays).settle(values, lambda axis: max(1, int(axis.width * (1 - ratio))))
     assert np.array_equal(Selection().choose(Axes.of(arrays), values, ratio), expected)
 
 

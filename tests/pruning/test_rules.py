@@ -10,8 +10,6 @@ from torch import nn
 
 from prunefuse.models import ChannelPad
 from prunefuse.pruning import plan_pruning, register_padding, register_rule, register_sizes
-from prunefuse.pruning._graph import attributes as modules
-from prunefuse.pruning._rules import registry as rules
 
 RAMP = torch.arange(8.0, dtype=torch.float64).view(8, 1, 1)
 PASSING = {
@@ -261,8 +259,7 @@ class Tail(nn.Module):
         return F.pad(x, (0, 0, 0, 0, self.none, self.more))
 
 
-def test_padding_modules_are_repaired(monkeypatch):
-    monkeypatch.setattr(modules, "_PADDING", dict(modules._PADDING))
+def test_padding_modules_are_repaired():
     register_padding(Tail, ("none", "more"))
 
     class Net(nn.Module):
@@ -344,27 +341,46 @@ def test_attributes_that_operators_get_as_a_size_are_repaired():
     assert assert_pruning_is_masking(model, plan_pruning(model, x), x)[0].width == 4
 
 
-def test_a_module_of_ones_own_says_where_its_sizes_are(monkeypatch):
-    model = scramble_(nn.Sequential(Checked(4, 8), nn.ReLU(), nn.Linear(8, 2))).double()
+def test_a_module_of_ones_own_says_where_its_sizes_are():
+    class Mine(Checked):
+        """A type that nobody has registered."""
+
+    model = scramble_(nn.Sequential(Mine(4, 8), nn.ReLU(), nn.Linear(8, 2))).double()
     x = torch.randn(3, 4).double()
     plan = plan_pruning(model, x)
     with pytest.raises(
-        ValueError, match=r"another width \(in module '0' \(Checked\)\)\. It has a channel count"
+        ValueError, match=r"another width \(in module '0' \(Mine\)\)\. It has a channel count"
     ):
         plan.extract(model)
-    monkeypatch.setattr(modules, "_SIZES", dict(modules._SIZES))
-    register_sizes(Checked, {("matrix", 0): "width"})
+    register_sizes(Mine, {("matrix", 0): "width"})
     plan = plan_pruning(model, x)
     assert assert_pruning_is_masking(model, plan, x)[0].width == 4
 
 
-def test_an_operator_of_ones_own_gets_a_rule_in_five_lines(monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
-    model = Between(lambda x: x.rot90(1, (2, 3)))
-    with pytest.raises(ValueError, match=r"nothing was pruned .*no rule for aten::rot90"):
+@torch.library.custom_op("prunefuse_tests::rotate", mutates_args=())
+def rotated(x: torch.Tensor, times: int, dims: list[int]) -> torch.Tensor:
+    return x.rot90(times, dims).clone()
+
+
+@torch.library.custom_op("prunefuse_tests::flip", mutates_args=())
+def flipped(x: torch.Tensor, dim: int) -> torch.Tensor:
+    return x.flip(dim)
+
+
+rotated.register_fake(lambda x, times, dims: x.rot90(times, dims).clone())
+rotated.register_autograd(
+    lambda ctx, gradient: (gradient.rot90(-ctx.times, ctx.dims), None, None),
+    setup_context=lambda ctx, inputs, output: vars(ctx).update(times=inputs[1], dims=inputs[2]),
+)
+flipped.register_fake(lambda x, dim: torch.empty_like(x))
+
+
+def test_an_operator_of_ones_own_gets_a_rule_in_five_lines():
+    model = Between(lambda x: rotated(x, 1, [2, 3]))
+    with pytest.raises(ValueError, match=r"nothing was pruned .*no rule for prunefuse_tests::rotate"):
         plan_pruning(model, torch.zeros(1, 3, 6, 6))
 
-    @register_rule("aten::rot90")
+    @register_rule("prunefuse_tests::rotate")
     def rotate(call, x, times, dims):
         for d in dims:
             call.keep(x.axes[d], "rotates channels")
@@ -374,14 +390,15 @@ def test_an_operator_of_ones_own_gets_a_rule_in_five_lines(monkeypatch):
     assert widths["first"] == 4
     assert plan.notes == ()
     with pytest.raises(ValueError, match="rotates channels"):
-        plan_pruning(Between(lambda x: x.rot90(2, (1, 2))), torch.zeros(1, 3, 6, 6))
+        plan_pruning(Between(lambda x: rotated(x, 2, [1, 2])), torch.zeros(1, 3, 6, 6))
 
 
-def test_a_faulty_rule_is_named(monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
-    register_rule("aten::flip")(lambda call, x, dims: call.fixed_output().with_axis(0, x.axes[1]))
-    with pytest.raises(RuntimeError, match=r"the rule for aten::flip failed in module ''.*\(8, 8, 6, 6\)"):
-        plan_pruning(Between(lambda x: x.flip(2)), torch.zeros(1, 3, 6, 6))
+def test_a_faulty_rule_is_named():
+    register_rule("prunefuse_tests::flip")(lambda call, x, dim: call.fixed_output().with_axis(0, x.axes[1]))
+    with pytest.raises(
+        RuntimeError, match=r"the rule for prunefuse_tests::flip failed in module ''.*\(8, 8, 6, 6\)"
+    ):
+        plan_pruning(Between(lambda x: flipped(x, 2)), torch.zeros(1, 3, 6, 6))
     with pytest.raises(ValueError, match=r"operators must be names like .*got 'flip'"):
         register_rule("flip")
 

@@ -135,7 +135,9 @@ def test_missing_foreign_and_uneven_files_are_named(tmp_path):
         with pytest.raises(LogitsFileError, match=rf"{name}: No such file"):
             logits_files([tmp_path / name])
     (tmp_path / "x.csv").write_text("1")
-    with pytest.raises(LogitsFileError, match=r"x\.csv: expected a \.npy or \.safetensors file"):
+    with pytest.raises(
+        LogitsFileError, match=r"logits must be a \.npy or \.safetensors file, .*got .*x\.csv"
+    ):
         logits_files([tmp_path / "x.csv"])
     with pytest.raises(LogitsFileError, match=r"the folder has no \.npy or \.safetensors file"):
         logits_files([tmp_path])

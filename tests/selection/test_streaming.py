@@ -225,10 +225,12 @@ def test_a_saved_stream_may_be_empty_short_or_of_a_function(tmp_path):
     assert (loaded.rows, loaded.unselectable) == (3, 1)
     loaded.update(np.array([[1.5]]))
     assert loaded.result()[0].tolist() == [2, 3, 0]
-    with pytest.raises(ValueError, match=r"strategy: .* was saved with a function, which load needs"):
+    with pytest.raises(ValueError, match=r"strategy must be the function that .* was saved with, got None"):
         StreamingTopB.load(path)
     StreamingTopB(3).save(path)
-    with pytest.raises(ValueError, match=r"strategy: .* was saved with 'entropy', not a function"):
+    with pytest.raises(
+        ValueError, match=r"strategy must be None, for 'entropy' that .* was saved with, got <"
+    ):
         StreamingTopB.load(path, own_utility)
 
 

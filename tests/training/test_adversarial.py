@@ -283,7 +283,7 @@ def test_errors(digits):
         ({"step_size": float("nan")}, "step_size"),
         ({"steps": -1}, "steps"),
         ({"low": 1.0}, "high"),
-        ({"mean": (0.5,)}, "mean and std"),
+        ({"mean": (0.5,)}, "std must be given with mean, or neither"),
         ({"mean": (0.5,), "std": (0.5, 0.5)}, "std"),
         ({"mean": (0.5,), "std": (0.0,)}, "std"),
     ):

@@ -176,7 +176,7 @@ def test_a_part_of_something_else_is_not_gone_on_with(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     if change is not None:
         change(model)
-    with pytest.raises(ValueError, match=rf"^out: .*features\.npy\.partial was {message}"):
+    with pytest.raises(ValueError, match=rf"^out must be .*features\.npy\.partial, {message}"):
         features(model, **{"data": IMAGES, "batch_size": 10, "out": out, **options})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     for path in tmp_path.iterdir():
@@ -199,7 +199,7 @@ def test_failures_leave_the_model_and_no_file(model: nn.Module, tmp_path: Path) 
     out = tmp_path / "features.npy"
     with pytest.raises(ValueError, match="at least one sample"):
         features(model, IMAGES[:0], out=out)
-    with pytest.raises(ValueError, match="no submodule"):
+    with pytest.raises(ValueError, match="must be a submodule"):
         features(model, IMAGES, module="nowhere", out=out)
     assert not names(tmp_path)
     blocked = tmp_path / "file"

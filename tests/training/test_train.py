@@ -202,5 +202,7 @@ def test_wrong_distillation_is_named(field: str, value: float) -> None:
 def test_batch_norm_over_one_sample_is_explained(samples: int, batch_size: int) -> None:
     data = TensorImages(torch.rand(samples, 1, 2, 2), torch.zeros(samples, dtype=torch.int64))
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-    with pytest.raises(ValueError, match=rf"^data: the model has batch norm.*batch_size {batch_size}\)"):
+    with pytest.raises(
+        ValueError, match=rf"^data and batch_size must be two .* batch norm.*batch_size {batch_size}\)"
+    ):
         train(model, data, replace(QUICK, batch_size=batch_size))

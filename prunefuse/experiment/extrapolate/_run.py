@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from prunefuse import _commit, _lock
 from prunefuse import data as datasets
+from prunefuse._options import changed
+from prunefuse.data._fingerprint import fingerprint
 from prunefuse.data._labels import OwnLabels
-from prunefuse.experiment import folder, machine, networks
-from prunefuse.experiment.budgets import ConfigError, to_samples
-from prunefuse.experiment.extrapolate import ledger
+from prunefuse.errors import ConfigError, RunError, RunFolderError, TrainingDivergedError
+from prunefuse.errors import ExtrapolateInterrupted as ExtrapolateInterrupted
+from prunefuse.experiment import execute, folder, machine, networks
+from prunefuse.experiment.budgets import to_samples
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
-from prunefuse.experiment.extrapolate.methods import NEEDS
-from prunefuse.experiment.extrapolate.progress import StepProgress
-from prunefuse.experiment.extrapolate.record import FORMAT, KIND, read
+from prunefuse.experiment.extrapolate.ledger import Spending
+from prunefuse.experiment.extrapolate.record import KIND, read
 from prunefuse.experiment.extrapolate.setup import Setup
-from prunefuse.experiment.extrapolate.steps import Steps
-from prunefuse.experiment.folder import RunError
-from prunefuse.experiment.format import duration
+from prunefuse.experiment.extrapolate.steps import Steps, steps_of
+from prunefuse.experiment.progress import STATUS, RunProgress
+from prunefuse.experiment.records import Event, Listener
 from prunefuse.experiment.report.extrapolation import report, step_line
-from prunefuse.training import TrainingDivergedError
+from prunefuse.experiment.run import check_data
+from prunefuse.experiment.steps import Bench, Step, carry_out, check_files, read_done
 
 _LEAST = 10  # samples of a subset: some are held out to choose options, some to judge
-
-
-class ExtrapolateInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a run; `resume` goes on in ``folder``."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder))
-        self.folder = folder
 
 
 def run(config: ExtrapolateConfig | None = None, *, command: str | None = None, quiet: bool = False) -> Path:
@@ -53,39 +49,144 @@ def run(config: ExtrapolateConfig | None = None, *, command: str | None = None, 
         ConfigError: something in ``config`` is not possible; nothing has been written.
         FileNotFoundError: the data set is not there; nothing has been written.
         RunError: the run failed on the way (training diverged, the disk is full, memory ran out).
-        ExtrapolateInterrupted: Ctrl-C.
+        ExtrapolateInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or ExtrapolateConfig()
-    setup, threads = _set_up(config)
-    with machine.running_on(threads):
-        path = folder.make(config.out, config.data, config.model)
-        facts = _describe(path, setup, command)
-        folder.write_config(path, facts)
-        return _go_on(path, setup, facts, quiet)
+    experiment = ExtrapolateRun(config)
+    with machine.running_on(experiment.threads):
+        experiment.prepare()
+        experiment.path = folder.make(config.out, config.data, config.model)
+        with _lock.locked(experiment.path):
+            folder.begin(experiment.path, experiment.describe(command))
+            return _go_on(experiment, config.jobs, quiet)
 
 
-def resume(path: str | Path, *, quiet: bool = False) -> Path:
-    """Go on with a run that was stopped. What is done is not done again; a finished run gets its report drawn again.
+def resume(
+    path: str | Path, *, jobs: int | None = None, device: str | None = None, quiet: bool = False
+) -> Path:
+    """Go on with a run that was stopped. What is done is not done again; a finished run is left as it is.
+
+    Args:
+        path: The run folder.
+        jobs: Processes side by side; None = those of the configuration.
+        device: Where to compute; None = that of the configuration.
+        quiet: No progress on standard error.
 
     Raises:
-        RunFolderError: ``path`` is not the folder of such a run.
+        RunFolderError: ``path`` is not the folder of such a run, or its configuration was changed.
+        DamagedFileError: a file that is needed is not what was written.
         ConfigError: its data set is no longer what it was, or its device is not here.
+        FolderInUseError: another process is at it.
         FileNotFoundError, RunError, ExtrapolateInterrupted: as `run`.
     """
     path = Path(path)
-    facts = read(path).config
-    setup, threads = _set_up(ExtrapolateConfig.from_json(facts["config"]))
-    now = _describe_data(setup)
-    for name, before in facts["data"].items():
-        if now[name] != before:
-            raise ConfigError(f"data: its {name} was {before} when the run began, and now is {now[name]}")
-    with machine.running_on(threads):
-        return _go_on(path, setup, facts, quiet)
+    facts = folder.read_facts(path)
+    if facts.get("kind") != KIND:
+        raise RunFolderError(f"{path} is not a folder of prunefuse extrapolate")
+    folder.check_format(path, facts)
+    if facts["finished"] is not None:
+        folder.check(path)
+        read(path).check()
+        return path
+    with _lock.locked(path):
+        _commit.settle(path)
+        folder.check(path)
+        experiment = ExtrapolateRun(changed(ExtrapolateConfig(), facts["config"]), device=device)
+        experiment.path = path
+        check_data(facts["data"], experiment.data_facts())
+        with machine.running_on(experiment.threads):
+            return _go_on(experiment, experiment.config.jobs if jobs is None else jobs, quiet)
 
 
-def _set_up(config: ExtrapolateConfig) -> tuple[Setup, int]:
+class ExtrapolateRun:
+    """The data and the steps of a configuration; making one checks them."""
+
+    path: Path
+
+    def __init__(self, config: ExtrapolateConfig, *, device: str | None = None) -> None:
+        self.config = config
+        self.device = machine.resolve_device(device or config.device)
+        self.setup, self.threads = _set_up(config, self.device)
+
+    @cached_property
+    def steps(self) -> dict[str, tuple[int, Step[Spending]]]:
+        """Seed and step by name, each after its inputs."""
+        return {step.name: (seed, step) for seed in self.config.seeds for step in steps_of(self.setup, seed)}
+
+    def prepare(self) -> None:
+        """Make the steps, and for that the networks."""
+        _ = self.steps
+
+    def tasks(self) -> list[execute.Task]:
+        """A task for every step of every seed."""
+        return [
+            execute.Task(name, name.replace("/", ", ", 1), step.inputs)
+            for name, (_, step) in self.steps.items()
+        ]
+
+    def is_done(self, task: execute.Task) -> bool:
+        """Whether a step has been done."""
+        return read_done(self.path / task.name) is not None
+
+    def do(self, task: str, listener: Listener) -> None:
+        """Do a step."""
+        seed, step = self.steps[task]
+        bench: Bench[Spending] = Bench(
+            folder=self.path / task,
+            listener=listener,
+            device=self.device,
+            checkpoint_seconds=self.config.checkpoint_seconds,
+        )
+        try:
+            carry_out(step, Steps(self.setup, seed, self.path), bench, Spending)
+        except (TrainingDivergedError, torch.OutOfMemoryError) as error:
+            raise RunError(str(error)) from error
+
+    def describe(self, command: str | None) -> dict[str, Any]:
+        """What config.json holds."""
+        config, setup = self.config, self.setup
+        return {
+            "format": folder.FORMAT,
+            "kind": KIND,
+            "name": self.path.name,
+            "command": command,
+            "started": machine.now(),
+            "finished": None,
+            "config": dataclasses.asdict(config),
+            "recipe": dataclasses.asdict(config.training),
+            "data": self.data_facts(),
+            "subset": setup.subset,
+            "keeps": list(setup.keeps),
+            "planned": {str(keep): self._compared(keep) for keep in setup.keeps},
+            "versions": machine.describe_versions(),
+            "machine": machine.describe_machine(self.device),
+        }
+
+    def data_facts(self) -> dict[str, Any]:
+        """What the data are, for the report and to compare with when the run goes on."""
+        data = self.setup.data
+        return {
+            "name": data.name,
+            "pool": len(self.setup.labels),
+            "test": len(data.test),
+            "classes": data.num_classes,
+            "input_shape": list(data.input_shape),
+            "pool_is": fingerprint(data.pool),
+            "test_is": fingerprint(data.test),
+        }
+
+    def _compared(self, keep: int) -> dict[str, dict[str, float]]:
+        """FLOPs by phase of the arms to compare with, whether they are run or not; by name of the arm."""
+        steps = steps_of(self.setup, self.config.seeds[0], compare=("full", "random"))
+        found: dict[str, dict[str, float]] = {}
+        for arm, names in (("full", ("full", f"full/keep-{keep}")), ("random", (f"random/keep-{keep}",))):
+            lines = [line for step in steps for line in step.work if line.step in names]
+            found[arm] = {line.phase: line.flops for line in lines if line.phase != "evaluate"}
+        return found
+
+
+def _set_up(config: ExtrapolateConfig, device: torch.device) -> tuple[Setup, int]:
     """The data, the factory, the sizes; ConfigError where something does not fit."""
-    device = machine.resolve_device(config.device)
     try:
         data = datasets.load(config.data, root=config.root, download=config.download)
     except ValueError as error:
@@ -122,76 +223,50 @@ def _require_geometric() -> None:
         )
 
 
-def _go_on(path: Path, setup: Setup, facts: Mapping[str, Any], quiet: bool) -> Path:
-    """Do what is not done yet."""
-    config = setup.config
-    found = ledger.arms(config.by, config.compare, NEEDS)
+def _go_on(experiment: ExtrapolateRun, jobs: int | None, quiet: bool) -> Path:
+    """Do what is not done yet. The folder is locked."""
+    path = experiment.path
+    jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)
+    progress = RunProgress(quiet=quiet)
+    planned = [line for _, step in experiment.steps.values() for line in step.work]
+
+    def told(task: execute.Task, event: Event | None) -> None:
+        progress.begin_once(task.name, "", task.title)
+        if event is None:
+            done = _found(path, task)
+            progress.end(task.name, [Spending(**line) for line in done["spent"]], _line(task, done))
+        else:
+            progress(task.name, event)
+
     try:
-        with StepProgress(quiet=quiet) as progress:
+        with (
+            execute.interruptible(),
+            progress.running({"": planned}, 1, jobs=jobs, status=path / STATUS),
+        ):
             progress.note(f"run folder {path}")
-            for seed in config.seeds:
-                steps = Steps(setup, seed, path / f"seed{seed}", progress)
-                # Full scores first, which the others are compared with.
-                wanted = sorted({step for arm in found for step in arm.steps}, key=_order)
-                for name in wanted:
-                    _one(steps, name, progress)
-                for arm in found:
-                    for keep in setup.keeps:
-                        _one(steps, arm.final(keep), progress, arm, keep)
-        if facts["finished"] is None:
-            folder.write_config(path, {**facts, "finished": machine.now()})
+            for task in experiment.tasks():
+                if experiment.is_done(task):
+                    done = _found(path, task)
+                    check_files(path / task.name, done["files"])
+                    progress.done_before("", [Spending(**line) for line in done["spent"]])
+                    progress.note(f"{_line(task, done)}  (done before)")
+            execute.execute(experiment, jobs, told)
+        folder.finish(path)
         report(path)
     except KeyboardInterrupt:
         raise ExtrapolateInterrupted(path) from None
-    except (TrainingDivergedError, OSError, torch.OutOfMemoryError) as error:
+    except (TrainingDivergedError, OSError, torch.OutOfMemoryError, RunError) as error:
         raise RunError(f"{error}. What is done is in {path}") from error
+    finally:
+        (path / STATUS).unlink(missing_ok=True)
     return path
 
 
-def _one(steps: Steps, name: str, progress: StepProgress, *final: Any) -> None:
-    progress.begin(f"seed {steps.seed}, {name}")
-    before = (steps.place / name / "done.json").is_file()
-    done = steps.run(name, *final)
-    seconds = sum(line["seconds"] for line in done["spent"])
-    took = "done before" if before else duration(seconds)
-    progress.note(f"seed {steps.seed}  {name:<22} {step_line(done)}  ({took})")
+def _found(path: Path, task: execute.Task) -> dict[str, Any]:
+    found = read_done(path / task.name)
+    assert found is not None
+    return found
 
 
-def _order(step: str) -> tuple[int, str]:
-    first = ("full", "subset", "embeddings", "answers")
-    return (first.index(step), "") if step in first else (len(first), step)
-
-
-def _describe(path: Path, setup: Setup, command: str | None) -> dict[str, Any]:
-    """What config.json holds."""
-    config, recipe, count = setup.config, setup.config.training, len(setup.labels)
-    flops = setup.flops(setup.dense(config.seeds[0]))
-    return {
-        "format": FORMAT,
-        "kind": KIND,
-        "name": path.name,
-        "command": command,
-        "started": machine.now(),
-        "finished": None,
-        "config": dataclasses.asdict(config),
-        "recipe": dataclasses.asdict(recipe),
-        "data": _describe_data(setup),
-        "subset": setup.subset,
-        "keeps": list(setup.keeps),
-        "planned": {
-            str(keep): ledger.planned(recipe, count, keep, flops, config.recorded) for keep in setup.keeps
-        },
-        "versions": machine.describe_versions(),
-        "machine": machine.describe_machine(setup.device),
-    }
-
-
-def _describe_data(setup: Setup) -> dict[str, Any]:
-    data = setup.data
-    return {
-        "name": data.name,
-        "pool": len(setup.labels),
-        "test": len(data.test),
-        "classes": data.num_classes,
-        "input_shape": list(data.input_shape),
-    }
+def _line(task: execute.Task, done: dict[str, Any]) -> str:
+    return f"{task.title:<30} {step_line(done)}"

@@ -36,7 +36,7 @@ class ScoreOptions:
     )
     subset_balanced: bool = field(
         default=False,
-        metadata=option(_SCORES, "As many samples of every class in it as there are", more="This is ours."),
+        metadata=option(_SCORES, "As many samples of every class in it as there are"),
     )
     score: str = field(
         default="du",
@@ -88,7 +88,7 @@ class ScoreOptions:
         default=False,
         panel=_PRUNED,
         help="Start the final training from F_s, fused into the dense network; left out, it does not, where run does",
-        more="Of extrapolated scores; this is ours.",
+        more="Of extrapolated scores.",
     )
     complement: Complement = like(
         PruneFuseOptions, "complement", panel=_PRUNED, help="Weights outside F_s when it is fused"
@@ -105,9 +105,7 @@ class ScoreOptions:
     )
     keep_balanced: bool = field(
         default=False,
-        metadata=option(
-            _FINAL, "As many samples of every class as there are", more="The best of each; this is ours."
-        ),
+        metadata=option(_FINAL, "As many samples of every class as there are", more="The best of each."),
     )
     recipe: Recipe | None = like(
         TrainingOptions,

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from prunefuse import _files as files
 from prunefuse._seeds import generator
-from prunefuse.experiment.folder import read_csv, write_csv
 from prunefuse.selection._batches import best_of_each
 from prunefuse.selection._top_b import top_b
 
@@ -20,7 +20,7 @@ def keep_best(scores: Tensor, count: int, seed: int, labels: Tensor | None = Non
     """The ``count`` samples of highest score, best first.
 
     Args:
-        scores: (N,) floating; NaN is never kept. Equals are kept in random order (ours): data sets in folders are sorted by
+        scores: (N,) floating; NaN is never kept. Equals are kept in random order: data sets in folders are sorted by
             class, so the lower index would favor the first classes where scores are counts.
         count: At most the number of scores that are not NaN.
         seed: Fixes the order of equals.
@@ -61,24 +61,24 @@ def write_scores(path: Path, indices: Tensor, scores: Tensor | None, known: Tens
         else:
             source = "known" if known[index] else "extrapolated"
             rows.append({"index": index, "score": repr(float(scores[index])), "source": source})
-    write_csv(path, COLUMNS, rows)
+    files.write_text(path, files.csv_text(COLUMNS, rows))
 
 
 def read_kept(path: Path) -> Tensor:
     """The indices (n,) of a table, in its order."""
-    return torch.tensor([int(row["index"]) for row in read_csv(path)], dtype=torch.int64)
+    return torch.tensor([int(row["index"]) for row in files.read_csv(path)], dtype=torch.int64)
 
 
 def read_scores(path: Path, samples: int) -> Tensor:
     """Scores (samples,) float64 of a table, NaN for samples it does not have."""
     scores = torch.full((samples,), torch.nan, dtype=torch.float64)
-    for row in read_csv(path):
+    for row in files.read_csv(path):
         scores[int(row["index"])] = float(row["score"])
     return scores
 
 
 def finite(scores: Tensor) -> Tensor:
-    """Scores with one more than the largest in the place of infinite ones, as of samples never learned (ours)."""
+    """Scores with one more than the largest in the place of infinite ones, as of samples never learned."""
     usual = scores[scores.isfinite()]
     most = float(usual.max()) if len(usual) else 0.0
     return torch.where(scores == torch.inf, most + 1, scores)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
-from prunefuse.experiment.cost import training_flops
+from prunefuse.experiment.records import Network, PhaseName
 from prunefuse.training import Recipe
 
 FORMULA = """\
@@ -23,22 +22,9 @@ C(random)       = 3*E*k*F(model)
   X    matrix products of fitting and asking the extrapolator, as they were run, choice of options and judging included; of
        scikit-learn's by formula: 2 per weight and sample, three times that in training, or 2*n*d^2 + d^3/3 for ridge
 Planning the pruning, choosing the best and fusing have no FLOPs by this count; their seconds count.
-Evaluation on the test set is in no sum. Seconds of a step that was stopped and done again are those of the last time."""
+Evaluation on the test set is in no sum. Seconds of a step that was stopped and done again are those of the last time,
+but for training, which goes on from a checkpoint."""
 
-PhaseName: TypeAlias = Literal[
-    "plan",  # score the channels of F_s and plan its pruning
-    "train_subset",  # train F_s, recording
-    "record",  # the evaluation passes whose outputs are scored, if it is they
-    "embed",  # F_s over all samples, for their embeddings
-    "answer",  # F_s over all samples, for `direct`
-    "neighbors",  # searches
-    "extrapolate",  # all else of fitting and asking the extrapolator
-    "train_full",  # train the model on all samples, recording
-    "select",  # choose the kept samples
-    "fuse",  # F_s into the final network
-    "train_final",
-    "evaluate",  # never part of a sum
-]
 TITLES: dict[str, str] = {
     "plan": "plan pruning",
     "train_subset": "train F_s on the subset",
@@ -64,6 +50,21 @@ class Spending:
     flops: float
     seconds: float
 
+    @property
+    def round(self) -> int:
+        """There are none."""
+        return 0
+
+    @property
+    def network(self) -> Network:
+        """F_s counts as a selector."""
+        return "selector" if self.step in ("subset", "embeddings", "answers") else "final"
+
+    @property
+    def labels(self) -> int:
+        """The samples."""
+        return self.samples
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -87,17 +88,6 @@ def spent(lines: Iterable[Spending], arm: Arm, keep: int) -> dict[str, tuple[flo
             flops, seconds = sums.get(line.phase, (0.0, 0.0))
             sums[line.phase] = (flops + line.flops, seconds + line.seconds)
     return {phase: sums[phase] for phase in TITLES if phase in sums}
-
-
-def planned(
-    recipe: Recipe, samples: int, keep: int, flops: float, recorded: str
-) -> dict[str, dict[str, float]]:
-    """FLOPs by phase of the arms to compare with, whether they are run or not; by name of the arm."""
-    final = {"train_final": training_flops(recipe, keep, flops)}
-    full = {"train_full": training_flops(recipe, samples, flops)}
-    if recorded == "evaluation":
-        full["record"] = recording_flops(recipe, samples, flops)
-    return {"full": full | final, "random": final}
 
 
 def recording_flops(recipe: Recipe, samples: int, flops: float) -> float:

@@ -30,7 +30,7 @@ NEEDS = {
     "direct": "answers",
     "random": "nothing",
 }
-# Published: k of 10 to 100, temperature 1. Other temperatures and the penalties are ours.
+# Published: k of 10 to 100, temperature 1; see docs/paper.md.
 _NEIGHBORS = (10, 20, 50, 100)
 _TEMPERATURES = (0.1, 1.0, 10.0)
 _PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -64,7 +64,7 @@ def extrapolator(name: str, scored: int, labels: Tensor, seed: int, work: Work) 
 
 
 def answers(score: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """What F_s says of samples in one pass, in the direction of the score (ours): (N, 1) for `Direct`.
+    """What F_s says of samples in one pass, in the direction of the score: (N, 1) for `Direct`.
 
     AUM's margin and the loss are those of the pass. Every other score is high where the network is wrong or unsure in the
     course of training, and of one pass that is EL2N.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from prunefuse._seeds import derive, isolated
 from prunefuse.data import Data
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
-from prunefuse.pruning import PruningPlan, load_pruned
+from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
 from prunefuse.training import flops_per_input
 
 
@@ -27,6 +28,30 @@ class Setup:
     labels: Tensor
     subset: int
     keeps: tuple[int, ...]
+
+    @cached_property
+    def dense_flops(self) -> float:
+        """F of the model: FLOPs of one forward pass for one image."""
+        return self.flops(self.dense(self.config.seeds[0]))
+
+    @cached_property
+    def subset_flops(self) -> float:
+        """F of F_s. How many channels are kept does not depend on the seed, only which."""
+        if not self.config.prune_ratio:
+            return self.dense_flops
+        network = self.dense(self.config.seeds[0])
+        return self.flops(self.plan(network, self.config.seeds[0]).extract(network))
+
+    def plan(self, network: nn.Module, seed: int) -> PruningPlan:
+        """The pruning of F_s."""
+        return plan_pruning(
+            network,
+            self.example,
+            ratio=self.config.prune_ratio,
+            criterion=self.config.criterion,
+            rounding=self.config.rounding,
+            seed=seed,
+        )
 
     @property
     def example(self) -> Tensor:

@@ -10,13 +10,16 @@ from os import PathLike
 from pathlib import Path
 
 from prunefuse import _files as files
+from prunefuse._extras import needed_for
 from prunefuse._table import Table
 from prunefuse.experiment import folder
 from prunefuse.experiment.extrapolate.record import is_extrapolation
 from prunefuse.experiment.extrapolate.record import read as read_extrapolation
-from prunefuse.experiment.report import extrapolation, loop
-from prunefuse.experiment.report.loop import render, text_table
 from prunefuse.experiment.summary import summarize
+
+with needed_for("a report"):
+    from prunefuse.experiment.report import extrapolation, loop
+    from prunefuse.experiment.report.loop import render, text_table
 
 __all__ = ["overview", "overview_blocks", "render", "report", "text_table"]
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from prunefuse import _commit, _lock
 from prunefuse import _files as files
 from prunefuse._table import Group, Table
+from prunefuse.errors import DamagedFileError, RunFolderError
+from prunefuse.experiment import folder
 from prunefuse.experiment.extrapolate.ledger import FORMULA, TITLES, spent
 from prunefuse.experiment.extrapolate.record import ExtrapolateRecord, read
-from prunefuse.experiment.folder import write_csv
 from prunefuse.experiment.format import engineering, made, percent, setting
 from prunefuse.experiment.report import figures, page, tables
 
@@ -45,8 +49,17 @@ def report(path: str | PathLike[str], out: str | PathLike[str] | None = None) ->
         RunFolderError: ``path`` is not a folder of such a run.
     """
     record = read(Path(path))
+    owner = _lock.owner(record.path)
+    if owner is None or owner["pid"] == os.getpid():  # else they are written by the process that runs
+        _write_tables(record)
+    target = record.path / "report.html" if out is None else Path(out)
+    files.write_text(target, render(record))
+    return target
+
+
+def _write_tables(record: ExtrapolateRecord) -> None:
     entries = [{"seed": seed, **asdict(line)} for seed in record.done for line in record.lines(seed)]
-    files.write_json(record.path / "ledger.json", {"formula": FORMULA, "entries": entries})
+    ledger = json.dumps({"formula": FORMULA, "entries": entries}, indent=1, ensure_ascii=False) + "\n"
     rows = []
     for arm in record.arms:
         for keep in record.config["keeps"]:
@@ -55,10 +68,16 @@ def report(path: str | PathLike[str], out: str | PathLike[str] | None = None) ->
                 sums = [sum(part) for part in zip(*costs, strict=True)]
                 cells = (arm.name, seed, keep, final["accuracy"], *sums)
                 rows.append(dict(zip(METRICS, cells, strict=True)))
-    write_csv(record.path / "metrics.csv", METRICS, rows)
-    target = record.path / "report.html" if out is None else Path(out)
-    files.write_text(target, render(record))
-    return target
+    contents = {"ledger.json": ledger, "metrics.csv": files.csv_text(METRICS, rows)}
+    if record.config["format"] == 1:
+        for name, text in contents.items():
+            files.write_text(record.path / name, text)
+        return
+    try:
+        folder.check(record.path)
+    except DamagedFileError as error:
+        raise RunFolderError(str(error)) from error
+    _commit.commit(record.path, {name: text.encode() for name, text in contents.items()})
 
 
 def overview(record: ExtrapolateRecord) -> list[Table | str]:
@@ -143,7 +162,8 @@ def _tiles(record: ExtrapolateRecord, keep: int) -> list[page.Block]:
         return []
     costs = {name: (label, cost) for name, label, cost in _costs(record, keep)}
     label, ours = next(iter(costs.values()))
-    _, full = costs.get("full") or costs["full, not run"]
+    # Neither, where it is asked for and not done yet.
+    _, full = costs.get("full") or costs.get("full, not run") or ("", ours)
     savings = []
     for title, phases in _SUMS.items():
         own, other = tables.total(ours, phases)[0], tables.total(full, phases)[0]

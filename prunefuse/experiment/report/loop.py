@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from prunefuse._commit import manifest
 from prunefuse._table import Group, Table
 from prunefuse.experiment.format import duration, engineering, made, percent, setting
 from prunefuse.experiment.report import figures, page, tables
@@ -218,6 +219,9 @@ def _widths(summary: Summary) -> list[page.Block]:
         path = arm.folders[0] / "plan.json"
         if not path.is_file():
             continue
+        kept = manifest(path.parent)
+        if kept is not None:
+            kept.read(path.name)  # not what was written: an error that names it
         plan = PruningPlan.load(path)
         layers = tables.counted(plan)
         if blocks:

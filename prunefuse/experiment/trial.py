@@ -1,0 +1,128 @@
+"""The folder of one loop: what its rounds found, committed as one after every round.
+
+::
+
+    manifest.json         SHA-256 of every file below; what the loop is, to compare with when it goes on
+    state.json            labels bought, rounds with epochs and ledger: `LoopState` without its tensors
+    state.safetensors     those
+    picks.csv             round, order, index (into the data set), utility
+    plan.json             what the pruning removed, if something is pruned
+    selector.safetensors, final.safetensors
+    .steps/               what the steps of the round in progress found, and the training in progress; gone afterwards
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prunefuse import _commit
+from prunefuse import _files as files
+from prunefuse.data._fingerprint import differences, fingerprint
+from prunefuse.errors import DamagedFileError
+from prunefuse.experiment.loop_config import LoopConfig
+from prunefuse.experiment.records import Round
+from prunefuse.experiment.state import LoopState
+from prunefuse.pruning import PruningPlan
+
+STEPS = ".steps"
+PICKS = ("round", "order", "index", "utility")
+STATE = "state.json"
+# A loop goes on with more sizes, and with another number of processes that read.
+_FREE = ("schedule", "workers")
+
+
+def identity(config: LoopConfig, pool: Any, test: Any) -> dict[str, Any]:
+    """What a loop is, apart from its networks; plain data."""
+    fields = {name: value for name, value in asdict(config).items() if name not in _FREE}
+    if callable(config.strategy):
+        fields["strategy"] = getattr(config.strategy, "__qualname__", type(config.strategy).__qualname__)
+    # Through JSON, as it is compared with what comes from there.
+    plain: dict[str, Any] = json.loads(json.dumps(fields))
+    return {"config": plain, "pool": fingerprint(pool), "test": fingerprint(test)}
+
+
+def restore(folder: Path, now: Mapping[str, Any]) -> LoopState | None:
+    """The state of the loop that a folder is of; None where no round was committed. Every file is checked.
+
+    Raises:
+        DamagedFileError: a file is not what was written.
+        ValueError: the folder is of another loop, or of other data; says what differs.
+    """
+    from safetensors.torch import load
+
+    _commit.settle(folder)
+    manifest = _commit.manifest(folder)
+    if manifest is None:
+        return None
+    manifest.check()
+    before = manifest.facts
+    for name, value in now["config"].items():
+        if before["config"].get(name) != value:
+            raise ValueError(
+                f"folder: {folder} is of a loop with {name} {before['config'].get(name)!r}, and this one has {value!r}"
+            )
+    for name in ("pool", "test"):
+        for difference in differences(before[name], now[name]):
+            raise ValueError(f"{name}: {difference}; {folder} cannot go on with it")
+    return LoopState.restore(json.loads(manifest.read(STATE)), load(manifest.read("state.safetensors")))
+
+
+def commit(
+    folder: Path,
+    identity: Mapping[str, Any],
+    state: LoopState,
+    plan: PruningPlan | None,
+    selector: nn.Module | None,
+    final: nn.Module | None,
+) -> None:
+    """Write all that a finished round changes, as one.
+
+    Raises:
+        OSError: it cannot be written; the folder keeps what it had.
+    """
+    contents = {
+        STATE: (json.dumps(state.to_json(), allow_nan=True) + "\n").encode(),
+        "state.safetensors": files.tensor_bytes(state.tensors()),
+        "picks.csv": picks_table(state.rounds).encode(),
+    }
+    if plan is not None:
+        contents["plan.json"] = plan.to_text().encode()
+    for name, network in (("selector", selector), ("final", final)):
+        if network is not None:
+            contents[f"{name}.safetensors"] = files.tensor_bytes(network.state_dict())
+    _commit.commit(folder, contents, identity)
+
+
+def read_rounds(folder: Path) -> tuple[Round, ...]:
+    """The rounds that a folder has; none where none was committed.
+
+    Raises:
+        DamagedFileError: a file that is read is not what was written.
+    """
+    manifest = _commit.manifest(folder)
+    if manifest is None:
+        return ()
+    try:
+        return tuple(LoopState.restore(json.loads(manifest.read(STATE)), {}).rounds)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DamagedFileError):
+            raise
+        raise DamagedFileError(f"{folder / STATE} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def picks_table(rounds: Iterable[Round]) -> str:
+    """The content of picks.csv."""
+    rows = [
+        dict(zip(PICKS, (done.index, order, index, utility), strict=True))
+        for done in rounds
+        for order, (index, utility) in enumerate(
+            zip(done.picks, done.utilities or [None] * len(done.picks), strict=True)
+        )
+    ]
+    return files.csv_text(PICKS, rows)
