@@ -48,24 +48,30 @@ class OnnxPlanOptions(PlanOptions, total=False):
 
 @lists(OnnxPlanOptions)
 def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> PruningPlan:
-    """Decide which channels of an ONNX file to keep, as :func:`prunefuse.plan_pruning` does of a PyTorch model.
+    """Return a plan: which channels of the network in an ONNX file are kept, as `prunefuse.plan_pruning` decides it.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> torch.onnx.export(net, (torch.zeros(1, 4),), "net.onnx", dynamo=False)
+    >>> prunefuse.onnx.plan("net.onnx", ratio=0.5).params
+    (58, 30)
 
     Parameters are the floating-point constants of the file, but for the statistics of batch norms. A criterion is ``"l2"``,
     ``"l1"``, ``"random"``, ``"bn_scale"``, or a function (weight as a tensor of PyTorch, None) -> scores of its elements.
-    Where options name modules, here they name nodes, tensors, or the modules that a tensor's name begins with (``"conv1"``
-    for ``conv1.weight``): the nodes with that name, with that output or with that constant. Tensors are constants.
+
+    Where options name modules, here they name nodes, tensors, or the modules that a tensor's name begins with, such as
+    ``"conv1"`` for ``conv1.weight``. Meant are the nodes with that name, with that output or with that constant.
 
     Args:
         path: The file. Weights may be in a file of their own beside it.
         options: Those of `OnnxPlanOptions`.
 
     Returns:
-        The plan: tensors and nodes have the names that :func:`prunefuse.onnx.read` gives them; it can be saved.
+        The plan. Tensors and nodes have the names that `prunefuse.onnx.read` gives them.
 
     Raises:
-        OSError: the file cannot be read.
-        TypeError: an argument has the wrong type.
-        ValueError: an argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
+        OSError: The file cannot be read.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
     """
     model = read(path)
     wanted: OnnxPlanOptions = completed("plan", OnnxPlanOptions, options)

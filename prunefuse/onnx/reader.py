@@ -24,14 +24,19 @@ _FOLDED = 1 << 16
 
 
 def read(path: str | os.PathLike[str]) -> ir.Model:
-    """A file, ready to be planned and cut; the same file always gives the same names.
+    """Return the network of a file, ready to be planned and cut; the same file always gives the same names.
 
-    Functions are inlined, constants are initializers, also those that were computed from others (the transpose of a
-    weight), and every node has a name of its own. Tensors stored outside of the file stay there until they are used.
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> torch.onnx.export(net, (torch.zeros(1, 4),), "net.onnx", dynamo=False)
+    >>> [node.op_type for node in prunefuse.onnx.read("net.onnx").graph]
+    ['Gemm', 'Relu', 'Gemm']
+
+    Functions are inlined, and every node has a name of its own. Constants are initializers, also those that were computed
+    from others, as the transpose of a weight. Tensors stored outside of the file stay there until they are used.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no ONNX file.
+        OSError: The file cannot be read.
+        ValueError: The file is not an ONNX file.
     """
     try:
         model = ir.load(path)

@@ -23,7 +23,15 @@ def prune(
     out: str | os.PathLike[str],
     **planning: Any,
 ) -> PruningPlan:
-    """Write a narrower network: :func:`plan` with these options, then :func:`write`, whose errors it has."""
+    """Write a narrower network, and return its plan: `plan` with these options, then `write`.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> torch.onnx.export(net, (torch.zeros(1, 4),), "net.onnx", dynamo=False)
+    >>> prunefuse.onnx.prune("net.onnx", "small.onnx", ratio=0.5).params
+    (58, 30)
+
+    Errors are those of both.
+    """
     check_free(Path(out))
     made = plan(path, **planning)
     write(path, out, made)
@@ -31,9 +39,13 @@ def prune(
 
 
 def write(path: str | os.PathLike[str], out: str | os.PathLike[str], plan: PruningPlan) -> None:
-    """Cut the kept channels out of an ONNX file into another one, which appears whole or not at all.
+    """Cut the kept channels out of an ONNX file into another file, which appears whole or not at all.
 
-    The new file has the same inputs and outputs, open sizes among them, and is checked before it gets its name. If the
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> torch.onnx.export(net, (torch.zeros(1, 4),), "net.onnx", dynamo=False)
+    >>> prunefuse.onnx.write("net.onnx", "small.onnx", prunefuse.onnx.plan("net.onnx", ratio=0.5))
+
+    The new file has the same inputs and outputs, open sizes among them. It is checked before it gets its name. If the
     first file has tensors outside of it, the second one has them in ``out`` + ``.data``.
 
     Args:

@@ -45,7 +45,7 @@ def gather(
         loss: None is the cross entropy of ``model(x)`` and ``y`` for batches (x, y).
         batches: The data, gone through up to twice, so that the loss of all of them is kept in memory if they
             come from a generator.
-        seed: For dropout, and for the random signs that estimate the diagonal (one draw for each batch, ours).
+        seed: For dropout, and for the random signs that estimate the diagonal (one draw for each batch).
 
     Raises:
         ValueError: there are no batches; or the loss is no single number, or does not depend on the parameters.

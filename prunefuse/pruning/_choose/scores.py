@@ -54,10 +54,10 @@ class Scoring:
     grasp      ``θ (H g)``      Wang et al. 2020, where ``-θ (H g)`` is the score and the largest are removed
     crop       ``|θ (H g)|``    Rachwan et al. 2022
     fisher     ``θ² g² / 2``    Hessian by squared gradients of batches (of samples, if they have one each)
-    obd        ``θ² diag(H)/2`` LeCun et al. 1990; the diagonal by products with random signs, which is ours
+    obd        ``θ² diag(H)/2`` LeCun et al. 1990; the diagonal by products with random signs
     random     one uniform number for each channel
     bn_scale   ``|γ|`` of the norm layers on the channel; Liu et al. 2017
-    activation mean magnitude of the channel in the inputs of the layers that read it; the form is ours
+    activation mean magnitude of the channel in the inputs of the layers that read it
     ========== ================ =====================================================================
 
     Attributes:
@@ -66,7 +66,7 @@ class Scoring:
             every element of every parameter that leaves with it, each once.
         aggregation: ``"sum"``, ``"mean"``, ``"max"`` or ``"l2"`` (root of the sum of squares) of the elements'
             scores. ``"norm"`` (PruneFuse): the sum, and of ``"l2"`` its root: ``|W[j, ...]|`` where a channel has
-            one writer. That several writers (a residual axis) count together is ours.
+            one writer. Several writers, as of a residual axis, count together.
         seed: For ``"random"``.
         scores: Scores for indices of axes, which take the place of those of elements.
     """

@@ -25,18 +25,28 @@ _UNITS = {"parameters": "", "flops": "", "memory": " bytes", "latency": " s"}
 
 @dataclass(frozen=True)
 class Target:
-    """What a pruned model may cost at most: ``Target("flops", 0.5)`` is half the FLOPs of the dense model.
+    """What a pruned model may cost at most, of a quantity.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 100), torch.nn.ReLU(), torch.nn.Linear(100, 2))
+    >>> plan = prunefuse.plan_pruning(model, torch.zeros(1, 4), target=prunefuse.Target("flops", 0.5))
+    >>> plan.flops
+    (1200, 600)
+
+    The quantities:
+
+    - ``"parameters"``: how many there are.
+    - ``"flops"``: per input, 2 for each multiply-add of convolutions, linear maps and products of computed tensors, as in
+      attention.
+    - ``"memory"``: bytes of parameters and buffers, and the largest sum of activations that are alive at once for the
+      example inputs. A tensor lives from the operator that writes it to the last operator that reads it. What an operator
+      or an allocator needs beside is not counted.
+    - ``"latency"``: seconds of one forward with the example inputs in evaluation mode, on this machine.
 
     Attributes:
-        quantity: ``"parameters"``; ``"flops"``: 2 per multiply-add of convolutions, linear maps and products of computed
-            tensors, as in attention, per input;
-            ``"memory"``: bytes of parameters and buffers, and of the largest sum of activations alive at once for
-            the example inputs: from the operator that writes a tensor to the last one that reads it, at the size
-            of the model's numbers; what an operator or an allocator needs beside is not known and not counted;
-            ``"latency"``: seconds of one forward with the example inputs in evaluation mode on this machine.
+        quantity: One of these.
         fraction: Of the dense model's, between 0 and 1.
         at_most: An absolute amount instead.
-        repeats: For latency: forwards of the dense and of the pruned model, in turns, of which the medians count.
+        repeats: For latency: forwards of the dense and of the pruned model, in turns. Their medians count.
     """
 
     quantity: str

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape and dtype (its name, such as ``"float32"``) of an input of the model."""
+    """An input of a model: its shape, and the name of its dtype.
+
+    >>> prunefuse.pruning.TensorSpec.of(torch.zeros(2, 3))
+    TensorSpec(shape=(2, 3), dtype='float32')
+    """
 
     shape: tuple[int, ...]
     dtype: str
