@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Annotated
 
@@ -25,7 +26,7 @@ from prunefuse.pruning._explain import Coupled
 from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning._graph.trace import Trace, note_lines
 from prunefuse.pruning.options import Key, PlanOptions, checked_options, completed, lists
-from prunefuse.pruning.plan import Layer, PruningPlan
+from prunefuse.pruning.plan import Layer, PruningPlan, check_plan
 from prunefuse.pruning.planner import counted_layers
 from prunefuse.pruning.search import rank
 
@@ -116,6 +117,48 @@ def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> Pr
         notes=(*checked.notes, *reached, *notes),
         couplings=Coupled.of(traced, ignored, ranked.notes),
     )
+
+
+def planned(path: str | os.PathLike[str], plan: PruningPlan) -> tuple[ir.Model, dict[str, tuple[int, ...]]]:
+    """The network of a file that a plan is for, and the shapes of its inputs.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The plan is for another network.
+    """
+    model = read(path)
+    if fingerprint(model) != plan.fingerprint:
+        raise ValueError(
+            f"plan must be for the network in {os.fspath(path)}, got one for another network: names, shapes or operators differ"
+        )
+    names = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    shapes = {name: spec.shape for name, spec in zip(names, plan.inputs, strict=True)}
+    return model, example_shapes(model, shapes)
+
+
+def explain(path: str | os.PathLike[str], plan: PruningPlan, name: str) -> str:
+    """Return what `PruningPlan.explain` says, of a plan that was loaded.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> torch.onnx.export(net, (torch.zeros(1, 4),), "net.onnx", dynamo=False)
+    >>> prunefuse.onnx.plan("net.onnx", ratio=0.5).save("plan.json")
+    >>> plan = prunefuse.PruningPlan.load("plan.json")
+    >>> print(prunefuse.onnx.explain("net.onnx", plan, "0.weight").splitlines()[2])
+    output channels (dim 0): 4 of 8 stay
+
+    Args:
+        path: The file that was planned.
+        plan: The plan for it.
+        name: A node, an initializer, or the module that an initializer's name begins with.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        OSError: The file cannot be read.
+        ValueError: The plan is for another network, or there is no node or tensor of this name.
+    """
+    check_plan(plan)
+    model, inputs = planned(path, plan)
+    return replace(plan, couplings=Coupled.of(trace(model, inputs))).explain(name)
 
 
 def weights(model: ir.Model, traced: Trace) -> dict[str, Tensor]:

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from prunefuse.onnx.planner import fingerprint, operand_index, plan, size_operand
-from prunefuse.onnx.reader import example_shapes, read, trace
+from prunefuse.onnx.planner import operand_index, plan, planned, size_operand
+from prunefuse.onnx.reader import trace
 from prunefuse.onnx.shapes import Shapes
 from prunefuse.pruning.plan import PruningPlan, check_plan
 
@@ -68,13 +68,7 @@ def write(path: str | os.PathLike[str], out: str | os.PathLike[str], plan: Pruni
 
 def narrowed(path: str | os.PathLike[str], plan: PruningPlan) -> ir.Model:
     """The network of a file, cut by a plan; errors are those of :func:`write`."""
-    model = read(path)
-    if fingerprint(model) != plan.fingerprint:
-        raise ValueError(
-            f"plan must be for the network in {os.fspath(path)}, got one for another network: names, shapes or operators differ"
-        )
-    names = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
-    inputs = example_shapes(model, {name: spec.shape for name, spec in zip(names, plan.inputs, strict=True)})
+    model, inputs = planned(path, plan)
     for name, axes in plan.kept.items():
         _cut(model.graph.initializers[name], axes)
     try:

@@ -272,6 +272,7 @@ class PruningPlan:
                 couplings, and ``model`` is not given.
             RuntimeError: ``torch.export`` cannot capture the model.
         """
+        require_type(name, str, "name", "the name of a layer or tensor")
         coupled = self.couplings
         if model is not None:
             self.check_model(model)
@@ -279,7 +280,8 @@ class PruningPlan:
         if coupled is None:
             raise ValueError(
                 "model must be given to explain a plan that was loaded, which has no couplings: "
-                f"plan.explain({name!r}, model=..., example_inputs=...)"
+                f"plan.explain({name!r}, model=..., example_inputs=...); of an ONNX file "
+                f"prunefuse.onnx.explain(path, plan, {name!r})"
             )
         kinds = {layer.name: layer.type for layer in self.layers}
         return explain(coupled, name, self.kept, kinds, self.notes)

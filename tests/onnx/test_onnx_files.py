@@ -273,7 +273,7 @@ def test_a_plan_says_what_is_coupled(tmp_path):
     weights = {"w1": floats(4, 8), "b1": floats(8), "w2": floats(8, 8), "w3": floats(8, 3)}
     plan = prunefuse.onnx.plan(network(tmp_path / "net.onnx", text, weights))
     told = plan.explain("w1")
-    assert "output channels (w1, dim 1): 4 of 8 stay" in told
+    assert "output channels (dim 1): 4 of 8 stay" in told
     assert "all 4 stay, as inputs of the network" in told
     lines = [" ".join(line.split()) for line in told.splitlines()]
     assert "w2, w3 dim 0, reads them" in lines
@@ -285,3 +285,11 @@ def test_a_plan_says_what_is_coupled(tmp_path):
         ValueError, match="name must be a layer or a tensor of the network, got 'w5'; near are w"
     ):
         plan.explain("w5")
+    plan.save(tmp_path / "plan.json")
+    loaded = PruningPlan.load(tmp_path / "plan.json")
+    assert prunefuse.onnx.explain(tmp_path / "net.onnx", loaded, "w1") == told
+    with pytest.raises(ValueError, match=r"prunefuse\.onnx\.explain\(path, plan, 'w1'\)"):
+        loaded.explain("w1")
+    other = network(tmp_path / "other.onnx", CHAIN, WEIGHTS)
+    with pytest.raises(ValueError, match="another network"):
+        prunefuse.onnx.explain(other, loaded, "w1")
