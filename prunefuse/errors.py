@@ -80,11 +80,19 @@ class ExtrapolateInterrupted(KeyboardInterrupt):
 
 
 class DamagedFileError(ValueError):
-    """A file that is not what was written: changed, or torn. The message names it, and says what to do."""
+    """A file that is not what was written: changed, or torn. The message names it, and says what to do.
+
+    >>> issubclass(prunefuse.errors.DamagedFileError, ValueError)
+    True
+    """
 
 
 class FolderInUseError(RuntimeError):
-    """A folder that another process is writing to; the message names the process and its machine."""
+    """A folder that another process is writing to; the message names the process and its machine.
+
+    >>> issubclass(prunefuse.errors.FolderInUseError, RuntimeError)
+    True
+    """
 
 
 class CaptureError(RuntimeError):

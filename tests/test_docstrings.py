@@ -12,6 +12,9 @@ from peer_packages import skip_without
 from prose import docstrings, of_page, public, sentences, words
 
 import prunefuse
+from prunefuse._options import places
+from prunefuse.experiment.config import RunConfig
+from prunefuse.experiment.extrapolate import ExtrapolateConfig
 
 # Where docstrings are still to be written anew: a list that may only become shorter.
 UNWRITTEN = (
@@ -118,6 +121,8 @@ def test_no_sentence_of_a_page_has_more(page):
 
 def test_what_is_ours_stands_in_one_page():
     texts = {place: text for name, value in PUBLIC.items() for place, text in docstrings(name, value)}
+    for config in (RunConfig, ExtrapolateConfig):
+        texts |= {place.name: f"{place.option.help}. {place.option.more}" for place in places(config)}
     assert not {place for place, text in texts.items() if re.search(r"\bours\b", text, re.IGNORECASE)}
 
 

@@ -265,7 +265,7 @@ class Recorder:
         """Go on from `state_dict` bit for bit; the tensors are copied.
 
         Raises:
-            ValueError: it is not the state of a recorder of these scores and samples.
+            ValueError: It is not the state of a recorder of these scores and samples.
         """
         config, tensors = state["config"], state["tensors"]
         own = self.state_dict()
@@ -275,7 +275,7 @@ class Recorder:
         mine, theirs = ({k: v for k, v in one.items() if k not in counted} for one in plain)
         shapes = [{k: (t.shape, t.dtype) for k, t in one.items()} for one in (own["tensors"], tensors)]
         if mine != theirs or shapes[0] != shapes[1]:
-            raise ValueError("state must have the tensors of its configuration, got others")
+            raise ValueError("state must be that of a recorder of these scores and samples, got another")
         self._epoch, self._begun = config["epoch"], config["begun"]
         for name, tensor in own["tensors"].items():
             tensor.copy_(tensors[name])

@@ -219,7 +219,7 @@ class RunProgress:
             self._end_epoch(task, running, event)
         else:
             self._end_round(task, running, event)
-        if time.monotonic() - self._status_written > _STATUS_EVERY:
+        if isinstance(event, Round) or time.monotonic() - self._status_written > _STATUS_EVERY:
             self._write_status()
 
     def _end_phase(self, task: str, running: Running) -> None:

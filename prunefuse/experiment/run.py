@@ -14,6 +14,7 @@ from torch import nn
 
 from prunefuse import _commit, _lock
 from prunefuse import data as datasets
+from prunefuse._extras import needed_for
 from prunefuse._options import changed
 from prunefuse.data._fingerprint import differences, fingerprint
 from prunefuse.errors import (
@@ -30,9 +31,11 @@ from prunefuse.experiment.config import SELECTORS, RunConfig
 from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.folder import Trial
 from prunefuse.experiment.loop import ActiveLearning
-from prunefuse.experiment.progress import STATUS, RunProgress
 from prunefuse.experiment.records import Event, Listener, Round
-from prunefuse.experiment.report import report
+
+with needed_for("a run"):
+    from prunefuse.experiment.progress import STATUS, RunProgress
+    from prunefuse.experiment.report import report
 
 _REDRAW = 60.0  # seconds between drawings of the report while a run goes on
 _TABLES_EVERY = 5.0  # seconds between writings of the tables

@@ -41,7 +41,7 @@ def status(path: str | Path) -> list[Table | str]:
         blocks.append(f"time left: {left}; so far {duration(told['elapsed'])}, as of {told['written']}")
     done, seconds = _done(path, facts)
     blocks += [done, ""]
-    spent = told["seconds"] if told is not None else seconds
+    spent = (told["seconds"] if told is not None else {}) or seconds
     if spent:
         whole = sum(spent.values()) or 1.0
         rows = [

@@ -27,15 +27,22 @@ _FORMAT = "prunefuse.training.Checkpoint/1"
 
 @dataclass
 class Checkpoint:
-    """Where a training keeps what it needs to go on; `prunefuse.training.train` writes it and goes on from it.
+    """Where a training keeps what it needs to go on; `prunefuse.training.train` writes it, and goes on from it.
 
-    Written at the end of the first epoch that ends ``seconds`` or more after the last time: the model, the optimizer, the
-    place in the learning-rate schedule, the order of the samples, and the states of random generators.
+    >>> from pathlib import Path
+    >>> from prunefuse.training import Checkpoint, Recipe, train
+    >>> model, data = torch.nn.Linear(4, 2), torch.utils.data.TensorDataset(torch.rand(8, 4), torch.arange(8) % 2)
+    >>> checkpoint = Checkpoint(Path("training.safetensors"), seconds=0)  # after every epoch but the last
+    >>> len(train(model, data, Recipe(epochs=3), checkpoint=checkpoint)), checkpoint.path.exists()
+    (3, True)
 
-    Args:
-        path: The file, replaced in one step. It stays when the training is done; whoever keeps the result deletes it.
-        seconds: Wall-clock time between two writings, at least.
-        recorder: Scores of samples that are recorded during the training; they are kept with the rest.
+    A checkpoint has the model, the optimizer, the order of the samples and the states of random generators. The place in the
+    learning-rate schedule follows from the number of epochs.
+
+    Attributes:
+        path: The file, replaced in one step. It stays when the training is done, and whoever keeps the result deletes it.
+        seconds: It is written at the end of the first epoch that ends so long, or longer, after the last time.
+        recorder: Scores of samples that are recorded during the training, kept with the rest.
         notes: Numbers of the caller, kept with the rest, and brought back when the training goes on.
     """
 
@@ -113,8 +120,8 @@ def read(checkpoint: Checkpoint, moment: Moment) -> tuple[list[dict[str, Any]], 
     for name, mine in moment.identity.items():
         if theirs.get(name) != mine:
             raise ValueError(
-                f"checkpoint: {checkpoint.path} is of a training with {name} {theirs.get(name)}, "
-                f"and this one has {name} {mine}: delete it to begin anew"
+                f"checkpoint must be of a training with {name} {mine}, got one with {theirs.get(name)}: "
+                f"delete {checkpoint.path} to begin anew"
             )
     with torch.no_grad():
         for name, value in _state(moment.model).items():

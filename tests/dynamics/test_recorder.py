@@ -324,7 +324,7 @@ def test_files_that_are_no_recorder(tmp_path):
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         Recorder.load(tmp_path / "text")
     state = Recorder(3).state_dict()
-    with pytest.raises(ValueError, match="the tensors of its configuration, got others"):
+    with pytest.raises(ValueError, match="that of a recorder of these scores and samples, got another"):
         Recorder.from_state({"config": state["config"] | {"samples": 4}, "tensors": state["tensors"]})
     with pytest.raises(ValueError, match="must be of format"):
         Recorder.from_state({"config": {}, "tensors": {}})

@@ -173,11 +173,18 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
     }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("kind", ["run", "extrapolate"])
-def test_signals_end_a_run_with_the_command_that_goes_on(tmp_path, kind, number):
+@pytest.mark.parametrize(
+    ("number", "kind", "jobs"),
+    [
+        (signal.SIGINT, "run", 1),
+        (signal.SIGINT, "extrapolate", 2),
+        (signal.SIGTERM, "run", 2),
+        (signal.SIGHUP, "extrapolate", 1),
+    ],
+)
+def test_signals_end_a_run_with_the_command_that_goes_on(tmp_path, number, kind, jobs):
     out = tmp_path / "out"
-    process = start(COMMANDS[kind], "--out", out, "--jobs", 1)
+    process = start(COMMANDS[kind], "--out", out, "--jobs", jobs)
     for line in process.stderr:
         if "run folder" in line:
             break

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -53,6 +54,46 @@ def test_time_left_follows_the_pace_of_each_kind_of_work():
         ],
     )
     assert forecast.seconds() == pytest.approx((52.0, 0.0))
+
+
+def test_several_tasks_at_a_time_are_counted_apart():
+    forecast = Forecast(PLANNED, seeds=2)
+    forecast.work(("prunefuse", "train_selector", "selector"), 50.0, 5.0, "first")
+    forecast.work(("prunefuse", "train_selector", "selector"), 100.0, 10.0, "second")
+    # 200 planned, 150 done; the rest at the pace of everything.
+    assert forecast.seconds() == pytest.approx((15.0, 5.0 + 1600 * 0.1))
+    # The ledger of one replaces what was known of it, and of it alone.
+    forecast.complete("prunefuse", [Cost("train_selector", "selector", 0, 20, 100.0, 8.0)], "first")
+    assert forecast.seconds()[0] == pytest.approx(18.0)
+    assert forecast.by_phase() == {"train_selector": pytest.approx(18.0)}
+
+
+def test_time_left_is_shared_by_the_processes():
+    progress = RunProgress(console=Console(file=io.StringIO(), force_terminal=False))
+    with progress.running(PLANNED, 1, 5, jobs=2):
+        for arm in ("prunefuse", "random"):
+            progress.begin(arm, arm, f"{arm}, seed 0")
+            progress(arm, Phase(0, "train_final", "final", 20, 4, 400.0))
+        progress("prunefuse", Epoch(0, "final", 1, 4, 0.1, 1.0, 0.5, None, 10.0))
+        shown = io.StringIO()
+        Console(file=shown, width=140).print(progress.renderable())
+    assert "prunefuse, seed 0, round 1/5" in shown.getvalue()
+    assert "random, seed 0, round 1/5" in shown.getvalue()
+    # 800 of 900 FLOPs at 0.1 s each, in two processes.
+    assert "about 40 s left" in shown.getvalue()
+
+
+def test_status_json_says_where_a_run_is(tmp_path):
+    progress = RunProgress(quiet=True)
+    with progress.running(PLANNED, 1, 5, status=tmp_path / "status.json"):
+        progress.begin("trial", "prunefuse", "prunefuse, seed 3")
+        progress("trial", Phase(0, "train_selector", "selector", 20, 4, 100.0))
+        progress("trial", epoch(1, 2.0))
+        progress("trial", ended([Cost("train_selector", "selector", 0, 20, 100.0, 8.0)]))
+    told = json.loads((tmp_path / "status.json").read_text())
+    assert told["seconds"] == {"train selector": 8.0}
+    assert told["left"] == pytest.approx(64.0)
+    assert told["tasks"][0]["where"] == "prunefuse, seed 3, round 1/5, 20 labels"
 
 
 def test_planning_is_not_taken_for_the_pace_of_the_work():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from prunefuse.experiment import folder
 from prunefuse.experiment.budgets import ConfigError
 from prunefuse.experiment.config import RunConfig
 from prunefuse.experiment.folder import RunError
+from prunefuse.experiment.loop import ActiveLearning, LoopState
+from prunefuse.experiment.records import Epoch
 from prunefuse.experiment.run import run
 from prunefuse.pruning import PruningPlan, load_pruned
 from prunefuse.training import Recipe, evaluate
@@ -176,6 +179,70 @@ def test_the_same_seed_gives_the_same_run_again(finished, tmp_path):
             assert (again / arm / "seed7" / name).read_bytes() == (
                 finished / arm / "seed7" / name
             ).read_bytes()
+
+
+def test_processes_side_by_side_change_nothing(finished, tmp_path):
+    out = run(tiny(seeds=(0, 7), out=str(tmp_path / "jobs"), jobs=2), quiet=True)
+    for path in finished.rglob("*"):
+        if path.name in ("picks.csv", "plan.json", "metrics.csv") or path.suffix == ".safetensors":
+            assert (out / path.relative_to(finished)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("arm", ["prunefuse", "dense", "random"])
+def test_the_loop_of_the_library_finds_the_same(finished, tmp_path, arm):
+    """In memory, and in a folder where it is stopped within a training and goes on in another loop."""
+    loaded = data.load("digits")
+
+    def learner(**options):
+        config = tiny().loop_of(arm, 7, (20, 30, 45))
+        return ActiveLearning(
+            lambda: models.build("mlp", 10, 1, image_size=(8, 8)),
+            loaded.pool,
+            loaded.test,
+            config,
+            train=loaded.train,
+            **options,
+        )
+
+    def stop(event):
+        if isinstance(event, Epoch) and (event.round, event.epoch) == (1, 1):
+            raise KeyboardInterrupt
+
+    place, found = tmp_path / "mine", finished / arm / "seed7"
+    in_memory = learner()
+    rounds = list(in_memory)
+    with pytest.raises(KeyboardInterrupt):
+        list(learner(folder=place, checkpoint_seconds=0.0, listener=stop))
+    gone_on = learner(folder=place, checkpoint_seconds=0.0)
+    assert [one.index for one in gone_on] == [1, 2]
+    assert [one.picks for one in gone_on.state.rounds] == [one.picks for one in rounds]
+    assert (place / "picks.csv").read_bytes() == (found / "picks.csv").read_bytes()
+    assert (place / "final.safetensors").read_bytes() == (found / "final.safetensors").read_bytes()
+    expected = load_file(found / "final.safetensors")
+    assert all(torch.equal(value, expected[name]) for name, value in in_memory.final.state_dict().items())
+    assert list(learner(folder=place)) == []  # all is done
+
+
+def test_a_folder_of_another_loop_or_of_other_data_is_refused(tmp_path):
+    loaded = data.load("digits")
+    config = tiny().loop_of("random", 7, (20, 30))
+
+    def learner(pool=loaded.pool, test=loaded.test, config=config, **options):
+        def factory():
+            return models.build("mlp", 10, 1, image_size=(8, 8))
+
+        return ActiveLearning(factory, pool, test, config, folder=tmp_path / "mine", **options)
+
+    list(learner())
+    with pytest.raises(ValueError, match="is of a loop with seed 7, and this one has 8"):
+        learner(config=replace(config, seed=8))
+    images = loaded.test.images.clone()
+    images[3, 0, 0, 0] += 1
+    with pytest.raises(ValueError, match="test: its images had the hash"):
+        learner(test=data.TensorImages(images, loaded.test.labels))
+    with pytest.raises(ValueError, match="state must be None with a folder"):
+        learner(state=LoopState())
+    assert [one.labels for one in learner(config=replace(config, schedule=(20, 30, 40)))] == [40]
 
 
 def test_another_architecture_can_select_for_a_resnet(tmp_path):

@@ -11,6 +11,7 @@ import torch
 
 from prunefuse import _commit, _lock
 from prunefuse import data as datasets
+from prunefuse._extras import needed_for
 from prunefuse._options import changed
 from prunefuse.data._fingerprint import fingerprint
 from prunefuse.data._labels import OwnLabels
@@ -23,11 +24,13 @@ from prunefuse.experiment.extrapolate.ledger import Spending
 from prunefuse.experiment.extrapolate.record import KIND, read
 from prunefuse.experiment.extrapolate.setup import Setup
 from prunefuse.experiment.extrapolate.steps import Steps, steps_of
-from prunefuse.experiment.progress import STATUS, RunProgress
 from prunefuse.experiment.records import Event, Listener
-from prunefuse.experiment.report.extrapolation import report, step_line
 from prunefuse.experiment.run import check_data
 from prunefuse.experiment.steps import Bench, Step, carry_out, check_files, read_done
+
+with needed_for("a run"):
+    from prunefuse.experiment.progress import STATUS, RunProgress
+    from prunefuse.experiment.report.extrapolation import report, step_line
 
 _LEAST = 10  # samples of a subset: some are held out to choose options, some to judge
 
