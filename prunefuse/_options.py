@@ -51,6 +51,12 @@ def require(valid: bool, name: str, expected: str, got: object) -> None:
         raise ConfigError(f"{name} must be {expected}, got {got!r}")
 
 
+def require_type(value: object, kinds: type | tuple[type, ...], name: str, expected: str) -> None:
+    """Raise ``TypeError``, in the same grammar, unless a value is of one of these types."""
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+
+
 def at_least(least: int) -> Check:
     """A number from ``least`` on."""
     return Check(f"at least {least}", lambda value: value >= least)

@@ -93,3 +93,15 @@ class FolderInUseError(RuntimeError):
     >>> issubclass(prunefuse.errors.FolderInUseError, RuntimeError)
     True
     """
+
+
+class CaptureError(RuntimeError):
+    """A model that `torch.export` cannot capture; ``module`` is the path of the innermost module that was running.
+
+    >>> issubclass(prunefuse.errors.CaptureError, RuntimeError)
+    True
+    """
+
+    def __init__(self, message: str, module: str) -> None:
+        super().__init__(message)
+        self.module = module

@@ -56,7 +56,7 @@ __all__ = ["ActiveLearning", "LoopConfig", "LoopState"]
 class ActiveLearning:
     """Pool-based active learning with a pruned, a dense or another network as selector; an iterator over rounds.
 
-    >>> data = prunefuse.load_data("digits")
+    >>> data = prunefuse.data.load("digits")
     >>> config = prunefuse.LoopConfig(schedule=(20, 30), recipe=prunefuse.Recipe(epochs=1, batch_size=8, lr=0.05))
     >>> factory = lambda: prunefuse.models.mlp(10, in_channels=1, image_size=(8, 8), hidden=(16, 16))
     >>> learner = prunefuse.ActiveLearning(factory, data.pool, data.test, config, train=data.train)

@@ -4,8 +4,8 @@ Needs the packages of ``pip install "prunefuse[onnx]"``; of these onnxruntime on
 """
 
 from prunefuse.onnx.obspa import prune_without_finetuning
-from prunefuse.onnx.planner import plan
+from prunefuse.onnx.planner import explain, plan
 from prunefuse.onnx.reader import read
 from prunefuse.onnx.writer import prune, write
 
-__all__ = ["plan", "prune", "prune_without_finetuning", "read", "write"]
+__all__ = ["explain", "plan", "prune", "prune_without_finetuning", "read", "write"]

@@ -30,19 +30,25 @@ def prune_without_finetuning(
     memory: int = 2**30,
     **options: Unpack[planner.OnnxPlanOptions],
 ) -> PruningPlan:
-    """Write a narrower network that needs no training afterwards (OBSPA; see :mod:`prunefuse.pruning.obspa`).
+    """Write a narrower network that needs no training afterwards (OBSPA), and return its plan.
 
-    Convolutions and products with constant matrices are refitted, whose values differ from a plain cut therefore; what
-    else reads channels keeps them, and the plan's notes name it.
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> torch.onnx.export(net, (torch.zeros(1, 4),), "net.onnx", dynamo=False)
+    >>> plan = prunefuse.onnx.prune_without_finetuning("net.onnx", "small.onnx", torch.randn(200, 4).numpy(), ratio=0.5)
+    >>> plan.params
+    (58, 30)
+
+    Convolutions and products with constant matrices are refitted, so their values differ from a plain cut. What else reads
+    channels keeps them, and the plan's notes name it. See `prunefuse.pruning.obspa`.
 
     Args:
         path: The file of the trained network.
         out: The new file; there must be none of this name.
-        calibration: Inputs like those that the network will see, or others; about 2000. An array, for a network of one
-            input; arrays by input name; or batches that can be read several times (a list, a data loader): arrays,
-            arrays by name, or tuples whose first entries are the inputs in order. Arrays are read in batches of the size
-            that the file says, or of 64.
-        damping: λ of the layers' Hessians, as a multiple of the mean of their diagonals. The default is ours.
+        calibration: About 2000 inputs: like those that the network will see, or others. They are an array, for a network of
+            one input, or arrays by input name. Or they are batches that can be read several times, as a list or a data
+            loader has them. A batch is an array, arrays by name, or a tuple whose first entries are the inputs in order.
+            Arrays are read in batches of the size that the file says, or of 64.
+        damping: λ of the layers' Hessians, as a multiple of the mean of their diagonals.
         memory: Bytes for Hessians that are gathered in one run over the calibration inputs.
         options: Those of `prunefuse.onnx.planner.OnnxPlanOptions`.
 
@@ -51,11 +57,16 @@ def prune_without_finetuning(
 
     Raises:
         FileExistsError: ``out`` or its data file is there already.
-        OSError: a file cannot be read or written.
-        TypeError: an argument has the wrong type.
-        ValueError: an argument has a value that is not allowed, no layer reads channels that may be pruned, the inputs
-            determine no weights (``damping=0`` and too few of them), or onnxruntime is not there or cannot run the file.
-        RuntimeError: the result would not be a valid network, which is a fault of a rule; nothing is written.
+        OSError: A file cannot be read or written.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has a value that is not allowed, or no layer reads channels that may be pruned. Or the inputs
+            determine no weights: there are too few of them, and ``damping=0``. Or onnxruntime is not there, or cannot run
+            the file.
+        RuntimeError: The result would not be a valid network, which is a fault of a rule; nothing is written.
+
+    References:
+        Wang, Rachwan, Günnemann and Charpentier 2024, *Structurally Prune Anything: Any Architecture, Any Framework, Any
+        Time*.
     """
     check_planning(options, damping)
     target = Path(out)
@@ -64,7 +75,9 @@ def prune_without_finetuning(
     traced = trace(model, example_shapes(model, options.get("shapes")))
     readers, stuck = find_readers(traced)
     if not readers:
-        raise ValueError("path: no convolution or matrix product reads channels that may be pruned")
+        raise ValueError(
+            "path must have a convolution or matrix product that reads channels that may be pruned, got none"
+        )
     batches, dense = Feeds(calibration, model), FileNetwork(model, readers)
     with torch.no_grad():
         scores = costs(dense, readers, batches, damping, memory)

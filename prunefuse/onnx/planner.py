@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Annotated
 
@@ -25,7 +26,7 @@ from prunefuse.pruning._explain import Coupled
 from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning._graph.trace import Trace, note_lines
 from prunefuse.pruning.options import Key, PlanOptions, checked_options, completed, lists
-from prunefuse.pruning.plan import Layer, PruningPlan
+from prunefuse.pruning.plan import Layer, PruningPlan, check_plan
 from prunefuse.pruning.planner import counted_layers
 from prunefuse.pruning.search import rank
 
@@ -48,24 +49,30 @@ class OnnxPlanOptions(PlanOptions, total=False):
 
 @lists(OnnxPlanOptions)
 def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> PruningPlan:
-    """Decide which channels of an ONNX file to keep, as :func:`prunefuse.plan_pruning` does of a PyTorch model.
+    """Return a plan: which channels of the network in an ONNX file are kept, as `prunefuse.plan_pruning` decides it.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> torch.onnx.export(net, (torch.zeros(1, 4),), "net.onnx", dynamo=False)
+    >>> prunefuse.onnx.plan("net.onnx", ratio=0.5).params
+    (58, 30)
 
     Parameters are the floating-point constants of the file, but for the statistics of batch norms. A criterion is ``"l2"``,
     ``"l1"``, ``"random"``, ``"bn_scale"``, or a function (weight as a tensor of PyTorch, None) -> scores of its elements.
-    Where options name modules, here they name nodes, tensors, or the modules that a tensor's name begins with (``"conv1"``
-    for ``conv1.weight``): the nodes with that name, with that output or with that constant. Tensors are constants.
+
+    Where options name modules, here they name nodes, tensors, or the modules that a tensor's name begins with, such as
+    ``"conv1"`` for ``conv1.weight``. Meant are the nodes with that name, with that output or with that constant.
 
     Args:
         path: The file. Weights may be in a file of their own beside it.
         options: Those of `OnnxPlanOptions`.
 
     Returns:
-        The plan: tensors and nodes have the names that :func:`prunefuse.onnx.read` gives them; it can be saved.
+        The plan. Tensors and nodes have the names that `prunefuse.onnx.read` gives them.
 
     Raises:
-        OSError: the file cannot be read.
-        TypeError: an argument has the wrong type.
-        ValueError: an argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
+        OSError: The file cannot be read.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
     """
     model = read(path)
     wanted: OnnxPlanOptions = completed("plan", OnnxPlanOptions, options)
@@ -112,6 +119,48 @@ def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> Pr
     )
 
 
+def planned(path: str | os.PathLike[str], plan: PruningPlan) -> tuple[ir.Model, dict[str, tuple[int, ...]]]:
+    """The network of a file that a plan is for, and the shapes of its inputs.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The plan is for another network.
+    """
+    model = read(path)
+    if fingerprint(model) != plan.fingerprint:
+        raise ValueError(
+            f"plan must be for the network in {os.fspath(path)}, got one for another network: names, shapes or operators differ"
+        )
+    names = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    shapes = {name: spec.shape for name, spec in zip(names, plan.inputs, strict=True)}
+    return model, example_shapes(model, shapes)
+
+
+def explain(path: str | os.PathLike[str], plan: PruningPlan, name: str) -> str:
+    """Return what `PruningPlan.explain` says, of a plan that was loaded.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> torch.onnx.export(net, (torch.zeros(1, 4),), "net.onnx", dynamo=False)
+    >>> prunefuse.onnx.plan("net.onnx", ratio=0.5).save("plan.json")
+    >>> plan = prunefuse.PruningPlan.load("plan.json")
+    >>> print(prunefuse.onnx.explain("net.onnx", plan, "0.weight").splitlines()[2])
+    output channels (dim 0): 4 of 8 stay
+
+    Args:
+        path: The file that was planned.
+        plan: The plan for it.
+        name: A node, an initializer, or the module that an initializer's name begins with.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        OSError: The file cannot be read.
+        ValueError: The plan is for another network, or there is no node or tensor of this name.
+    """
+    check_plan(plan)
+    model, inputs = planned(path, plan)
+    return replace(plan, couplings=Coupled.of(trace(model, inputs))).explain(name)
+
+
 def weights(model: ir.Model, traced: Trace) -> dict[str, Tensor]:
     """The constants of a trace as PyTorch's tensors, in its order; those that training would change are parameters."""
     statistics = {
@@ -132,7 +181,7 @@ def weights(model: ir.Model, traced: Trace) -> dict[str, Tensor]:
 def as_tensor(value: ir.Value) -> Tensor:
     """A copy of a constant."""
     if value.const_value is None:
-        raise ValueError(f"path: {value.name} has no value")
+        raise ValueError(f"path must have values for all constants, got none for {value.name}")
     array = np.array(value.const_value.numpy())
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)

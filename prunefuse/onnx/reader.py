@@ -24,21 +24,28 @@ _FOLDED = 1 << 16
 
 
 def read(path: str | os.PathLike[str]) -> ir.Model:
-    """A file, ready to be planned and cut; the same file always gives the same names.
+    """Return the network of a file, ready to be planned and cut; the same file always gives the same names.
 
-    Functions are inlined, constants are initializers, also those that were computed from others (the transpose of a
-    weight), and every node has a name of its own. Tensors stored outside of the file stay there until they are used.
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> torch.onnx.export(net, (torch.zeros(1, 4),), "net.onnx", dynamo=False)
+    >>> [node.op_type for node in prunefuse.onnx.read("net.onnx").graph]
+    ['Gemm', 'Relu', 'Gemm']
+
+    Functions are inlined, and every node has a name of its own. Constants are initializers, also those that were computed
+    from others, as the transpose of a weight. Tensors stored outside of the file stay there until they are used.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no ONNX file.
+        OSError: The file cannot be read.
+        ValueError: The file is not an ONNX file.
     """
     try:
         model = ir.load(path)
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(f"path: not an ONNX file: {os.fspath(path)} ({type(error).__name__})") from error
+        raise ValueError(
+            f"path must be an ONNX file, got {os.fspath(path)} ({type(error).__name__})"
+        ) from error
     InlinePass()(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     model.graph.sort()
@@ -124,9 +131,9 @@ def _without_sequences(model: ir.Model) -> None:
 
 
 def example_shapes(
-    model: ir.Model, given: Mapping[str, Sequence[int]] | Sequence[Sequence[int]] | None = None
+    model: ir.Model, wanted: Mapping[str, Sequence[int]] | Sequence[Sequence[int]] | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of every input: as given, by name or in their order, else as in the file.
+    """The shape of every input: as wanted, by name or in their order, else as in the file.
 
     A first axis of unknown size is one sample.
 
@@ -134,24 +141,24 @@ def example_shapes(
         ValueError: an axis has no size, or there is no such input.
     """
     inputs = {str(value.name): value for value in model.graph.inputs if not value.is_initializer()}
-    if not isinstance(given, Mapping):
-        if len(given or ()) > len(inputs):
-            raise ValueError(f"shapes: the model has the inputs {', '.join(inputs)}, not {len(given or ())}")
-        given = dict(zip(inputs, given or (), strict=False))
-    if strangers := sorted(set(given) - set(inputs)):
-        raise ValueError(f"shapes: the model has the inputs {', '.join(inputs)}, not {', '.join(strangers)}")
+    if not isinstance(wanted, Mapping):
+        if len(wanted or ()) > len(inputs):
+            raise ValueError(f"shapes must be of the inputs {', '.join(inputs)}, got {len(wanted or ())}")
+        wanted = dict(zip(inputs, wanted or (), strict=False))
+    if strangers := sorted(set(wanted) - set(inputs)):
+        raise ValueError(f"shapes must be of the inputs {', '.join(inputs)}, got {', '.join(strangers)}")
     result = {}
     for name, value in inputs.items():
-        dims: list[Any] = list(given.get(name, value.shape or ()))
+        dims: list[Any] = list(wanted.get(name, value.shape or ()))
         if dims and not isinstance(dims[0], int):
             dims[0] = 1
         fixed_dims = zip(value.shape or dims, dims, strict=False)
         if len(value.shape or dims) != len(dims) or any(isinstance(a, int) and a != b for a, b in fixed_dims):
-            raise ValueError(f"shapes: input {name} has the shape {value.shape}, not {tuple(dims)}")
-        if (value.shape is None and name not in given) or not all(isinstance(dim, int) for dim in dims):
-            known = "of unknown rank" if value.shape is None else f"has the shape {value.shape}"
+            raise ValueError(f"shapes must fit the input {name} of shape {value.shape}, got {tuple(dims)}")
+        if (value.shape is None and name not in wanted) or not all(isinstance(dim, int) for dim in dims):
+            shape = "of unknown rank" if value.shape is None else f"of shape {value.shape}"
             raise ValueError(
-                f"shapes: input {name} {known}; give one, such as shapes={{{name!r}: (1, 3, 224, 224)}}"
+                f"shapes must have all sizes of the input {name} {shape}, such as shapes={{{name!r}: (1, 3, 224, 224)}}"
             )
         result[name] = tuple(dims)
     return result

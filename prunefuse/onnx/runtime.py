@@ -47,7 +47,7 @@ class Feeds:
             calibration = self._split(self._feed(calibration))
         if isinstance(calibration, Iterator) or not isinstance(calibration, Iterable):
             raise TypeError(
-                "calibration: expected an array, arrays by input name or something that gives batches as often as it "
+                "calibration must be an array, arrays by input name or something that gives batches as often as it "
                 f"is read (a list, a data loader), got {type(calibration).__name__}"
             )
         self._source: Iterable[Any] = calibration
@@ -59,7 +59,7 @@ class Feeds:
             yield self._feed(batch)
             empty = False
         if empty:
-            raise ValueError("calibration: expected at least one batch, got none")
+            raise ValueError("calibration must be at least one batch, got none")
 
     def _feed(self, batch: Any) -> Feed:
         if hasattr(batch, "shape"):
@@ -68,15 +68,13 @@ class Feeds:
             batch = dict(zip(self._inputs, batch, strict=False))
         if not isinstance(batch, Mapping) or not batch.keys() >= self._inputs.keys():
             got = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
-            raise TypeError(
-                f"calibration: expected an array for each of {', '.join(self._inputs)}, got {got}"
-            )
+            raise TypeError(f"calibration must be an array for each of {', '.join(self._inputs)}, got {got}")
         feed: Feed = {}
         for name, value in self._inputs.items():
             array = np.asarray(batch[name])
             dtype = array.dtype if value.dtype is None else value.dtype.numpy()
             if not np.can_cast(array.dtype, dtype, "same_kind"):
-                raise TypeError(f"calibration: expected {dtype} for the input {name}, got {array.dtype}")
+                raise TypeError(f"calibration must be {dtype} for the input {name}, got {array.dtype}")
             feed[name] = array.astype(dtype)
         return feed
 
@@ -87,7 +85,7 @@ class Feeds:
         counts = sorted({len(array) for array in whole.values() if array.ndim})
         if len(counts) != 1 or (size in said and counts[0] % size):
             raise ValueError(
-                f"calibration: expected arrays of equally many samples, in batches of {size}, got {counts}"
+                f"calibration must be arrays of equally many samples, in batches of {size}, got {counts}"
             )
         return [
             {name: x[i : i + size] if x.ndim else x for name, x in whole.items()}
@@ -110,7 +108,7 @@ class FileNetwork:
         size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
         if size > _MOST:
             raise ValueError(
-                f"path: expected at most 2 GiB of constants to calibrate with, got {size:,} bytes"
+                f"path must be a network with at most 2 GiB of constants to calibrate, got {size:,} bytes"
             )
         self._model = model
         names = {reader.weight for reader in readers}
@@ -127,7 +125,7 @@ class FileNetwork:
             tensor = as_tensor(value)
             if tensor.dtype not in (torch.float16, torch.float32, torch.float64):
                 raise ValueError(
-                    f"path: expected weights that onnxruntime runs, got {tensor.dtype} {value.name}"
+                    f"path must have weights that onnxruntime runs, got {tensor.dtype} {value.name}"
                 )
             self.tensors[str(value.name)] = tensor
             value.const_value = ir.Tensor(tensor.numpy(), name=value.name)  # of the same memory
@@ -206,7 +204,7 @@ class FileNetwork:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ValueError(f"calibration: expected the package onnxruntime: {error}") from error
+            raise ValueError(f"calibration needs the package onnxruntime: {error}") from error
         inside: dict[ir.Node, None] = {}
         waiting: list[ir.Value] = list(values)
         used: dict[ir.Value, None] = {}
@@ -237,13 +235,17 @@ class FileNetwork:
                     proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
                 )
             except Exception as error:  # its own kinds
-                raise ValueError(f"path: onnxruntime cannot run the network: {first_line(error)}") from error
+                raise ValueError(
+                    f"path must be a network that onnxruntime can run: {first_line(error)}"
+                ) from error
 
         def run(feed: Feed) -> dict[ir.Value, Tensor]:
             try:
                 arrays = session.run(list(outputs), feed) if session else []
             except Exception as error:
-                raise ValueError(f"calibration: onnxruntime cannot run it: {first_line(error)}") from error
+                raise ValueError(
+                    f"calibration must be what onnxruntime can run: {first_line(error)}"
+                ) from error
             arrays_by_name = {**feed, **dict(zip(outputs, arrays, strict=True))}
             return {value: torch.from_numpy(arrays_by_name[str(value.name)]) for value in values}
 

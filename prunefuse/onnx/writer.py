@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from prunefuse.onnx.planner import fingerprint, operand_index, plan, size_operand
-from prunefuse.onnx.reader import example_shapes, read, trace
+from prunefuse.onnx.planner import operand_index, plan, planned, size_operand
+from prunefuse.onnx.reader import trace
 from prunefuse.onnx.shapes import Shapes
 from prunefuse.pruning.plan import PruningPlan, check_plan
 
@@ -23,7 +23,15 @@ def prune(
     out: str | os.PathLike[str],
     **planning: Any,
 ) -> PruningPlan:
-    """Write a narrower network: :func:`plan` with these options, then :func:`write`, whose errors it has."""
+    """Write a narrower network, and return its plan: `plan` with these options, then `write`.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> torch.onnx.export(net, (torch.zeros(1, 4),), "net.onnx", dynamo=False)
+    >>> prunefuse.onnx.prune("net.onnx", "small.onnx", ratio=0.5).params
+    (58, 30)
+
+    Errors are those of both.
+    """
     check_free(Path(out))
     made = plan(path, **planning)
     write(path, out, made)
@@ -31,9 +39,13 @@ def prune(
 
 
 def write(path: str | os.PathLike[str], out: str | os.PathLike[str], plan: PruningPlan) -> None:
-    """Cut the kept channels out of an ONNX file into another one, which appears whole or not at all.
+    """Cut the kept channels out of an ONNX file into another file, which appears whole or not at all.
 
-    The new file has the same inputs and outputs, open sizes among them, and is checked before it gets its name. If the
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> torch.onnx.export(net, (torch.zeros(1, 4),), "net.onnx", dynamo=False)
+    >>> prunefuse.onnx.write("net.onnx", "small.onnx", prunefuse.onnx.plan("net.onnx", ratio=0.5))
+
+    The new file has the same inputs and outputs, open sizes among them. It is checked before it gets its name. If the
     first file has tensors outside of it, the second one has them in ``out`` + ``.data``.
 
     Args:
@@ -56,13 +68,7 @@ def write(path: str | os.PathLike[str], out: str | os.PathLike[str], plan: Pruni
 
 def narrowed(path: str | os.PathLike[str], plan: PruningPlan) -> ir.Model:
     """The network of a file, cut by a plan; errors are those of :func:`write`."""
-    model = read(path)
-    if fingerprint(model) != plan.fingerprint:
-        raise ValueError(
-            f"plan: it is for another network than {os.fspath(path)}: names, shapes or operators differ"
-        )
-    names = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
-    inputs = example_shapes(model, {name: spec.shape for name, spec in zip(names, plan.inputs, strict=True)})
+    model, inputs = planned(path, plan)
     for name, axes in plan.kept.items():
         _cut(model.graph.initializers[name], axes)
     try:
@@ -79,7 +85,7 @@ def check_free(target: Path) -> None:
     """Raise ``FileExistsError`` if the file to write, or that of its data, is there."""
     for path in (target, _data_file(target)):
         if path.exists():
-            raise FileExistsError(f"out: {path} exists already")
+            raise FileExistsError(f"out must be a new file, got {path}, which exists already")
 
 
 def _data_file(target: Path) -> Path:
@@ -94,7 +100,7 @@ def _is_external(path: str | os.PathLike[str]) -> bool:
 def _cut(value: ir.Value, axes: Mapping[int, Sequence[int]]) -> None:
     tensor = value.const_value
     if tensor is None:
-        raise ValueError(f"path: {value.name} has no value")
+        raise ValueError(f"path must have values for all constants, got none for {value.name}")
     array = tensor.numpy()
     for axis, indices in axes.items():
         array = np.take(array, np.array(indices), axis)

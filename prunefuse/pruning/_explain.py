@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -45,11 +44,18 @@ class Coupled:
     @staticmethod
     def of(traced: Trace, ignored: Collection[str] = (), notes: Sequence[Note] | None = None) -> Coupled:
         """Those of a trace, without the graph and the model that it is of."""
+        names = {frozenset(map(id, value.axes)): value.name for value in traced.tensors.values()}
+
+        def named(value: Value) -> Value:
+            """With the name of the tensor, also where it is a transpose of it."""
+            name = value.name or (names.get(frozenset(map(id, value.axes))) if value.axes else None)
+            return value if name == value.name else Value(value.axes, name)
+
         return Coupled(
             traced.tensors,
             traced.component,
             traced.links,
-            tuple(replace(call, node=None) for call in traced.calls),
+            tuple(replace(call, inputs=tuple(map(named, call.inputs)), node=None) for call in traced.calls),
             traced.writers,
             frozenset(ignored),
             traced.notes if notes is None else tuple(notes),
@@ -77,15 +83,6 @@ class Coupled:
         raise ValueError(
             f"name must be a layer or a tensor of the network, got {name!r}; near are {', '.join(near[:4])}"
         )
-
-    @cached_property
-    def _names(self) -> dict[frozenset[int], str]:
-        """The arrays of a tensor's axes, by id -> the tensor."""
-        return {frozenset(map(id, value.axes)): str(value.name) for value in self.tensors.values()}
-
-    def tensor_of(self, value: Value) -> str | None:
-        """The tensor that a value is, or is a transpose of."""
-        return value.name or self._names.get(frozenset(map(id, value.axes)))
 
     def made_at(self, call: Record, where: Place | None) -> bool:
         """Whether this is the call that an equality is from; nodes of ONNX have the names of PyTorch's operators here."""
@@ -158,14 +155,15 @@ def explain(coupled: Coupled, name: str, kept: Kept, kinds: Mapping[str, str], l
             channels = np.unique(coupled.component[axis]).tobytes()
             if (side, channels) in blocks:
                 continue
-            head = f"{side} ({tensor.removeprefix(f'{name}.')}, {dim}): {_counted(coupled, axis, stays)}"
+            whose = "" if tensor == name else f"{tensor.removeprefix(f'{name}.')}, "
+            head = f"{side} ({whose}{dim}): {_counted(coupled, axis, stays)}"
             if channels in told and coupled.component[axis].any():
                 blocks[side, channels] = [head, f"  leave together with the {told[channels]}"]
             else:
                 blocks[side, channels] = [head, *_block(coupled, axis, [name, *own], lines)]
             told.setdefault(channels, side)
     kind = f" ({kinds[name]})" if name in kinds else ""
-    return "\n\n".join([f"{name}{kind}", *map("\n".join, blocks.values())])
+    return "\n\n".join([f"{name or '(model)'}{kind}", *map("\n".join, blocks.values())])
 
 
 def _stays(coupled: Coupled, kept: Kept) -> npt.NDArray[np.bool_]:
@@ -198,7 +196,7 @@ def _axes(coupled: Coupled, tensor: str) -> Iterator[tuple[str, str, Ids]]:
 def _input_of_groups(coupled: Coupled, weight: Value) -> Ids | None:
     """The channels that a grouped convolution reads, of which its weight has those of one group."""
     for call in coupled.calls:
-        if "conv" in call.op.lower() and any(value is weight for value in call.inputs):
+        if "conv" in call.op.lower() and any(value.name == weight.name for value in call.inputs):
             channels = call.inputs[0].axes[len(call.outputs[0].axes) - len(weight.axes) + 1]
             return channels if len(channels) > len(weight.axes[1]) else None
     return None
@@ -310,17 +308,16 @@ _ROLES = (
 def _role(coupled: Coupled, call: Record, channels: Ids) -> str:
     """What a call does to these channels."""
     op = _short(call.op).lower()
-    weights = [
-        (value, name) for value in call.inputs if (name := coupled.tensor_of(value)) in coupled.writers
-    ]
-    for value, name in weights:
-        tensor = coupled.tensors[str(name)]
+    for value in call.inputs:
+        if value.name not in coupled.writers:
+            continue
+        tensor = coupled.tensors[str(value.name)]
         sides = [
-            coupled.writers[str(name)] == axis
+            coupled.writers[str(value.name)] == axis
             for axis, ids in enumerate(tensor.axes)
             if np.isin(coupled.component[ids], channels).any()
         ]
-        if "conv" in op and value is tensor and 1 in (len(tensor.axes[0]), len(tensor.axes[1])):
+        if "conv" in op and 1 in tensor.shape[:2] and call.inputs[0].shape[-len(tensor.shape) + 1] > 1:
             return "depthwise: one filter for each of them" if True in sides else "reads them"
         if sides:
             return "makes and reads them" if len(set(sides)) > 1 else ("reads them", "makes them")[sides[0]]
@@ -382,7 +379,7 @@ def _reads_inputs(coupled: Coupled, where: Place) -> bool:
         for call in coupled.calls
         if coupled.made_at(call, where)
         for value in call.inputs
-        if coupled.tensor_of(value) is None
+        if value.name is None
     ]
     return bool(computed) and made.isdisjoint(computed)
 

@@ -93,8 +93,8 @@ def _check_outputs_of_dense(dense: nn.Module, inputs: Sequence[TensorSpec], outp
     if shapes != outputs:
         planned = ", ".join(str(spec.shape) for spec in inputs)
         raise ValueError(
-            f"model: the plan is for another model than this {type(dense).__name__}: for the planned inputs of "
-            f"shape {planned} it {differs}, before any pruning (another stride, padding or forward?)"
+            f"model must be like the model that was planned, got another {type(dense).__name__}: for the planned inputs "
+            f"of shape {planned} it {differs}, before any pruning (another stride, padding or forward?)"
         )
 
 
@@ -157,7 +157,8 @@ def _kept_nodes(
                 keep[np.isin(component, component[gone])] = False
                 if not keep[0] or len(np.unique(component[gone])) > 1:
                     raise ValueError(
-                        f"plan: damaged, or for another model: what it removes of {name!r} the graph needs elsewhere"
+                        f"plan must be for this model, got one that is damaged or for another: what it removes of {name!r} "
+                        "the graph needs elsewhere"
                     )
     return keep
 

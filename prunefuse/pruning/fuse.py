@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from prunefuse import ops
+from prunefuse._options import require, require_type
 from prunefuse._seeds import isolated
 from prunefuse.pruning._graph.copies import named_tensors
 
@@ -21,16 +22,16 @@ def check_arguments(
 ) -> None:
     """Raise ``TypeError`` or ``ValueError`` for what can be wrong with the arguments of :func:`write_back` by themselves."""
     for name, module in (("dense", dense), ("small", small)):
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"{name}: expected an nn.Module, got {type(module).__name__}")
-    if not isinstance(complement, str | nn.Module):
-        raise TypeError(f"complement: expected a string or a module, got {type(complement).__name__}")
-    if isinstance(complement, str) and complement not in _COMPLEMENTS:
-        raise ValueError(
-            f"complement: expected one of {', '.join(_COMPLEMENTS)} or a module, got {complement!r}"
+        require_type(module, nn.Module, name, "an nn.Module")
+    require_type(complement, (str, nn.Module), "complement", "a string or a module")
+    if isinstance(complement, str):
+        require(
+            complement in _COMPLEMENTS,
+            "complement",
+            f"one of {', '.join(_COMPLEMENTS)} or a module",
+            complement,
         )
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
+    require_type(generator, (torch.Generator, type(None)), "generator", "a torch.Generator or None")
 
 
 def write_back(
@@ -71,7 +72,9 @@ def _fitting(
     """The tensors of ``small``, checked to fit the kept positions of ``dense``."""
     tensors = named_tensors(small)
     if odd := sorted(dense.keys() ^ tensors.keys()):
-        raise ValueError(f"small: it does not fit the dense model: only one of them has {', '.join(odd[:5])}")
+        raise ValueError(
+            f"small must have the tensors of the dense model, got one of a model where {', '.join(odd[:5])} differ"
+        )
     device = next((tensor.device for tensor in dense.values()), None)
     for name, tensor in tensors.items():
         to = dense[name]
@@ -79,10 +82,10 @@ def _fitting(
         expected, got = (shape, to.dtype, device), (list(tensor.shape), tensor.dtype, tensor.device)
         if got != expected:
             raise ValueError(
-                f"small: {name} does not fit the plan: expected {_described(expected)}, got {_described(got)}"
+                f"small must fit the plan: {name} must be {_described(expected)}, got {_described(got)}"
             )
         if to.device != device:
-            raise ValueError(f"dense: expected all tensors on {device}, {name} is on {to.device}")
+            raise ValueError(f"dense must have all its tensors on {device}, got {name} on {to.device}")
     return tensors
 
 
@@ -104,8 +107,8 @@ def _reset(dense: nn.Module, pruned: set[str], generator: torch.Generator | None
     if without:
         more = f" and {len(without) - 3} more" if len(without) > 3 else ""
         raise ValueError(
-            f'complement: "reinit" needs reset_parameters; there is none in {", ".join(without[:3])}{more}. Give a '
-            "freshly built model, whose values are taken there: fuse_(dense, small, plan, build())"
+            f'complement must not be "reinit" for modules without reset_parameters, got {", ".join(without[:3])}{more}. '
+            "Give a freshly built model, whose values are taken there: plan.fuse_(dense, small, build())"
         )
     # reset_parameters draws from the global generators: seed them from ours inside, restore them afterwards.
     device = generator.device if generator is not None else "cpu"

@@ -1,8 +1,8 @@
 """Pruning a trained network without training it again: OBSPA (Wang, Rachwan, Günnemann and Charpentier 2024).
 
-What is the paper's: costs of channels by optimal brain surgery on the layers that read them, summed over these layers;
-the remaining weights of those layers make up for what is gone; inputs of any kind, no labels; norm statistics estimated
-again. What is ours: everything in "how" below.
+The paper has costs of channels by optimal brain surgery on the layers that read them, summed over these layers. The
+remaining weights of those layers make up for what is gone. Inputs may be of any kind, without labels, and norm statistics
+are estimated again. The steps below say how; docs/paper.md says what of that the paper leaves open.
 
 1. One run of the dense network over the calibration inputs gives ``XXᵀ`` of every layer that reads channels, and the
    statistics in front of its batch norms. Scores follow, and a plan by them.
@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Unpack
 
+from prunefuse._attention import unfused_attention
+from prunefuse._options import require_type
 from prunefuse.pruning._graph.copies import named_tensors
 from prunefuse.pruning._graph.export import Exporter
 from prunefuse.pruning._obspa.readers import Application, Enough, Reader, Watch, find_readers
@@ -62,7 +64,7 @@ class Batches:
             calibration = calibration.split(BATCH)
         if isinstance(calibration, Iterator) or not isinstance(calibration, Iterable):
             raise TypeError(
-                "calibration: expected a tensor or something that gives batches as often as it is read (a list, a "
+                "calibration must be a tensor or something that gives batches as often as it is read (a list, a "
                 f"data loader), got {type(calibration).__name__}"
             )
         self._source = calibration
@@ -76,34 +78,37 @@ class Batches:
             tensors = (batch,) if isinstance(batch, Tensor) else tuple(batch)[: self._inputs]
             if len(tensors) != self._inputs or not all(isinstance(x, Tensor) for x in tensors):
                 got = ", ".join(type(x).__name__ for x in tensors)
-                raise TypeError(f"calibration: expected batches of {self._inputs} tensors, got ({got})")
+                raise TypeError(f"calibration must be batches of {self._inputs} tensors, got ({got})")
             yield tuple(x.to(self._device) for x in tensors)
             empty = False
         if empty:
-            raise ValueError("calibration: expected at least one batch, got none")
+            raise ValueError("calibration must be at least one batch, got none")
 
 
 def noise_like(
     example_inputs: Tensor | Sequence[Tensor], samples: int = 2048, *, seed: int = 0
 ) -> list[tuple[Tensor, ...]]:
-    """Standard normal inputs, for calibration without data.
+    """Return standard normal inputs in batches, for calibration without data.
+
+    >>> [batch[0].shape[0] for batch in prunefuse.pruning.noise_like(torch.zeros(1, 3, 8, 8), 100)]
+    [64, 36]
 
     Args:
-        example_inputs: The inputs of the model's forward, with the batch on axis 0; only shapes and dtypes matter.
-        samples: How many.
-        seed: Of the generator; the global one is left alone.
+        example_inputs: The inputs of the model's forward, with the batch on axis 0. Only shapes and dtypes matter.
+        samples: How many samples there are in all.
+        seed: The seed of a generator of its own.
 
     Returns:
-        Batches of up to 64.
+        Batches of up to 64: a tuple of tensors each.
 
     Raises:
-        ValueError: an input is not of a floating-point dtype: noise would not be like it.
+        ValueError: An input is not of a floating-point dtype, so that noise would not be like it.
     """
     examples = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     for x in examples:
         if not x.is_floating_point():
             raise ValueError(
-                f"example_inputs: expected floating-point tensors, got {x.dtype}; calibrate with data"
+                f"example_inputs must be floating-point tensors, got {x.dtype}; calibrate with data"
             )
     generator = torch.Generator().manual_seed(seed)
     sizes = [min(BATCH, samples - start) for start in range(0, samples, BATCH)]
@@ -123,30 +128,40 @@ def prune_without_finetuning(
     memory: int = 2**30,
     **options: Unpack[ModulePlanOptions],
 ) -> tuple[PruningPlan, nn.Module]:
-    """Prune a trained network so that it needs no training afterwards (OBSPA; see :mod:`prunefuse.pruning.obspa`).
+    """Return a plan for a trained network, and the small network, which needs no training afterwards (OBSPA).
+
+    Layers that read removed channels are refitted to the outputs of the dense network; see `prunefuse.pruning.obspa`.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 100), torch.nn.ReLU(), torch.nn.Linear(100, 2))
+    >>> plan, small = prunefuse.prune_without_finetuning(model, torch.zeros(1, 4), torch.randn(200, 4), ratio=0.5)
+    >>> small[0].out_features
+    50
 
     Args:
         model: The trained model. It is not changed.
-        example_inputs: As for :func:`plan_pruning`.
-        calibration: Inputs like those that the network will see, or others, or :func:`noise_like`; about 2000. A tensor
-            of them, or batches that can be read several times (a list, a data loader): tensors, or tuples whose
-            first entries are the model's inputs; labels are not used.
-        damping: λ of the layers' Hessians, as a multiple of the mean of their diagonals. The default is ours.
-        memory: Bytes for Hessians that are gathered in one run over the calibration inputs; a larger one is gathered
-            in a run of its own.
+        example_inputs: As for `plan_pruning`.
+        calibration: About 2000 inputs: like those that the network will see, or others, or those of `noise_like`. They
+            are a tensor, or batches that can be read several times, as a list or a data loader has them. A batch is a
+            tensor, or a tuple whose first entries are the model's inputs. Labels are not used.
+        damping: λ of the layers' Hessians, as a multiple of the mean of their diagonals.
+        memory: Bytes for Hessians that are gathered in one run over the calibration inputs. A larger one is gathered in a
+            run of its own.
         options: Those of `ModulePlanOptions`.
 
     Returns:
         The plan, and the small model, in the mode of ``model``.
 
     Raises:
-        TypeError: an argument has the wrong type.
-        ValueError: an argument has a value that is not allowed, no layer reads channels that may be pruned, or the
-            inputs determine no weights (``damping=0`` and too few of them).
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has a value that is not allowed, or no layer reads channels that may be pruned. Or the inputs
+            determine no weights: there are too few of them, and ``damping=0``.
         RuntimeError: ``torch.export`` cannot capture the model.
+
+    References:
+        Wang, Rachwan, Günnemann and Charpentier 2024, *Structurally Prune Anything: Any Architecture, Any Framework, Any
+        Time*. Hassibi and Stork 1992, *Second Order Derivatives for Network Pruning: Optimal Brain Surgeon*.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    require_type(model, nn.Module, "model", "an nn.Module")
     check_planning(options, damping)
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -157,8 +172,10 @@ def prune_without_finetuning(
     readers, unrepaired = find_readers(traced)
     stuck = {name.rpartition(".")[0]: where for name, where in unrepaired.items()}
     if not readers:
-        raise ValueError("model: no convolution or linear layer reads channels that may be pruned")
-    with _plain_attention(), torch.no_grad():
+        raise ValueError(
+            "model must have a convolution or linear layer that reads channels that may be pruned, got none"
+        )
+    with unfused_attention(), torch.no_grad():
         steps = dense.steps(readers, next(iter(batches)))
         scores = costs(dense, readers, batches, damping, memory)
         ignore = options.pop("ignore", ())
@@ -171,17 +188,6 @@ def prune_without_finetuning(
     for module, mode in zip(small.modules(), training, strict=True):
         module.training = mode
     return plan, small
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """While it lasts, torch's attention layers run operator by operator, as they were exported."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class ModuleNetwork:

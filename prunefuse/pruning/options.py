@@ -80,8 +80,7 @@ class PlanOptions(TypedDict, total=False):
         str,
         Key(
             "floor",
-            '``"floor"``, ``"nearest"`` (halves up) or ``"ceil"``, of the kept count. Which of them the PruneFuse paper '
-            "uses is unknown; the default is ours.",
+            '``"floor"``, ``"nearest"`` (halves up) or ``"ceil"``, of the kept count.',
         ),
     ]
     ignore: Annotated[
@@ -97,9 +96,9 @@ class PlanOptions(TypedDict, total=False):
         str,
         Key(
             "prunefuse",
-            '``"prunefuse"``: the norm of the weights that write a channel, local ranking; ``"spa"``: the sum over all '
-            "parameters of the coupled channel, over that of its group, global ranking. What is given beside it takes the "
-            "place of the preset's.",
+            '``"prunefuse"`` is the norm of the weights that write a channel, in local ranking. ``"spa"`` is the sum over all '
+            "parameters of the coupled channel, divided by that of its group, in global ranking. Options given beside a preset "
+            "take the place of its own.",
         ),
     ]
     scope: Annotated[str | None, Key(None, '``"writers"`` or ``"coupled"``.')]
@@ -108,16 +107,16 @@ class PlanOptions(TypedDict, total=False):
         str | None,
         Key(
             None,
-            '``"none"``, or scores divided by the ``"sum"``, ``"mean"`` or ``"max"`` of magnitudes in the group: the '
-            "channels that live on the same axes of the same tensors.",
+            '``"none"``, or scores divided by the ``"sum"``, ``"mean"`` or ``"max"`` of magnitudes in their group. '
+            "A group is the channels that live on the same axes of the same tensors.",
         ),
     ]
     ratios: Annotated[
         Mapping[str, float] | None,
         Key(
             None,
-            "Name or pattern of modules -> the ratio for the channels that they write, whatever the others lose; the last "
-            "that matches holds, and of tied channels with several ratios the smallest.",
+            "Name or pattern of modules -> the ratio for the channels that they write, whatever the others lose. The last "
+            "name that matches holds. Tied channels with several ratios take the smallest.",
         ),
     ]
     round_to: Annotated[

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prunefuse import _files as files
 from prunefuse._files import decode
+from prunefuse._options import require_type
 from prunefuse._table import Table
 from prunefuse.pruning._explain import Coupled, coupled_in, explain
 from prunefuse.pruning._graph.copies import all_names, fingerprint, named_tensors
@@ -35,6 +36,11 @@ EXPRESSED_BY = ("module", "program")
 @dataclass(frozen=True)
 class Layer:
     """What happens to one module that has parameters of its own, or multiplies computed tensors, as in attention.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 100), torch.nn.ReLU(), torch.nn.Linear(100, 2))
+    >>> layer = prunefuse.plan_pruning(model, torch.zeros(1, 4), ratio=0.8).layers[0]
+    >>> layer.name, layer.width_before, layer.width_after
+    ('0', 100, 20)
 
     Attributes:
         name: Its path in the model.
@@ -62,7 +68,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """Which channels of a dense model are kept, and what follows from it; made by ``plan_pruning``.
+    """Which channels of a dense model are kept, and what follows from that; made by `plan_pruning`.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> plan = prunefuse.plan_pruning(model, torch.zeros(1, 4), ratio=0.5)
+    >>> small = plan.extract(model)
+    >>> plan.params
+    (58, 30)
+    >>> plan.save("plan.json"); prunefuse.PruningPlan.load("plan.json") == plan
+    True
 
     Attributes:
         fingerprint: Of the dense model: a hash of tensor names and shapes and module types, never of values.
@@ -80,10 +94,9 @@ class PruningPlan:
         notes: What was kept whole although it is no input or output, and why.
         expressed_by: What the small network is: ``"module"``, of the dense model's class, or ``"program"``, the
             exported one.
-        seconds: What planning took: in all, and without ``torch.export``; None where nothing was planned, as for
-            what :meth:`load` reads. It says nothing of what the plan does, so plans that differ in it are equal, and
-            files do not have it: they depend on what was planned only.
-        couplings: What :meth:`explain` tells of; beside the plan as ``seconds`` is, and None for what :meth:`load` reads.
+        seconds: What planning took: in all, and without ``torch.export``. None where nothing was planned, as for what
+            `load` reads. Plans that differ in it are equal, and files do not have it.
+        couplings: What `explain` tells of. It stands beside the plan as ``seconds`` does, and is None for what `load` reads.
     """
 
     fingerprint: str
@@ -114,14 +127,14 @@ class PruningPlan:
                 increasing = all(a < b for a, b in pairwise(indices))
                 if axis < 0 or not indices or indices[0] < 0 or not increasing:
                     raise ValueError(
-                        f"kept[{name!r}][{axis}]: expected increasing indices, got {_short(indices)}"
+                        f"kept[{name!r}][{axis}] must be increasing indices, got {_short(indices)}"
                     )
         for spec in self.inputs:
             if not isinstance(getattr(torch, spec.dtype, None), torch.dtype):
-                raise ValueError(f"inputs: expected the name of a torch dtype, got {spec.dtype!r}")
+                raise ValueError(f"inputs must have the names of torch dtypes, got {spec.dtype!r}")
 
     def extract(self, model: nn.Module) -> nn.Module:
-        """Cut the small model out of a dense one, which is not changed.
+        """Return the small model, cut out of a dense one, which is not changed.
 
         Args:
             model: A model of the architecture that was planned, with any values, on any device.
@@ -132,15 +145,15 @@ class PruningPlan:
 
         Raises:
             TypeError: ``model`` is no module.
-            ValueError: The plan is for another model or for an exported program, or the small model cannot run
-                because a size is written in the code; the message names the module.
+            ValueError: The plan is for another model or for an exported program. Or the small model cannot run because a
+                size is written in the code; the message names the module.
         """
         kept = self.kept_indices(model)
         if self.expressed_by != "module":
             raise ValueError(
-                'plan: it was made with expressed_by="program", so the model\'s own code may not run with what it keeps; '
-                "plan.extract_program(model, example_inputs) gives the exported program, or plan with "
-                'expressed_by="module"'
+                'expressed_by must be "module" to extract a model, got a plan with "program": the model\'s own code may not '
+                "run with what it keeps; plan.extract_program(model, example_inputs) gives the exported program, or plan "
+                'with expressed_by="module"'
             )
         return extract(model, kept, self.attributes, self.inputs, self.outputs)
 
@@ -152,7 +165,7 @@ class PruningPlan:
         dynamic_shapes: Any = None,
         training: bool = False,
     ) -> ExportedProgram:
-        """Export a dense model, which is not changed, and cut the small program out of that.
+        """Return the small program, cut out of a dense model that is exported for it, and is not changed.
 
         It can be saved by ``torch.export.save``, and ``.module()`` runs, trains and is taken by ``fuse_``: its tensors
         have the dense model's names. A program is in one mode for good, whatever ``.train()`` or ``.eval()``: export
@@ -184,30 +197,33 @@ class PruningPlan:
         *,
         generator: torch.Generator | None = None,
     ) -> nn.Module:
-        """Write the weights of ``small`` to the positions of ``dense`` that they were cut from, in place.
+        """Return ``dense``, after writing the weights of ``small`` to the positions that they were cut from, in place.
 
-        For a weight with kept outputs O and inputs I: ``dense[o, i] = small[rank(o), rank(i)]`` for o in O, i in I,
-        rank being the place in the kept set (PruneFuse, arXiv 2501.01118); norm layers and their statistics over O;
-        what was not pruned is copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit.
+        A weight with kept outputs O and inputs I becomes ``dense[o, i] = small[rank(o), rank(i)]`` for o in O and i in I.
+        Here rank is the place in the kept set. Norm layers and their statistics are written over O. What was not pruned is
+        copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit.
 
         Args:
             dense: The dense model; written in place. Training mode and ``requires_grad`` stay.
             small: ``plan.extract`` of such a model, trained or not; same dtypes and device. Not changed.
-                complement: What the other positions hold afterwards. ``"keep"``: what they held. ``"reinit"``: a new
-                draw by each module's own ``reset_parameters`` (not by an initialization of the whole network, and not of
-                parameters that only their model fills, as a class token: for both give a freshly built model,
-                ``plan.fuse_(dense, small, build())``). ``"zero"``: zeros, and in norm layers weight 1, bias 0, mean 0,
-                variance 1, so that ``dense`` computes the function of ``small``. A module: its values there; it
-                must have the architecture of ``dense`` and is not changed.
+            complement: What the other positions hold afterwards. ``"keep"``: what they held. ``"reinit"``: a new draw by
+                each module's own ``reset_parameters``. That is not an initialization of the whole network, nor of parameters
+                that only their model fills, as a class token. For both give a freshly built model:
+                ``plan.fuse_(dense, small, build())``. ``"zero"``: zeros, and in norm layers weight 1, bias 0, mean 0,
+                variance 1. Then ``dense`` computes the function of ``small``. A module: its values there. It must have
+                the architecture of ``dense``, and is not changed.
             generator: For ``"reinit"``; None draws from torch's default generator.
 
         Returns:
             ``dense``.
 
         Raises:
-            TypeError: an argument has the wrong type.
-            ValueError: the plan is for another model, ``small`` does not fit, or a module with pruned parameters
+            TypeError: An argument has the wrong type.
+            ValueError: The plan is for another model, ``small`` does not fit, or a module with pruned parameters
                 has no ``reset_parameters``. Nothing is written then.
+
+        References:
+            Kousar, Bhatti and Moon 2025, *PruneFuse: Efficient Data Selection via Weight Pruning and Network Fusion*.
         """
         check_arguments(dense, small, complement, generator)
         kept = self.kept_indices(dense, "dense")
@@ -223,24 +239,40 @@ class PruningPlan:
         model: nn.Module | None = None,
         example_inputs: Tensor | Sequence[Tensor] | None = None,
     ) -> str:
-        """What leaves together with the channels of a layer, and why: text to be printed.
+        """Return text that says what leaves together with the channels of a layer, and why.
 
-        There is a block for the output channels and one for the input channels. It says how many of them stay, which
-        parameters and buffers have them along which dimension, which calls couple these, and what the plan's notes say
-        of them. Of a layer whose channels cannot leave it says why.
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> print(prunefuse.plan_pruning(model, torch.zeros(1, 4)).explain("0"))
+        0 (Linear)
+        <BLANKLINE>
+        output channels (weight, dim 0): 4 of 8 stay
+          leave together:
+            0.weight  dim 0, makes them
+            0.bias    dim 0
+            2.weight  dim 1, reads them
+          coupled by:
+            linear in 0 (makes them)
+            linear in 2 (reads them)
+        <BLANKLINE>
+        input channels (weight, dim 1): all 4 stay, as inputs of the network, which linear in 0 takes
+
+        There is a block for the output channels and one for the input channels. A block says how many channels stay, and
+        which parameters and buffers have them along which dimension. It names the calls that couple these, and what the
+        plan's notes say of them. Of channels that cannot leave it says why.
 
         Args:
-            name: A layer, such as ``"layer1.0.conv1"``, or a parameter or buffer; of an ONNX file a node, an initializer,
+            name: A layer, such as ``"layer1.0.conv1"``, or a parameter or buffer. Of an ONNX file: a node, an initializer,
                 or the module that an initializer's name begins with.
-            model: The dense model; needed where the plan was loaded, since files have no couplings.
-            example_inputs: Its inputs, as for :func:`plan_pruning`; needed with ``model``.
+            model: The dense model. A plan that was loaded needs it, since files have no couplings.
+            example_inputs: Its inputs, as for `plan_pruning`; needed with ``model``.
 
         Raises:
-            TypeError: an argument has the wrong type.
-            ValueError: there is no layer or tensor of this name, the plan has no couplings and ``model`` is not given, or
-                the plan is for another model.
+            TypeError: An argument has the wrong type.
+            ValueError: There is no layer or tensor of this name, or the plan is for another model. Or the plan has no
+                couplings, and ``model`` is not given.
             RuntimeError: ``torch.export`` cannot capture the model.
         """
+        require_type(name, str, "name", "the name of a layer or tensor")
         coupled = self.couplings
         if model is not None:
             self.check_model(model)
@@ -248,7 +280,8 @@ class PruningPlan:
         if coupled is None:
             raise ValueError(
                 "model must be given to explain a plan that was loaded, which has no couplings: "
-                f"plan.explain({name!r}, model=..., example_inputs=...)"
+                f"plan.explain({name!r}, model=..., example_inputs=...); of an ONNX file "
+                f"prunefuse.onnx.explain(path, plan, {name!r})"
             )
         kinds = {layer.name: layer.type for layer in self.layers}
         return explain(coupled, name, self.kept, kinds, self.notes)
@@ -260,12 +293,11 @@ class PruningPlan:
             TypeError: ``model`` is no module.
             ValueError: the tensor names or shapes or the module types differ.
         """
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"{argument}: expected an nn.Module, got {type(model).__name__}")
+        require_type(model, nn.Module, argument, "an nn.Module")
         if fingerprint(model) != self.fingerprint:
             raise ValueError(
-                f"{argument}: the plan is for another model than this {type(model).__name__}: tensor names, shapes "
-                "or module types differ (another architecture, width or number of classes, or already pruned?)"
+                f"{argument} must be like the model that was planned, got another {type(model).__name__}: tensor names, "
+                "shapes or module types differ (another architecture, width or number of classes, or already pruned?)"
             )
 
     def kept_indices(self, model: nn.Module, argument: str = "model") -> dict[str, list[Tensor | None]]:
@@ -284,7 +316,8 @@ class PruningPlan:
                 shape = tuple(tensors[name].shape) if name in tensors else ()
                 if axis >= len(shape) or indices[-1] >= shape[axis]:
                     raise ValueError(
-                        f"plan: damaged: it keeps {_short(indices)} of axis {axis} of {name!r}, which has shape {shape}"
+                        f"kept must be of the model's axes, got {_short(indices)} for axis {axis} of {name!r}, which has "
+                        f"shape {shape}: the plan is damaged"
                     )
                 if indices not in cached:
                     cached[indices] = torch.tensor(indices)
@@ -331,7 +364,7 @@ class PruningPlan:
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f"{path}: not a pruning plan")
         if (version := content.pop("version", None)) != VERSION:
-            raise ValueError(f"{path}: expected plan format version {VERSION}, got {version!r}")
+            raise ValueError(f"{path}: version of a plan must be {VERSION}, got {version!r}")
         checksum = content.pop("checksum", None)
         try:
             plan: PruningPlan = decode(PruningPlan, content, "plan")
@@ -339,7 +372,7 @@ class PruningPlan:
             raise ValueError(f"{path}: damaged pruning plan: {error}") from None
         if checksum != plan.checksum():
             raise ValueError(
-                f"{path}: damaged pruning plan: its content was changed after it was saved: expected checksum "
+                f"{path}: damaged pruning plan: its content was changed after it was saved: checksum must be "
                 f"{plan.checksum()}, got {checksum}"
             )
         return plan
@@ -379,7 +412,14 @@ def load_pruned(
     plan: PruningPlan,
     weights: str | os.PathLike[str] | Mapping[str, Tensor],
 ) -> nn.Module:
-    """Rebuild a small model from the dense model's class, a plan and saved weights, without pickle.
+    """Return a small model, rebuilt from the dense model's class, a plan and saved weights, without pickle.
+
+    >>> build = lambda: torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> dense = build()
+    >>> plan = prunefuse.plan_pruning(dense, torch.zeros(1, 4), ratio=0.5)
+    >>> prunefuse.save_tensors("small.safetensors", plan.extract(dense).state_dict())
+    >>> prunefuse.load_pruned(build, plan, "small.safetensors")[0].out_features
+    4
 
     Args:
         factory: Builds the dense model; its values do not matter.
@@ -398,11 +438,10 @@ def load_pruned(
     """
     if isinstance(factory, nn.Module) or not callable(factory):
         raise TypeError(
-            f"factory: expected a function or class that builds the dense model, got {type(factory).__name__}"
+            f"factory must be a function or class that builds the dense model, got {type(factory).__name__}"
         )
     check_plan(plan)
-    if not isinstance(weights, str | os.PathLike | Mapping):
-        raise TypeError(f"weights: expected a safetensors file or a state dict, got {type(weights).__name__}")
+    require_type(weights, (str, os.PathLike, Mapping), "weights", "a safetensors file or a state dict")
     small = plan.extract(factory())
     if not isinstance(weights, Mapping):
         from safetensors import SafetensorError
@@ -411,11 +450,11 @@ def load_pruned(
         try:
             weights = load_file(weights)
         except SafetensorError as error:
-            raise ValueError(f"{weights}: not a safetensors file: {error}") from None
+            raise ValueError(f"weights must be a safetensors file, got {weights}: {error}") from None
     try:
         small.load_state_dict(_with_tied_names(small, weights))
     except RuntimeError as error:
-        raise ValueError(f"weights: they do not fit the small model of this plan: {error}") from None
+        raise ValueError(f"weights must fit the small model of this plan: {error}") from None
     return small
 
 
@@ -438,10 +477,16 @@ def fuse_(
     *,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """:meth:`PruningPlan.fuse_` of ``plan``: write the weights of ``small`` to where they were cut from in ``dense``.
+    """Return ``dense``, after `PruningPlan.fuse_` of ``plan``: the weights of ``small`` are where they were cut from.
+
+    >>> dense = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> plan = prunefuse.plan_pruning(dense, torch.zeros(1, 4), ratio=0.5)
+    >>> small = plan.extract(dense)
+    >>> prunefuse.fuse_(dense, small, plan) is dense
+    True
 
     Raises:
-        TypeError, ValueError: as there; ``plan`` is no plan.
+        TypeError, ValueError: As there, or ``plan`` is not a plan.
     """
     check_arguments(dense, small, complement, generator)
     check_plan(plan)
@@ -450,8 +495,7 @@ def fuse_(
 
 def check_plan(plan: object) -> None:
     """Raise ``TypeError`` unless the argument ``plan`` is one."""
-    if not isinstance(plan, PruningPlan):
-        raise TypeError(f"plan: expected a PruningPlan, got {type(plan).__name__}")
+    require_type(plan, PruningPlan, "plan", "a PruningPlan")
 
 
 def _change(before: int, after: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from prunefuse._options import require_type
 from prunefuse.pruning._choose.fit_code import (
     Decision,
     Remedies,
@@ -45,33 +46,43 @@ def plan_pruning(
     example_inputs: Tensor | Sequence[Tensor],
     **options: Unpack[ModulePlanOptions],
 ) -> PruningPlan:
-    """Decide which channels of a model to keep, from its exported graph.
+    """Return a plan: which channels of a model are kept, by its exported graph.
 
-    Every axis of n channels keeps ``round(n * (1 - ratio))`` of them, computed exactly, at least one: those
-    with the largest scores on that axis. Channels that operators tie together (a residual sum, a norm, the
-    weights that read them) leave together; where axes of different width are tied, the narrow one is settled
-    first, and the wider keeps its tied channels and fills up from its own. Attention loses whole heads, a grouped
-    convolution the same channels of every group; their counts are rounded in these units. Inputs and outputs of
-    the model stay as they are, and so does what the code of a module cannot express (see the plan's notes).
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 100), torch.nn.ReLU(), torch.nn.Linear(100, 2))
+    >>> plan = prunefuse.plan_pruning(model, torch.zeros(1, 4), ratio=0.8)
+    >>> plan.extract(model)[0].out_features
+    20
+
+    Every axis of n channels keeps ``round(n * (1 - ratio))`` of them, computed exactly, and at least one. It keeps those
+    with the largest scores on that axis. Channels leave together that operators tie: a residual sum, a norm, the weights
+    that read them. Where axes of different width are tied, the narrow one is settled first. The wider one keeps its tied
+    channels and fills up from its own.
+
+    Attention loses whole heads, a grouped convolution the same channels of every group. Their counts are rounded in these
+    units. Inputs and outputs of the model stay as they are. So does what the code of a module cannot express; the plan's
+    notes name it, and ``plan.explain`` tells of a layer.
 
     Args:
         model: The dense model, of any class that ``torch.export`` captures. It is not changed.
-        example_inputs: The input of its forward, or the inputs in order. Only shapes and dtypes matter (to a
-            latency the values too, if the model's code looks at them); axis 0 of the first is taken as the batch.
+        example_inputs: The input of its forward, or the inputs in order. Only shapes and dtypes matter; to a latency the
+            values too, if the model's code looks at them. Axis 0 of the first is taken as the batch.
         options: Those of `ModulePlanOptions`.
 
     Returns:
-        The plan; ``plan.extract(model)`` is the small model, or ``plan.extract_program(model, example_inputs)``
-        the small program.
+        The plan. ``plan.extract(model)`` is the small model, ``plan.extract_program(model, example_inputs)`` the small
+        program.
 
     Raises:
-        TypeError: an argument has the wrong type.
-        ValueError: an argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
         RuntimeError: ``torch.export`` cannot capture the model; the message names the module and the reason.
+
+    References:
+        Kousar, Bhatti and Moon 2025, *PruneFuse: Efficient Data Selection via Weight Pruning and Network Fusion*. Wang,
+        Rachwan, Günnemann and Charpentier 2024, *Structurally Prune Anything: Any Architecture, Any Framework, Any Time*.
     """
     start = time.perf_counter()
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    require_type(model, nn.Module, "model", "an nn.Module")
     inputs = checked_inputs(example_inputs)
     wanted: ModulePlanOptions = completed("plan_pruning", ModulePlanOptions, options)
     expressed_by, target = wanted["expressed_by"], wanted["target"]

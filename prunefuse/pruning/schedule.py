@@ -23,11 +23,15 @@ def prune_and_finetune(
     steps: int = 1,
     **options: Unpack[ModulePlanOptions],
 ) -> tuple[nn.Module, PruningPlan]:
-    """Prune a trained model in equal steps, and let the caller train what is left after each.
+    """Return a model that was pruned in equal steps, with training in between, and the plan of all steps.
 
-    Step k of n removes channels up to k/n of ``ratio``, or comes k/n of the way from the dense model to an amount of
-    ``target``; that the steps are equal is ours. Counts are rounded at every step. What is scored by data is so
-    on what the steps before left.
+    Step k of n removes channels up to k/n of ``ratio``. Or it comes k/n of the way from the dense model to an amount of
+    ``target``. Counts are rounded at every step. Each step scores what the steps before left.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 100), torch.nn.ReLU(), torch.nn.Linear(100, 2))
+    >>> small, plan = prunefuse.prune_and_finetune(model, torch.zeros(1, 4), lambda small: None, steps=2, ratio=0.5)
+    >>> small[0].out_features
+    50
 
     Args:
         model: The dense model. It is not changed.
@@ -37,13 +41,12 @@ def prune_and_finetune(
         options: Those of `ModulePlanOptions`.
 
     Returns:
-        The small model after the last ``finetune``, and the plan that leads there from the dense model: ``fuse_`` and
-        ``load_pruned`` take it.
+        The small model after the last ``finetune``, and the plan that leads there from the dense model. ``fuse_`` and
+        ``load_pruned`` take that plan.
 
     Raises:
-        TypeError: an argument has the wrong type.
-        ValueError: as for :func:`plan_pruning`; or there are several steps, and ``ratios``, or a target for memory or
-            latency.
+        TypeError: An argument has the wrong type.
+        ValueError: As for `plan_pruning`; or there are several steps, and ``ratios``, or a target for memory or latency.
     """
     ratio, target = options.pop("ratio", None), options.pop("target", None)
     check_count("steps", steps)
@@ -79,11 +82,21 @@ def prune_and_finetune(
 
 
 def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
-    """The plan that does what ``first`` does and then, to its small model, ``second``.
+    """Return the plan that does what ``first`` does and then, to its small model, ``second``.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 100), torch.nn.ReLU(), torch.nn.Linear(100, 2))
+    >>> first = prunefuse.plan_pruning(model, torch.zeros(1, 4), ratio=0.5)
+    >>> second = prunefuse.plan_pruning(first.extract(model), torch.zeros(1, 4), ratio=0.5)
+    >>> prunefuse.pruning.compose(first, second).extract(model)[0].out_features
+    25
+
+    Args:
+        first: A plan for the dense model.
+        second: A plan for the small model of ``first``.
 
     Raises:
-        TypeError: an argument is no plan.
-        ValueError: the plans do not follow each other.
+        TypeError: An argument is not a plan.
+        ValueError: The plans do not follow each other.
     """
     for plan in (first, second):
         check_plan(plan)

@@ -234,16 +234,16 @@ class Race:
 
 def _reached_already(target: Target, dense: float) -> ValueError:
     return ValueError(
-        f"target: nothing to prune: the {target.quantity} of the dense model are {dense:,.4g} already, and "
-        f"{target.limit(dense):,.4g} are allowed"
+        f"target must be less than the {target.quantity} of the dense model, {dense:,.4g}, got {target.limit(dense):,.4g}: "
+        "nothing to prune"
     )
 
 
 def _not_reached(target: Target, dense: float, least: float, notes: Sequence[Note]) -> ValueError:
     stays = "".join(f"; {line}" for line in note_lines(notes))
     return ValueError(
-        f"target: expected at most {target.limit(dense):,.4g} for {target.quantity}; with every axis at its smallest "
-        f"width there are {least:,.4g} of the dense model's {dense:,.4g}{stays}"
+        f"target must be at least {least:,.4g} for {target.quantity}, got {target.limit(dense):,.4g}: so much is left of the "
+        f"dense model's {dense:,.4g} with every axis at its smallest width{stays}"
     )
 
 

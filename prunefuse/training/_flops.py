@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prunefuse._attention import unfused_attention
 from prunefuse.training._modes import evaluating
 
 Handle = Callable[[Sequence[Any], Sequence[Any]], float]
@@ -49,7 +49,7 @@ def flops_per_input(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> f
     """
     uncounted: set[str] = set()
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
-    with warnings.catch_warnings(), evaluating(model), _unfused_attention(), torch.no_grad():
+    with warnings.catch_warnings(), evaluating(model), unfused_attention(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecation of torch.jit, which fvcore is made of
         from fvcore.nn import FlopCountAnalysis
 
@@ -66,17 +66,6 @@ def flops_per_input(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> f
             stacklevel=2,
         )
     return 2.0 * float(multiply_adds)
-
-
-@contextmanager
-def _unfused_attention() -> Iterator[None]:
-    """PyTorch's attention modules in linear maps and products, not as one operator on what a mask leaves of the batch."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _handles() -> dict[str, Handle]:

@@ -128,7 +128,7 @@ def test_options_reach_the_plan(folder):
         ("mynets:build --target-flops half", 2, "target-flops must be a number such as 0.5, got 'half'"),
         ("mynets:build --target-flops 5ms", 2, "target-flops must be a fraction below 1 or an amount, got '5ms'"),
         ("mynets:build --target-latency 5", 2, "an amount such as 5ms, got '5'"),
-        ("mynets:build --target-flops 0.0001 --input 1x3x8x8", 2, "target: expected at most"),
+        ("mynets:build --target-flops 0.0001 --input 1x3x8x8", 2, "target must be at least 1,952 for flops, got 3.123"),
         ("mynets:build --criterion snip", 2, "for the criterion 'snip'"),
         ("mynets:build --ignore conv9", 2, "ignore must match modules of the model, got 'conv9'"),
         ("mynets:build --weights none.pth", 1, "No such file"),
@@ -191,7 +191,7 @@ def test_an_onnx_file_takes_the_same_options(chain):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("", "shapes: input x has the shape"),
+        ("", "shapes must have all sizes of the input x of shape"),
         ("--input 1x6 --weights w.pth", "weights must be left out for an ONNX file"),
         ("--input 1x6 --num-classes 3", "num_classes must be left out for an ONNX file"),
         ("--input 1x6 --target-latency 0.5", "target must be parameters, flops or memory for an ONNX file"),

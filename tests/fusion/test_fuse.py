@@ -142,9 +142,7 @@ def test_a_module_that_cannot_reset_itself_is_named_before_anything_is_written()
     plan = plan_pruning(dense, torch.zeros(1, 4))
     before = copy.deepcopy(dense.state_dict())
     small = fill_(plan.extract(dense), 3)
-    message = (
-        r"needs reset_parameters; there is none in '2' \(Bare\)\. .*fuse_\(dense, small, plan, build\(\)\)"
-    )
+    message = r"modules without reset_parameters, got '2' \(Bare\)\. .*plan\.fuse_\(dense, small, build\(\)\)"
     with pytest.raises(ValueError, match=message):
         fuse_(dense, small, plan, "reinit")
     assert all(torch.equal(t, before[name]) for name, t in dense.state_dict().items())
@@ -203,37 +201,41 @@ def missing_layer() -> nn.Module:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"dense": models.resnet14()}, ValueError, "dense: the plan is for another model"),
-        ({"dense": 3}, TypeError, r"dense: expected an nn\.Module, got int"),
-        ({"small": 3}, TypeError, r"small: expected an nn\.Module, got int"),
+        ({"dense": models.resnet14()}, ValueError, "dense must be like the model that was planned"),
+        ({"dense": 3}, TypeError, r"dense must be an nn\.Module, got int"),
+        ({"small": 3}, TypeError, r"small must be an nn\.Module, got int"),
         (
             {"small": PLAN, "plan": small_model()},
             TypeError,
-            r"small: expected an nn\.Module, got PruningPlan",
+            r"small must be an nn\.Module, got PruningPlan",
         ),
-        ({"plan": "plan.json"}, TypeError, "plan: expected a PruningPlan, got str"),
-        ({"generator": 3}, TypeError, r"generator: expected a torch\.Generator or None, got int"),
+        ({"plan": "plan.json"}, TypeError, "plan must be a PruningPlan, got str"),
+        ({"generator": 3}, TypeError, r"generator must be a torch\.Generator or None, got int"),
         (
             {"small": models.resnet8()},
             ValueError,
-            r"small: conv1\.weight does not fit the plan: expected \[6, 3, 3, 3\]",
+            r"small must fit the plan: conv1\.weight must be \[6, 3, 3, 3\]",
         ),
-        ({"small": other_shape()}, ValueError, r"small: fc\.weight .*expected \[10, 25\] .*got \[10, 7\]"),
-        ({"small": missing_layer()}, ValueError, r"only one of them has fc\.bias, fc\.weight"),
+        ({"small": other_shape()}, ValueError, r"fc\.weight must be \[10, 25\] .*got \[10, 7\]"),
+        (
+            {"small": missing_layer()},
+            ValueError,
+            r"got one of a model where fc\.bias, fc\.weight differ",
+        ),
         (
             {"small": small_model().double()},
             ValueError,
-            r"expected .* torch\.float32 on cpu, got .* torch\.float64",
+            r"small must fit .* torch\.float32 on cpu, got .* torch\.float64",
         ),
         ({"small": small_model().to("meta")}, ValueError, "on cpu, got .* on meta"),
         (
             {"complement": "redraw"},
             ValueError,
-            "complement: expected one of keep, reinit, zero or a module, got 'redraw'",
+            "complement must be one of keep, reinit, zero or a module, got 'redraw'",
         ),
-        ({"complement": None}, TypeError, "complement: expected a string or a module, got NoneType"),
-        ({"complement": models.resnet14()}, ValueError, "complement: the plan is for another model"),
-        ({"complement": small_model()}, ValueError, "complement: the plan is for another model"),
+        ({"complement": None}, TypeError, "complement must be a string or a module, got NoneType"),
+        ({"complement": models.resnet14()}, ValueError, "complement must be like the model that was planned"),
+        ({"complement": small_model()}, ValueError, "complement must be like the model that was planned"),
     ],
 )
 def test_what_does_not_fit_is_named_before_anything_is_written(arguments, error, message):

@@ -347,7 +347,7 @@ def test_a_fixed_batch_is_kept_to_and_data_outside_stays_outside(tmp_path):
     assert (tmp_path / "small.onnx.data").exists()
     assert run(tmp_path / "small.onnx", x=floats(4, 5))[0].shape == (4, 3)
     with pytest.raises(
-        ValueError, match=r"calibration: expected arrays of equally many samples, in batches of 4"
+        ValueError, match=r"calibration must be arrays of equally many samples, in batches of 4"
     ):
         prunefuse.onnx.prune_without_finetuning(path, tmp_path / "other.onnx", floats(42, 5))
 
@@ -370,24 +370,34 @@ def test_what_cannot_be_made_up_for_stays(tmp_path):
 @pytest.mark.parametrize(
     ("calibration", "options", "error", "words"),
     [
-        (iter([1]), {}, TypeError, "calibration: expected an array, arrays by input name or something"),
-        ([], {}, ValueError, "calibration: expected at least one batch"),
-        (floats(9, 5), {}, TypeError, "calibration: expected an array for each of x, z, got x"),
-        ([{"x": floats(9, 5)}], {}, TypeError, "calibration: expected an array for each of x, z, got x"),
+        (iter([1]), {}, TypeError, "calibration must be an array, arrays by input name or something"),
+        ([], {}, ValueError, "calibration must be at least one batch"),
+        (floats(9, 5), {}, TypeError, "calibration must be an array for each of x, z, got x"),
+        ([{"x": floats(9, 5)}], {}, TypeError, "calibration must be an array for each of x, z, got x"),
         (
             {"x": floats(9, 5), "z": floats(8, 5)},
             {},
             ValueError,
-            "calibration: expected arrays of equally many",
+            "calibration must be arrays of equally many",
         ),
         (
             {"x": floats(9, 5) + 1j, "z": floats(9, 5)},
             {},
             TypeError,
-            "calibration: expected float32 for the input x",
+            "calibration must be float32 for the input x",
         ),
-        ({"x": floats(9, 4), "z": floats(9, 5)}, {}, ValueError, "calibration: onnxruntime cannot run it"),
-        ([[floats(2, 5)] * 2], {"damping": 0}, ValueError, "more calibration inputs or more damping"),
+        (
+            {"x": floats(9, 4), "z": floats(9, 5)},
+            {},
+            ValueError,
+            "calibration must be what onnxruntime can run",
+        ),
+        (
+            [[floats(2, 5)] * 2],
+            {"damping": 0},
+            ValueError,
+            "damping must be larger, or calibration must be more inputs",
+        ),
         ([[floats(2, 5)] * 2], {"damping": -1}, ValueError, "damping must be"),
         (
             [[floats(2, 5)] * 2],
@@ -441,13 +451,13 @@ def test_what_the_runtime_does_not_run_is_refused(tmp_path):
     model = onnx.load(path)
     model.graph.value_info.append(onnx.helper.make_tensor_value_info("g", onnx.TensorProto.FLOAT, [2, 5]))
     onnx.save(model, path)
-    with pytest.raises(ValueError, match="path: onnxruntime cannot run the network"):
+    with pytest.raises(ValueError, match="path must be a network that onnxruntime can run"):
         prunefuse.onnx.prune_without_finetuning(path, tmp_path / "small.onnx", floats(40, 5))
-    with pytest.raises(FileExistsError, match="out: "):
+    with pytest.raises(FileExistsError, match="out must be a new file, got"):
         prunefuse.onnx.prune_without_finetuning(path, path, floats(40, 5))
     as_bfloat16(path)
     with pytest.raises(
-        ValueError, match=r"path: expected weights that onnxruntime runs, got torch\.bfloat16 w2"
+        ValueError, match=r"path must have weights that onnxruntime runs, got torch\.bfloat16 w2"
     ):
         prunefuse.onnx.prune_without_finetuning(path, tmp_path / "small.onnx", floats(40, 5))
 
@@ -456,13 +466,15 @@ def test_a_network_with_nothing_to_make_up_for(tmp_path):
     path = network(
         tmp_path / "net.onnx", "(float[N, 5] x) => (float[N, 3] y) { y = MatMul (x, w) }", {"w": (5, 3)}
     )
-    with pytest.raises(ValueError, match="path: no convolution or matrix product reads channels"):
+    with pytest.raises(
+        ValueError, match="path must have a convolution or matrix product that reads channels"
+    ):
         prunefuse.onnx.prune_without_finetuning(path, tmp_path / "small.onnx", floats(40, 5))
 
 
 def test_without_the_runtime_it_says_so(chain, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ValueError, match="calibration: expected the package onnxruntime"):
+    with pytest.raises(ValueError, match="calibration needs the package onnxruntime"):
         prunefuse.onnx.prune_without_finetuning(
             chain, tmp_path / "small.onnx", {"x": floats(9, 5), "z": floats(9, 5)}
         )

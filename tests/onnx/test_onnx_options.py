@@ -97,7 +97,7 @@ def test_shapes_in_the_order_of_the_inputs(tmp_path):
         y = MatMul (a, w2) }"""
     path = network(tmp_path / "net.onnx", text, {"w1": (6, 8), "w2": (8, 4)})
     assert prunefuse.onnx.plan(path, shapes=[(1, 6), (1, 6)]).inputs[1].shape == (1, 6)
-    with pytest.raises(ValueError, match="shapes: the model has the inputs x, z, not 3"):
+    with pytest.raises(ValueError, match="shapes must be of the inputs x, z, got 3"):
         prunefuse.onnx.plan(path, shapes=[(1, 6)] * 3)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from prunefuse.errors import CaptureError
 from prunefuse.pruning import plan_pruning
 
 
@@ -23,6 +24,9 @@ def test_a_model_that_cannot_be_exported_is_named_with_the_reason():
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), Branches()))
     with pytest.raises(RuntimeError, match=r"module '1\.1' \(Branches\): Could not guard on data-dependent"):
         plan_pruning(model, torch.zeros(1, 4))
+    with pytest.raises(CaptureError) as caught:
+        plan_pruning(model, torch.zeros(1, 4))
+    assert caught.value.module == "1.1"
 
 
 NOISY = """

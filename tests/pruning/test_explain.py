@@ -1,5 +1,10 @@
 """plan.explain: what is coupled with a layer's channels, and by what."""
 
+import copy
+import gc
+import pickle
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -84,7 +89,7 @@ def test_what_is_told_of_parameters_is_what_leaves():
     plan = plan_pruning(model, IMAGE, ratio=0.25)
     for name, parameter in model.named_parameters():
         for axis, indices in plan.kept.get(name, {}).items():
-            assert f"dim {axis}): {len(indices)} of {parameter.shape[axis]} stay" in plan.explain(name)
+            assert f"(dim {axis}): {len(indices)} of {parameter.shape[axis]} stay" in plan.explain(name)
 
 
 def test_inputs_and_outputs_of_the_network_and_what_is_ignored():
@@ -213,13 +218,12 @@ def test_plans_in_steps_and_without_training():
 
 
 def test_a_plan_does_not_keep_the_model_alive():
-    import gc
-    import weakref
-
     model = models.resnet8()
     plan = plan_pruning(model, IMAGE)
     gone = weakref.ref(model)
     del model
     gc.collect()
     assert gone() is None
-    assert "residual" in plan.explain("conv1")
+    told = plan.explain("conv1")
+    assert "residual" in told
+    assert copy.deepcopy(plan).explain("conv1") == pickle.loads(pickle.dumps(plan)).explain("conv1") == told

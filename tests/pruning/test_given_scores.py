@@ -27,15 +27,15 @@ def test_scores_of_one_channel_are_summed_over_tensors():
 
 
 @pytest.mark.parametrize(
-    "scores",
+    ("scores", "message"),
     [
-        {"nothing": {0: torch.ones(4)}},
-        {"0.weight": {2: torch.ones(4)}},
-        {"0.weight": {0: torch.ones(3)}},
-        {"0.weight": {0: torch.tensor([1.0, 2, 3, torch.nan])}},
+        ({"nothing": {0: torch.ones(4)}}, "must be of axes of the model, got axis 0 of a tensor 'nothing'"),
+        ({"0.weight": {2: torch.ones(4)}}, "must be of axes of the model, got axis 2 of a tensor '0.weight'"),
+        ({"0.weight": {0: torch.ones(3)}}, "must be 4 finite numbers for axis 0 of '0.weight', got shape"),
+        ({"0.weight": {0: torch.tensor([1.0, 2, 3, torch.nan])}}, "must be 4 finite numbers for axis 0"),
     ],
     ids=["name", "axis", "length", "nan"],
 )
-def test_wrong_scores_are_named(scores):
-    with pytest.raises(ValueError, match="scores:"):
+def test_wrong_scores_are_named(scores, message):
+    with pytest.raises(ValueError, match=f"scores {message}"):
         plan_pruning(net(), X, scores=scores)

@@ -382,19 +382,24 @@ def test_noise_is_seeded_and_shaped_like_the_examples():
     again, other = noise_like(example, 100, seed=3), noise_like(example, 100, seed=4)
     assert torch.equal(batches[1][0], again[1][0])
     assert not torch.equal(batches[1][0], other[1][0])
-    with pytest.raises(ValueError, match="example_inputs: expected floating-point"):
+    with pytest.raises(ValueError, match="example_inputs must be floating-point"):
         noise_like(torch.zeros(1, 3, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(
     ("calibration", "options", "error", "words"),
     [
-        (iter([torch.zeros(2, 3)]), {}, TypeError, "calibration: expected a tensor or something"),
-        ([], {}, ValueError, "calibration: expected at least one batch"),
-        ([{"x": 1}], {}, TypeError, "calibration: expected batches of 1 tensors"),
+        (iter([torch.zeros(2, 3)]), {}, TypeError, "calibration must be a tensor or something"),
+        ([], {}, ValueError, "calibration must be at least one batch"),
+        ([{"x": 1}], {}, TypeError, "calibration must be batches of 1 tensors"),
         (torch.zeros(2, 3), {"criterion": "l1"}, TypeError, "criterion"),
         (torch.zeros(2, 3), {"damping": -1}, ValueError, "damping must be"),
-        (torch.zeros(2, 3), {"damping": 0}, ValueError, "more calibration inputs or more damping"),
+        (
+            torch.zeros(2, 3),
+            {"damping": 0},
+            ValueError,
+            "damping must be larger, or calibration must be more inputs",
+        ),
     ],
     ids=["iterator", "empty", "mapping", "criterion", "negative", "singular"],
 )
@@ -402,5 +407,5 @@ def test_wrong_arguments_are_named(calibration, options, error, words):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(error, match=words):
         prune_without_finetuning(model, torch.zeros(1, 3), calibration, **options)
-    with pytest.raises(ValueError, match="model: no convolution or linear layer"):
+    with pytest.raises(ValueError, match="model must have a convolution or linear layer"):
         prune_without_finetuning(nn.Linear(3, 2), torch.zeros(1, 3), torch.zeros(2, 3))

@@ -87,14 +87,14 @@ def test_a_file_read_on_its_own_cuts_the_same_model(plan, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.update(version=1), "expected plan format version 3, got 1"),
+        (lambda p: p.update(version=1), "version of a plan must be 3, got 1"),
         (lambda p: p.update(format="other"), "not a pruning plan"),
         (lambda p: p.pop("fingerprint"), "unknown ['fingerprint']"),
         (lambda p: p.update(extra=1), "unknown ['extra']"),
         (lambda p: p.update(ratio="much"), "plan.ratio must be float, got 'much'"),
-        (lambda p: p["kept"].update(x={"0": [1, 1]}), "kept['x'][0]: expected increasing indices"),
-        (lambda p: p["kept"].update(x={"0": []}), "expected increasing indices"),
-        (lambda p: p["kept"].update(x={"0": [-1, 3]}), "expected increasing indices"),
+        (lambda p: p["kept"].update(x={"0": [1, 1]}), "kept['x'][0] must be increasing indices"),
+        (lambda p: p["kept"].update(x={"0": []}), "must be increasing indices"),
+        (lambda p: p["kept"].update(x={"0": [-1, 3]}), "must be increasing indices"),
         (
             lambda p: p["kept"].update(x={"0": [0, True]}),
             "plan.kept['x']['0'][1] must be int, got True",
@@ -108,7 +108,7 @@ def test_a_file_read_on_its_own_cuts_the_same_model(plan, tmp_path):
         ),
         (
             lambda p: p["inputs"][0].update(dtype="float31"),
-            "expected the name of a torch dtype, got 'float31'",
+            "inputs must have the names of torch dtypes, got 'float31'",
         ),
         (lambda p: p.update(notes="none"), "plan.notes must be"),
         (lambda p: p["kept"]["conv1.weight"]["0"].__setitem__(-1, 15), "changed after it was saved"),
@@ -141,12 +141,18 @@ def test_what_is_no_plan_at_all(tmp_path, text):
     [
         (
             lambda p: p["kept"]["conv1.weight"].update({0: (2, 99)}),
-            r"keeps \[2, 99\] of axis 0 of 'conv1.weight'",
+            r"kept must be of the model's axes, got \[2, 99\] for axis 0 of 'conv1.weight'",
         ),
         (lambda p: p["kept"]["conv1.weight"].update({7: (0,)}), "axis 7 of 'conv1.weight'"),
         (lambda p: p["kept"].update({"conv9.weight": {0: (0,)}}), "'conv9.weight', which has shape"),
-        (lambda p: p["attributes"]["conv1"].update(forward=3), "it sets 'forward' of 'conv1'"),
-        (lambda p: p["attributes"].update(conv9={"out_channels": 3}), "it sets 'out_channels' of 'conv9'"),
+        (
+            lambda p: p["attributes"]["conv1"].update(forward=3),
+            "got 3 for 'forward' of 'conv1'",
+        ),
+        (
+            lambda p: p["attributes"].update(conv9={"out_channels": 3}),
+            "got 3 for 'out_channels' of 'conv9'",
+        ),
         (lambda p: p["kept"]["conv1.weight"].pop(0), "the pruned model cannot run"),
         (lambda p: p.update(outputs=((2, 11),)), r"returns shapes \(\(2, 10\),\) instead of"),
     ],
@@ -182,14 +188,14 @@ class Other(models.ResNet):
     ids=["classes", "channels", "shortcut", "depth", "wrapped", "class"],
 )
 def test_a_plan_for_another_model_is_an_error(plan, model):
-    with pytest.raises(ValueError, match="model: the plan is for another model"):
+    with pytest.raises(ValueError, match="model must be like the model that was planned, got another"):
         plan.extract(model)
 
 
 def test_a_pruned_model_is_another_model(plan):
     with pytest.raises(ValueError, match="already pruned"):
         plan.extract(plan.extract(models.resnet8()))
-    with pytest.raises(TypeError, match=r"model: expected an nn\.Module, got type"):
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module, got type"):
         plan.extract(models.ResNet)
 
 
@@ -243,7 +249,7 @@ def test_values_that_cannot_be_ranked():
         model[0].weight[1, 1] = float("nan")
     with pytest.raises(ValueError, match=r"0\.weight has values that are not finite"):
         plan_pruning(model, torch.zeros(1, 4))
-    with pytest.raises(ValueError, match=r"0\.weight is on the meta device"):
+    with pytest.raises(ValueError, match=r"got 0\.weight on the meta device"):
         plan_pruning(model.to("meta"), torch.zeros(1, 4, device="meta"))
 
 

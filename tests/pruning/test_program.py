@@ -317,7 +317,7 @@ def test_refusals(dense, plan):
         lambda: prune_and_finetune(dense, IMAGE, pytest.fail, expressed_by="program"),
     ):
         with pytest.raises(
-            ValueError, match=r"plan: .* plan\.extract_program\(model, example_inputs\) gives"
+            ValueError, match=r"expressed_by must be .* plan\.extract_program\(model, example_inputs\) gives"
         ):
             wrong()
     with pytest.raises(ValueError, match="expressed_by must be one of module, program, got 'file'"):
@@ -326,14 +326,17 @@ def test_refusals(dense, plan):
         replace(plan, expressed_by="file")
     with pytest.raises(ValueError, match="target must be parameters, flops or memory"):
         plan_pruning(dense, IMAGE, target=Target("latency", 0.5), expressed_by="program")
-    with pytest.raises(ValueError, match="model: the plan is for another model"):
+    with pytest.raises(ValueError, match="model must be like the model that was planned, got another"):
         plan.extract_program(models.resnet8(), IMAGE)
     with pytest.raises(TypeError, match="example_inputs must be a tensor"):
         plan.extract_program(dense, 3)
     with pytest.raises(RuntimeError, match=r"torch\.export cannot capture it, in module 'first'"):
         plan.extract_program(dense, IMAGE[:, :2])
     kept = {**plan.kept, "mix.weight": {**plan.kept["mix.weight"], 0: tuple(range(12))}}
-    with pytest.raises(ValueError, match="plan: damaged, or for another model: what it removes of"):
+    with pytest.raises(
+        ValueError,
+        match="got one that is damaged or for another: what it removes of",
+    ):
         replace(plan, kept=kept).extract_program(dense, IMAGE)
 
 

@@ -399,7 +399,7 @@ def test_a_faulty_rule_is_named():
         RuntimeError, match=r"the rule for prunefuse_tests::flip failed in module ''.*\(8, 8, 6, 6\)"
     ):
         plan_pruning(Between(lambda x: flipped(x, 2)), torch.zeros(1, 3, 6, 6))
-    with pytest.raises(ValueError, match=r"expected names like .*got 'flip'"):
+    with pytest.raises(ValueError, match=r"operators must be names like .*got 'flip'"):
         register_rule("flip")
 
 

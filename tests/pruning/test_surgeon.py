@@ -81,5 +81,5 @@ def test_inputs_that_are_all_zero_cost_nothing_and_change_nothing():
 
 def test_too_few_inputs_without_damping_are_an_error():
     weight, _, gram = layer(0, 1, 2, 8, 3)
-    with pytest.raises(ValueError, match="more calibration inputs or more damping"):
+    with pytest.raises(ValueError, match="damping must be larger, or calibration must be more inputs"):
         removal_costs(weight, gram * 0, np.ones(8, dtype=int), 0.0)

@@ -107,7 +107,7 @@ def strided(stride: int) -> nn.Module:
 def test_a_model_of_equal_tensors_that_runs_otherwise_is_another_model():
     plan = plan_pruning(strided(1), torch.zeros(2, 3, 8, 8))
     with pytest.raises(
-        ValueError, match=r"model: the plan is for another model .*\(2, 3, 8, 8\) it cannot run"
+        ValueError, match=r"model must be like the model that was planned, .*\(2, 3, 8, 8\) it cannot run"
     ):
         plan.extract(strided(2))
     plan = plan_pruning(strided(1)[0:1].append(nn.Conv2d(8, 2, 1)), torch.zeros(2, 3, 8, 8))
@@ -206,10 +206,10 @@ def test_tied_weights_are_saved_under_one_name_and_loaded_under_all(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"factory": models.resnet8()}, "factory: expected a function or class that builds .* got ResNet"),
-        ({"factory": "resnet8"}, "factory: expected .* got str"),
-        ({"plan": "plan.json"}, "plan: expected a PruningPlan, got str"),
-        ({"weights": models.resnet8()}, "weights: expected a safetensors file or a state dict, got ResNet"),
+        ({"factory": models.resnet8()}, "factory must be a function or class that builds .* got ResNet"),
+        ({"factory": "resnet8"}, "factory must be .* got str"),
+        ({"plan": "plan.json"}, "plan must be a PruningPlan, got str"),
+        ({"weights": models.resnet8()}, "weights must be a safetensors file or a state dict, got ResNet"),
     ],
 )
 def test_load_pruned_names_arguments_of_a_wrong_type(plan, change, message):
@@ -220,18 +220,16 @@ def test_load_pruned_names_arguments_of_a_wrong_type(plan, change, message):
 
 def test_weights_that_do_not_fit_are_named(plan, tmp_path):
     small = plan.extract(models.resnet8()).state_dict()
-    with pytest.raises(
-        ValueError, match=r"weights: they do not fit .*(?s:.)*size mismatch for conv1\.weight"
-    ):
+    with pytest.raises(ValueError, match=r"weights must fit .*(?s:.)*size mismatch for conv1\.weight"):
         load_pruned(models.resnet8, plan, models.resnet8().state_dict())
     with pytest.raises(ValueError, match=r'Missing key\(s\) in state_dict: "fc.bias"'):
         load_pruned(models.resnet8, plan, {name: t for name, t in small.items() if name != "fc.bias"})
-    with pytest.raises(ValueError, match="plan is for another model"):
+    with pytest.raises(ValueError, match="model must be like the model that was planned"):
         load_pruned(models.resnet14, plan, small)
-    with pytest.raises(TypeError, match=r"expected an nn\.Module, got int"):
+    with pytest.raises(TypeError, match=r"must be an nn\.Module, got int"):
         load_pruned(lambda: 3, plan, small)
     (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match=r"bad\.safetensors: not a safetensors file"):
+    with pytest.raises(ValueError, match=r"weights must be a safetensors file, got .*bad\.safetensors"):
         load_pruned(models.resnet8, plan, tmp_path / "bad.safetensors")
 
 

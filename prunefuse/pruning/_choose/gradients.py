@@ -45,14 +45,14 @@ def gather(
         loss: None is the cross entropy of ``model(x)`` and ``y`` for batches (x, y).
         batches: The data, gone through up to twice, so that the loss of all of them is kept in memory if they
             come from a generator.
-        seed: For dropout, and for the random signs that estimate the diagonal (one draw for each batch, ours).
+        seed: For dropout, and for the random signs that estimate the diagonal (one draw for each batch).
 
     Raises:
         ValueError: there are no batches; or the loss is no single number, or does not depend on the parameters.
     """
     data = list(batches or ())
     if not data:
-        raise ValueError("batches: expected at least one batch")
+        raise ValueError("batches must be at least one batch, got none")
     model = copy.deepcopy(model)
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
@@ -69,7 +69,10 @@ def gather(
 def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
     """The loss of batches (x, y): y the classes of the rows of ``model(x)``."""
     if not isinstance(batch, Sequence) or len(batch) != 2 or not all(isinstance(x, Tensor) for x in batch):
-        raise ValueError("batches: expected pairs of tensors (x, y), or a loss= that takes (model, batch)")
+        got = type(batch).__name__
+        raise ValueError(
+            f"batches must be pairs of tensors (x, y), or loss must take (model, batch), got {got}"
+        )
     device = next(model.parameters()).device
     return nn.functional.cross_entropy(model(batch[0].to(device)), batch[1].to(device))
 
@@ -84,10 +87,10 @@ def _derivatives(
     def gradients(batch: Any, create_graph: bool) -> list[Tensor]:
         value = loss(model, batch)
         if not isinstance(value, Tensor) or value.numel() != 1:
-            raise ValueError(f"loss: expected a tensor with one number, got {value!r:.80}")
+            raise ValueError(f"loss must return a tensor with one number, got {value!r:.80}")
         if not value.requires_grad:
             raise ValueError(
-                "loss: it does not depend on the parameters (was it computed without gradients?)"
+                "loss must depend on the parameters, got one that does not (was it computed without gradients?)"
             )
         results = torch.autograd.grad(value.sum(), tensors, create_graph=create_graph, allow_unused=True)
         return [torch.zeros_like(x) if g is None else g for x, g in zip(tensors, results, strict=True)]

@@ -144,26 +144,6 @@ class Axes:
         return keep
 
 
-def settle(
-    axes: Iterable[Ids],
-    scores: npt.NDArray[np.float64],
-    count: Callable[[int], int],
-    alike: Sequence[Sequence[Ids]] = (),
-) -> npt.NDArray[np.bool_]:
-    """Settle axes by their width alone; see :meth:`Axes.settle`.
-
-    Args:
-        axes: For every axis of every tensor, the coupled channel of each index; 0 = stays.
-        scores: One per coupled channel.
-        count: Width of an axis -> how many channels it keeps.
-        alike: Sets of axes that shall all keep the same number of indices, that of the first one settled.
-
-    Returns:
-        One flag per coupled channel.
-    """
-    return Axes.of(axes, alike).settle(scores, lambda axis: count(axis.width))
-
-
 def _tie(alike: Sequence[Sequence[Ids]]) -> dict[Key, int]:
     """Axis -> the number of the set it is in; sets that overlap are one, axes that stay whole are in none."""
     ties: dict[Key, int] = {}

@@ -54,10 +54,10 @@ class Scoring:
     grasp      ``θ (H g)``      Wang et al. 2020, where ``-θ (H g)`` is the score and the largest are removed
     crop       ``|θ (H g)|``    Rachwan et al. 2022
     fisher     ``θ² g² / 2``    Hessian by squared gradients of batches (of samples, if they have one each)
-    obd        ``θ² diag(H)/2`` LeCun et al. 1990; the diagonal by products with random signs, which is ours
+    obd        ``θ² diag(H)/2`` LeCun et al. 1990; the diagonal by products with random signs
     random     one uniform number for each channel
     bn_scale   ``|γ|`` of the norm layers on the channel; Liu et al. 2017
-    activation mean magnitude of the channel in the inputs of the layers that read it; the form is ours
+    activation mean magnitude of the channel in the inputs of the layers that read it
     ========== ================ =====================================================================
 
     Attributes:
@@ -66,7 +66,7 @@ class Scoring:
             every element of every parameter that leaves with it, each once.
         aggregation: ``"sum"``, ``"mean"``, ``"max"`` or ``"l2"`` (root of the sum of squares) of the elements'
             scores. ``"norm"`` (PruneFuse): the sum, and of ``"l2"`` its root: ``|W[j, ...]|`` where a channel has
-            one writer. That several writers (a residual axis) count together is ours.
+            one writer. Several writers, as of a residual axis, count together.
         seed: For ``"random"``.
         scores: Scores for indices of axes, which take the place of those of elements.
     """
@@ -148,7 +148,7 @@ def channel_scores(
             sizes[place] = rows.shape[1] if counting is None else counting.sum(1).numpy()
         if not np.isfinite(amounts).all():
             raise ValueError(
-                f"model: {part.name} has values that are not finite, so its channels cannot be ranked"
+                f"model must be finite to be ranked, got others: {part.name} has values that are not finite"
             )
         total += np.bincount(part.channels, weights=amounts, minlength=count)
         elements += np.bincount(part.channels, weights=sizes, minlength=count)
@@ -217,7 +217,7 @@ def _parts(
 
 def _values(tensor: Tensor, name: str, scoring: Scoring) -> Tensor:
     if tensor.is_meta:
-        raise ValueError(f"model: {name} is on the meta device and has no values to rank by {scoring.name}")
+        raise ValueError(f"model must have values to rank by {scoring.name}, got {name} on the meta device")
     return tensor.detach().cpu()
 
 
@@ -236,10 +236,10 @@ def _element_scores(scoring: Scoring, name: str, x: Tensor, evidence: Evidence) 
         )
     result = scoring.criterion(x, None if gradient is None else gradient.cpu())
     if not isinstance(result, Tensor):
-        raise TypeError(f"criterion: expected it to return a tensor, got {type(result).__name__}")
+        raise TypeError(f"criterion must return a tensor, got {type(result).__name__}")
     if result.shape != x.shape:
         raise ValueError(
-            f"criterion: expected a score for every element of {name}, shape {tuple(x.shape)}, got {tuple(result.shape)}"
+            f"criterion must return a score for every element of {name}, shape {tuple(x.shape)}, got {tuple(result.shape)}"
         )
     return result.detach().cpu()
 
@@ -255,10 +255,10 @@ def _of_indices(scores: Scores, axes: Mapping[str, list[Ids]]) -> Iterator[_Part
     for name, mine in scores.items():
         for axis, values in mine.items():
             if name not in axes or not 0 <= axis < len(axes[name]):
-                raise ValueError(f"scores: the model has no axis {axis} of a tensor {name!r}")
+                raise ValueError(f"scores must be of axes of the model, got axis {axis} of a tensor {name!r}")
             if values.shape != axes[name][axis].shape or not values.isfinite().all():
                 raise ValueError(
-                    f"scores: expected {len(axes[name][axis])} finite numbers for axis {axis} of {name!r}, got shape "
+                    f"scores must be {len(axes[name][axis])} finite numbers for axis {axis} of {name!r}, got shape "
                     f"{tuple(values.shape)}"
                 )
             yield _Part(name, axes[name][axis], values.detach().cpu())

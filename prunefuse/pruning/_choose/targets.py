@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from prunefuse._options import require
 from prunefuse.pruning._graph.couplings import Ids
 from prunefuse.pruning._graph.trace import Trace
 
@@ -24,18 +25,28 @@ _UNITS = {"parameters": "", "flops": "", "memory": " bytes", "latency": " s"}
 
 @dataclass(frozen=True)
 class Target:
-    """What a pruned model may cost at most: ``Target("flops", 0.5)`` is half the FLOPs of the dense model.
+    """What a pruned model may cost at most, of a quantity.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 100), torch.nn.ReLU(), torch.nn.Linear(100, 2))
+    >>> plan = prunefuse.plan_pruning(model, torch.zeros(1, 4), target=prunefuse.Target("flops", 0.5))
+    >>> plan.flops
+    (1200, 600)
+
+    The quantities:
+
+    - ``"parameters"``: how many there are.
+    - ``"flops"``: per input, 2 for each multiply-add of convolutions, linear maps and products of computed tensors, as in
+      attention.
+    - ``"memory"``: bytes of parameters and buffers, and the largest sum of activations that are alive at once for the
+      example inputs. A tensor lives from the operator that writes it to the last operator that reads it. What an operator
+      or an allocator needs beside is not counted.
+    - ``"latency"``: seconds of one forward with the example inputs in evaluation mode, on this machine.
 
     Attributes:
-        quantity: ``"parameters"``; ``"flops"``: 2 per multiply-add of convolutions, linear maps and products of computed
-            tensors, as in attention, per input;
-            ``"memory"``: bytes of parameters and buffers, and of the largest sum of activations alive at once for
-            the example inputs: from the operator that writes a tensor to the last one that reads it, at the size
-            of the model's numbers; what an operator or an allocator needs beside is not known and not counted;
-            ``"latency"``: seconds of one forward with the example inputs in evaluation mode on this machine.
+        quantity: One of these.
         fraction: Of the dense model's, between 0 and 1.
         at_most: An absolute amount instead.
-        repeats: For latency: forwards of the dense and of the pruned model, in turns, of which the medians count.
+        repeats: For latency: forwards of the dense and of the pruned model, in turns. Their medians count.
     """
 
     quantity: str
@@ -50,21 +61,21 @@ class Target:
             TypeError: an amount is no number.
             ValueError: an unknown quantity, an amount outside its range, or both or neither of them.
         """
-        if self.quantity not in QUANTITIES:
-            allowed = ", ".join(map(repr, QUANTITIES))
-            raise ValueError(f"target.quantity: expected one of {allowed}, got {self.quantity!r}")
+        allowed = ", ".join(map(repr, QUANTITIES))
+        require(self.quantity in QUANTITIES, "target.quantity", f"one of {allowed}", self.quantity)
         if (self.fraction is None) == (self.at_most is None):
-            raise ValueError("target: expected one of fraction and at_most")
+            got = "neither" if self.fraction is None else "both"
+            raise ValueError(f"target must have one of fraction and at_most, got {got}")
         for name, value in (("fraction", self.fraction), ("at_most", self.at_most)):
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, float | int | Real):
-                raise TypeError(f"target.{name}: expected a number, got {type(value).__name__}")
-            if not 0 < value < (1 if name == "fraction" else math.inf):
-                bounds = "0 < fraction < 1" if name == "fraction" else "a positive number"
-                raise ValueError(f"target.{name}: expected {bounds}, got {value}")
-        if self.repeats < 1:
-            raise ValueError(f"target.repeats: expected at least 1, got {self.repeats}")
+                raise TypeError(f"target.{name} must be a number, got {type(value).__name__}")
+            largest, bounds = (
+                (1, "above 0 and below 1") if name == "fraction" else (math.inf, "a positive number")
+            )
+            require(0 < value < largest, f"target.{name}", bounds, value)
+        require(self.repeats >= 1, "target.repeats", "at least 1", self.repeats)
 
     def limit(self, dense: float) -> float:
         """The amount that is allowed, where the dense model needs ``dense``."""

@@ -21,10 +21,16 @@ _T = TypeVar("_T")
 
 
 def register_sizes(module_type: type[nn.Module], sizes: Mapping[tuple[str, int], str]) -> None:
-    """Say which attributes of a module type are sizes of its tensors.
+    """Say which attributes of a module type are sizes of its tensors, so that pruning changes them along.
+
+    >>> class Scaled(torch.nn.Module):
+    ...     def __init__(self, width):
+    ...         super().__init__()
+    ...         self.width, self.matrix = width, torch.nn.Parameter(torch.eye(width))
+    >>> prunefuse.pruning.register_sizes(Scaled, {("matrix", 0): "width"})
 
     Args:
-        module_type: The type; subclasses without an entry of their own share it.
+        module_type: The type. Subclasses without an entry of their own share it.
         sizes: (name of a parameter or buffer of the module or of one inside it, axis) -> the integer attribute
             that holds the size of that axis.
     """
@@ -32,12 +38,20 @@ def register_sizes(module_type: type[nn.Module], sizes: Mapping[tuple[str, int],
 
 
 def register_padding(module_type: type[nn.Module], amounts: tuple[str, str] | str) -> None:
-    """Say where a module that adds constant channels keeps how many, read at every forward.
+    """Say which attributes of a module type count the constant channels that it adds, so that pruning changes them along.
+
+    The module must read these attributes in every forward.
+
+    >>> class Shortcut(torch.nn.Module):
+    ...     before, after = 2, 2
+    ...     def forward(self, x):
+    ...         return torch.nn.functional.pad(x, (0, 0, 0, 0, self.before, self.after))
+    >>> prunefuse.pruning.register_padding(Shortcut, ("before", "after"))
 
     Args:
-        module_type: The type; subclasses without an entry of their own share it.
-        amounts: The names of two integer attributes (added before, added after), or the name of one
-            attribute that is a tuple in the order of :func:`torch.nn.functional.pad`.
+        module_type: The type. Subclasses without an entry of their own share it.
+        amounts: The names of two integer attributes: added before, added after. Or the name of one attribute that is a
+            tuple in the order of `torch.nn.functional.pad`.
     """
     _PADDING[module_type] = amounts
 

@@ -89,7 +89,10 @@ def _set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int 
             before = getattr(owner, attribute, None)
             new = list(value) if isinstance(before, list) and isinstance(value, tuple) else value
             if type(before) is not type(new):
-                raise ValueError(f"plan: damaged: it sets {name!r} of {path!r} from {before!r} to {value!r}")
+                raise ValueError(
+                    f"attributes must be of the model's types, got {value!r} for {name!r} of {path!r}, which is {before!r}: "
+                    "the plan is damaged"
+                )
             if held:
                 vars(owner)[attribute] = new  # it may be frozen
             else:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prunefuse.errors import CaptureError as CaptureError
 from prunefuse.pruning._graph.copies import cut, hollow
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape and dtype (its name, such as ``"float32"``) of an input of the model."""
+    """An input of a model: its shape, and the name of its dtype.
+
+    >>> prunefuse.pruning.TensorSpec.of(torch.zeros(2, 3))
+    TensorSpec(shape=(2, 3), dtype='float32')
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -93,14 +98,6 @@ def describe(model: nn.Module, running: list[str]) -> str:
     path = running[-1] if running else ""
     kind = type(model.get_submodule(path)).__name__
     return f"module {path!r} ({kind})" if path else f"the model itself ({kind})"
-
-
-class CaptureError(RuntimeError):
-    """A model cannot be exported; ``module`` is the path of the innermost running module."""
-
-    def __init__(self, message: str, module: str) -> None:
-        super().__init__(message)
-        self.module = module
 
 
 def export(

@@ -36,8 +36,8 @@ def _cholesky(matrix: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed.any():
         raise ValueError(
-            "damping: the inputs of a layer do not span its columns, so their weights are not determined; expected "
-            "more calibration inputs or more damping"
+            "damping must be larger, or calibration must be more inputs: those of a layer do not span its columns, so its "
+            "weights are not determined"
         )
     return factor
 

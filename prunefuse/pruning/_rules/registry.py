@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
+from prunefuse._options import require
 from prunefuse.pruning._graph.couplings import Ids, Value, fixed
 from prunefuse.pruning._graph.trace import Call
 
@@ -31,16 +32,26 @@ _RULES: dict[str, Rule] = {}
 
 
 def register_rule(*operators: str) -> Callable[[_F], _F]:
-    """Use the decorated function as the rule of these operators (``"namespace::name"``), all overloads.
+    """Return a decorator that makes a function the rule of some operators, in all their overloads.
 
-    A name covers its in-place form (``aten::add`` covers ``aten::add_``). A later rule replaces an earlier one.
+    A rule gets the call and the operator's arguments, where a tensor is its axes. It links the indices that are the
+    same channel, and returns the axes of the output.
+
+    >>> @prunefuse.pruning.register_rule("mylib::gate")  # out = x * sigmoid(g)
+    ... def gate(call, x, g):
+    ...     for a, b in zip(x.axes, g.axes, strict=True):
+    ...         call.link(a, b)
+    ...     return x
+
+    Args:
+        operators: Names such as ``"aten::add"``. A name covers its in-place form, as ``aten::add_``. A later rule
+            replaces an earlier one.
 
     Raises:
-        ValueError: a name is not of the form ``namespace::name``.
+        ValueError: A name is not of the form ``namespace::name``.
     """
     for name in operators:
-        if name.count("::") != 1:
-            raise ValueError(f'operators: expected names like "aten::conv2d", got {name!r}')
+        require(name.count("::") == 1, "operators", 'names like "aten::conv2d"', name)
 
     def register(rule: _F) -> _F:
         _RULES.update(dict.fromkeys(operators, rule))
