@@ -47,8 +47,8 @@ class ScoreOptions:
         metadata=option(
             _SCORES,
             "Forward passes whose outputs are scored",
-            more="With training, as the network sees the sample while it learns. With evaluation, a pass of its own after every "
-            "epoch, whose cost is counted.",
+            more="With training, as the network sees the sample while it learns. With evaluation, a pass of its own after "
+            "every epoch, whose cost is counted.",
             check=one_of("training", "evaluation"),
         ),
     )
@@ -57,8 +57,8 @@ class ScoreOptions:
         metadata=option(
             _SCORES,
             "How the others get scores, one or several, with commas",
-            more="The choices knn, gnn, mlp and ridge go by the embeddings of F_s. With direct, F_s scores them in one pass. With "
-            "random, scores are random. Several share F_s.",
+            more="The choices knn, gnn, mlp and ridge go by the embeddings of F_s. With direct, F_s scores them in one pass. "
+            "With random, scores are random. Several share F_s.",
             check=any_of("knn", "gnn", "mlp", "ridge", "direct", "random", least=1),
             metavar="NAMES",
         ),
