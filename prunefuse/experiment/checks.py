@@ -90,19 +90,19 @@ def check_state(state: LoopState, origin: Mapping[str, int | str], config: LoopC
     for name, mine in origin.items():
         theirs = state.origin.get(name, mine)
         if theirs != mine:
-            raise ValueError(f"state: it is of a loop with {name} {theirs}, and this one has {name} {mine}")
+            raise ValueError(f"state must be of a loop with {name} {mine}, got one with {name} {theirs}")
     rounds, sizes = len(state.rounds), tuple(accumulate(len(a.picks) for a in state.acquisitions))
     if sizes != config.sizes[: len(sizes)]:
         raise ValueError(
-            f"state: it has labeled sets of {', '.join(map(str, sizes))} samples; "
-            f"the schedule {config.sizes} does not go on from there"
+            f"state must have labeled sets of the schedule {config.sizes}, got {', '.join(map(str, sizes))} samples: the "
+            "schedule does not go on from there"
         )
     if not rounds <= len(sizes) <= rounds + 1:
         raise ValueError(f"state must have labels for {rounds} rounds, or one more, got {len(sizes)}")
     if rounds and syncs(config, rounds - 1) and not state.fused:
         raise ValueError(
-            f"state: it ends at {config.sizes[rounds - 1]} labels, its last size, without the fused network that "
-            f"the next selector is to be cut from with t_sync={config.t_sync}; a longer schedule cannot go on from it"
+            f"state must have the fused network that the next selector is cut from with t_sync={config.t_sync}, got one that "
+            f"ends at {config.sizes[rounds - 1]} labels, its last size: a longer schedule cannot go on from it"
         )
 
 
@@ -113,6 +113,6 @@ def check_weights(part: str, weights: Mapping[str, Tensor], model: nn.Module) ->
     for name in [*expected, *found]:
         if expected.get(name) != found.get(name):
             raise ValueError(
-                f"state: the weights of its {part} network are those of another model: {name} has shape "
+                f"state must have weights of this {part} network, got those of another model: {name} has shape "
                 f"{found.get(name, 'none')}, expected {expected.get(name, 'none')}"
             )

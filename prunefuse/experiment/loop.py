@@ -130,9 +130,12 @@ class ActiveLearning:
             check_data(name, data)
         config = config.for_pool(len(pool))
         if len(train) != len(pool):
-            raise ValueError(f"train: expected the {len(pool)} samples of the pool, got {len(train)}")
+            raise ValueError(f"train must have the {len(pool)} samples of the pool, got {len(train)}")
         if (selector_factory is None) == (config.selector == "model"):
-            raise ValueError('selector_factory: expected one with selector="model", and only then')
+            raise ValueError(
+                'selector_factory must be given with selector="model", and only then: '
+                f"got {'none' if selector_factory is None else 'one'} with selector={config.selector!r}"
+            )
         if state is not None and folder is not None:
             raise ValueError("state must be None with a folder, which has its own, got both")
         self.config = config
@@ -157,10 +160,12 @@ class ActiveLearning:
         [(self._example, _)] = read(pool, [Batch(torch.tensor([0]))], labels=False, device=self._device)
         self._dense = self._build(factory, "dense")
         if self._build(factory, "dense") is self._dense:
-            raise ValueError("factory: expected a new model from every call, got the same one twice")
+            raise ValueError("factory must make a new model in every call, got the same one twice")
         outputs = predict(self._dense, self._example)
         if outputs.ndim != 2:
-            raise ValueError(f"factory: expected a model with (N, C) logits, got {tuple(outputs.shape)}")
+            raise ValueError(
+                f"factory must make a model with logits (N, C), got outputs of shape {tuple(outputs.shape)}"
+            )
         self.num_classes = outputs.shape[1]
         check_test_labels(test, self.num_classes)
         check_dynamics(config, self.num_classes)
@@ -170,7 +175,7 @@ class ActiveLearning:
             shape = tuple(predict(self._proxy, self._example).shape)
             if shape != (1, self.num_classes):
                 raise ValueError(
-                    f"selector_factory: expected a model with {self.num_classes} outputs, as that of factory, "
+                    f"selector_factory must make a model with {self.num_classes} outputs, as that of factory, "
                     f"got outputs of shape {shape} for one image"
                 )
         origin = {
@@ -492,7 +497,7 @@ class ActiveLearning:
         needs = config.chooser.needs
         if "ensemble" in needs and not dropout_layers(selector):
             raise ValueError(
-                "strategy: expected a selector with dropout layers for dropout passes, it has none"
+                f"strategy must not be {config.strategy}, whose passes take dropout, where the selector has no dropout layers"
             )
         compared = 0
         if needs & {"features", "all_features"}:

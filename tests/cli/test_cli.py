@@ -161,7 +161,7 @@ def test_every_criterion_of_the_library_can_be_chosen(asked):
     [
         (
             ["--strategy", "bald", "--model", "mlp"],
-            "strategy: expected a selector with dropout layers for dropout passes, it has none",
+            "strategy must not be bald, whose passes take dropout, where the selector has no dropout layers",
         ),
         (
             ["--strategy", "k_center", "--stochastic", "power"],

@@ -52,19 +52,19 @@ def part(data: TensorImages, count: int) -> TensorImages:
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({}, {"pool": part(POOL, 50)}, "loop with pool 60, and this one has pool 50"),
-        ({"seed": 1}, {}, "loop with seed 0, and this one has seed 1"),
-        ({"selector": "dense"}, {}, "loop with selector prunefuse, and this one has selector dense"),
+        ({}, {"pool": part(POOL, 50)}, "loop with pool 50, got one with pool 60"),
+        ({"seed": 1}, {}, "loop with seed 1, got one with seed 0"),
+        ({"selector": "dense"}, {}, "loop with selector dense, got one with selector prunefuse"),
         ({}, {"factory": lambda: mlp(12)}, "loop with model "),
-        ({"prune_ratio": 0.25}, {}, "selector network are those of another model"),
-        ({"schedule": (10, 20, 30)}, {}, r"sets of 10, 16 samples; the schedule \(10, 20, 30\)"),
-        ({"schedule": (10,)}, {}, r"sets of 10, 16 samples; the schedule \(10,\)"),
+        ({"prune_ratio": 0.25}, {}, "selector network, got those of another model"),
+        ({"schedule": (10, 20, 30)}, {}, r"schedule \(10, 20, 30\), got 10, 16 samples"),
+        ({"schedule": (10,)}, {}, r"schedule \(10,\), got 10, 16 samples"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(
     change: dict[str, Any], options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"^state: .*{message}"):
+    with pytest.raises(ValueError, match=f"^state must .*{message}"):
         learner(replace(CONFIG, **change), state=finished(), oracle=never, **options)
 
 
@@ -72,7 +72,7 @@ def test_another_proxy_is_refused() -> None:
     config = replace(CONFIG, selector="model", schedule=(10, 16, 24))
     loop = learner(config)
     next(iter(loop))
-    with pytest.raises(ValueError, match=r"^state: .*selector network"):
+    with pytest.raises(ValueError, match=r"^state must have weights of this selector network"):
         learner(config, selector_factory=lambda: mlp(6), state=loop.state, oracle=never)
 
 
@@ -94,7 +94,7 @@ def test_a_finished_loop_goes_on_with_a_longer_schedule(selector: Any, strategy:
 def test_a_loop_that_ends_where_t_sync_prunes_anew_cannot_be_extended() -> None:
     config = replace(CONFIG, t_sync=2)
     state = finished(config)
-    with pytest.raises(ValueError, match=r"^state: it ends at 16 labels.*t_sync=2"):
+    with pytest.raises(ValueError, match=r"^state must have the fused network.*t_sync=2.* ends at 16 labels"):
         learner(replace(config, schedule=(10, 16, 24)), state=state, oracle=never)
 
 
@@ -123,7 +123,7 @@ ONE = mlp()
     [
         ({"factory": ONE}, TypeError, "^factory must be a function"),
         ({"factory": lambda: None}, TypeError, "factory must return an nn.Module, got NoneType"),
-        ({"factory": lambda: ONE}, ValueError, "factory: expected a new model from every call"),
+        ({"factory": lambda: ONE}, ValueError, "factory must make a new model in every call"),
         ({"pool": Stream()}, TypeError, "pool must be a map-style data set.* got Stream"),
         ({"pool": 3}, TypeError, "pool must be a map-style data set.* got int"),
         ({"pool": POOL.images[:0]}, ValueError, "pool must have at least one sample"),
@@ -156,7 +156,7 @@ def test_an_argument_that_cannot_be_used_is_named(
 
 def test_a_proxy_with_other_outputs_is_named() -> None:
     config = replace(CONFIG, selector="model")
-    with pytest.raises(ValueError, match=r"selector_factory: expected a model with 10 outputs.*\(1, 7\)"):
+    with pytest.raises(ValueError, match=r"selector_factory must make a model with 10 outputs.*\(1, 7\)"):
         learner(config, selector_factory=lambda: mlp(4, classes=7), oracle=never)
     with pytest.raises(TypeError, match="selector_factory must be a function"):
         learner(config, selector_factory=mlp(4), oracle=never)

@@ -124,7 +124,7 @@ def test_too_few_epochs_for_a_score_are_an_error_before_any_work() -> None:
 
 
 def test_bald_without_dropout_is_an_error_before_any_work() -> None:
-    with pytest.raises(ValueError, match="strategy: expected a selector with dropout layers"):
+    with pytest.raises(ValueError, match="strategy must not be bald, whose passes take dropout"):
         ActiveLearning(lambda: network(0.0), POOL, TEST, replace(CONFIG, strategy="bald"))
 
 
