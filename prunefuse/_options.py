@@ -192,8 +192,8 @@ def documented(kind: type[C]) -> type[C]:
 
 def explained(option: Option, *, more: bool = True) -> str:
     """Help in full sentences, with the choices."""
-    names = f": {', '.join(option.names)}" if option.names else ""
-    return f"{option.help}{names}.{f' {option.more}' if more and option.more else ''}"
+    names = f" Choices: {', '.join(option.names)}." if option.names else ""
+    return f"{option.help}.{names}{f' {option.more}' if more and option.more else ''}"
 
 
 def changed(config: C, changes: Mapping[str, Any], where: str = "") -> C:

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Protocol
 
+from prunefuse._commit import settle
+from prunefuse._lock import locked
 from prunefuse.errors import ConfigError, DamagedFileError, FolderInUseError, RunError
 from prunefuse.experiment.records import Epoch, Event, Listener, Phase, Progress, Round, round_from_dict
 
@@ -96,6 +98,13 @@ def execute(experiment: Experiment, jobs: int, told: Told) -> None:
 
         experiment.do(task.name, listener)
         told(task, None)
+
+
+def tidy(folder: Path) -> None:
+    """Wait for a process of a killed run that is still at a task; then finish or remove what a kill left half done."""
+    if folder.is_dir():
+        with locked(folder, patience=10.0):
+            settle(folder)
 
 
 @contextmanager

@@ -159,6 +159,12 @@ def finish(path: Path) -> None:
     _commit.commit(path, {CONFIG: content.encode()})
 
 
+def lacks_report(path: Path) -> bool:
+    """Whether a finished run was killed before its report was drawn."""
+    drawn = path / "report.html"
+    return not drawn.exists() or drawn.stat().st_mtime_ns < (path / CONFIG).stat().st_mtime_ns
+
+
 def check(path: Path) -> None:
     """Raise ``DamagedFileError`` for a file of a manifest that is not what was written; tables may be missing."""
     found = _commit.manifest(path)

@@ -54,17 +54,19 @@ __all__ = ["ActiveLearning", "LoopConfig", "LoopState"]
 
 
 class ActiveLearning:
-    """Pool-based active learning with a pruned, a dense or another network as selector. Iterate over it::
+    """Pool-based active learning with a pruned, a dense or another network as selector; an iterator over rounds.
 
-        learner = ActiveLearning(factory, pool, test, LoopConfig(schedule=(100, 200, 400)))
-        for round in learner:
-            print(round.labels, round.final_accuracy)
+    >>> data = prunefuse.data.load("digits")
+    >>> config = prunefuse.LoopConfig(schedule=(20, 30), recipe=prunefuse.Recipe(epochs=1, batch_size=8, lr=0.05))
+    >>> factory = lambda: prunefuse.models.mlp(10, in_channels=1, image_size=(8, 8), hidden=(16, 16))
+    >>> learner = prunefuse.ActiveLearning(factory, data.pool, data.test, config, train=data.train)
+    >>> [(round.labels, len(round.picks)) for round in learner]
+    [(20, 20), (30, 10)]
 
-    Each round buys labels (the first at random), trains the selector on all labels so far from its initial
-    weights, and trains the final network: for ``selector="prunefuse"`` the
-    selector fused into the dense network and trained with the selector as teacher. In the last round a selector
-    is trained only for that. The dense network's initial weights depend on the seed alone, so that they are the
-    same for every selector and strategy.
+    Each round buys labels (the first at random), trains the selector on all labels so far from its initial weights, and
+    trains the final network. For ``selector="prunefuse"`` the final network is the selector fused into the dense network,
+    trained with the selector as teacher. In the last round a selector is trained only for that. The dense network's initial
+    weights depend on the seed alone, so they are the same for every selector and strategy.
 
     T_sync (see docs/paper.md): after every ``t_sync`` rounds, the fused network is trained on the labels so far and
     takes the dense network's place. Later selectors are pruned from it, start from its trained weights, and are
@@ -88,8 +90,8 @@ class ActiveLearning:
         listener: Called with every `prunefuse.experiment.records.Event`.
         state: Of an earlier loop with the same arguments, to go on from; the schedule may have become longer.
         folder: Where rounds are kept (see `prunefuse.experiment.trial`), new or of an earlier loop with the same
-            arguments. A loop that was killed goes on from there, also from inside a round and a training, to the same picks
-            and, on the CPU, the same weights bit for bit.
+            arguments. A loop that was killed goes on from there, also from inside a round and a training. Its picks are
+            the same and, on the CPU, its weights bit for bit.
         checkpoint_seconds: With ``folder``: a training is kept at the end of the first epoch that ends so long after the
             last time.
 

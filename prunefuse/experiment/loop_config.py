@@ -192,6 +192,9 @@ class TrainingOptions:
 class LoopConfig(TrainingOptions, PruneFuseOptions, SelectionOptions):
     """Configuration of `ActiveLearning`.
 
+    >>> prunefuse.LoopConfig(schedule=("10%", "20%"), strategy="margin", prune_ratio=0.5).for_pool(1437).sizes
+    (143, 287)
+
     Raises:
         TypeError: a value of another type than its field; names the field.
         ValueError: a value outside its range; names the field.
@@ -201,9 +204,10 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, SelectionOptions):
     selector: Literal["prunefuse", "dense", "model"] = like(
         PruneFuseOptions,
         "selector",
-        help="Network that selects: prunefuse, the dense one pruned at initialization; dense, that one itself, which is the "
-        "final network too (classic active learning); model, another network (selection via proxy): the final network is "
-        "then trained on its own, without fusion or distillation",
+        help="Network that selects",
+        more="With prunefuse, the dense one pruned at initialization. With dense, that one itself, which is the final network "
+        "too: classic active learning. With model, another network, as in selection via proxy. There the final network is "
+        "trained on its own, without fusion or distillation.",
         check=one_of("prunefuse", "dense", "model"),
     )
     selector_recipe: Recipe | None = field(

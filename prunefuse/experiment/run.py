@@ -32,6 +32,7 @@ from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.folder import Trial
 from prunefuse.experiment.loop import ActiveLearning
 from prunefuse.experiment.records import Event, Listener, Round
+from prunefuse.experiment.steps import clear
 
 with needed_for("a run"):
     from prunefuse.experiment.progress import STATUS, RunProgress
@@ -101,6 +102,8 @@ def resume(
         for seed in facts["config"]["seeds"]:
             for arm in facts["arms"]:
                 folder.check(folder.trial_folder(path, arm, seed))
+        if folder.lacks_report(path):
+            report([path])
         return path
     with _lock.locked(path):
         _commit.settle(path)
@@ -160,7 +163,12 @@ def _go_on(experiment: LoopRun, jobs: int | None, quiet: bool) -> Path:
             progress.note(f"run folder {path}")
             progress.note(f"labels {', '.join(map(str, experiment.schedule))} of {experiment.pool_size}")
             for task in experiment.tasks():
+                execute.tidy(path / task.name)
                 done = tables.add(task.name, write=False)
+                if len(done) == len(experiment.schedule):
+                    clear(
+                        path / task.name / trial.STEPS
+                    )  # where a kill came after the last round was committed
                 progress.done_before(
                     experiment.arm_of(task.name), [line for one in done for line in one.costs]
                 )

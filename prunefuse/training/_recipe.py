@@ -24,9 +24,16 @@ from prunefuse._options import (
 class Recipe:
     """SGD with momentum under a learning-rate schedule. The defaults are SVP's CIFAR training (181 epochs).
 
+    >>> recipe = prunefuse.Recipe(epochs=20, batch_size=32, schedule="one-cycle")
+    >>> recipe.epochs_for(1000), recipe.lr_at(step=0, steps=100)
+    (20, 0.004)
+
     Raises:
         TypeError: a value of another type than its field; names the field.
         ValueError: a value outside its range; names the field.
+
+    References:
+        Coleman et al. 2020, *Selection via Proxy: Efficient Data Selection for Deep Learning* (SVP).
     """
 
     epochs: int = field(
@@ -61,8 +68,8 @@ class Recipe:
         metadata=option(
             "Training",
             "Learning rate over time",
-            more="step: constant pieces, see steps. one-cycle: per step, up linearly from lr / 25 for the fraction warmup "
-            "of training, then down to zero along a cosine.",
+            more="step is constant pieces, see steps. one-cycle changes with every step. For the fraction warmup of training "
+            "it rises linearly from lr / 25, then it falls to zero along a cosine.",
             check=one_of("step", "one-cycle"),
             flag="lr_schedule",
         ),

@@ -32,11 +32,21 @@ LossOf = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch of training gave; ``epoch`` counts from 1.
+    """What one epoch of training gave.
 
-    ``lr`` is that of the last step; ``loss`` and ``train_accuracy`` are means over the samples as they were
-    trained on; ``seconds`` is the time of training without evaluation, ``teacher_seconds`` the part of it that
-    the teacher's forward passes took.
+    >>> from prunefuse.training import EpochResult
+    >>> EpochResult(1, 20, 0.1, 2.3, 0.11, None, 0.5, 0.0).epoch
+    1
+
+    Attributes:
+        epoch: Counted from 1.
+        epochs: How many there are.
+        lr: Learning rate of the last step.
+        loss: Mean over the samples, as they were trained on.
+        train_accuracy: The same of the accuracy, in [0, 1].
+        test_accuracy: In [0, 1]. None unless a test set was given.
+        seconds: Wall-clock time of the training, without evaluation.
+        teacher_seconds: The part of ``seconds`` that the teacher's forward passes took.
     """
 
     epoch: int
@@ -63,7 +73,11 @@ def train(
     on_epoch: Callable[[EpochResult], None] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> list[EpochResult]:
-    """Train ``model`` in place on ``data`` and leave it in training mode; the last epoch is the result.
+    """Train ``model`` in place, leave it in training mode, and return what every epoch gave. The last epoch is the result.
+
+    >>> model, data = torch.nn.Linear(4, 2), torch.utils.data.TensorDataset(torch.rand(8, 4), torch.arange(8) % 2)
+    >>> [epoch.epoch for epoch in prunefuse.training.train(model, data, prunefuse.Recipe(epochs=2))]
+    [1, 2]
 
     Args:
         model: A classifier, (N, ...) images to (N, C) logits, on the device to train on.
@@ -71,17 +85,17 @@ def train(
         recipe: Epochs, batches, learning rate and so on.
         seed: Fixes order, augmentation and dropout; global generators are left as found. A CPU run with the
             same seed and number of threads is repeatable bit for bit.
-        distillation: A teacher on the same device and how to listen to it; it sees the same augmented images,
-            in evaluation mode, and is left in the mode it was in.
+        distillation: A teacher on the same device, and how to listen to it. The teacher sees the same augmented images, in
+            evaluation mode, and is left in the mode it was in.
         adversarial: Train on attacked images; not together with a teacher.
         test: If given, a data set evaluated after every epoch.
         workers: Processes that read and augment data sets that are not in memory.
-        on_batch: Called in every step with the logits (B, C) that the step was taken from, detached, the labels (B,), both
-            on the model's device, and the samples' positions (B,) in ``data``, on the CPU: `Recorder.update` fits.
-            `Adversarial` says whether the logits are those of attacked or of clean images.
+        on_batch: Called in every step with the logits (B, C) that the step was taken from, detached, and the labels (B,).
+            Both are on the model's device. The third argument is the samples' positions (B,) in ``data``, on the CPU.
+            `Recorder.update` fits. `Adversarial` says whether the logits are those of attacked or of clean images.
         on_epoch: Called after every epoch that is trained here, not for those of a checkpoint.
-        checkpoint: Where the training keeps what it needs to go on. If its file is there, the training goes on from it,
-            to the same weights, on the CPU bit for bit; the arguments are those of before.
+        checkpoint: Where the training keeps what it needs to go on. If the file is there, the training goes on from it, with
+            the same arguments as before. It ends with the same weights, on the CPU bit for bit.
 
     Returns:
         What every epoch gave, those of the checkpoint included.
@@ -89,8 +103,8 @@ def train(
     Raises:
         TrainingDivergedError: the loss is not finite.
         DamagedFileError: the file of ``checkpoint`` is not what was written.
-        ValueError: ``data`` is empty, or a single sample (of one batch) and the model's batch norm needs more; or
-            ``distillation`` and ``adversarial`` are both given; or the checkpoint is of another training.
+        ValueError: ``data`` is empty, or has too few samples in a batch for the model's batch norm. Or ``distillation`` and
+            ``adversarial`` are both given. Or the checkpoint is of another training.
     """
     if len(data) == 0:
         raise ValueError("data must have at least one sample to train on, got none")

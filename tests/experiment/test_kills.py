@@ -132,7 +132,8 @@ def test_random_kills_change_nothing(tmp_path, whole, kind):
     expected = whole(kind)
     killed_until_done(kind, tmp_path / "out", 2 if kind == "run" else 1, random.Random(7), jobs=1)
     assert results(tmp_path / "out") == expected
-    assert not list((tmp_path / "out").rglob(".*"))
+    # A kill after the end may leave the lock, which holds nobody.
+    assert not [path for path in (tmp_path / "out").rglob(".*") if path != tmp_path / "out/.lock"]
 
 
 @pytest.mark.slow
@@ -142,7 +143,8 @@ def test_many_random_kills_change_nothing(tmp_path, whole, kind, seed):
     expected = whole(kind)
     killed_until_done(kind, tmp_path / "out", 4, random.Random(seed), jobs=1 + seed % 2)
     assert results(tmp_path / "out") == expected
-    assert not list((tmp_path / "out").rglob(".*"))
+    # A kill after the end may leave the lock, which holds nobody.
+    assert not [path for path in (tmp_path / "out").rglob(".*") if path != tmp_path / "out/.lock"]
 
 
 def test_the_processes_of_a_killed_run_end_with_it(tmp_path, whole):

@@ -36,7 +36,13 @@ _LEAST = 10  # samples of a subset: some are held out to choose options, some to
 
 
 def run(config: ExtrapolateConfig | None = None, *, command: str | None = None, quiet: bool = False) -> Path:
-    """Score a fraction of a data set, extrapolate to all of it, keep the best, and train on those.
+    """Score a fraction of a data set, extrapolate to all of it, keep the best, train on those; returns the run folder.
+
+    >>> from prunefuse.experiment.extrapolate import ExtrapolateConfig, read_kept, run
+    >>> quick = prunefuse.Recipe(epochs=2, batch_size=64, lr=0.05, schedule="one-cycle")
+    >>> config = ExtrapolateConfig(model="mlp", score="el2n", keep=("20%",), recipe=quick, out="mine", jobs=1)
+    >>> len(read_kept(run(config, quiet=True) / "seed0/by-knn/keep-287/kept.csv"))
+    287
 
     Everything is checked before any work is done. If the run is stopped, by whatever, `resume` goes on with it.
 
@@ -67,7 +73,14 @@ def run(config: ExtrapolateConfig | None = None, *, command: str | None = None, 
 def resume(
     path: str | Path, *, jobs: int | None = None, device: str | None = None, quiet: bool = False
 ) -> Path:
-    """Go on with a run that was stopped. What is done is not done again; a finished run is left as it is.
+    """Go on with a run that was stopped, and return its folder. What is done is not done again.
+
+    >>> from prunefuse.experiment.extrapolate import resume
+    >>> try: resume("nowhere")
+    ... except prunefuse.errors.RunFolderError as error: print(error)
+    nowhere is not a run folder: it has no config.json
+
+    A finished run is left as it is.
 
     Args:
         path: The run folder.
@@ -90,6 +103,8 @@ def resume(
     if facts["finished"] is not None:
         folder.check(path)
         read(path).check()
+        if folder.lacks_report(path):
+            report(path)
         return path
     with _lock.locked(path):
         _commit.settle(path)
@@ -140,8 +155,10 @@ class ExtrapolateRun:
             device=self.device,
             checkpoint_seconds=self.config.checkpoint_seconds,
         )
+        (self.path / task).mkdir(parents=True, exist_ok=True)
         try:
-            carry_out(step, Steps(self.setup, seed, self.path), bench, Spending)
+            with _lock.locked(self.path / task):
+                carry_out(step, Steps(self.setup, seed, self.path), bench, Spending)
         except (TrainingDivergedError, torch.OutOfMemoryError) as error:
             raise RunError(str(error)) from error
 
@@ -248,6 +265,7 @@ def _go_on(experiment: ExtrapolateRun, jobs: int | None, quiet: bool) -> Path:
         ):
             progress.note(f"run folder {path}")
             for task in experiment.tasks():
+                execute.tidy(path / task.name)
                 if experiment.is_done(task):
                     done = _found(path, task)
                     check_files(path / task.name, done["files"])

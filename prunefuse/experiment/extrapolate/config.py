@@ -47,8 +47,8 @@ class ScoreOptions:
         metadata=option(
             _SCORES,
             "Forward passes whose outputs are scored",
-            more="training: as the network sees the sample while it learns. evaluation: a pass of its own after every "
-            "epoch, whose cost is counted.",
+            more="With training, as the network sees the sample while it learns. With evaluation, a pass of its own after "
+            "every epoch, whose cost is counted.",
             check=one_of("training", "evaluation"),
         ),
     )
@@ -57,8 +57,8 @@ class ScoreOptions:
         metadata=option(
             _SCORES,
             "How the others get scores, one or several, with commas",
-            more="knn, gnn, mlp and ridge go by the embeddings of F_s; direct: F_s scores them in one pass; random: random "
-            "scores. Several share F_s.",
+            more="The choices knn, gnn, mlp and ridge go by the embeddings of F_s. With direct, F_s scores them in one pass. "
+            "With random, scores are random. Several share F_s.",
             check=any_of("knn", "gnn", "mlp", "ridge", "direct", "random", least=1),
             metavar="NAMES",
         ),
@@ -124,9 +124,15 @@ class ScoreOptions:
 class ExtrapolateConfig(MachineOptions, ScoreOptions, DataOptions):
     """One run: score a fraction of a data set, extend the scores to all of it, prune it, train on what is left.
 
+    >>> from prunefuse.experiment.extrapolate import ExtrapolateConfig
+    >>> config = ExtrapolateConfig(subset="20%", score="du", by=("knn", "ridge"), keep=("30%", "50%"))
+
     Raises:
         TypeError: a value of another type than its field; names the field.
         ConfigError: a value that is not allowed, with those that are.
+
+    References:
+        Schmidt et al. 2025, *Effective Data Pruning through Score Extrapolation*, arXiv:2506.09010.
     """
 
     model: str = like(

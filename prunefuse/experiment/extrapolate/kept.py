@@ -65,7 +65,14 @@ def write_scores(path: Path, indices: Tensor, scores: Tensor | None, known: Tens
 
 
 def read_kept(path: Path) -> Tensor:
-    """The indices (n,) of a table, in its order."""
+    """The indices (n,) int64 of a table such as kept.csv, in its order.
+
+    >>> from prunefuse.experiment.extrapolate import read_kept
+    >>> from pathlib import Path
+    >>> _ = Path("kept.csv").write_text("index,score,source\\n7,0.9,known\\n2,0.4,extrapolated\\n")
+    >>> read_kept(Path("kept.csv"))
+    tensor([7, 2])
+    """
     return torch.tensor([int(row["index"]) for row in files.read_csv(path)], dtype=torch.int64)
 
 
