@@ -291,8 +291,8 @@ def _moves(coupled: Coupled, call: Record, channels: Ids) -> bool:
 
 
 _ROLES = (
-    ("group_norm groupnormalization", "every group loses the same of its channels"),
-    ("norm normalization", "has weights or statistics for each of them"),
+    ("group_norm", "every group loses the same of its channels"),
+    ("norm", "has weights or statistics for each of them"),
     ("cat concat", "puts them beside others"),
     ("chunk split slice narrow glu unbind", "cuts an axis into parts"),
     ("view reshape flatten unflatten", "splits an axis or merges several"),
@@ -302,7 +302,7 @@ _ROLES = (
     ("pad", "adds constant channels"),
     ("embedding", "makes them"),
 )
-"""Words in the name of an operator -> what it does to channels."""
+"""Operators by name, or by a part of it between underscores -> what they do to channels."""
 
 
 def _role(coupled: Coupled, call: Record, channels: Ids) -> str:
@@ -322,7 +322,7 @@ def _role(coupled: Coupled, call: Record, channels: Ids) -> str:
         if sides:
             return "makes and reads them" if len(set(sides)) > 1 else ("reads them", "makes them")[sides[0]]
     for words, role in _ROLES:
-        if any(word in op for word in words.split()):
+        if not {op, *op.split("_")}.isdisjoint(words.split()):
             return role
     computed = [value for value in call.inputs if value.name is None and len(value.axes)]
     several = sum(bool(np.isin(coupled.labels_in(value), channels).any()) for value in computed) > 1
@@ -343,6 +343,10 @@ def _why_fixed(coupled: Coupled, axis: Ids) -> str:
         return "because nothing reads them"
     if where.op == "forward":
         why = f"because the code of {where.module or 'the model itself'} has sizes that cannot follow"
+    elif where.op == "held":
+        why = (
+            f"because they meet a tensor that {where.module or 'the model itself'} holds, which cannot be cut"
+        )
     elif where.op == "output":
         why = "as outputs of the network"
     elif where.module in coupled.ignored and not _is_read(coupled, way[-1]):
@@ -391,7 +395,7 @@ def _notes(
     links = [link for link in coupled.links if np.isin(coupled.component[link.left], channels).any()]
     places = [link.where for link in links or coupled.way_to_what_stays(axis) if link.where is not None]
     where = {str(place) for place in places}
-    code = {place.module for place in places if place.op == "forward"}
+    code = {place.module for place in places if place.op in ("forward", "held")}
     quoted = [repr(path) if path else "the model itself (" for path in [*filter(None, names), *code]]
     members = {
         name for name, value in coupled.tensors.items() if np.isin(coupled.labels_in(value), channels).any()

@@ -144,8 +144,9 @@ def _keep_lifted(tracing: Tracing) -> None:
                 f"whole; make it one with register_buffer, or {OFFER}"
             )
             tracing.notes.append(Note(what, why))
-    for ids in axes:
-        tracing.couplings.link(ids, fixed(len(ids)))
+    for name, value in tracing.lifted.items():
+        for ids in value.axes:
+            tracing.couplings.link(ids, fixed(len(ids)), Place("held", name.rpartition(".")[0]))
 
 
 LAYOUT = frozenset("aten::" + name for name in ("contiguous", "clone", "alias", "to", "_to_copy"))

@@ -215,7 +215,7 @@ class ModuleNetwork:
         for reader in readers:
             if reader not in steps:
                 raise RuntimeError(
-                    f"model: {reader.weight} was in the exported graph, but not used by a run of the model"
+                    f"{reader.weight} was in the exported graph, but not used by a run of the model"
                 )
         return dict(steps)
 

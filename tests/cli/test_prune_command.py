@@ -134,8 +134,8 @@ def test_options_reach_the_plan(folder):
         ("mynets:build --weights none.pth", 1, "No such file"),
         ("mynets:build --weights mynets.py", 2, "weights must be a checkpoint that is safe to read, got mynets.py"),
         ("mynets:build --weights other.safetensors", 2, "weights must fit the model, got other.safetensors"),
-        ("mynets:Opaque --input 2x2", 1, "torch.export cannot capture it"),
-        ("mynets:build --input 1x4x8x8", 1, "torch.export cannot capture it, in module '0'"),
+        ("mynets:Opaque --input 2x2", 1, "torch.export cannot capture the model"),
+        ("mynets:build --input 1x4x8x8", 1, "torch.export cannot capture the model, in module '0'"),
         ("net.onnx", 2, "model cannot be an ONNX file here"),
     ],
 )  # fmt: skip

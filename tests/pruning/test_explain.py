@@ -166,6 +166,27 @@ def test_notes_on_a_layer():
     assert "note" not in plan.explain("b")
 
 
+def test_what_stays_because_of_code_and_of_tensors_that_cannot_be_cut():
+    class Written(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 12), nn.Linear(12, 8), nn.Linear(8, 2)
+            self.table = torch.ones(8)
+
+        def forward(self, x):
+            return self.c(self.b(self.a(x).view(-1, 12).relu()) * self.table)
+
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4), Written())
+    plan = plan_pruning(model, torch.zeros(2, 4))
+    assert "(weight, dim 0): all 12 stay, because the code of 2 has sizes that cannot follow" in plan.explain(
+        "2.a"
+    )
+    assert "note: module '2' (Written): its forward needs sizes" in plan.explain("2.a")
+    assert "because they meet a tensor that 2 holds, which cannot be cut" in plan.explain("2.b")
+    assert "note: 'table' of module '2' (Written)" in plan.explain("2.b")
+    assert "dim 0): 3 of 6 stay" in plan.explain("0")
+
+
 def test_unknown_names():
     plan = plan_pruning(models.resnet8(), IMAGE)
     with pytest.raises(

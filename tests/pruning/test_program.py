@@ -330,7 +330,7 @@ def test_refusals(dense, plan):
         plan.extract_program(models.resnet8(), IMAGE)
     with pytest.raises(TypeError, match="example_inputs must be a tensor"):
         plan.extract_program(dense, 3)
-    with pytest.raises(RuntimeError, match=r"torch\.export cannot capture it, in module 'first'"):
+    with pytest.raises(RuntimeError, match=r"torch\.export cannot capture the model, in module 'first'"):
         plan.extract_program(dense, IMAGE[:, :2])
     kept = {**plan.kept, "mix.weight": {**plan.kept["mix.weight"], 0: tuple(range(12))}}
     with pytest.raises(

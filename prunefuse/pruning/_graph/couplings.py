@@ -53,7 +53,11 @@ class Value:
 
 
 class Place(NamedTuple):
-    """A call: its operator, and the module or node that makes it."""
+    """A call: its operator, and the module or node that makes it.
+
+    What is no call has a word in the place of an operator: the ``output`` of the network, the ``forward`` of a module whose
+    code has sizes, a tensor that a module ``held``.
+    """
 
     op: str
     module: str

@@ -173,7 +173,7 @@ def _copied(model: nn.Module, copier: Callable[[nn.Module], nn.Module]) -> nn.Mo
     try:
         return copier(model)
     except Exception as error:
-        raise RuntimeError(f"model: {type(model).__name__} cannot be copied: {first_line(error)}") from error
+        raise RuntimeError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
 
 
 def _export(
@@ -192,7 +192,7 @@ def _export(
                     "does not pack them, as behind a flag of the model"
                 )
             raise CaptureError(
-                f"model: torch.export cannot capture it, in {where}: {reason}", running[-1] if running else ""
+                f"torch.export cannot capture the model, in {where}: {reason}", running[-1] if running else ""
             ) from error
 
 
