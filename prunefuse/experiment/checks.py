@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -27,6 +28,28 @@ def check_data(name: str, data: object) -> None:
         raise TypeError(f"{name} must be a map-style data set, with len() and data[index], got {kind}")
     if count == 0:
         raise ValueError(f"{name} must have at least one sample, got none")
+
+
+def starting_from(config: LoopConfig, labeled: Mapping[int, int], pool: int) -> LoopConfig:
+    """The configuration of a loop that starts from labels one has: they are its first size.
+
+    Raises:
+        TypeError: ``labeled`` is not a mapping.
+        ValueError: it is empty, has an index that the pool does not have, or more labels than the schedule starts with.
+    """
+    if not isinstance(labeled, Mapping):
+        raise TypeError(f"labeled must be a mapping of pool indices to classes, got {type(labeled).__name__}")
+    if not labeled:
+        raise ValueError("labeled must have at least one label, got none")
+    for index in labeled:
+        if type(index) is not int or not 0 <= index < pool:
+            raise ValueError(f"labeled must have indices in [0, {pool}), got {index!r}")
+    if len(labeled) > config.sizes[0]:
+        raise ValueError(
+            f"schedule must start at {len(labeled)} labels or more, as there are in labeled, got {config.sizes[0]}"
+        )
+    rest = config.sizes[1:] if config.sizes[0] == len(labeled) else config.sizes
+    return replace(config, schedule=(len(labeled), *rest))
 
 
 def check_test_labels(test: Any, num_classes: int) -> None:

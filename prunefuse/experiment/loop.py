@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,13 @@ from prunefuse.experiment.checks import (
     check_test_labels,
     check_weights,
     make,
+    starting_from,
 )
 from prunefuse.experiment.cost import Sizes
 from prunefuse.experiment.loop_config import LoopConfig
-from prunefuse.experiment.oracle import Oracle, ask
+from prunefuse.experiment.oracle import Asked, Oracle, ask, check_labels
 from prunefuse.experiment.records import Cost, Epoch, Listener, Network, Round
-from prunefuse.experiment.state import Acquisition, LoopState
+from prunefuse.experiment.state import Acquisition, LoopState, Pending
 from prunefuse.experiment.steps import Bench, Result, Step, carry_out, clear
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, plan_pruning
@@ -81,10 +82,12 @@ class ActiveLearning:
         factory: Makes the dense network, freshly initialized from the global generators, which are seeded.
         pool: Map-style data set of candidates, read with evaluation transforms; items are images or tuples
             that start with one.
-        test: Data set with items ``(image, label)``.
+        test: Data set with items ``(image, label)``; None is no test, and accuracies are None.
         config: Everything else.
         train: The samples of ``pool``, in the same order, with training augmentation; default ``pool``.
-        oracle: Answers pool indices with class indices; default the labels of ``pool``.
+        oracle: Answers pool indices with class indices; default the labels of ``pool``. With ``"people"`` labels come by `ask`
+            and `tell`.
+        labeled: Labels that there are before the start, class by pool index: they are the first size of the schedule.
         selector_factory: Makes the selector for ``selector="model"``, likewise.
         device: Where to compute.
         listener: Called with every `prunefuse.experiment.records.Event`.
@@ -117,7 +120,8 @@ class ActiveLearning:
         config: LoopConfig,
         *,
         train: Any = None,
-        oracle: Oracle | None = None,
+        oracle: Oracle | Literal["people"] | None = None,
+        labeled: Mapping[int, int] | None = None,
         selector_factory: Callable[[], nn.Module] | None = None,
         device: torch.device | str = "cpu",
         listener: Listener | None = None,
@@ -127,8 +131,11 @@ class ActiveLearning:
     ) -> None:
         train = pool if train is None else train
         for name, data in (("pool", pool), ("train", train), ("test", test)):
-            check_data(name, data)
+            if name != "test" or test is not None:
+                check_data(name, data)
         config = config.for_pool(len(pool))
+        if labeled is not None:
+            config = starting_from(config, labeled, len(pool))
         if len(train) != len(pool):
             raise ValueError(f"train must have the {len(pool)} samples of the pool, got {len(train)}")
         if (selector_factory is None) == (config.selector == "model"):
@@ -152,7 +159,7 @@ class ActiveLearning:
         if oracle is None:
             oracle = OwnLabels(pool)
             oracle.check()
-        self._oracle = oracle
+        self._oracle = None if oracle == "people" else oracle
         self._device = torch.device(device)
         self._listener = listener
         self._checkpoint_seconds = checkpoint_seconds
@@ -167,7 +174,8 @@ class ActiveLearning:
                 f"factory must make a model with logits (N, C), got outputs of shape {tuple(outputs.shape)}"
             )
         self.num_classes = outputs.shape[1]
-        check_test_labels(test, self.num_classes)
+        if test is not None:
+            check_test_labels(test, self.num_classes)
         check_dynamics(config, self.num_classes)
         self._proxy: nn.Module | None = None
         if selector_factory is not None:
@@ -184,6 +192,11 @@ class ActiveLearning:
             "selector": config.selector,
             "model": fingerprint(self._dense),
         }
+        if labeled is not None:
+            origin["labeled"] = len(labeled)
+            if not self.state.acquisitions:
+                answers = check_labels("labeled", list(labeled), list(labeled.values()), self.num_classes)
+                self.state.acquisitions.append(Acquisition(tuple(labeled), answers, None, 0, ()))
         check_state(self.state, origin, config)
         self.state.origin = dict(origin)
         if self.state.dense:
@@ -198,20 +211,187 @@ class ActiveLearning:
 
     def __iter__(self) -> Iterator[Round]:
         """Run what is left of the schedule, yielding after every round."""
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        # A process that had the folder may be dying at this moment.
-        with nullcontext() if self.folder is None else locked(self.folder, patience=10.0):
+        if self._oracle is None:
+            raise ValueError('oracle must answer where a loop is iterated, got "people": call ask and tell')
+        with self._held():
             for index in range(len(self.state.rounds), len(self.config.schedule)):
-                done = self._round(index)
-                self.state.rounds.append(done)
-                if self.folder is not None:
-                    trial.commit(
-                        self.folder, self._identity, self.state, self.plan, self.selector, self.final
-                    )
-                    clear(self.folder / trial.STEPS)
-                self._tell(done)
-                yield done
+                yield self._complete(index)
+
+    def ask(self) -> Asked:
+        """The samples to label next, best first; those that were asked and not told yet come before new ones.
+
+        >>> images = torch.rand(60, 1, 8, 8)
+        >>> factory = lambda: prunefuse.models.mlp(2, in_channels=1, image_size=(8, 8), hidden=(8,))
+        >>> config = prunefuse.LoopConfig(schedule=(4, 8), recipe=prunefuse.Recipe(epochs=1, batch_size=4, lr=0.05))
+        >>> learner = prunefuse.ActiveLearning(factory, images, None, config, oracle="people")
+        >>> while (asked := learner.ask()).indices:
+        ...     learner.tell([int(images[index].mean() > 0.5) for index in asked.indices])
+        >>> [round.labels for round in learner.state.rounds]
+        [4, 8]
+
+        Where all labels of a round are there, the round is completed first: its networks are trained. Samples of which
+        `tell` said that nobody can tell are replaced by the next best. With ``folder``, another process may tell, or ask on.
+
+        Returns:
+            Indices and utilities. None are left when the schedule is done.
+
+        Raises:
+            ValueError: the loop has an oracle that answers.
+        """
+        if self._oracle is not None:
+            raise ValueError('oracle must be "people" where a loop is asked, got one that answers')
+        with self._held():
+            return self._ask_people()
+
+    def tell(self, labels: Mapping[int, int | None] | Sequence[int | None]) -> None:
+        """Take labels of samples that `ask` gave, in any number, also again: the last word counts.
+
+        With ``folder`` they are on the disk when this returns. Labels of earlier rounds can be corrected, too: what is
+        trained from then on is trained with them.
+
+        Args:
+            labels: Class by pool index; or a class for each sample that `ask` would give now, in that order. None says that
+                nobody can tell: such a sample is not asked again.
+
+        Raises:
+            ValueError: an index that was not asked, or a label that is no class; nothing is taken then.
+            TypeError: a label is not a whole number.
+        """
+        if self._oracle is not None:
+            raise ValueError('oracle must be "people" where a loop is told, got one that answers')
+        with self._held():
+            self._take_labels(labels)
+            self._commit()
+
+    def _ask_people(self) -> Asked:
+        state = self.state
+        if len(state.acquisitions) > len(state.rounds):
+            self._complete(len(state.rounds))
+        index = len(state.rounds)
+        if index == len(self.config.schedule):
+            return Asked((), None)
+        pending = state.pending or Pending()
+        missing = self.config.sizes[index] - sum(map(len, self._bought())) - len(pending.told)
+        open_picks = [i for i in pending.picks if i not in pending.told and i not in state.unclear]
+        if len(open_picks) < missing:
+            self._pick_more(index, pending, missing - len(open_picks))
+            state.pending = pending
+            self._commit()
+            open_picks = [i for i in pending.picks if i not in pending.told and i not in state.unclear]
+        utilities = dict(zip(pending.picks, pending.utilities, strict=True))
+        values = [utilities[i] for i in open_picks]
+        return Asked(tuple(open_picks), None if None in values else tuple(float(v or 0.0) for v in values))
+
+    def _pick_more(self, index: int, pending: Pending, count: int) -> None:
+        """Choose samples for people, beside those that they were asked and those that nobody can tell."""
+        step, *_ = rounds.steps_of_round(self.config, index, self._sizes)
+        bench = self._bench(None)
+        labeled, _ = self._labeled()
+        mask = torch.ones(len(self._pool), dtype=torch.bool)
+        for taken in (labeled.tolist(), pending.picks, self.state.unclear):
+            mask[torch.tensor(taken, dtype=torch.int64)] = False
+        if int(mask.sum()) < count:
+            raise ValueError(
+                f"schedule must leave {count} samples to ask for, got {int(mask.sum())}: of {len(self.state.unclear)} "
+                "nobody can tell"
+            )
+        purpose = ("picks", index, len(pending.picks)) if pending.picks else ("picks", index)
+        pool = Pool(mask.nonzero()[:, 0], labeled, generator(self.config.seed, *purpose))
+        picks, _ = self._choose(pool, index, count, step, bench)
+        chosen = picks.indices.tolist()
+        pending.picks += chosen
+        pending.utilities += [None] * len(chosen) if picks.utilities is None else picks.utilities.tolist()
+        pending.unselectable += picks.unselectable
+        pending.costs += bench.lines
+
+    def _take_labels(self, labels: Mapping[int, int | None] | Sequence[int | None]) -> None:
+        state = self.state
+        pending = state.pending or Pending()
+        told = dict(labels) if isinstance(labels, Mapping) else None
+        if told is None:
+            asked = [i for i in pending.picks if i not in pending.told and i not in state.unclear]
+            if len(labels) != len(asked):
+                raise ValueError(
+                    f"labels must have one for each of the {len(asked)} samples asked, got {len(labels)}"
+                )
+            told = dict(zip(asked, labels, strict=True))
+        earlier = {index: number for number, one in enumerate(state.acquisitions) for index in one.picks}
+        for index in told:
+            if index not in pending.picks and index not in earlier:
+                raise ValueError(f"labels must be of samples that were asked, got index {index!r}")
+        clear_ones = {index: label for index, label in told.items() if label is not None}
+        answers = check_labels("labels", list(clear_ones), list(clear_ones.values()), self.num_classes)
+        unclear = [index for index, label in told.items() if label is None]
+        if gone := [index for index in unclear if index in earlier]:
+            raise ValueError(
+                f"labels must be a class for a sample of a complete round, got None for {gone[0]}"
+            )
+        # From here on nothing can fail.
+        for index, label in zip(clear_ones, answers, strict=True):
+            if index in earlier:
+                one = state.acquisitions[earlier[index]]
+                changed = tuple(
+                    label if i == index else y for i, y in zip(one.picks, one.labels, strict=True)
+                )
+                state.acquisitions[earlier[index]] = replace(one, labels=changed)
+                continue
+            pending.told[index] = label
+            if index in state.unclear:
+                state.unclear.remove(index)
+        for index in unclear:
+            pending.told.pop(index, None)
+            if index not in state.unclear:
+                state.unclear.append(index)
+        size = (
+            self.config.sizes[len(state.acquisitions)]
+            if len(state.acquisitions) < len(self.config.sizes)
+            else 0
+        )
+        if pending.told and size and len(pending.told) >= size - sum(map(len, self._bought())):
+            self._acquire_pending(pending)
+
+    def _acquire_pending(self, pending: Pending) -> None:
+        """All labels of the round are there."""
+        picks = [index for index in pending.picks if index in pending.told]
+        utilities = dict(zip(pending.picks, pending.utilities, strict=True))
+        values = [utilities[index] for index in picks]
+        self.state.acquisitions.append(
+            Acquisition(
+                tuple(picks),
+                tuple(pending.told[index] for index in picks),
+                None if None in values else tuple(float(v or 0.0) for v in values),
+                pending.unselectable,
+                tuple(pending.costs),
+            )
+        )
+        self.state.pending = None
+
+    def _bought(self) -> list[tuple[int, ...]]:
+        return [one.picks for one in self.state.acquisitions]
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Have the folder, if there is one, for this process alone."""
+        if self.folder is None:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder, patience=10.0):  # a process that had it may be dying at this moment
+            yield
+
+    def _commit(self) -> None:
+        if self.folder is not None:
+            trial.commit(self.folder, self._identity, self.state, self.plan, self.selector, self.final)
+
+    def _complete(self, index: int) -> Round:
+        """Do a round, and keep it."""
+        done = self._round(index)
+        self.state.rounds.append(done)
+        self._commit()
+        if self.folder is not None:
+            clear(self.folder / trial.STEPS)
+        self._tell(done)
+        return done
 
     def do(self, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
         """Do a step of a round; called by `prunefuse.experiment.steps.carry_out`."""
@@ -310,8 +490,10 @@ class ActiveLearning:
         mask = torch.ones(len(self._pool), dtype=torch.bool)
         mask[labeled] = False
         pool = Pool(mask.nonzero()[:, 0], labeled, generator(self.config.seed, "picks", index))
-        picks, epochs = self._choose(pool, index, step, bench)
+        count = self.config.sizes[index] - len(labeled)
+        picks, epochs = self._choose(pool, index, count, step, bench)
         indices = picks.indices.tolist()
+        assert self._oracle is not None
         answers = ask(self._oracle, indices, self.num_classes)
         utilities = None if picks.utilities is None else picks.utilities.tolist()
         return Result(
@@ -325,12 +507,11 @@ class ActiveLearning:
         )
 
     def _choose(
-        self, pool: Pool, index: int, step: Step[Cost], bench: Bench[Cost]
+        self, pool: Pool, index: int, count: int, step: Step[Cost], bench: Bench[Cost]
     ) -> tuple[Picks, list[dict[str, Any]]]:
         """The samples, and the epochs of a training that was needed for it."""
         config, known = self.config, len(pool.labeled)
         epochs: list[dict[str, Any]] = []
-        count = config.sizes[index] - known
         chooser = strategy("random") if index == 0 else config.chooser
         if not chooser.needs:
             return chooser.pick(pool, count), epochs
@@ -422,11 +603,13 @@ class ActiveLearning:
         work: tuple[Cost, ...],
         bench: Bench[Cost],
         distillation: Distillation | None = None,
-    ) -> tuple[float, list[dict[str, Any]]]:
+    ) -> tuple[float | None, list[dict[str, Any]]]:
         """Train ``model`` on all labels so far, write the ledger, and return its accuracy on the test set, and the epochs."""
         config = self.config
         recipe = config.training_of_selector if network == "selector" else config.recipe
-        (training, *teaching), testing = work[:-1], work[-1]
+        training = work[0]
+        teaching = [line for line in work if line.phase == "teacher"]
+        testing = next((line for line in work if line.phase == "evaluate"), None)
         bench.begin(training, recipe.epochs_for(training.labels), sum(line.flops for line in teaching))
 
         def on_epoch(result: EpochResult) -> None:
@@ -468,6 +651,8 @@ class ActiveLearning:
             bench.charge(training, trained)
         epochs = [asdict(self._epoch(index, network, result)) for result in history]
         accuracy = history[-1].test_accuracy
+        if testing is None:
+            return None, epochs
         if accuracy is not None:
             bench.charge(testing, elapsed - sum(here))
         else:
@@ -508,7 +693,7 @@ class ActiveLearning:
             flops_per_input(self._dense, self._example),
             compared,
             len(self._pool),
-            len(self._test),
+            0 if self._test is None else len(self._test),
         )
 
     def _tell(self, event: Round) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -33,6 +34,18 @@ def ask(oracle: Oracle, indices: Sequence[int], num_classes: int) -> tuple[int, 
         raise TypeError(f"oracle: expected a sequence of labels, got {type(answers).__name__}") from None
     if len(answers) != len(indices):
         raise ValueError(f"oracle: expected {len(indices)} labels, one per index, got {len(answers)}")
+    return check_labels("oracle", indices, answers, num_classes)
+
+
+def check_labels(
+    argument: str, indices: Sequence[int], answers: Sequence[Any], num_classes: int
+) -> tuple[int, ...]:
+    """Labels of the samples ``indices`` as plain numbers.
+
+    Raises:
+        TypeError: one of them is not an integer; names the argument and the sample.
+        ValueError: one is outside [0, num_classes).
+    """
     labels = []
     for index, answer in zip(indices, answers, strict=True):
         try:
@@ -41,10 +54,20 @@ def ask(oracle: Oracle, indices: Sequence[int], num_classes: int) -> tuple[int, 
             label = None
         if label is None or isinstance(answer, bool):
             kind = type(answer).__name__
-            raise TypeError(f"oracle: expected an integer label for sample {index}, got {answer!r} ({kind})")
+            raise TypeError(
+                f"{argument}: expected an integer label for sample {index}, got {answer!r} ({kind})"
+            )
         if not 0 <= label < num_classes:
             raise ValueError(
-                f"oracle: expected a class in [0, {num_classes}) for sample {index}, got {answer!r}"
+                f"{argument}: expected a class in [0, {num_classes}) for sample {index}, got {answer!r}"
             )
         labels.append(label)
     return tuple(labels)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Samples for people to label: pool ``indices``, best first, and their ``utilities``, None where they are random."""
+
+    indices: tuple[int, ...]
+    utilities: tuple[float, ...] | None

@@ -68,7 +68,8 @@ def training_lines(
         lines = [("train_final", network, flops)]
         if config.distills():
             lines.append(("teacher", "selector", taught))
-    lines.append(("evaluate", network, tested))
+    if sizes.test:
+        lines.append(("evaluate", network, tested))
     return tuple(Cost(phase, of, index, labels, amount, 0.0) for phase, of, amount in lines)
 
 

@@ -23,6 +23,20 @@ class Acquisition:
 
 
 @dataclass
+class Pending:
+    """What people are asked in the round in progress, and what they have said so far.
+
+    ``picks`` are pool indices in pick order, those that are "cannot tell" included. ``told`` has the classes by index.
+    """
+
+    picks: list[int] = field(default_factory=list)
+    utilities: list[float | None] = field(default_factory=list)
+    unselectable: int = 0
+    costs: list[Cost] = field(default_factory=list)
+    told: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
 class LoopState:
     """The state of `ActiveLearning` between rounds; with the same configuration a new loop goes on from it exactly.
 
@@ -37,6 +51,9 @@ class LoopState:
     extrapolates scores, ``scores`` holds those of the labeled samples by preset. All are CPU tensors, the weights by
     parameter name. ``origin`` says what the state belongs to: size of the pool, seed, kind of selector, and the
     dense model's fingerprint.
+
+    Where people are asked, ``pending`` is what they are asked now, and ``unclear`` are the samples of which they said that
+    they cannot tell; those are not asked again.
     """
 
     acquisitions: list[Acquisition] = field(default_factory=list)
@@ -46,6 +63,8 @@ class LoopState:
     fused: dict[str, Tensor] = field(default_factory=dict)
     scores: dict[str, Tensor] = field(default_factory=dict)
     origin: dict[str, int | str] = field(default_factory=dict)
+    pending: Pending | None = None
+    unclear: list[int] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors, for ``json.dumps``."""
@@ -53,6 +72,8 @@ class LoopState:
             "acquisitions": [asdict(a) for a in self.acquisitions],
             "rounds": [asdict(r) for r in self.rounds],
             "origin": dict(self.origin),
+            "pending": None if self.pending is None else asdict(self.pending),
+            "unclear": list(self.unclear),
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -76,8 +97,18 @@ class LoopState:
             ],
             [round_from_dict(r) for r in data["rounds"]],
             origin=dict(data["origin"]),
+            pending=_pending(data.get("pending")),
+            unclear=list(data.get("unclear", ())),
         )
         for name, value in tensors.items():
             part, _, key = name.partition(".")
             getattr(state, part)[key] = value
         return state
+
+
+def _pending(data: Mapping[str, Any] | None) -> Pending | None:
+    if data is None:
+        return None
+    costs = [Cost(**cost) for cost in data["costs"]]
+    told = {int(index): label for index, label in data["told"].items()}  # keys are text in JSON
+    return Pending(list(data["picks"]), list(data["utilities"]), data["unselectable"], costs, told)

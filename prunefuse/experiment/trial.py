@@ -44,7 +44,7 @@ def identity(config: LoopConfig, pool: Any, test: Any) -> dict[str, Any]:
         fields["strategy"] = getattr(config.strategy, "__qualname__", type(config.strategy).__qualname__)
     # Through JSON, as it is compared with what comes from there.
     plain: dict[str, Any] = json.loads(json.dumps(fields))
-    return {"config": plain, "pool": fingerprint(pool), "test": fingerprint(test)}
+    return {"config": plain, "pool": fingerprint(pool), "test": {} if test is None else fingerprint(test)}
 
 
 def restore(folder: Path, now: Mapping[str, Any]) -> LoopState | None:
