@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -63,11 +62,3 @@ def check_labels(
             )
         labels.append(label)
     return tuple(labels)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Samples for people to label: pool ``indices``, best first, and their ``utilities``, None where they are random."""
-
-    indices: tuple[int, ...]
-    utilities: tuple[float, ...] | None
