@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from prunefuse import _commit, _lock
@@ -22,7 +21,6 @@ from prunefuse.errors import (
     DamagedFileError,
     RunError,
     RunFolderError,
-    TrainingDivergedError,
 )
 from prunefuse.errors import RunInterrupted as RunInterrupted
 from prunefuse.experiment import execute, folder, machine, networks, trial
@@ -181,7 +179,7 @@ def _go_on(experiment: LoopRun, jobs: int | None, quiet: bool) -> Path:
         if tables.rounds:
             _draw_early(path, progress)
         raise RunInterrupted(path, tables.rounds) from None
-    except (TrainingDivergedError, OSError, torch.OutOfMemoryError, RunError) as error:
+    except (OSError, RunError) as error:
         tables.write_quietly()
         if tables.rounds:
             _draw_early(path, progress)
@@ -278,8 +276,9 @@ class LoopRun:
 
     def do(self, task: str, listener: Listener) -> None:
         """Do what is left of a trial."""
-        for _ in self.learner(*self.trial_of(task), listener, self.path / task):
-            pass
+        with execute.told_apart():
+            for _ in self.learner(*self.trial_of(task), listener, self.path / task):
+                pass
 
     def prepare(self) -> None:
         """Make a loop of every arm, which checks the networks and plans the pruning."""

@@ -15,7 +15,7 @@ from prunefuse._extras import needed_for
 from prunefuse._options import changed
 from prunefuse.data._fingerprint import fingerprint
 from prunefuse.data._labels import OwnLabels
-from prunefuse.errors import ConfigError, RunError, RunFolderError, TrainingDivergedError
+from prunefuse.errors import ConfigError, RunError, RunFolderError
 from prunefuse.errors import ExtrapolateInterrupted as ExtrapolateInterrupted
 from prunefuse.experiment import execute, folder, machine, networks
 from prunefuse.experiment.budgets import to_samples
@@ -156,11 +156,8 @@ class ExtrapolateRun:
             checkpoint_seconds=self.config.checkpoint_seconds,
         )
         (self.path / task).mkdir(parents=True, exist_ok=True)
-        try:
-            with _lock.locked(self.path / task):
-                carry_out(step, Steps(self.setup, seed, self.path), bench, Spending)
-        except (TrainingDivergedError, torch.OutOfMemoryError) as error:
-            raise RunError(str(error)) from error
+        with execute.told_apart(), _lock.locked(self.path / task):
+            carry_out(step, Steps(self.setup, seed, self.path), bench, Spending)
 
     def describe(self, command: str | None) -> dict[str, Any]:
         """What config.json holds."""
@@ -276,7 +273,7 @@ def _go_on(experiment: ExtrapolateRun, jobs: int | None, quiet: bool) -> Path:
         report(path)
     except KeyboardInterrupt:
         raise ExtrapolateInterrupted(path) from None
-    except (TrainingDivergedError, OSError, torch.OutOfMemoryError, RunError) as error:
+    except (OSError, RunError) as error:
         raise RunError(f"{error}. What is done is in {path}") from error
     finally:
         (path / STATUS).unlink(missing_ok=True)
