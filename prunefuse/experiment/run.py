@@ -5,22 +5,20 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from prunefuse import _commit, _lock
 from prunefuse import data as datasets
 from prunefuse._extras import needed_for
 from prunefuse._options import changed
-from prunefuse.data._fingerprint import differences, fingerprint
+from prunefuse.data._fingerprint import fingerprint
 from prunefuse.errors import (
     ConfigError,
     DamagedFileError,
     RunError,
-    RunFolderError,
 )
 from prunefuse.errors import RunInterrupted as RunInterrupted
 from prunefuse.experiment import execute, folder, machine, networks, trial
@@ -33,6 +31,7 @@ from prunefuse.experiment.records import Event, Listener, Round
 from prunefuse.experiment.steps import clear
 
 with needed_for("a run"):
+    from prunefuse.experiment import lifecycle
     from prunefuse.experiment.progress import STATUS, RunProgress
     from prunefuse.experiment.report import report
 
@@ -61,13 +60,7 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
         RunInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or RunConfig()
-    experiment = LoopRun(config)
-    with machine.running_on(experiment.threads):
-        experiment.prepare()
-        experiment.path = folder.make(config.out, config.data, config.model)
-        with _lock.locked(experiment.path):
-            folder.begin(experiment.path, experiment.describe(command))
-            return _go_on(experiment, config.jobs, quiet)
+    return lifecycle.begin(LoopRun(config), command, partial(_go_on, quiet=quiet))
 
 
 def resume(
@@ -91,42 +84,23 @@ def resume(
         FileNotFoundError, RunError, RunInterrupted: as `run`.
     """
     path = Path(path)
-    facts = folder.read_facts(path)
-    folder.check_format(path, facts)
-    if facts.get("kind", "run") != "run":
-        raise RunFolderError(f"{path} is of prunefuse {facts['kind']}, which goes on with --resume")
-    if facts["finished"] is not None:
-        folder.check(path)
+
+    def check(facts: Mapping[str, Any]) -> None:
         for seed in facts["config"]["seeds"]:
             for arm in facts["arms"]:
                 folder.check(folder.trial_folder(path, arm, seed))
-        if folder.lacks_report(path):
-            report([path])
-        return path
-    with _lock.locked(path):
-        _commit.settle(path)
-        folder.check(path)
-        experiment = LoopRun(changed(RunConfig(), facts["config"]), device=device)
-        experiment.path = path
-        check_data(facts["data"], experiment.data_facts())
-        with machine.running_on(experiment.threads):
-            wanted = experiment.config.jobs if jobs is None else jobs
-            return _go_on(experiment, wanted, quiet)
+
+    return lifecycle.resume(
+        path,
+        "run",
+        jobs,
+        opened=lambda config: LoopRun(changed(RunConfig(), config), device=device),
+        check=check,
+        go_on=partial(_go_on, quiet=quiet),
+    )
 
 
-def check_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ``ConfigError`` where a data set is not what it was when the run began; says what differs."""
-    for name, value in before.items():
-        if isinstance(value, dict):
-            for difference in differences(value, now[name]):
-                raise ConfigError(
-                    f"data: {name.removesuffix('_is')}: {difference}; the run cannot go on with it"
-                )
-        elif now[name] != value:
-            raise ConfigError(f"data: its {name} was {value} when the run began, and now is {now[name]}")
-
-
-def _go_on(experiment: LoopRun, jobs: int | None, quiet: bool) -> Path:
+def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
     """Do what is not done yet. The folder is locked."""
     path, config = experiment.path, experiment.config
     jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)

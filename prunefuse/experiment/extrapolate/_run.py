@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from prunefuse import _commit, _lock
+from prunefuse import _lock
 from prunefuse import data as datasets
 from prunefuse._extras import needed_for
 from prunefuse._options import changed
 from prunefuse.data._fingerprint import fingerprint
 from prunefuse.data._labels import OwnLabels
-from prunefuse.errors import ConfigError, RunError, RunFolderError
+from prunefuse.errors import ConfigError, RunError
 from prunefuse.errors import ExtrapolateInterrupted as ExtrapolateInterrupted
 from prunefuse.experiment import execute, folder, machine, networks
 from prunefuse.experiment.budgets import to_samples
@@ -25,10 +25,10 @@ from prunefuse.experiment.extrapolate.record import KIND, read
 from prunefuse.experiment.extrapolate.setup import Setup
 from prunefuse.experiment.extrapolate.steps import Steps, steps_of
 from prunefuse.experiment.records import Event, Listener
-from prunefuse.experiment.run import check_data
 from prunefuse.experiment.steps import Bench, Step, carry_out, check_files, read_done
 
 with needed_for("a run"):
+    from prunefuse.experiment import lifecycle
     from prunefuse.experiment.progress import STATUS, RunProgress
     from prunefuse.experiment.report.extrapolation import report, step_line
 
@@ -61,13 +61,7 @@ def run(config: ExtrapolateConfig | None = None, *, command: str | None = None, 
         ExtrapolateInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or ExtrapolateConfig()
-    experiment = ExtrapolateRun(config)
-    with machine.running_on(experiment.threads):
-        experiment.prepare()
-        experiment.path = folder.make(config.out, config.data, config.model)
-        with _lock.locked(experiment.path):
-            folder.begin(experiment.path, experiment.describe(command))
-            return _go_on(experiment, config.jobs, quiet)
+    return lifecycle.begin(ExtrapolateRun(config), command, partial(_go_on, quiet=quiet))
 
 
 def resume(
@@ -96,24 +90,14 @@ def resume(
         FileNotFoundError, RunError, ExtrapolateInterrupted: as `run`.
     """
     path = Path(path)
-    facts = folder.read_facts(path)
-    if facts.get("kind") != KIND:
-        raise RunFolderError(f"{path} is not a folder of prunefuse extrapolate")
-    folder.check_format(path, facts)
-    if facts["finished"] is not None:
-        folder.check(path)
-        read(path).check()
-        if folder.lacks_report(path):
-            report(path)
-        return path
-    with _lock.locked(path):
-        _commit.settle(path)
-        folder.check(path)
-        experiment = ExtrapolateRun(changed(ExtrapolateConfig(), facts["config"]), device=device)
-        experiment.path = path
-        check_data(facts["data"], experiment.data_facts())
-        with machine.running_on(experiment.threads):
-            return _go_on(experiment, experiment.config.jobs if jobs is None else jobs, quiet)
+    return lifecycle.resume(
+        path,
+        KIND,
+        jobs,
+        opened=lambda config: ExtrapolateRun(changed(ExtrapolateConfig(), config), device=device),
+        check=lambda _: read(path).check(),
+        go_on=partial(_go_on, quiet=quiet),
+    )
 
 
 class ExtrapolateRun:
@@ -240,7 +224,7 @@ def _require_geometric() -> None:
         )
 
 
-def _go_on(experiment: ExtrapolateRun, jobs: int | None, quiet: bool) -> Path:
+def _go_on(experiment: ExtrapolateRun, jobs: int | None, *, quiet: bool) -> Path:
     """Do what is not done yet. The folder is locked."""
     path = experiment.path
     jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)
