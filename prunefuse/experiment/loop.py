@@ -20,6 +20,7 @@ from prunefuse.data._batches import Batch, Labeled, read
 from prunefuse.data._labels import OwnLabels
 from prunefuse.data._tensors import TensorImages
 from prunefuse.dynamics import Recorder as Dynamics
+from prunefuse.errors import TooFewRowsError
 from prunefuse.experiment import rounds, trial
 from prunefuse.experiment.checks import (
     check_data,
@@ -342,7 +343,15 @@ class ActiveLearning:
         with bench.timed(step.line("score_pool")):
             pool = self._ask(selector, pool, index, bench)
         with bench.timed(step.line("select")):
-            return chooser.pick(pool, count), epochs
+            try:
+                return chooser.pick(pool, count), epochs
+            except TooFewRowsError as error:
+                left = len(pool.unlabeled)
+                raise ValueError(
+                    f"strategy: {count} samples are to be picked to reach {config.sizes[index]} labels, but only "
+                    f"{min(error.selectable, left)} of {left} can be: what the strategy is given or gives is NaN or "
+                    "infinite for the others"
+                ) from error
 
     def _ask(self, selector: nn.Module, pool: Pool, index: int, bench: Bench[Cost]) -> Pool:
         """``pool`` with what the strategy needs to know from the selector, as tensors also for a NumPy pool."""

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from prunefuse import _commit, _lock
-from prunefuse import data as datasets
 from prunefuse._options import changed
 from prunefuse.data._fingerprint import differences, fingerprint
 from prunefuse.errors import (
@@ -28,6 +27,7 @@ from prunefuse.experiment import execute, folder, machine, networks, trial
 from prunefuse.experiment.budgets import resolve_schedule
 from prunefuse.experiment.config import SELECTORS, RunConfig
 from prunefuse.experiment.cost import FORMULA
+from prunefuse.experiment.datasets import load_data
 from prunefuse.experiment.folder import Trial
 from prunefuse.experiment.loop import ActiveLearning
 from prunefuse.experiment.progress import STATUS, RunProgress
@@ -59,7 +59,7 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
         RunInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or RunConfig()
-    experiment = LoopRun(config)
+    experiment = LoopRun(config, verify=True)
     with machine.running_on(experiment.threads):
         experiment.prepare()
         experiment.path = folder.make(config.out, config.data, config.model)
@@ -154,6 +154,8 @@ def _go_on(experiment: LoopRun, jobs: int | None, quiet: bool) -> Path:
                 status=path / STATUS,
             ),
         ):
+            for note in experiment.data.notes:
+                progress.note(f"data: {note}")
             progress.note(f"run folder {path}")
             progress.note(f"labels {', '.join(map(str, experiment.schedule))} of {experiment.pool_size}")
             for task in experiment.tasks():
@@ -225,13 +227,11 @@ class LoopRun:
 
     path: Path
 
-    def __init__(self, config: RunConfig, *, device: str | None = None) -> None:
+    def __init__(self, config: RunConfig, *, device: str | None = None, verify: bool = False) -> None:
         self.config = config
         self.device = machine.resolve_device(device or config.device)
-        try:
-            self.data = datasets.load(config.data, root=config.root, download=config.download)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        models = (config.model, config.selector)
+        self.data = load_data(config, seed=config.seeds[0], models=models, verify=verify)
         self.pool_size = len(self.data.pool)
         self.schedule = resolve_schedule(
             config.schedule,
@@ -267,8 +267,18 @@ class LoopRun:
 
     def do(self, task: str, listener: Listener) -> None:
         """Do what is left of a trial."""
-        for _ in self.learner(*self.trial_of(task), listener, self.path / task):
-            pass
+        learner = self.learner(*self.trial_of(task), listener, self.path / task)
+        try:
+            for _ in learner:
+                pass
+        except (ConfigError, DamagedFileError):
+            raise
+        except (
+            TrainingDivergedError,
+            TypeError,
+            ValueError,
+        ) as error:  # of what a network or a strategy gives
+            raise RunError(str(error)) from error
 
     def prepare(self) -> None:
         """Make a loop of every arm, which checks the networks and plans the pruning."""

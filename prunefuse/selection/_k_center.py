@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunefuse import ops
+from prunefuse.errors import TooFewRowsError
 from prunefuse.ops.arrays import as_tensor, like, require_count, require_floating
 from prunefuse.ops.integers import as_integers, rows_of_mask
 from prunefuse.ops.transfer import row_extents, rows_where, upload
@@ -146,9 +147,11 @@ class _Search:
         if self.start is not None and not facts.start_finite:
             raise ValueError(f"start must be a row of finite features, got row {self.start}")
         if self.b > facts.selectable:
-            raise ValueError(
+            raise TooFewRowsError(
                 f"b is {self.b}, but only {int(facts.selectable)} of {rows} rows can be picked "
-                "(the others are labeled or not finite)"
+                "(the others are labeled or not finite)",
+                int(facts.selectable),
+                rows,
             )
         alone = self.start is None and not facts.centers
         return _Plan(_exponent(facts.largest, self.x.dtype), int(facts.selectable) if alone else 0)

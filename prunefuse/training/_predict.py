@@ -95,6 +95,8 @@ def features(
 ) -> Any:
     """Penultimate features (N, d), float32: what enters the last linear layer that the model runs.
 
+    In a model without linear layers that is the last convolution, and features are means over positions.
+
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
     >>> prunefuse.features(model, torch.zeros(10, 4)).shape
     torch.Size([10, 3])
@@ -242,7 +244,7 @@ def _with_features(
     on_progress: OnProgress | None,
 ) -> Iterator[tuple[Any, Tensor]]:
     """For every batch the model's output, and the features, in evaluation mode."""
-    with penultimate(model, module) as seen, evaluating(model), torch.no_grad():
+    with penultimate(model, module, heads=True) as seen, evaluating(model), torch.no_grad():
         for images, _ in _batches(model, data, indices, batch_size, workers, on_progress):
             seen.clear()
             output = _run(model, images, recipe)
@@ -250,15 +252,22 @@ def _with_features(
 
 
 @contextmanager
-def penultimate(model: nn.Module, module: str | None = None) -> Iterator[list[Any]]:
-    """A list that gets what every linear layer is given when the model runs, or what submodule ``module`` returns."""
+def penultimate(model: nn.Module, module: str | None = None, *, heads: bool = False) -> Iterator[list[Any]]:
+    """A list that gets what every linear layer is given when the model runs, or what submodule ``module`` returns.
+
+    With ``heads`` a model without linear layers gives what its convolutions are given, as means over positions.
+    """
     seen: list[Any] = []
     if module is None:
-        hooks = [
-            m.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-            for m in model.modules()
-            if isinstance(m, nn.Linear)
-        ]
+        linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        # A head that is a convolution and then a mean over positions: a linear layer of the mean.
+        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+        hooks = [m.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for m in linear]
+        if heads and not linear:
+            hooks = [
+                m.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(2).mean(2)))
+                for m in convolutions
+            ]
     else:
         named = dict(model.named_modules())
         if module not in named:
