@@ -107,7 +107,10 @@ def told_apart() -> Iterator[None]:
 
     try:
         yield
-    except (TrainingDivergedError, OutOfMemoryError) as error:
+    except (ConfigError, DamagedFileError):
+        raise
+    except (TrainingDivergedError, OutOfMemoryError, TypeError, ValueError) as error:
+        # The last two are of what a network, a strategy or a reader gives.
         raise RunError(str(error)) from error
 
 

@@ -12,13 +12,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from prunefuse._lock import locked
 from prunefuse._seeds import derive, generator, isolated
 from prunefuse.data._batches import Batch, Labeled, read
 from prunefuse.data._labels import OwnLabels
+from prunefuse.data._tensors import TensorImages
 from prunefuse.dynamics import Recorder as Dynamics
-from prunefuse.errors import FolderInUseError
+from prunefuse.errors import FolderInUseError, TooFewRowsError
 from prunefuse.experiment import people, rounds, trial
 from prunefuse.experiment.checks import (
     check_data,
@@ -52,6 +54,7 @@ from prunefuse.training import (
     predict_with_features,
     train,
 )
+from prunefuse.training._modes import takes_ids
 
 __all__ = ["ActiveLearning", "LoopConfig", "LoopState"]
 
@@ -167,11 +170,12 @@ class ActiveLearning:
         self._listener = listener
         self._checkpoint_seconds = checkpoint_seconds
         self._scores: dict[str, Tensor] = {}  # of the labeled samples by preset, from the selector's training
-        [(self._example, _)] = read(pool, [Batch(torch.tensor([0]))], labels=False, device=self._device)
         self._dense = self._build(factory, "dense")
+        self._example = self._first(self._dense)
+        one = TensorImages(self._example, as_is=True)
         if self._build(factory, "dense") is self._dense:
             raise ValueError("factory must make a new model in every call, got the same one twice")
-        outputs = predict(self._dense, self._example)
+        outputs = predict(self._dense, one)
         if outputs.ndim != 2:
             raise ValueError(
                 f"factory must make a model with logits (N, C), got outputs of shape {tuple(outputs.shape)}"
@@ -183,7 +187,7 @@ class ActiveLearning:
         self._proxy: nn.Module | None = None
         if selector_factory is not None:
             self._proxy = self._build(selector_factory, "proxy", name="selector_factory")
-            shape = tuple(predict(self._proxy, self._example).shape)
+            shape = tuple(predict(self._proxy, one).shape)
             if shape != (1, self.num_classes):
                 raise ValueError(
                     f"selector_factory must make a model with {self.num_classes} outputs, as that of factory, "
@@ -460,7 +464,15 @@ class ActiveLearning:
         with bench.timed(step.line("score_pool")):
             pool = self._ask(selector, pool, index, bench)
         with bench.timed(step.line("select")):
-            return chooser.pick(pool, count), epochs
+            try:
+                return chooser.pick(pool, count), epochs
+            except TooFewRowsError as error:
+                left = len(pool.unlabeled)
+                raise ValueError(
+                    f"strategy: {count} samples are to be picked to reach {config.sizes[index]} labels, but only "
+                    f"{min(error.selectable, left)} of {left} can be: what the strategy is given or gives is NaN or "
+                    "infinite for the others"
+                ) from error
 
     def _ask(self, selector: nn.Module, pool: Pool, index: int, bench: Bench[Cost]) -> Pool:
         """``pool`` with what the strategy needs to know from the selector, as tensors also for a NumPy pool."""
@@ -620,7 +632,7 @@ class ActiveLearning:
             )
         compared = 0
         if needs & {"features", "all_features"}:
-            logits, seen = predict_with_features(selector, self._example)
+            logits, seen = predict_with_features(selector, TensorImages(self._example, as_is=True))
             compared = seen.shape[1] + ("logits" in needs) * logits.shape[1]
         self._sizes = Sizes(
             flops_per_input(selector, self._example),
@@ -643,7 +655,18 @@ class ActiveLearning:
         self, factory: Callable[[], nn.Module], *purpose: str | int, name: str = "factory"
     ) -> nn.Module:
         with isolated(derive(self.config.seed, *purpose), self._device):
-            return make(name, factory).to(self._device)
+            model = make(name, factory).to(self._device)
+            if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
+                predict(
+                    model, TensorImages(self._first(model), as_is=True)
+                )  # draws the weights here, from this seed
+            return model
+
+    def _first(self, model: nn.Module) -> Tensor:
+        """The first sample of the pool, in a batch, as the model reads it."""
+        first = [Batch(torch.tensor([0]))]
+        [(image, _)] = read(self._pool, first, labels=False, device=self._device, ids=takes_ids(model))
+        return image
 
     def _labeled(self) -> tuple[Tensor, Tensor]:
         """Indices and labels of all labeled samples, in the order they were bought."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from prunefuse import data as datasets
 from prunefuse._extras import needed_for
 from prunefuse._options import changed
 from prunefuse.data._fingerprint import fingerprint
@@ -25,6 +24,7 @@ from prunefuse.experiment import execute, folder, machine, networks, trial
 from prunefuse.experiment.budgets import resolve_schedule
 from prunefuse.experiment.config import SELECTORS, RunConfig
 from prunefuse.experiment.cost import FORMULA
+from prunefuse.experiment.datasets import load_data
 from prunefuse.experiment.folder import Trial
 from prunefuse.experiment.loop import ActiveLearning
 from prunefuse.experiment.records import Event, Listener, Round
@@ -60,7 +60,7 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
         RunInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or RunConfig()
-    return lifecycle.begin(LoopRun(config), command, partial(_go_on, quiet=quiet))
+    return lifecycle.begin(LoopRun(config, verify=True), command, partial(_go_on, quiet=quiet))
 
 
 def resume(
@@ -132,6 +132,8 @@ def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
                 status=path / STATUS,
             ),
         ):
+            for note in experiment.data.notes:
+                progress.note(f"data: {note}")
             progress.note(f"run folder {path}")
             progress.note(f"labels {', '.join(map(str, experiment.schedule))} of {experiment.pool_size}")
             for task in experiment.tasks():
@@ -208,13 +210,11 @@ class LoopRun:
 
     path: Path
 
-    def __init__(self, config: RunConfig, *, device: str | None = None) -> None:
+    def __init__(self, config: RunConfig, *, device: str | None = None, verify: bool = False) -> None:
         self.config = config
         self.device = machine.resolve_device(device or config.device)
-        try:
-            self.data = datasets.load(config.data, root=config.root, download=config.download)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        models = (config.model, config.selector)
+        self.data = load_data(config, seed=config.seeds[0], models=models, verify=verify)
         self.pool_size = len(self.data.pool)
         self.schedule = resolve_schedule(
             config.schedule,

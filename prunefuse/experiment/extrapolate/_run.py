@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from prunefuse import _lock
-from prunefuse import data as datasets
 from prunefuse._extras import needed_for
 from prunefuse._options import changed
 from prunefuse.data._fingerprint import fingerprint
@@ -19,6 +18,7 @@ from prunefuse.errors import ConfigError, RunError
 from prunefuse.errors import ExtrapolateInterrupted as ExtrapolateInterrupted
 from prunefuse.experiment import execute, folder, machine, networks
 from prunefuse.experiment.budgets import to_samples
+from prunefuse.experiment.datasets import load_data
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.experiment.extrapolate.ledger import Spending
 from prunefuse.experiment.extrapolate.record import KIND, read
@@ -61,7 +61,7 @@ def run(config: ExtrapolateConfig | None = None, *, command: str | None = None, 
         ExtrapolateInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or ExtrapolateConfig()
-    return lifecycle.begin(ExtrapolateRun(config), command, partial(_go_on, quiet=quiet))
+    return lifecycle.begin(ExtrapolateRun(config, verify=True), command, partial(_go_on, quiet=quiet))
 
 
 def resume(
@@ -105,10 +105,10 @@ class ExtrapolateRun:
 
     path: Path
 
-    def __init__(self, config: ExtrapolateConfig, *, device: str | None = None) -> None:
+    def __init__(self, config: ExtrapolateConfig, *, device: str | None = None, verify: bool = False) -> None:
         self.config = config
         self.device = machine.resolve_device(device or config.device)
-        self.setup, self.threads = _set_up(config, self.device)
+        self.setup, self.threads = _set_up(config, self.device, verify)
 
     @cached_property
     def steps(self) -> dict[str, tuple[int, Step[Spending]]]:
@@ -186,12 +186,9 @@ class ExtrapolateRun:
         return found
 
 
-def _set_up(config: ExtrapolateConfig, device: torch.device) -> tuple[Setup, int]:
+def _set_up(config: ExtrapolateConfig, device: torch.device, verify: bool) -> tuple[Setup, int]:
     """The data, the factory, the sizes; ConfigError where something does not fit."""
-    try:
-        data = datasets.load(config.data, root=config.root, download=config.download)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    data = load_data(config, seed=config.seeds[0], models=(config.network,), verify=verify)
     count = len(data.pool)
     subset = to_samples(config.subset, count, "subset")
     keeps = tuple(to_samples(size, count, "keep") for size in config.keep)
@@ -244,6 +241,8 @@ def _go_on(experiment: ExtrapolateRun, jobs: int | None, *, quiet: bool) -> Path
             execute.interruptible(),
             progress.running({"": planned}, 1, jobs=jobs, status=path / STATUS),
         ):
+            for note in experiment.setup.data.notes:
+                progress.note(f"data: {note}")
             progress.note(f"run folder {path}")
             for task in experiment.tasks():
                 execute.tidy(path / task.name)
