@@ -14,6 +14,7 @@ from prunefuse._table import Table, show
 from prunefuse.cli.bench import bench
 from prunefuse.cli.errors import reported
 from prunefuse.cli.extrapolate import extrapolate
+from prunefuse.cli.label import label
 from prunefuse.cli.prune import prune
 from prunefuse.cli.run import run
 from prunefuse.cli.score import score
@@ -33,6 +34,7 @@ app.command()(bench)
 app.command()(score)
 app.command()(prune)
 app.command()(extrapolate)
+app.add_typer(label)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,54 @@
+"""What a labeling project is made of: the options of a run that concern the network that selects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from prunefuse._options import checked, documented, like
+from prunefuse.experiment.config import DataOptions, MachineOptions, RunConfig
+from prunefuse.experiment.loop_config import LoopConfig, PruneFuseOptions, SelectionOptions, TrainingOptions
+
+
+def _hidden(kind: Any, name: str, default: Any) -> Any:
+    """A field that no command has: nothing is bought by a schedule here, and no final network is trained."""
+    return like(kind, name, default=default, panel="", check=None)
+
+
+@documented
+@dataclass(frozen=True)
+class LabelConfig(RunConfig):
+    """How the images to label next are chosen: the network, its training, and the strategy.
+
+    Raises:
+        TypeError: a value of another type than its field; names the field.
+        ConfigError: a value that is not allowed, with those that are.
+    """
+
+    data: str = _hidden(DataOptions, "data", "folder")
+    root: str = _hidden(DataOptions, "root", "")
+    download: bool = _hidden(DataOptions, "download", False)
+    schedule: tuple[int | str, ...] = _hidden(SelectionOptions, "schedule", (1,))
+    t_sync: int = _hidden(PruneFuseOptions, "t_sync", 0)
+    fuse: bool = _hidden(PruneFuseOptions, "fuse", True)
+    distill: bool = _hidden(PruneFuseOptions, "distill", True)
+    kd_lambda: float = _hidden(PruneFuseOptions, "kd_lambda", 0.5)
+    kd_temperature: float = _hidden(PruneFuseOptions, "kd_temperature", 4.0)
+    complement: Literal["keep", "reinit", "zero"] = _hidden(PruneFuseOptions, "complement", "keep")
+    finals: Literal["all", "last"] = _hidden(TrainingOptions, "finals", "last")
+    test_every_epoch: bool = _hidden(TrainingOptions, "test_every_epoch", False)
+    seeds: tuple[int, ...] = _hidden(MachineOptions, "seeds", (0,))
+    jobs: int | None = _hidden(MachineOptions, "jobs", None)
+    out: str | None = _hidden(MachineOptions, "out", None)
+    budget: str | None = field(default=None, metadata=checked())
+    initial: str | None = field(default=None, metadata=checked())
+    rounds: int | None = field(default=None, metadata=checked())
+    baselines: tuple[str, ...] = field(default=(), metadata=checked())
+
+    def loop_for(self, sizes: tuple[int, ...]) -> LoopConfig:
+        """The loop that trains a selector on the first of these sizes, and asks up to the second.
+
+        Random picks need no selector, so predictions are made by that of entropy.
+        """
+        loop = self.loop_of(self.arms[0], self.seeds[0], sizes)
+        return replace(loop, strategy="entropy") if self.strategy == "random" else loop

@@ -1,0 +1,127 @@
+"""Labels in CSV files, of spreadsheets and other tools: every wrong line is named before anything is taken."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prunefuse.errors import ConfigError
+from prunefuse.experiment.labeling.journal import CANNOT_TELL
+
+COLUMNS = ("path", "index", "utility", "predicted", "why", "label", "annotator", "note")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a file, as far as labels go. ``line`` counts from 1, the header included."""
+
+    line: int
+    path: str
+    label: str
+    annotator: str = ""
+    note: str = ""
+    index: str = ""
+
+
+def read(path: Path) -> tuple[Row, ...]:
+    """The rows of a file with the columns path and label; annotator, note and index may be missing.
+
+    Columns are told by the header, apart by commas, semicolons or tabs.
+
+    Raises:
+        ConfigError: it cannot be read, has not these columns, or a line has more or fewer fields.
+    """
+    try:
+        return parsed(path.read_bytes(), path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def parsed(content: bytes, path: Path) -> tuple[Row, ...]:
+    """The rows of a file's content; ``path`` is for messages."""
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    text = content.decode(encoding, errors="surrogateescape" if encoding == "utf-8-sig" else "strict")
+    head = text.splitlines()[0] if text.strip() else ""
+    delimiter = max(",;\t", key=head.count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows, wrong = list[Row](), list[str]()
+    try:
+        header = [name.strip().lower() for name in next(lines, [])]
+        for name in ("path", "label"):
+            if header.count(name) != 1:
+                raise ConfigError(
+                    f"{path}, line 1: columns must have {name} once, got {', '.join(header) or 'none'}"
+                )
+        line = lines.line_num + 1
+        for fields in lines:
+            if any(field.strip() for field in fields):
+                if len(fields) != len(header):
+                    wrong.append(f"{path}, line {line}: fields must be {len(header)}, got {len(fields)}")
+                else:
+                    row = dict(zip(header, fields, strict=True))
+                    known = {
+                        name: row.get(name, "").strip() for name in ("label", "annotator", "note", "index")
+                    }
+                    rows.append(Row(line, row["path"], **known))
+            line = lines.line_num + 1
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {lines.line_num}: content must be CSV: {error}") from error
+    refuse(wrong, path)
+    return tuple(rows)
+
+
+def checked(
+    rows: Iterable[Row], file: Path, classes: Sequence[str], index: Mapping[str, int], by: str = ""
+) -> list[Row]:
+    """The rows, with ``by`` as annotator where none is named.
+
+    Raises:
+        ConfigError: lines with an unknown path or class, twice the same, or an annotator's two labels; names each.
+    """
+    found, wrong = list[Row](), list[str]()
+    before: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        row = replace(row, path=_known(row.path, index), annotator=row.annotator or by)
+        error = _wrong(row, classes, index)
+        first = before.setdefault((row.path, row.annotator), row)
+        if error is None and first is not row:
+            error = f"duplicate of line {first.line}, {row.path}"
+            if first.label != row.label:
+                who = f"annotator {row.annotator}" if row.annotator else "an annotator"
+                error = (
+                    f"conflict with line {first.line}: label of {row.path} by {who} must be one, "
+                    f"got {first.label!r} and {row.label!r}"
+                )
+        if error is not None:
+            wrong.append(f"{file}, line {row.line}: {error}")
+        found.append(row)
+    refuse(wrong, file)
+    return found
+
+
+def refuse(wrong: Sequence[str], file: Path) -> None:
+    """Raise ``ConfigError`` with all that is wrong in a file, a line each."""
+    if wrong:
+        count = "a line is" if len(wrong) == 1 else f"{len(wrong)} lines are"
+        raise ConfigError("\n".join([*wrong, f"Nothing of {file} was taken, as {count} wrong"]))
+
+
+def _known(path: str, index: Mapping[str, int]) -> str:
+    """A path as the project has it; blanks belong to names of files, but not those that a spreadsheet added."""
+    return next((form for form in (path, path.strip(), os.path.normpath(path)) if form in index), path)
+
+
+def _wrong(row: Row, classes: Sequence[str], index: Mapping[str, int]) -> str | None:
+    if row.path not in index:
+        return f"path must be of an image of the project, got {row.path!r}"
+    if row.index and row.index != str(index[row.path]):
+        return f"index must be {index[row.path]}, that of {row.path}, got {row.index!r}"
+    if row.label not in ("", CANNOT_TELL, *classes):
+        near = [name for name in classes if name.lower() == row.label.lower()]
+        meant = f" (is {near[0]} meant? case counts)" if near else ""
+        return f"label must be one of {', '.join(classes)}, ? or empty, got {row.label!r}{meant}"
+    return None
