@@ -208,7 +208,7 @@ def test_labels_given_with_indices_are_strict_too(wrong: Any) -> None:
 )
 def test_an_oracle_that_answers_without_order_is_refused(answer: Any) -> None:
     few = answer if isinstance(answer, dict | set) else answer[:10]
-    with pytest.raises(TypeError, match=r"oracle: expected a sequence of labels, in the order .* got"):
+    with pytest.raises(TypeError, match=r"oracle must answer a sequence of labels, in the order .* got"):
         list(loop(X, oracle=lambda _: few))
 
 

@@ -344,13 +344,13 @@ def test_nothing_is_written_over_a_file(made, tmp_path):
 def test_an_entry_that_was_changed_or_is_missing_is_refused(made, tmp_path):
     for number in (0, 4):
         call("import", made, f"{table(tmp_path / f'{number}.csv', f'0{number}.png,dark,anna,')}")
-    first, second = sorted((made / "journal").iterdir())
+    first, _second = sorted((made / "journal").iterdir())
     content = first.read_text()
     first.write_text(content.replace(DARK, LIGHT))
-    with pytest.raises(DamagedFileError, match="000001.json was changed or is damaged"):
+    with pytest.raises(DamagedFileError, match=r"000001.json was changed or is damaged"):
         labels.status(made)
     first.unlink()
-    with pytest.raises(DamagedFileError, match="000001.json is missing"):
+    with pytest.raises(DamagedFileError, match=r"000001.json is missing"):
         labels.status(made)
 
 
