@@ -143,7 +143,7 @@ def test_equals_in_random_order_where_that_is_asked_for(digits):
 def test_too_many_instances_are_told_in_modals_words(digits):
     X, _ = digits
     started = learner(digits, Uncertainty("margin"))
-    with pytest.raises(ValueError, match="^n_instances is 21, but only 20 of 20 rows can be selected$"):
+    with pytest.raises(ValueError, match=r"^n_instances is 21, but only 20 of 20 rows can be selected$"):
         started.query(X[:20], n_instances=21)
     with pytest.raises(TypeError, match="n_instances must be an integer"):
         started.query(X[:20], n_instances=1.5)
