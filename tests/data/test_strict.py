@@ -469,6 +469,18 @@ def test_a_wrapped_model_is_refused_in_one_line(wrap: Any, message: str) -> None
         loop(TensorDataset(X, Y), factory=lambda: wrap(network()))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_model_predicts_and_has_features() -> None:
+    model = network()
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(predict(compiled, X), predict(model, X))
+    assert torch.equal(features(compiled, X), features(model, X))
+    scripted = torch.jit.script(model)
+    assert torch.equal(predict(scripted, X), predict(model, X))
+    with pytest.raises(TypeError, match=r"model must be a model in Python, .* got RecursiveScriptModule"):
+        features(scripted, X)
+
+
 def test_a_model_without_weights_predicts_on_the_cpu() -> None:
     assert predict(nn.Identity(), X).shape == (40, 6)
     with pytest.raises(TypeError, match=r"model must be an nn\.Module, got function"):
