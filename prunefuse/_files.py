@@ -67,8 +67,13 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, durable: bool = Tr
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, durable: bool = True) -> None:
-    """Write ``text`` to ``path`` atomically, as UTF-8 with the line ends it has."""
-    write_bytes(path, text.encode("utf-8"), durable=durable)
+    """Write ``text`` to ``path`` atomically, as `utf8` with the line ends it has."""
+    write_bytes(path, utf8(text), durable=durable)
+
+
+def utf8(text: str) -> bytes:
+    """``text`` as UTF-8. Bytes of file names that are in no encoding become escapes that JSON reads as they were."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:

@@ -38,6 +38,28 @@ class LogitsFileError(Exception):
     """
 
 
+class DataWarning(UserWarning):
+    """A part of a data set that was left out, such as files that are no images.
+
+    >>> issubclass(prunefuse.errors.DataWarning, UserWarning)
+    True
+    """
+
+
+class TooFewRowsError(ValueError):
+    """More rows are to be picked than can be; ``selectable`` of ``rows`` could be.
+
+    >>> try: prunefuse.top_b(torch.tensor([0.5, float("nan")]), 2)
+    ... except prunefuse.errors.TooFewRowsError as error: print(error.selectable)
+    1
+    """
+
+    def __init__(self, message: str, selectable: int, rows: int) -> None:
+        super().__init__(message)
+        self.selectable = selectable
+        self.rows = rows
+
+
 class RunFolderError(Exception):
     """A folder that is not a run folder, or lacks what a report needs; the message says which and what.
 

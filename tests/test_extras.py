@@ -53,7 +53,7 @@ def command(*arguments):
     [
         (EXTRA, ["run"], "prunefuse run needs typer"),
         (["typer"], ["--help"], "prunefuse needs typer"),
-        (["rich"], ["run", "--quiet"], "prunefuse run needs rich"),
+        (["rich"], ["run", "--quiet"], "a run needs rich"),
         (["sklearn"], ["run", "--quiet"], "the data set digits needs scikit-learn"),
         (["sklearn"], ["extrapolate", "--quiet"], "the data set digits needs scikit-learn"),
         (["jinja2"], ["report", "runs"], "a report needs jinja2"),

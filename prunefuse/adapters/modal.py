@@ -9,10 +9,9 @@ import numpy as np
 from modAL.models.base import BaseCommittee, BaseLearner
 from sklearn.exceptions import NotFittedError
 
-from prunefuse.adapters._probabilities import STRATEGIES, utilities
+from prunefuse.adapters._probabilities import STRATEGIES, best, length, utilities
 from prunefuse.scoring import ENSEMBLE_STRATEGIES, score_ensemble
 from prunefuse.scoring._scores import checked_names
-from prunefuse.selection import top_b
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,17 @@ class Uncertainty:
         checked_names("strategy", self.strategy, STRATEGIES)
 
     def __call__(
-        self, learner: BaseLearner | BaseCommittee, X: Any, n_instances: int = 1, **predict_proba_kwargs: Any
+        self,
+        learner: BaseLearner | BaseCommittee,
+        X: Any,
+        n_instances: int = 1,
+        random_tie_break: bool = False,
+        **predict_proba_kwargs: Any,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Indices into the pool X, best first, and their utilities: higher = label first, for the margin too.
 
-        Before the learner is fitted all instances are alike: the first ones are taken.
+        Before the learner is fitted all instances are alike: the first ones are taken. With ``random_tie_break`` equals
+        come in random order, drawn from NumPy's global generator.
 
         Raises:
             ValueError: fewer than n_instances can be selected.
@@ -54,8 +59,8 @@ class Uncertainty:
         try:
             scores = utilities(learner.predict_proba(X, **predict_proba_kwargs), self.strategy)
         except NotFittedError:
-            scores = np.zeros(X.shape[0])
-        return top_b(scores, n_instances)
+            scores = np.zeros(length(X))
+        return best(scores, n_instances, "n_instances", shuffle=random_tie_break)
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,17 @@ class Disagreement:
         checked_names("strategy", self.strategy, ENSEMBLE_STRATEGIES)
 
     def __call__(
-        self, committee: BaseCommittee, X: Any, n_instances: int = 1, **predict_proba_kwargs: Any
+        self,
+        committee: BaseCommittee,
+        X: Any,
+        n_instances: int = 1,
+        random_tie_break: bool = False,
+        **predict_proba_kwargs: Any,
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `Uncertainty`."""
         try:
             passes = committee.vote_proba(X, **predict_proba_kwargs).transpose(1, 0, 2)
             scores = score_ensemble(passes, self.strategy, probabilities=True)
         except NotFittedError:
-            scores = np.zeros(X.shape[0])
-        return top_b(scores, n_instances)
+            scores = np.zeros(length(X))
+        return best(scores, n_instances, "n_instances", shuffle=random_tie_break)

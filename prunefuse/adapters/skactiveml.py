@@ -68,6 +68,9 @@ class Uncertainty(SingleAnnotatorPoolQueryStrategy):
         check_equal_missing_label(clf.missing_label, self.missing_label_)
         check_type(fit_clf, "fit_clf", bool)
         checked_names("strategy", self.strategy, STRATEGIES)
+        if len(samples) == 0:  # all is labeled; _validate_data has warned
+            nothing = np.empty(0, dtype=np.int64)
+            return (nothing, np.empty((0, len(X)))) if return_utilities else nothing
         if fit_clf:
             clf = clone(clf).fit(X, y) if sample_weight is None else clone(clf).fit(X, y, sample_weight)
         scores = utilities(clf.predict_proba(samples), self.strategy)

@@ -9,10 +9,10 @@ import torch
 from small_text import EmbeddingBasedQueryStrategy, QueryStrategy
 from small_text.query_strategies import constraints
 
-from prunefuse.adapters._probabilities import STRATEGIES, utilities
+from prunefuse.adapters._probabilities import STRATEGIES, best, utilities
 from prunefuse.ops.arrays import as_tensor
 from prunefuse.scoring._scores import checked_names
-from prunefuse.selection import k_center_greedy, top_b
+from prunefuse.selection import k_center_greedy
 
 
 @constraints(classification_type="single-label")
@@ -55,7 +55,7 @@ class Uncertainty(QueryStrategy):
         scores = utilities(clf.predict_proba(dataset[unlabeled]), self.strategy)
         self.scores_ = np.full(len(dataset), np.nan, dtype=scores.dtype)
         self.scores_[unlabeled] = scores
-        return np.asarray(unlabeled[top_b(scores, n)[0]])
+        return np.asarray(unlabeled[best(scores, n, "n")[0]])
 
     def __str__(self) -> str:
         return f"Uncertainty({self.strategy!r})"

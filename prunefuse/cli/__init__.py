@@ -13,6 +13,9 @@ from prunefuse.errors import MissingPackageError
 
 def main() -> None:
     """The command ``prunefuse``. Without a package of the extra ``cli`` it says so in one line and exits with 1."""
+    for stream in (sys.stdout, sys.stderr):  # help and file names print in any encoding
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     command = " ".join(["prunefuse", *[word for word in sys.argv[1:2] if not word.startswith("-")]])
     try:
         with needed_for(command):

@@ -73,7 +73,7 @@ def status(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are pooled.", metavar="RUN…")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are pooled.", metavar="RUN...")],
     out: Annotated[
         Path | None,
         typer.Option(

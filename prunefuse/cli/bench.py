@@ -17,7 +17,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             help="Only cases with one of these in their name, such as score, float32 or k-center.",
-            metavar="[WORD]…",
+            metavar="[WORD]...",
             show_default=False,
         ),
     ] = None,

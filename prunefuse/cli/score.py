@@ -18,7 +18,7 @@ def score(
         typer.Argument(
             help="Files of logits, .npy or .safetensors, a row for each sample; folders of them, in natural order; "
             "or -, to read a list of files from standard input, one on each line.",
-            metavar="LOGITS…",
+            metavar="LOGITS...",
         ),
     ],
     out: Annotated[
@@ -26,7 +26,7 @@ def score(
         typer.Option(
             "--out",
             "-o",
-            help="CSV file to write: index, utility, file, row. It must not exist.",
+            help="CSV file to write: index, utility, file, row. It must not exist. - is standard output.",
             metavar="PATH",
             show_default=False,
         ),
@@ -83,7 +83,8 @@ def score(
         for file, rows in done.unselectable.items():
             progress.note(f"{file}: {rows:,} of its rows cannot be picked (NaN)")
         if not quiet:
-            typer.echo(f"{done.written:,} of {done.rows:,} rows: {out}")
+            to = "standard output" if str(out) == "-" else out
+            typer.echo(f"{done.written:,} of {done.rows:,} rows: {to}", err=str(out) == "-")
 
 
 def _listed() -> list[Path]:

@@ -1,9 +1,10 @@
 """Data sets for experiments, read a batch at a time, repeatably, and never a label that was not asked for."""
 
 from prunefuse.data._batches import Labeled
+from prunefuse.data._images import ImageFiles
 from prunefuse.data._labels import OwnLabels
 from prunefuse.data._registry import load
 from prunefuse.data._tensors import Augment, TensorImages
 from prunefuse.data._types import Data
 
-__all__ = ["Augment", "Data", "Labeled", "OwnLabels", "TensorImages", "load"]
+__all__ = ["Augment", "Data", "ImageFiles", "Labeled", "OwnLabels", "TensorImages", "load"]

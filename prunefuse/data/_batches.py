@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from prunefuse._seeds import isolated
+from prunefuse.data._items import Failure, collated, image_of, item_of, label_of
 from prunefuse.data._tensors import in_memory
+from prunefuse.ops.integers import class_index, class_indices, row_indices
 
 
 class Labeled(Dataset[Any]):
@@ -24,27 +26,43 @@ class Labeled(Dataset[Any]):
 
     Args:
         images: A map-style data set. Its items are images, or tuples that start with one.
-        indices: The samples, as indices into ``images``.
-        labels: One class index for each of ``indices``.
+        indices: The samples, as indices into ``images``, or as a mask of them.
+        labels: One class index for each of the samples.
 
     Raises:
-        ValueError: There are not as many labels as indices.
+        TypeError: An index or a label is not a whole number. The message names the sample.
+        ValueError: There are not as many labels as indices, or an index is out of range.
     """
 
     def __init__(self, images: Any, indices: Sequence[int] | Tensor, labels: Sequence[int] | Tensor) -> None:
         self.images = images
-        self.indices = torch.as_tensor(indices, dtype=torch.int64)
-        self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        if self.indices.shape != self.labels.shape:
-            raise ValueError(
-                f"labels must be one for each of {len(self.indices)} indices, got {len(self.labels)}"
-            )
+        self.indices = row_indices("indices", indices, len(images), "images")
+        self.labels = _given_labels(labels, self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        return image_of(self.images[int(self.indices[position])]), int(self.labels[position])
+        return image_of(item_of(self.images, int(self.indices[position]))), int(self.labels[position])
+
+
+def _given_labels(labels: Any, indices: Tensor) -> Tensor:
+    if isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.shape == indices.shape:
+        return labels
+    try:
+        values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    except TypeError:
+        values = None
+    if not isinstance(values, list) or isinstance(labels, Mapping | Set | str | bytes):
+        kind = type(labels).__name__
+        raise TypeError(f"labels must be a sequence of one for each of {len(indices)} indices, got {kind}")
+    if len(values) != len(indices):
+        raise ValueError(f"labels must be one for each of {len(indices)} indices, got {len(values)}")
+    places = indices.tolist()
+    return torch.tensor(
+        [class_index("labels", place, label) for place, label in zip(places, values, strict=True)],
+        dtype=torch.int64,
+    )
 
 
 @dataclass(frozen=True)
@@ -77,22 +95,29 @@ def in_order(positions: Tensor, batch_size: int) -> list[Batch]:
 
 
 def read(
-    data: Any, batches: Iterable[Batch], *, labels: bool, device: torch.device, workers: int = 0
+    data: Any,
+    batches: Iterable[Batch],
+    *,
+    labels: bool,
+    device: torch.device,
+    workers: int = 0,
+    ids: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Images (float32) and labels (int64; None unless asked for) of each batch, on ``device``.
 
     A sample read through a DataLoader is augmented under a seed of its own, so the result does not depend on
-    the number of ``workers``. Labels that are not asked for are not touched.
+    the number of ``workers``. Labels that are not asked for are not touched. With ``ids`` items are whole numbers, such as
+    those of words, and stay so (int64).
 
     Raises:
-        TypeError: an item is neither a tensor or array nor a tuple that starts with one, or has no label.
+        TypeError: an item is neither a tensor or array nor a tuple that starts with one, or its label is not a whole number.
     """
     base, indices, given = data, None, None
     if isinstance(data, Labeled):
         base, indices, given = data.images, data.indices, data.labels
     memory = in_memory(base)
     if memory is None:
-        yield from _read_items(data, batches, labels, device, workers)
+        yield from _read_items(data, batches, labels, device, workers, ids)
         return
     own = memory.labels if given is None else given
     if labels and own is None:
@@ -100,65 +125,70 @@ def read(
     for batch in batches:
         rng = None if batch.seed is None else torch.Generator().manual_seed(batch.seed)
         rows = batch.positions if indices is None else indices[batch.positions]
-        images = memory.read(rows, device=device, generator=rng)
+        images = memory.read(rows, device=device, generator=rng, ids=ids)
         if labels and own is not None:
             # Given labels are in the order of the positions, the data set's own in the order of the data set.
-            yield images, own[batch.positions.to(own.device)].to(device, torch.int64)
+            chosen = rows_of(own, batch.positions)
+            yield images, class_indices("data", chosen, batch.positions).to(device)
         else:
             yield images, None
 
 
-def image_of(item: Any) -> Tensor:
-    """The image of a data set's item: the item itself, or the first element of a tuple or list."""
-    image = item[0] if isinstance(item, tuple | list) else item
-    if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image)
-    if not isinstance(image, Tensor):
-        raise TypeError(
-            f"data must have items that are tensors or arrays, got {type(image).__name__}; "
-            "give the data set a transform such as torchvision.transforms.ToTensor()"
-        )
-    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
-
-
-def label_of(item: Any) -> int:
-    """The label of a data set's item, its second element."""
-    if not isinstance(item, tuple | list) or len(item) < 2:
-        raise TypeError(f"data must have items (image, label), got {type(item).__name__}")
-    return int(item[1])
+def rows_of(labels: Tensor, rows: Tensor) -> Tensor:
+    """Some of the labels, also of unsigned types that torch does not index."""
+    if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        labels = labels.to(torch.int64)
+    return labels[rows.to(labels.device)]
 
 
 class _Items(Dataset[Any]):
     """Reads the (position, seed) pairs that the batch sampler hands out."""
 
-    def __init__(self, data: Any, labels: bool) -> None:
+    def __init__(self, data: Any, labels: bool, ids: bool) -> None:
         self.data = data
         self.labels = labels
+        self.ids = ids
 
-    def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor, int] | Failure:
         position, seed = key
-        if seed is None:
-            item = self.data[position]
-        else:
-            with isolated(seed):
-                item = self.data[position]
-        return image_of(item), label_of(item) if self.labels else 0
+        if torch.utils.data.get_worker_info() is None:
+            return self._read(position, seed)
+        try:
+            return self._read(position, seed)
+        except Exception as error:  # torch would make the worker's traceback its message
+            return Failure.of(error)
+
+    def _read(self, position: int, seed: int | None) -> tuple[Tensor, int]:
+        base, sample, given = self.data, position, None
+        if isinstance(self.data, Labeled):
+            base, sample = self.data.images, int(self.data.indices[position])
+            given = int(self.data.labels[position])
+        with nullcontext() if seed is None else isolated(seed):
+            item = item_of(base, sample)
+        image = image_of(item, ids=self.ids)
+        if not self.labels:
+            return image, 0
+        return image, label_of(item, "data", sample) if given is None else given
 
 
 def _read_items(
-    data: Any, batches: Iterable[Batch], labels: bool, device: torch.device, workers: int
+    data: Any, batches: Iterable[Batch], labels: bool, device: torch.device, workers: int, ids: bool
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     keys = (
         [(p, None if b.seed is None else b.seed + k) for k, p in enumerate(b.positions.tolist())]
         for b in batches
     )
     loader = DataLoader(
-        _Items(data, labels),
+        _Items(data, labels, ids),
         batch_sampler=keys,
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        collate_fn=collated,
         # The loader draws a base seed for its workers from here instead of from the global generator.
         generator=torch.Generator().manual_seed(0),
     )
-    for images, targets in loader:
+    for batch in loader:
+        if isinstance(batch, Failure):
+            batch.throw()
+        images, targets = batch
         yield images.to(device, non_blocking=True), targets.to(device, non_blocking=True) if labels else None

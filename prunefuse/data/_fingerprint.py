@@ -32,7 +32,9 @@ def fingerprint(data: Any) -> dict[str, str | int]:
     if isinstance(listed, list) and listed and isinstance(listed[0], tuple) and len(listed[0]) == 2:
         paths = [os.fspath(path) for path, _ in listed]
         root = os.path.commonpath([os.path.dirname(path) for path in paths])
-        found["names"] = _digest("\n".join(os.path.relpath(path, root) for path in paths).encode())
+        found["names"] = _digest(
+            "\n".join(os.path.relpath(path, root) for path in paths).encode("utf-8", "surrogateescape")
+        )
         found["sizes"] = _digest("\n".join(map(str, map(_size, paths))).encode())
         found["labels"] = _digest("\n".join(str(label) for _, label in listed).encode())
         return found

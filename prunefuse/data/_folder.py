@@ -1,71 +1,168 @@
-"""A folder of image files, one sub-folder per class: ``PATH/train/<class>/*`` and ``PATH/test/<class>/*``."""
+"""A folder of image files, one sub-folder per class, with a training and a test part or without."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+import torch
+
+from prunefuse._seeds import generator
+from prunefuse.data._images import Reading, Sample, data_of_files, endings, expanded
 from prunefuse.data._types import Data
 
-MAX_SIDE = 224
+_TRAIN = ("train", "training")
+_TEST = ("test", "testing", "val", "valid", "validation")
+_NOTHING = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini")
+CLASSES = "classes.txt"
+LAYOUT = "PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE (or val/), or PATH/CLASS/IMAGE, of which a part is held out"
 
 
-def folder(path: str) -> Data:
-    """The images under ``path``, in RGB; the test part is ``test/``, or ``val/`` where there is no ``test/``.
+def folder(path: str, reading: Reading) -> Data:
+    """The images under ``path``; the test part is ``test/``, or else ``val/``, ``valid/`` or ``validation/``.
 
-    All images are brought to one square size: the shorter side of the first training image, at most 224, by
-    resizing the shorter side and cropping the center. Training images get a random crop after padding by an
-    eighth of the size, and a horizontal flip; values are normalized by ImageNet's statistics.
+    Without ``train/`` the folders are classes, and a part of each is held out for testing. Names that begin with a dot, and
+    what systems leave behind, are nothing. Other files that are no images are counted in the notes. A class may lack test
+    images, where its folder in the test part is empty or ``classes.txt`` names it.
+
+    All images are brought to one square size, by resizing the shorter side and cropping the center. It is the median of the
+    shorter sides of some training images, at most 224. Training images get a random crop after padding by an eighth of the
+    size, and a horizontal flip; values are normalized by ImageNet's statistics.
 
     Raises:
         FileNotFoundError: ``path``, its ``train/`` or its test part is missing, or a class has no images.
-        ValueError: training and test part have different classes.
+        ValueError: training and test part have different classes, or there are fewer than two.
+        OSError: an image cannot be read.
     """
-    from torchvision import transforms
-
-    base = Path(path)
-    train_part = base / "train"
-    test_part = base / "test" if (base / "test").is_dir() else base / "val"
-    for part in (train_part, test_part):
-        if not part.is_dir():
+    base = expanded(path)
+    left: Counter[str] = Counter()
+    parts = {entry.name.lower(): entry for entry in _folders(base)}
+    train_part = next((parts[name] for name in _TRAIN if name in parts), None)
+    test_part = next((parts[name] for name in _TEST if name in parts), None)
+    if train_part is not None and test_part is None and len(parts) > 1 and not _folders(train_part):
+        train_part = None  # a class of that name
+    named = _named_classes(base)
+    if train_part is None and test_part is None and parts:
+        classes = named or sorted(entry.name for entry in parts.values())
+        samples = _samples(path, base, classes, left, may_lack=False)
+        _require_classes(path, base, classes)
+        train, test = held_out(samples, reading)
+        notes = [
+            f"{len(test)} of {len(samples)} images are the test part, {reading.test_fraction:g} of each class by seed "
+            f"{reading.seed} (--test-fraction)"
+        ]
+        return data_of_files(f"folder:{path}", train, test, classes, reading, [*notes, *_told(left)])
+    for part, missing in ((train_part, base / "train"), (test_part, base / "val")):
+        if part is None:
             raise FileNotFoundError(
-                f"folder must have {train_part.absolute()}/<class>/<image> and "
-                f"{base.absolute()}/test/<class>/<image> (or val/); there is no folder {part.absolute()}"
+                f"folder must have {base.absolute()}/train/<class>/<image> and "
+                f"{base.absolute()}/test/<class>/<image> (or val/), or <class>/<image> without a test part; "
+                f"there is no folder {missing.absolute()}"
             )
-    plain = _images(path, train_part, None)
-    side = min(*plain[0][0].size, MAX_SIDE)
-    resize = [transforms.Resize(side), transforms.CenterCrop(side)]
-    to_tensor = [
-        transforms.ToTensor(),
-        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ]
-    augment = [transforms.RandomCrop(side, padding=max(1, side // 8)), transforms.RandomHorizontalFlip()]
-    evaluation = transforms.Compose(resize + to_tensor)
-    train = _images(path, train_part, transforms.Compose(resize + augment + to_tensor))
-    pool = _images(path, train_part, evaluation)
-    test = _images(path, test_part, evaluation)
-    if train.classes != test.classes:
-        differing = sorted(set(train.classes) ^ set(test.classes))
+    assert train_part is not None
+    assert test_part is not None
+    classes = named or _class_names(path, train_part)
+    of_test = {entry.name for entry in _folders(test_part)}
+    differing = sorted(of_test - set(classes) if named else set(classes) ^ of_test)
+    if differing:
         raise ValueError(
-            f"folder must have the same classes in {train_part} and {test_part}, got {', '.join(differing)} in one only"
+            f"folder must have the same classes in {train_part} and {test_part}, got {', '.join(differing)} in one "
+            f"only; an empty folder in the test part, or {CLASSES} with the names, says that a class has no test images"
         )
-    return Data(train, pool, test, len(train.classes), (3, side, side), f"folder:{path}")
+    train = _samples(path, train_part, classes, left, may_lack=False)
+    _require_classes(path, train_part, classes)
+    test = _samples(path, test_part, classes, left, may_lack=True)
+    return data_of_files(f"folder:{path}", train, test, classes, reading, _told(left))
 
 
-def _images(path: str, part: Path, transform: Callable[[Any], Any] | None) -> Any:
-    """The images under ``part``, by class.
+def held_out(samples: Sequence[Sample], reading: Reading) -> tuple[list[Sample], list[Sample]]:
+    """Training and test part, in order: of each class a part is held out by the seed, one sample at least of two."""
+    by_class: dict[int, list[int]] = {}
+    for position, (_, label) in enumerate(samples):
+        by_class.setdefault(label, []).append(position)
+    chosen: set[int] = set()
+    for label, positions in by_class.items():
+        count = min(len(positions) - 1, max(1, round(len(positions) * reading.test_fraction)))
+        order = torch.randperm(len(positions), generator=generator(reading.seed, "test part", label))
+        chosen.update(positions[i] for i in order[:count].tolist())
+    return (
+        [sample for position, sample in enumerate(samples) if position not in chosen],
+        [sample for position, sample in enumerate(samples) if position in chosen],
+    )
 
-    Raises:
-        FileNotFoundError: there are no classes, or one has no images; names the data set and the folders.
-    """
-    from torchvision.datasets import ImageFolder
 
-    try:
-        return ImageFolder(str(part), transform)
-    except FileNotFoundError as error:
-        classes = sorted(folder for folder in part.iterdir() if folder.is_dir())
-        if not classes:
-            raise FileNotFoundError(f"data folder:{path}: no class folders in {part}") from error
-        # torchvision's message names the classes without images, and not where they are.
-        raise FileNotFoundError(f"data folder:{path}: in {part}: {error}") from error
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in _NOTHING
+
+
+def _folders(base: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones."""
+    if not base.is_dir():
+        return []
+    return sorted(entry for entry in base.iterdir() if entry.is_dir() and not _hidden(entry.name))
+
+
+def _class_names(path: str, part: Path) -> list[str]:
+    names = [entry.name for entry in _folders(part)]
+    if not names:
+        raise FileNotFoundError(f"data folder:{path}: no class folders in {part}")
+    return names
+
+
+def _named_classes(base: Path) -> list[str]:
+    """Names of ``classes.txt``, one a line; none without it."""
+    listed = base / CLASSES
+    if not listed.is_file():
+        return []
+    return [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _require_classes(path: str, part: Path, classes: Sequence[str]) -> None:
+    if len(classes) >= 2:
+        return
+    deeper = [entry.name for entry in _folders(part / classes[0])]
+    hint = f"; are {', '.join(deeper[:5])} in {part / classes[0]} the classes?" if len(deeper) > 1 else ""
+    raise ValueError(
+        f"data folder:{path}: a folder must have two classes or more, got only {classes[0]!r} in {part}; "
+        f"the layout is {LAYOUT}{hint}"
+    )
+
+
+def _samples(
+    path: str, part: Path, classes: Sequence[str], left: Counter[str], *, may_lack: bool
+) -> list[Sample]:
+    """The images by class, in the order of torchvision's ``ImageFolder``; what is left out is counted by ending."""
+    known, found = endings(), list[Sample]()
+    empty = []
+    for label, name in enumerate(classes):
+        before = len(found)
+        for file in _files_in(part / name):
+            if os.path.splitext(file)[1].lower() in known:
+                found.append((file, label))
+            else:
+                left[os.path.splitext(file)[1].lower() or "no ending"] += 1
+        if len(found) == before:
+            empty.append(name)
+    if empty and not may_lack:
+        raise FileNotFoundError(
+            f"data folder:{path}: in {part}: found no image for the classes {', '.join(empty)}. Endings read are "
+            f"{', '.join(sorted(known))}"
+        )
+    return found
+
+
+def _files_in(folder: Path) -> Iterator[str]:
+    for root, _, names in sorted(os.walk(folder, followlinks=True)):
+        if any(map(_hidden, Path(root).relative_to(folder).parts)):
+            continue
+        yield from (os.path.join(root, name) for name in sorted(names) if not _hidden(name))
+
+
+def _told(left: Counter[str]) -> list[str]:
+    """What is left out, by ending."""
+    if not left:
+        return []
+    endings = ", ".join(f"{count} of {ending}" for ending, count in left.most_common())
+    return [f"left out, as they are no images that are read: {endings}"]

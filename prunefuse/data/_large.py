@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prunefuse.data._images import Reading
 from prunefuse.data._types import Data
 
 SIDE = 224
@@ -18,7 +19,7 @@ _LAYOUT = {
 }
 
 
-def large(name: str, root: str | os.PathLike[str], download: bool) -> Data:
+def large(name: str, root: str | os.PathLike[str], download: bool, reading: Reading) -> Data:
     """Places-365 (standard) or ImageNet (2012); the validation part is the test part.
 
     Transforms are the usual ones: a random crop of 8 to 100 % of the area, at 224 x 224, and a horizontal flip for
@@ -27,10 +28,14 @@ def large(name: str, root: str | os.PathLike[str], download: bool) -> Data:
     Raises:
         FileNotFoundError: the files are not in ``root``, or damaged; says which are expected.
         ConnectionError: the download failed.
-        ValueError: ``download`` of ImageNet, which cannot be fetched without an account.
+        ValueError: ``download`` of ImageNet, which cannot be fetched without an account; or another ``crop``.
     """
     from torchvision import transforms
 
+    if reading.crop is not None:
+        raise ValueError(
+            f"crop must be left out with {name}, whose random crops are of the area, got {reading.crop}"
+        )
     if download and name == "imagenet":
         raise ValueError(
             "download must be False for ImageNet, got True; get its archives from image-net.org, into root"
@@ -39,9 +44,8 @@ def large(name: str, root: str | os.PathLike[str], download: bool) -> Data:
         transforms.ToTensor(),
         transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ]
-    augmented = transforms.Compose(
-        [transforms.RandomResizedCrop(SIDE), transforms.RandomHorizontalFlip(), *to_tensor]
-    )
+    flip = [] if reading.flip is False else [transforms.RandomHorizontalFlip()]
+    augmented = transforms.Compose([transforms.RandomResizedCrop(SIDE), *flip, *to_tensor])
     plain = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(SIDE), *to_tensor])
     open_part = _places365 if name == "places365" else _imagenet
 

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import os
+import warnings
+from dataclasses import replace
+from typing import Any
 
 from prunefuse._names import DATA as NAMES
+from prunefuse.data._images import Reading, expanded
+from prunefuse.data._tensors import Augment, TensorImages
 from prunefuse.data._types import Data
+from prunefuse.errors import DataWarning
 
 
-def load(name: str, *, root: str | os.PathLike[str] = "data", download: bool = False) -> Data:
+def load(
+    name: str,
+    *,
+    root: str | os.PathLike[str] = "data",
+    download: bool = False,
+    image_size: int | None = None,
+    flip: bool | None = None,
+    crop: int | None = None,
+    channels: int | None = None,
+    skip_broken: bool = False,
+    verify: bool = False,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Data:
     """A data set by name, with its training part, the same samples as a pool, and its test part.
 
     >>> from prunefuse.data import load
@@ -19,27 +38,62 @@ def load(name: str, *, root: str | os.PathLike[str] = "data", download: bool = F
         name: ``digits`` (bundled), ``cifar10``, ``cifar100``, ``places365``, ``imagenet`` or ``folder:PATH``.
         root: The folder with the files, as torchvision expects them. With ``download`` they are put there.
         download: Fetch a data set that is missing. ImageNet cannot be fetched.
+        image_size: Side of the square that images of files are brought to. Left out, it is chosen from a sample of them.
+        flip: Whether training images are mirrored at random. Left out, as is usual for the data set.
+        crop: Pixels of padding before a random crop of training images, 0 for none. Left out, as is usual.
+        channels: 1 or 3, of images in files. Left out, 1 where all are gray.
+        skip_broken: Leave out image files that cannot be read. All are read once to find them.
+        verify: Read all image files once, and raise if one cannot be read.
+        test_fraction: The part of each class that is held out, of a folder without a test part.
+        seed: Which samples these are.
 
     Raises:
-        ValueError: The name is unknown, or a folder is not laid out as expected.
+        ValueError: The name is unknown, a folder is not laid out as expected, or an option is not one of this data set.
         FileNotFoundError: The data are not there. The message says where it looked and what to do.
+        OSError: An image file cannot be read. The message names it.
         MissingPackageError: The digits are asked for, and scikit-learn is not installed.
     """
+    reading = Reading(image_size, flip, crop, channels, skip_broken, verify, test_fraction, seed)
+    data = _load(name, expanded(root), download, reading)
+    for note in data.notes:
+        if note.startswith("left out"):
+            warnings.warn(f"{name}: {note}", DataWarning, stacklevel=2)
+    return data
+
+
+def _load(name: str, root: os.PathLike[str], download: bool, reading: Reading) -> Data:
     # Imported here: each brings scikit-learn or torchvision along.
-    if name == "digits":
-        from prunefuse.data._digits import digits
-
-        return digits()
-    if name in ("cifar10", "cifar100"):
-        from prunefuse.data._cifar import cifar
-
-        return cifar(name, root, download)
-    if name in ("places365", "imagenet"):
-        from prunefuse.data._large import large
-
-        return large(name, root, download)
     if name.startswith("folder:"):
         from prunefuse.data._folder import folder
 
-        return folder(name.removeprefix("folder:"))
-    raise ValueError(f"data must be one of {', '.join(NAMES)}, got {name!r}")
+        return folder(name.removeprefix("folder:"), reading)
+    if name not in NAMES:
+        raise ValueError(f"data must be one of {', '.join(NAMES)}, got {name!r}")
+    for option in ("image_size", "skip_broken"):
+        if getattr(reading, option):
+            raise ValueError(f"{option} must be left out with {name}, whose images are of one size and whole")
+    if name in ("places365", "imagenet"):
+        from prunefuse.data._large import large
+
+        return large(name, root, download, reading)
+    if name == "digits":
+        from prunefuse.data._digits import digits
+
+        return _augmented(digits(), reading)
+    from prunefuse.data._cifar import cifar
+
+    return _augmented(cifar(name, root, download), reading)
+
+
+def _augmented(data: Data, reading: Reading) -> Data:
+    """The data set with another crop and flip of its training images, where one is asked for."""
+    train: Any = data.train
+    if not isinstance(train, TensorImages) or (reading.flip is None and reading.crop is None):
+        return data
+    usual = train.augment or Augment(pad=0, flip=False)
+    pad = usual.pad if reading.crop is None else reading.crop
+    flip = usual.flip if reading.flip is None else reading.flip
+    changed = TensorImages(
+        train.images, train.labels, mean=train.mean, std=train.std, augment=Augment(pad=pad, flip=flip)
+    )
+    return replace(data, train=changed)

@@ -12,6 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
+from prunefuse.data._items import scaled
+from prunefuse.ops.arrays import as_tensor
+from prunefuse.ops.integers import class_index
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -53,6 +57,7 @@ class TensorImages(Dataset[Any]):
         mean: One number for each channel, subtracted after scaling. It goes with ``std``.
         std: One number for each channel, which the result is divided by.
         augment: What is done to the raw images each time they are read.
+        as_is: Hand the images over in their own type, unscaled, such as numbers of words.
 
     Raises:
         ValueError: Labels of another number than images, or only one of ``mean`` and ``std``.
@@ -66,31 +71,40 @@ class TensorImages(Dataset[Any]):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         augment: Augment | None = None,
+        as_is: bool = False,
     ) -> None:
         if labels is not None and labels.shape != images.shape[:1]:
             raise ValueError(f"labels must have shape {tuple(images.shape[:1])}, got {tuple(labels.shape)}")
         if (mean is None) != (std is None):
             raise ValueError("mean and std must be both given or neither, got one")
+        if as_is and mean is not None:
+            raise ValueError("mean must be None with as_is, which changes nothing, got both")
         self.images = images
         self.labels = labels
         self.mean = mean
         self.std = std
         self.augment = augment
+        self.as_is = as_is
 
     def plain(self) -> TensorImages:
         """The same samples without augmentation; nothing is copied."""
-        return TensorImages(self.images, self.labels, mean=self.mean, std=self.std)
+        return TensorImages(self.images, self.labels, mean=self.mean, std=self.std, as_is=self.as_is)
 
     def read(
-        self, indices: Tensor, *, device: torch.device | None = None, generator: torch.Generator | None = None
+        self,
+        indices: Tensor,
+        *,
+        device: torch.device | None = None,
+        generator: torch.Generator | None = None,
+        ids: bool = False,
     ) -> Tensor:
-        """The images ``indices`` (int64) as float32 on ``device``, augmented from ``generator``."""
+        """The images ``indices`` (int64) as float32 on ``device``, augmented from ``generator``; with ``ids`` as int64."""
         images = self.images[indices.to(self.images.device)].to(device or self.images.device)
         if self.augment is not None:
             images = self.augment(images, generator)
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
-        images = images.float()
+        if self.as_is:
+            return images
+        images = scaled(images, ids=ids)
         if self.mean is not None and self.std is not None:
             shape = (-1,) + (1,) * (images.ndim - 2)
             mean = torch.tensor(self.mean, device=images.device).view(shape)
@@ -105,18 +119,26 @@ class TensorImages(Dataset[Any]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} out of range for {len(self)} images")
         image = self.read(torch.tensor([index]))[0]
-        return image if self.labels is None else (image, int(self.labels[index]))
+        if self.labels is None:
+            return image
+        return image, class_index("data", index, self.labels[index])
 
 
 def in_memory(data: Any) -> TensorImages | None:
-    """``data`` as `TensorImages` if it is tensors or an array in memory, else None; nothing is copied."""
+    """``data`` as `TensorImages` if it is tensors or an array in memory, else None; nothing is copied that torch can read."""
     if isinstance(data, TensorImages):
         return data
-    if isinstance(data, Tensor):
-        return TensorImages(data)
-    if isinstance(data, np.ndarray):
-        return TensorImages(torch.from_numpy(data))
+    if isinstance(data, Tensor | np.ndarray):
+        return TensorImages(_indexable(as_tensor("data", data)))
     if type(data) is TensorDataset and 1 <= len(data.tensors) <= 2:
         images, *labels = data.tensors
-        return TensorImages(images, labels[0] if labels else None)
+        if labels and labels[0].shape != images.shape[:1]:
+            return None  # such as one-hot rows; where labels are asked for, the first one is an error
+        return TensorImages(as_tensor("data", images), labels[0] if labels else None)
     return None
+
+
+def _indexable(images: Tensor) -> Tensor:
+    """Unsigned numbers that torch does not index in a type that holds them."""
+    wider = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
+    return images.to(wider[images.dtype]) if images.dtype in wider else images

@@ -21,6 +21,7 @@ class Data:
         num_classes: How many classes there are.
         input_shape: (C, H, W).
         name: The name of the data set.
+        notes: What a user should be told: the size that images are read in, and what was left out.
     """
 
     train: Any
@@ -29,3 +30,4 @@ class Data:
     num_classes: int
     input_shape: tuple[int, int, int]
     name: str
+    notes: tuple[str, ...] = ()

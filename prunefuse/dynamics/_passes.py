@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunefuse.data._batches import in_order, read
 from prunefuse.dynamics._recorder import Recorder
-from prunefuse.training._modes import evaluating
+from prunefuse.training._modes import device_of, evaluating, takes_ids
 from prunefuse.training._predict import OnProgress, feature_of, forward, penultimate
 from prunefuse.training._recipe import Recipe
 
@@ -54,7 +54,7 @@ def record_evaluation(
         raise ValueError(f"recorder must have forward='evaluation', got {recorder.forward!r}")
     if recorder.samples != len(data):
         raise ValueError(f"recorder must have the {len(data)} samples of data, got {recorder.samples}")
-    device = next(model.parameters()).device
+    device = device_of(model)
     batches = in_order(recorder.unseen(), batch_size)
     done, wanted = (
         recorder.samples - sum(len(batch.positions) for batch in batches),
@@ -62,7 +62,9 @@ def record_evaluation(
     )
     tap: AbstractContextManager[list[Any]] = penultimate(model) if wanted else nullcontext([])
     with evaluating(model), torch.no_grad(), tap as seen:
-        images_and_labels = read(data, batches, labels=True, device=device, workers=workers)
+        images_and_labels = read(
+            data, batches, labels=True, device=device, workers=workers, ids=takes_ids(model)
+        )
         for batch, (images, labels) in zip(batches, images_and_labels, strict=True):
             seen.clear()
             logits = forward(model, images, recipe)

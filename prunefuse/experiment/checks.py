@@ -7,26 +7,27 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from prunefuse.data._batches import label_of
+from prunefuse.data._items import check_map_style
+from prunefuse.data._labels import labels_at, listed_labels
 from prunefuse.data._tensors import in_memory
 from prunefuse.dynamics import Recorder
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.rounds import syncs
 from prunefuse.experiment.state import LoopState
+from prunefuse.ops.integers import class_indices
+
+_LABELS_READ = (
+    1000  # labels of the test set that are looked at before any work, where images are decoded for them
+)
 
 
-def check_data(name: str, data: object) -> None:
+def check_data(name: str, data: Any) -> None:
     """Raise ``TypeError`` unless ``data`` is map-style, and ``ValueError`` if it is empty."""
-    try:
-        count = len(data)  # type: ignore[arg-type]
-    except TypeError:
-        count = -1
-    if count < 0 or not hasattr(data, "__getitem__"):
-        kind = type(data).__name__
-        raise TypeError(f"{name} must be a map-style data set, with len() and data[index], got {kind}")
-    if count == 0:
+    check_map_style(name, data)
+    if len(data) == 0:
         raise ValueError(f"{name} must have at least one sample, got none")
 
 
@@ -53,25 +54,22 @@ def starting_from(config: LoopConfig, labeled: Mapping[int, int], pool: int) -> 
 
 
 def check_test_labels(test: Any, num_classes: int) -> None:
-    """Raise unless ``test`` has labels in [0, num_classes), as far as can be told without reading images.
+    """Raise unless ``test`` has labels in [0, num_classes): all that are in memory, else those of some samples.
 
     Raises:
-        TypeError: there are none.
+        TypeError: there are none, or one is not a whole number.
         ValueError: one is outside.
     """
-    memory = in_memory(test)
+    memory, samples = in_memory(test), range(len(test))
     if memory is not None:
         if memory.labels is None:
             raise TypeError("test must have items (image, label), got images alone")
-        labels = memory.labels.tolist()
-    elif getattr(test, "targets", None) is not None and getattr(test, "target_transform", None) is None:
-        labels = [int(label) for label in test.targets]
+        labels = class_indices("test", memory.labels, torch.arange(len(test))).tolist()
     else:
-        try:
-            labels = [label_of(test[0])]
-        except TypeError as error:
-            raise TypeError(f"test: {error}") from None
-    for index, label in enumerate(labels):
+        if listed_labels(test) is None:
+            samples = samples[:: max(1, len(test) // _LABELS_READ)]
+        labels = labels_at(test, "test", samples)
+    for index, label in zip(samples, labels, strict=True):
         if not 0 <= label < num_classes:
             raise ValueError(
                 f"test must have labels in [0, {num_classes}), as the model of factory has {num_classes} outputs, "
@@ -105,6 +103,16 @@ def make(name: str, factory: Callable[[], nn.Module]) -> nn.Module:
     model = factory()
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} must return an nn.Module, got {type(model).__name__}")
+    kind = type(model).__name__
+    if hasattr(model, "_orig_mod"):
+        raise TypeError(
+            f"{name} must return the model itself, which is copied and pruned, got a compiled one: leave out "
+            "torch.compile"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(f"{name} must return a model in Python, got {kind}: leave out torch.jit")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise TypeError(f"{name} must return the model itself, got it in {kind}: return its .module")
     return model
 
 

@@ -70,6 +70,40 @@ class DataOptions:
         metadata=option(WHAT, "Folder of the data sets that are not bundled", metavar="PATH"),
     )
     download: bool = field(default=False, metadata=option(WHAT, "Fetch the data set if it is not there"))
+    image_size: int | None = field(
+        default=None,
+        metadata=option(
+            WHAT,
+            "Side of the square that images of files are brought to. Left out, it is chosen from a sample of them",
+            more="It is the median of their shorter sides, at most 224.",
+            check=at_least(1),
+        ),
+    )
+    flip: bool | None = field(
+        default=None,
+        metadata=option(
+            WHAT, "Mirror training images at random, or never. Left out, as is usual for the data set"
+        ),
+    )
+    crop: int | None = field(
+        default=None,
+        metadata=option(
+            WHAT,
+            "Pixels of padding before a random crop of training images, 0 for none. Left out, as is usual",
+            check=at_least(0),
+        ),
+    )
+    skip_broken: bool = field(
+        default=False, metadata=option(WHAT, "Leave out image files that cannot be read, and list them")
+    )
+    test_fraction: float = field(
+        default=0.2,
+        metadata=option(
+            WHAT,
+            "Part of each class that is held out for testing, by the first seed, of a folder without a test part",
+            check=Check("in (0, 1)", lambda value: 0 < value < 1),
+        ),
+    )
     model: str = field(
         default="resnet20",
         metadata=option(

@@ -22,7 +22,7 @@ from typing import IO, Any, Protocol
 
 from prunefuse._commit import settle
 from prunefuse._lock import locked
-from prunefuse.errors import ConfigError, DamagedFileError, FolderInUseError, RunError
+from prunefuse.errors import ConfigError, DamagedFileError, FolderInUseError, RunError, TrainingDivergedError
 from prunefuse.experiment.records import Epoch, Event, Listener, Phase, Progress, Round, round_from_dict
 
 
@@ -98,6 +98,20 @@ def execute(experiment: Experiment, jobs: int, told: Told) -> None:
 
         experiment.do(task.name, listener)
         told(task, None)
+
+
+@contextmanager
+def told_apart() -> Iterator[None]:
+    """Make a ``RunError`` of what ends a task without being a mistake in the code."""
+    from torch import OutOfMemoryError
+
+    try:
+        yield
+    except (ConfigError, DamagedFileError):
+        raise
+    except (TrainingDivergedError, OutOfMemoryError, TypeError, ValueError) as error:
+        # The last two are of what a network, a strategy or a reader gives.
+        raise RunError(str(error)) from error
 
 
 def tidy(folder: Path) -> None:

@@ -115,7 +115,7 @@ def _is_left_over(path: Path) -> bool:
 
 def begin(path: Path, facts: Mapping[str, Any]) -> None:
     """Write config.json, and keep what the run may not differ in when it goes on."""
-    content = (json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    content = files.utf8(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     told = json.loads(content)
     _commit.commit(path, {CONFIG: content}, {"config": told["config"], "data": told["data"]})
 
@@ -156,7 +156,7 @@ def finish(path: Path) -> None:
 
     facts = {**read_facts(path), "finished": machine.now()}
     content = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    _commit.commit(path, {CONFIG: content.encode()})
+    _commit.commit(path, {CONFIG: files.utf8(content)})
 
 
 def lacks_report(path: Path) -> bool:
@@ -201,7 +201,7 @@ def _changes(path: Path, before: Mapping[str, Any]) -> str:
 
 def write_tables(path: Path, trials: Sequence[Trial], formula: str) -> None:
     """Write metrics.csv, epochs.csv and ledger.json of all trials so far, as one."""
-    _commit.commit(path, {name: text.encode() for name, text in tables(trials, formula).items()})
+    _commit.commit(path, {name: files.utf8(text) for name, text in tables(trials, formula).items()})
 
 
 def tables(trials: Sequence[Trial], formula: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -12,13 +12,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from prunefuse._lock import locked
 from prunefuse._seeds import derive, generator, isolated
 from prunefuse.data._batches import Batch, Labeled, read
 from prunefuse.data._labels import OwnLabels
+from prunefuse.data._tensors import TensorImages
 from prunefuse.dynamics import Recorder as Dynamics
-from prunefuse.experiment import rounds, trial
+from prunefuse.errors import FolderInUseError, TooFewRowsError
+from prunefuse.experiment import people, rounds, trial
 from prunefuse.experiment.checks import (
     check_data,
     check_dynamics,
@@ -30,9 +33,10 @@ from prunefuse.experiment.checks import (
 )
 from prunefuse.experiment.cost import Sizes
 from prunefuse.experiment.loop_config import LoopConfig
-from prunefuse.experiment.oracle import Asked, Oracle, ask, check_labels
+from prunefuse.experiment.oracle import Oracle, ask, check_labels
+from prunefuse.experiment.people import Asked, Labels
 from prunefuse.experiment.records import Cost, Epoch, Listener, Network, Round
-from prunefuse.experiment.state import Acquisition, LoopState, Pending
+from prunefuse.experiment.state import Acquisition, LoopState
 from prunefuse.experiment.steps import Bench, Result, Step, carry_out, clear
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, plan_pruning
@@ -50,6 +54,7 @@ from prunefuse.training import (
     predict_with_features,
     train,
 )
+from prunefuse.training._modes import takes_ids
 
 __all__ = ["ActiveLearning", "LoopConfig", "LoopState"]
 
@@ -151,6 +156,7 @@ class ActiveLearning:
         if self.folder is not None:
             self._identity = trial.identity(config, pool, test)
             state = trial.restore(self.folder, self._identity)
+            self._version = trial.version(self.folder)
         self.state = LoopState() if state is None else state
         self.selector: nn.Module | None = None
         self.final: nn.Module | None = None
@@ -164,11 +170,12 @@ class ActiveLearning:
         self._listener = listener
         self._checkpoint_seconds = checkpoint_seconds
         self._scores: dict[str, Tensor] = {}  # of the labeled samples by preset, from the selector's training
-        [(self._example, _)] = read(pool, [Batch(torch.tensor([0]))], labels=False, device=self._device)
         self._dense = self._build(factory, "dense")
+        self._example = self._first(self._dense)
+        one = TensorImages(self._example, as_is=True)
         if self._build(factory, "dense") is self._dense:
             raise ValueError("factory must make a new model in every call, got the same one twice")
-        outputs = predict(self._dense, self._example)
+        outputs = predict(self._dense, one)
         if outputs.ndim != 2:
             raise ValueError(
                 f"factory must make a model with logits (N, C), got outputs of shape {tuple(outputs.shape)}"
@@ -180,7 +187,7 @@ class ActiveLearning:
         self._proxy: nn.Module | None = None
         if selector_factory is not None:
             self._proxy = self._build(selector_factory, "proxy", name="selector_factory")
-            shape = tuple(predict(self._proxy, self._example).shape)
+            shape = tuple(predict(self._proxy, one).shape)
             if shape != (1, self.num_classes):
                 raise ValueError(
                     f"selector_factory must make a model with {self.num_classes} outputs, as that of factory, "
@@ -237,13 +244,22 @@ class ActiveLearning:
 
         Raises:
             ValueError: the loop has an oracle that answers.
+            FolderInUseError: with ``folder``: another process is at it, or has gone on in it since this loop was made.
         """
         if self._oracle is not None:
             raise ValueError('oracle must be "people" where a loop is asked, got one that answers')
+        state, sizes = self.state, self.config.sizes
         with self._held():
-            return self._ask_people()
+            if len(state.acquisitions) > len(state.rounds):
+                self._complete(len(state.rounds))
+            if len(state.rounds) == len(sizes):
+                return Asked((), None)
+            if (count := people.missing(state, sizes)) > 0:
+                self._pick_for_people(len(state.rounds), count)
+                self._commit()
+            return people.asked(state)
 
-    def tell(self, labels: Mapping[int, int | None] | Sequence[int | None]) -> None:
+    def tell(self, labels: Labels) -> None:
         """Take labels of samples that `ask` gave, in any number, also again: the last word counts.
 
         With ``folder`` they are on the disk when this returns. Labels of earlier rounds can be corrected, too: what is
@@ -260,114 +276,30 @@ class ActiveLearning:
         if self._oracle is not None:
             raise ValueError('oracle must be "people" where a loop is told, got one that answers')
         with self._held():
-            self._take_labels(labels)
+            corrected = people.take(self.state, labels, self.config.sizes, self.num_classes)
             self._commit()
+            if corrected and self.folder is not None:
+                clear(self.folder / trial.STEPS)  # trained with what was said before
 
-    def _ask_people(self) -> Asked:
-        state = self.state
-        if len(state.acquisitions) > len(state.rounds):
-            self._complete(len(state.rounds))
-        index = len(state.rounds)
-        if index == len(self.config.schedule):
-            return Asked((), None)
-        pending = state.pending or Pending()
-        missing = self.config.sizes[index] - sum(map(len, self._bought())) - len(pending.told)
-        open_picks = [i for i in pending.picks if i not in pending.told and i not in state.unclear]
-        if len(open_picks) < missing:
-            self._pick_more(index, pending, missing - len(open_picks))
-            state.pending = pending
-            self._commit()
-            open_picks = [i for i in pending.picks if i not in pending.told and i not in state.unclear]
-        utilities = dict(zip(pending.picks, pending.utilities, strict=True))
-        values = [utilities[i] for i in open_picks]
-        return Asked(tuple(open_picks), None if None in values else tuple(float(v or 0.0) for v in values))
-
-    def _pick_more(self, index: int, pending: Pending, count: int) -> None:
+    def _pick_for_people(self, index: int, count: int) -> None:
         """Choose samples for people, beside those that they were asked and those that nobody can tell."""
+        state = self.state
+        before = [] if state.pending is None else state.pending.picks
         step, *_ = rounds.steps_of_round(self.config, index, self._sizes)
         bench = self._bench(None)
         labeled, _ = self._labeled()
         mask = torch.ones(len(self._pool), dtype=torch.bool)
-        for taken in (labeled.tolist(), pending.picks, self.state.unclear):
+        for taken in (labeled.tolist(), before, state.unclear):
             mask[torch.tensor(taken, dtype=torch.int64)] = False
         if int(mask.sum()) < count:
             raise ValueError(
-                f"schedule must leave {count} samples to ask for, got {int(mask.sum())}: of {len(self.state.unclear)} "
+                f"schedule must leave {count} samples to ask for, got {int(mask.sum())}: of {len(state.unclear)} "
                 "nobody can tell"
             )
-        purpose = ("picks", index, len(pending.picks)) if pending.picks else ("picks", index)
+        purpose = ("picks", index, len(before)) if before else ("picks", index)
         pool = Pool(mask.nonzero()[:, 0], labeled, generator(self.config.seed, *purpose))
         picks, _ = self._choose(pool, index, count, step, bench)
-        chosen = picks.indices.tolist()
-        pending.picks += chosen
-        pending.utilities += [None] * len(chosen) if picks.utilities is None else picks.utilities.tolist()
-        pending.unselectable += picks.unselectable
-        pending.costs += bench.lines
-
-    def _take_labels(self, labels: Mapping[int, int | None] | Sequence[int | None]) -> None:
-        state = self.state
-        pending = state.pending or Pending()
-        told = dict(labels) if isinstance(labels, Mapping) else None
-        if told is None:
-            asked = [i for i in pending.picks if i not in pending.told and i not in state.unclear]
-            if len(labels) != len(asked):
-                raise ValueError(
-                    f"labels must have one for each of the {len(asked)} samples asked, got {len(labels)}"
-                )
-            told = dict(zip(asked, labels, strict=True))
-        earlier = {index: number for number, one in enumerate(state.acquisitions) for index in one.picks}
-        for index in told:
-            if index not in pending.picks and index not in earlier:
-                raise ValueError(f"labels must be of samples that were asked, got index {index!r}")
-        clear_ones = {index: label for index, label in told.items() if label is not None}
-        answers = check_labels("labels", list(clear_ones), list(clear_ones.values()), self.num_classes)
-        unclear = [index for index, label in told.items() if label is None]
-        if gone := [index for index in unclear if index in earlier]:
-            raise ValueError(
-                f"labels must be a class for a sample of a complete round, got None for {gone[0]}"
-            )
-        # From here on nothing can fail.
-        for index, label in zip(clear_ones, answers, strict=True):
-            if index in earlier:
-                one = state.acquisitions[earlier[index]]
-                changed = tuple(
-                    label if i == index else y for i, y in zip(one.picks, one.labels, strict=True)
-                )
-                state.acquisitions[earlier[index]] = replace(one, labels=changed)
-                continue
-            pending.told[index] = label
-            if index in state.unclear:
-                state.unclear.remove(index)
-        for index in unclear:
-            pending.told.pop(index, None)
-            if index not in state.unclear:
-                state.unclear.append(index)
-        size = (
-            self.config.sizes[len(state.acquisitions)]
-            if len(state.acquisitions) < len(self.config.sizes)
-            else 0
-        )
-        if pending.told and size and len(pending.told) >= size - sum(map(len, self._bought())):
-            self._acquire_pending(pending)
-
-    def _acquire_pending(self, pending: Pending) -> None:
-        """All labels of the round are there."""
-        picks = [index for index in pending.picks if index in pending.told]
-        utilities = dict(zip(pending.picks, pending.utilities, strict=True))
-        values = [utilities[index] for index in picks]
-        self.state.acquisitions.append(
-            Acquisition(
-                tuple(picks),
-                tuple(pending.told[index] for index in picks),
-                None if None in values else tuple(float(v or 0.0) for v in values),
-                pending.unselectable,
-                tuple(pending.costs),
-            )
-        )
-        self.state.pending = None
-
-    def _bought(self) -> list[tuple[int, ...]]:
-        return [one.picks for one in self.state.acquisitions]
+        people.add(state, picks, bench.lines)
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -377,11 +309,17 @@ class ActiveLearning:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder, patience=10.0):  # a process that had it may be dying at this moment
+            if trial.version(self.folder) != self._version:
+                raise FolderInUseError(
+                    f"folder must be as this loop left it, got one in which another went on: make the loop of "
+                    f"{self.folder} anew"
+                )
             yield
 
     def _commit(self) -> None:
         if self.folder is not None:
             trial.commit(self.folder, self._identity, self.state, self.plan, self.selector, self.final)
+            self._version = trial.version(self.folder)
 
     def _complete(self, index: int) -> Round:
         """Do a round, and keep it."""
@@ -526,7 +464,15 @@ class ActiveLearning:
         with bench.timed(step.line("score_pool")):
             pool = self._ask(selector, pool, index, bench)
         with bench.timed(step.line("select")):
-            return chooser.pick(pool, count), epochs
+            try:
+                return chooser.pick(pool, count), epochs
+            except TooFewRowsError as error:
+                left = len(pool.unlabeled)
+                raise ValueError(
+                    f"strategy: {count} samples are to be picked to reach {config.sizes[index]} labels, but only "
+                    f"{min(error.selectable, left)} of {left} can be: what the strategy is given or gives is NaN or "
+                    "infinite for the others"
+                ) from error
 
     def _ask(self, selector: nn.Module, pool: Pool, index: int, bench: Bench[Cost]) -> Pool:
         """``pool`` with what the strategy needs to know from the selector, as tensors also for a NumPy pool."""
@@ -686,7 +632,7 @@ class ActiveLearning:
             )
         compared = 0
         if needs & {"features", "all_features"}:
-            logits, seen = predict_with_features(selector, self._example)
+            logits, seen = predict_with_features(selector, TensorImages(self._example, as_is=True))
             compared = seen.shape[1] + ("logits" in needs) * logits.shape[1]
         self._sizes = Sizes(
             flops_per_input(selector, self._example),
@@ -709,7 +655,18 @@ class ActiveLearning:
         self, factory: Callable[[], nn.Module], *purpose: str | int, name: str = "factory"
     ) -> nn.Module:
         with isolated(derive(self.config.seed, *purpose), self._device):
-            return make(name, factory).to(self._device)
+            model = make(name, factory).to(self._device)
+            if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
+                predict(
+                    model, TensorImages(self._first(model), as_is=True)
+                )  # draws the weights here, from this seed
+            return model
+
+    def _first(self, model: nn.Module) -> Tensor:
+        """The first sample of the pool, in a batch, as the model reads it."""
+        first = [Batch(torch.tensor([0]))]
+        [(image, _)] = read(self._pool, first, labels=False, device=self._device, ids=takes_ids(model))
+        return image
 
     def _labeled(self) -> tuple[Tensor, Tensor]:
         """Indices and labels of all labeled samples, in the order they were bought."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, TypeAlias
 
-import torch
+from prunefuse.ops.arrays import as_tensor
+from prunefuse.ops.integers import class_index
 
 # Pool indices in, as many class indices out: a sequence of integers, a tensor or an array.
 Oracle: TypeAlias = Callable[[Sequence[int]], Any]
@@ -17,17 +16,23 @@ def ask(oracle: Oracle, indices: Sequence[int], num_classes: int) -> tuple[int, 
     """The oracle's labels of the pool samples ``indices``.
 
     Raises:
-        TypeError: the answers are no sequence, or one of them is not an integer.
+        TypeError: the answers are no sequence, or one of them is not an integer. A mapping, a set or a string has no order
+            of its own, or none of labels, and is refused too.
         ValueError: not one answer per index, an array of another shape than (N,), or a label outside [0, num_classes).
     """
     answers = oracle(list(indices))
+    if isinstance(answers, Mapping | Set | str | bytes):
+        kind = type(answers).__name__
+        raise TypeError(
+            f"oracle: expected a sequence of labels, in the order of the {len(indices)} indices, got {kind}"
+        )
     shape = getattr(answers, "shape", None)
     if shape is not None and len(shape) != 1:
         raise ValueError(
             f"oracle: expected {len(indices)} labels in one dimension, shape ({len(indices)},), got shape {tuple(shape)}"
         )
-    if isinstance(answers, torch.Tensor):
-        answers = answers.tolist()
+    if hasattr(answers, "__dlpack__"):
+        answers = as_tensor("oracle's labels", answers).tolist()
     try:
         answers = list(answers)
     except TypeError:
@@ -48,26 +53,10 @@ def check_labels(
     """
     labels = []
     for index, answer in zip(indices, answers, strict=True):
-        try:
-            label = operator.index(answer)
-        except TypeError:
-            label = None
-        if label is None or isinstance(answer, bool):
-            kind = type(answer).__name__
-            raise TypeError(
-                f"{argument}: expected an integer label for sample {index}, got {answer!r} ({kind})"
-            )
+        label = class_index(argument, index, answer, floats=False)
         if not 0 <= label < num_classes:
             raise ValueError(
                 f"{argument}: expected a class in [0, {num_classes}) for sample {index}, got {answer!r}"
             )
         labels.append(label)
     return tuple(labels)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Samples for people to label: pool ``indices``, best first, and their ``utilities``, None where they are random."""
-
-    indices: tuple[int, ...]
-    utilities: tuple[float, ...] | None

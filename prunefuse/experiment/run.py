@@ -5,36 +5,33 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from prunefuse import _commit, _lock
-from prunefuse import data as datasets
 from prunefuse._extras import needed_for
 from prunefuse._options import changed
-from prunefuse.data._fingerprint import differences, fingerprint
+from prunefuse.data._fingerprint import fingerprint
 from prunefuse.errors import (
     ConfigError,
     DamagedFileError,
     RunError,
-    RunFolderError,
-    TrainingDivergedError,
 )
 from prunefuse.errors import RunInterrupted as RunInterrupted
 from prunefuse.experiment import execute, folder, machine, networks, trial
 from prunefuse.experiment.budgets import resolve_schedule
 from prunefuse.experiment.config import SELECTORS, RunConfig
 from prunefuse.experiment.cost import FORMULA
+from prunefuse.experiment.datasets import load_data
 from prunefuse.experiment.folder import Trial
 from prunefuse.experiment.loop import ActiveLearning
 from prunefuse.experiment.records import Event, Listener, Round
 from prunefuse.experiment.steps import clear
 
 with needed_for("a run"):
+    from prunefuse.experiment import lifecycle
     from prunefuse.experiment.progress import STATUS, RunProgress
     from prunefuse.experiment.report import report
 
@@ -63,13 +60,7 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
         RunInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or RunConfig()
-    experiment = LoopRun(config)
-    with machine.running_on(experiment.threads):
-        experiment.prepare()
-        experiment.path = folder.make(config.out, config.data, config.model)
-        with _lock.locked(experiment.path):
-            folder.begin(experiment.path, experiment.describe(command))
-            return _go_on(experiment, config.jobs, quiet)
+    return lifecycle.begin(LoopRun(config, verify=True), command, partial(_go_on, quiet=quiet))
 
 
 def resume(
@@ -93,42 +84,23 @@ def resume(
         FileNotFoundError, RunError, RunInterrupted: as `run`.
     """
     path = Path(path)
-    facts = folder.read_facts(path)
-    folder.check_format(path, facts)
-    if facts.get("kind", "run") != "run":
-        raise RunFolderError(f"{path} is of prunefuse {facts['kind']}, which goes on with --resume")
-    if facts["finished"] is not None:
-        folder.check(path)
+
+    def check(facts: Mapping[str, Any]) -> None:
         for seed in facts["config"]["seeds"]:
             for arm in facts["arms"]:
                 folder.check(folder.trial_folder(path, arm, seed))
-        if folder.lacks_report(path):
-            report([path])
-        return path
-    with _lock.locked(path):
-        _commit.settle(path)
-        folder.check(path)
-        experiment = LoopRun(changed(RunConfig(), facts["config"]), device=device)
-        experiment.path = path
-        check_data(facts["data"], experiment.data_facts())
-        with machine.running_on(experiment.threads):
-            wanted = experiment.config.jobs if jobs is None else jobs
-            return _go_on(experiment, wanted, quiet)
+
+    return lifecycle.resume(
+        path,
+        "run",
+        jobs,
+        opened=lambda config: LoopRun(changed(RunConfig(), config), device=device),
+        check=check,
+        go_on=partial(_go_on, quiet=quiet),
+    )
 
 
-def check_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ``ConfigError`` where a data set is not what it was when the run began; says what differs."""
-    for name, value in before.items():
-        if isinstance(value, dict):
-            for difference in differences(value, now[name]):
-                raise ConfigError(
-                    f"data: {name.removesuffix('_is')}: {difference}; the run cannot go on with it"
-                )
-        elif now[name] != value:
-            raise ConfigError(f"data: its {name} was {value} when the run began, and now is {now[name]}")
-
-
-def _go_on(experiment: LoopRun, jobs: int | None, quiet: bool) -> Path:
+def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
     """Do what is not done yet. The folder is locked."""
     path, config = experiment.path, experiment.config
     jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)
@@ -160,6 +132,8 @@ def _go_on(experiment: LoopRun, jobs: int | None, quiet: bool) -> Path:
                 status=path / STATUS,
             ),
         ):
+            for note in experiment.data.notes:
+                progress.note(f"data: {note}")
             progress.note(f"run folder {path}")
             progress.note(f"labels {', '.join(map(str, experiment.schedule))} of {experiment.pool_size}")
             for task in experiment.tasks():
@@ -181,7 +155,7 @@ def _go_on(experiment: LoopRun, jobs: int | None, quiet: bool) -> Path:
         if tables.rounds:
             _draw_early(path, progress)
         raise RunInterrupted(path, tables.rounds) from None
-    except (TrainingDivergedError, OSError, torch.OutOfMemoryError, RunError) as error:
+    except (OSError, RunError) as error:
         tables.write_quietly()
         if tables.rounds:
             _draw_early(path, progress)
@@ -236,13 +210,11 @@ class LoopRun:
 
     path: Path
 
-    def __init__(self, config: RunConfig, *, device: str | None = None) -> None:
+    def __init__(self, config: RunConfig, *, device: str | None = None, verify: bool = False) -> None:
         self.config = config
         self.device = machine.resolve_device(device or config.device)
-        try:
-            self.data = datasets.load(config.data, root=config.root, download=config.download)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        models = (config.model, config.selector)
+        self.data = load_data(config, seed=config.seeds[0], models=models, verify=verify)
         self.pool_size = len(self.data.pool)
         self.schedule = resolve_schedule(
             config.schedule,
@@ -278,8 +250,9 @@ class LoopRun:
 
     def do(self, task: str, listener: Listener) -> None:
         """Do what is left of a trial."""
-        for _ in self.learner(*self.trial_of(task), listener, self.path / task):
-            pass
+        with execute.told_apart():
+            for _ in self.learner(*self.trial_of(task), listener, self.path / task):
+                pass
 
     def prepare(self) -> None:
         """Make a loop of every arm, which checks the networks and plans the pruning."""

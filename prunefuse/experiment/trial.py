@@ -73,6 +73,12 @@ def restore(folder: Path, now: Mapping[str, Any]) -> LoopState | None:
     return LoopState.restore(json.loads(manifest.read(STATE)), load(manifest.read("state.safetensors")))
 
 
+def version(folder: Path) -> Mapping[str, str]:
+    """What a folder holds, to see whether that has changed: SHA-256 by file name."""
+    found = _commit.manifest(folder)
+    return {} if found is None else found.files
+
+
 def commit(
     folder: Path,
     identity: Mapping[str, Any],

@@ -17,7 +17,8 @@ from prunefuse.dynamics._options import Score
 from prunefuse.dynamics._recorder import Recorder
 from prunefuse.extrapolation._interface import BLOCK_ROWS
 from prunefuse.extrapolation._neighbors import magnitude, nearest_neighbors, require_rows
-from prunefuse.ops.arrays import as_tensor, like
+from prunefuse.ops.arrays import like
+from prunefuse.ops.integers import as_integers, rows_of_mask
 from prunefuse.training._recipe import Recipe
 
 _RECIPE = Recipe(
@@ -271,10 +272,10 @@ def _labels(head: ClusterHead, directions: Tensor) -> Tensor:
 def _rows_of(subset: Any, embeddings: Tensor) -> Tensor:
     if subset is None:
         return torch.arange(len(embeddings), device=embeddings.device)
-    rows = as_tensor("subset", subset if hasattr(subset, "__array__") else torch.as_tensor(subset))
-    if rows.dtype.is_floating_point or rows.dtype in (torch.bool, torch.complex64, torch.complex128):
-        raise TypeError(f"subset must be integers, got {rows.dtype}")
-    if rows.dim() != 1 or len(rows) == 0:
+    rows = as_integers("subset", subset)
+    if rows.dtype == torch.bool:
+        rows = rows_of_mask("subset", rows, len(embeddings), "embeddings")
+    if len(rows) == 0:
         raise ValueError(f"subset must have shape (rows,), not empty, got {tuple(rows.shape)}")
     if int(rows.min()) < 0 or int(rows.max()) >= len(embeddings) or len(rows.unique()) != len(rows):
         raise ValueError(f"subset must be of 0 to {len(embeddings) - 1}, each once")

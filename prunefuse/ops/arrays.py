@@ -19,13 +19,26 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def as_tensor(argument: str, array: Any) -> Tensor:
     """`array` as a detached tensor that shares its memory where possible.
 
-    Raises TypeError, naming `argument`, for what is neither a tensor, nor a NumPy array, nor a DLPack producer.
+    Raises TypeError, naming `argument`, for what is neither a tensor, nor a NumPy array, nor a DLPack producer; and for
+    one that is sparse or has masked values, which would be lost.
     """
     if isinstance(array, Tensor):
+        if array.layout != torch.strided:
+            kind = str(array.layout).removeprefix("torch.")
+            raise TypeError(f"{argument} must be a dense tensor, got {kind}: give its to_dense()")
         return array.detach()
     if isinstance(array, np.ndarray):
-        # torch takes no negative strides, no foreign byte order; neither is worth an error.
-        native = np.ascontiguousarray(array) if any(step < 0 for step in array.strides) else array
+        if isinstance(array, np.ma.MaskedArray):
+            masked = int(np.ma.getmaskarray(array).sum())
+            if masked:
+                raise TypeError(
+                    f"{argument} must be an array without masked values, got {masked} of them: leave them out, or give "
+                    "filled(numpy.nan)"
+                )
+            array = np.ma.getdata(array)
+        # torch takes no negative strides, no steps of part of an element, no foreign byte order; none is worth an error.
+        odd = any(step < 0 or step % max(array.itemsize, 1) for step in array.strides)
+        native = np.ascontiguousarray(array) if odd else array
         if not native.dtype.isnative:
             native = native.astype(native.dtype.newbyteorder("="))
         with warnings.catch_warnings():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from prunefuse import ops
+from prunefuse.errors import TooFewRowsError
 from prunefuse.ops.reference import log_probabilities
 from prunefuse.ops.transfer import row_extents, upload
 
@@ -65,6 +66,5 @@ def _in_range(features: Tensor, magnitudes: Tensor, valid: Tensor) -> Tensor:
 
 
 def _too_few(b: int, selectable: int, rows: int) -> ValueError:
-    return ValueError(
-        f"b is {b}, but only {selectable} of {rows} rows can be picked (the others are not finite)"
-    )
+    said = f"b is {b}, but only {selectable} of {rows} rows can be picked (the others are not finite)"
+    return TooFewRowsError(said, selectable, rows)

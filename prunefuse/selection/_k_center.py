@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from prunefuse import ops
+from prunefuse.errors import TooFewRowsError
 from prunefuse.ops.arrays import as_tensor, like, require_count, require_floating
+from prunefuse.ops.integers import as_integers, rows_of_mask
 from prunefuse.ops.transfer import row_extents, rows_where, upload
 
 
@@ -30,7 +31,8 @@ def k_center_greedy(features: Any, b: int, labeled: Any = None, start: int | Non
         features: (N, d) floating, as a tensor, a NumPy array or anything with DLPack. Rows with a value that is not finite
             are never picked. 16-bit features are widened to float32 once, since every pick reads them all.
         b: How many rows to pick.
-        labeled: Row indices chosen already, as any integer sequence or array. They act as centers and are never picked.
+        labeled: Row indices chosen already, as any integer sequence or array, or a mask of the rows. They act as centers
+            and are never picked. A mask on a GPU is waited for.
         start: The first pick. By default the row farthest from the labeled ones. Where nothing is labeled, it is the row
             nearest to the mean of the features, which is deterministic and no outlier.
 
@@ -145,9 +147,11 @@ class _Search:
         if self.start is not None and not facts.start_finite:
             raise ValueError(f"start must be a row of finite features, got row {self.start}")
         if self.b > facts.selectable:
-            raise ValueError(
+            raise TooFewRowsError(
                 f"b is {self.b}, but only {int(facts.selectable)} of {rows} rows can be picked "
-                "(the others are labeled or not finite)"
+                "(the others are labeled or not finite)",
+                int(facts.selectable),
+                rows,
             )
         alone = self.start is None and not facts.centers
         return _Plan(_exponent(facts.largest, self.x.dtype), int(facts.selectable) if alone else 0)
@@ -183,21 +187,17 @@ def _nearest_to_mean(x: Tensor, available: Tensor, count: int) -> Tensor:
 
 
 def _indices(labeled: Any, rows: int, device: torch.device) -> Tensor:
-    """On `device`; their range is checked where that waits for no device."""
+    """On `device`; the range of indices is checked where that waits for no device."""
     if labeled is None:
         return torch.empty(0, dtype=torch.int64, device=device)
-    array = as_tensor("labeled", labeled if hasattr(labeled, "__dlpack__") else np.asarray(labeled))
-    if array.numel() == 0:
-        return torch.empty(0, dtype=torch.int64, device=device)
-    if array.dtype.is_floating_point or array.dtype == torch.bool or array.dim() != 1:
-        raise TypeError(
-            f"labeled must be a sequence of row indices, got {array.dtype} of shape {tuple(array.shape)}"
-        )
-    if array.device.type == "cpu":
+    array = as_integers("labeled", labeled)
+    if array.dtype == torch.bool:
+        array = rows_of_mask("labeled", array, rows, "features")
+    elif array.device.type == "cpu" and array.numel():
         low, high = int(array.min()), int(array.max())
         if low < 0 or high >= rows:
             raise ValueError(_not_a_row(rows, low if low < 0 else high))
-    return upload(array.to(torch.int64), device)
+    return upload(array, device)
 
 
 def _not_a_row(rows: int, got: int) -> str:

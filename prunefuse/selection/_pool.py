@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, repeat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from prunefuse.scoring import score
 from prunefuse.scoring._files import BLOCK_BYTES, LogitsFile, logits_files
 from prunefuse.selection._streaming import StreamingTopB
 
+STDOUT = "-"
 COLUMNS = ("index", "utility", "file", "row")
 
 
@@ -48,7 +51,7 @@ def score_pool(
 
     Args:
         paths: files and folders, as for `logits_files`.
-        out: the CSV file, which must not exist yet. It appears when it is complete.
+        out: the CSV file, which must not exist yet. It appears when it is complete. ``-`` is standard output.
         strategy, probabilities, temperature: as for `score`.
         top: write this many rows of the highest utility, best first, equals by lower index; None writes every row in
             order, with ``nan`` where a row has no utility.
@@ -65,7 +68,7 @@ def score_pool(
     if top is not None:
         top = require_count("top", top, 1)
     keeper = StreamingTopB(top or 1, strategy, probabilities=probabilities, temperature=temperature)
-    if Path(out).exists():
+    if str(out) != STDOUT and Path(out).exists():
         raise FileExistsError(f"{out} exists and is not overwritten")
     pool = logits_files(paths, tensor=tensor)
     starts = [0, *accumulate(file.rows for file in pool)]
@@ -117,8 +120,22 @@ def score_pool(
 
 def _write(out: str | os.PathLike[str], parts: Iterable[Iterable[tuple[Any, ...]]]) -> None:
     """Numbers are written as NumPy prints them: the shortest digits that give the same number in its own type."""
-    with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with _opened(out) as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for part in parts:
             writer.writerows(part)
+
+
+@contextmanager
+def _opened(out: str | os.PathLike[str]) -> Iterator[IO[str]]:
+    if str(out) == STDOUT:
+        yield sys.stdout
+        return
+    # The bytes of a name in no encoding stay as they are.
+    unknown = "surrogateescape"
+    with (
+        replacing(out) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors=unknown) as file,
+    ):
+        yield file

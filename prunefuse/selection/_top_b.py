@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prunefuse import ops
+from prunefuse.errors import TooFewRowsError
 from prunefuse.ops.arrays import as_tensor, like, require_count, require_floating
 
 
@@ -56,6 +57,5 @@ def require_selected(indices: Tensor, rows: int) -> None:
     b = len(indices)
     if b > 0 and int(indices[-1]) < 0:
         selectable = int((indices >= 0).sum())
-        raise ValueError(
-            f"b is {b}, but only {selectable} of {rows} rows can be selected (the others are NaN)"
-        )
+        said = f"b is {b}, but only {selectable} of {rows} rows can be selected (the others are NaN)"
+        raise TooFewRowsError(said, selectable, rows)

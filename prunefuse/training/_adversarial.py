@@ -12,7 +12,7 @@ from torch.nn import functional
 from prunefuse._options import at_least, check_fields, checked, not_negative, one_of, require
 from prunefuse._seeds import generator
 from prunefuse.data._batches import in_order, read
-from prunefuse.training._modes import evaluating
+from prunefuse.training._modes import device_of, evaluating
 from prunefuse.training._predict import forward
 from prunefuse.training._recipe import Recipe
 
@@ -235,7 +235,7 @@ def evaluate_attacked(
 
     ``seed`` fixes random starts. An accuracy under one attack is an upper bound on that under the worst.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     batches, rng = in_order(torch.arange(len(data)), batch_size), generator(seed, "attack")
     for images, labels in read(data, batches, labels=True, device=device, workers=workers):

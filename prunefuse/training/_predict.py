@@ -14,9 +14,11 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from prunefuse._seeds import derive, isolated
 from prunefuse.data._batches import in_order, read
+from prunefuse.data._items import check_map_style
+from prunefuse.ops.integers import row_indices
 from prunefuse.scoring import EnsembleScores
 from prunefuse.training._feature_file import identity_of, write_features
-from prunefuse.training._modes import evaluating
+from prunefuse.training._modes import device_of, evaluating, takes_ids
 from prunefuse.training._recipe import Recipe
 
 OnProgress = Callable[[int, int], None]
@@ -60,7 +62,7 @@ def predict(
     Args:
         model: A classifier, on the device to compute on.
         data: (N, ...) images as a tensor or NumPy array, or a map-style data set. Labels are not touched.
-        indices: Only these samples, in this order.
+        indices: Only these samples, in this order; or a mask of the samples.
         batch_size: Samples per forward pass.
         recipe: The recipe whose ``autocast`` and ``channels_last`` apply.
         workers: Processes that read data sets that are not in memory.
@@ -68,12 +70,14 @@ def predict(
 
     Returns:
         A NumPy array for a NumPy array, else a tensor on the model's device.
+
+    Raises:
+        TypeError: The model is not one, the data are not map-style, or indices are neither whole numbers nor a mask.
+        ValueError: An index is out of range, or a mask is not as long as the data.
     """
+    batches = _batches(model, data, indices, batch_size, workers, on_progress)
     with evaluating(model), torch.no_grad():
-        parts = [
-            forward(model, images, recipe)
-            for images, _ in _batches(model, data, indices, batch_size, workers, on_progress)
-        ]
+        parts = [forward(model, images, recipe) for images, _ in batches]
     return _join(parts, data)
 
 
@@ -91,6 +95,8 @@ def features(
 ) -> Any:
     """Penultimate features (N, d), float32: what enters the last linear layer that the model runs.
 
+    In a model without linear layers that is the last convolution, and features are means over positions.
+
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
     >>> prunefuse.features(model, torch.zeros(10, 4)).shape
     torch.Size([10, 3])
@@ -104,7 +110,7 @@ def features(
         model: A network, on the device to compute on.
         data: (N, ...) images as a tensor or NumPy array, or a map-style data set. Labels are not touched.
         module: Name of a submodule whose **output**, flattened to (N, d), is taken instead.
-        indices: Only these samples, in this order.
+        indices: Only these samples, in this order; or a mask of the samples.
         batch_size: Samples per forward pass.
         recipe: The recipe whose ``autocast`` and ``channels_last`` apply.
         workers: Processes that read data sets that are not in memory.
@@ -218,7 +224,7 @@ def predict_dropout(
             if on_progress is not None:
                 on_progress(before * total + done, passes * total)
 
-        device = next(model.parameters()).device
+        device = device_of(model)
         with evaluating(model), torch.no_grad(), isolated(derive(seed, "pass", number), device):
             for layer in layers:
                 layer.train()
@@ -238,7 +244,7 @@ def _with_features(
     on_progress: OnProgress | None,
 ) -> Iterator[tuple[Any, Tensor]]:
     """For every batch the model's output, and the features, in evaluation mode."""
-    with penultimate(model, module) as seen, evaluating(model), torch.no_grad():
+    with penultimate(model, module, heads=True) as seen, evaluating(model), torch.no_grad():
         for images, _ in _batches(model, data, indices, batch_size, workers, on_progress):
             seen.clear()
             output = _run(model, images, recipe)
@@ -246,15 +252,22 @@ def _with_features(
 
 
 @contextmanager
-def penultimate(model: nn.Module, module: str | None = None) -> Iterator[list[Any]]:
-    """A list that gets what every linear layer is given when the model runs, or what submodule ``module`` returns."""
+def penultimate(model: nn.Module, module: str | None = None, *, heads: bool = False) -> Iterator[list[Any]]:
+    """A list that gets what every linear layer is given when the model runs, or what submodule ``module`` returns.
+
+    With ``heads`` a model without linear layers gives what its convolutions are given, as means over positions.
+    """
     seen: list[Any] = []
     if module is None:
-        hooks = [
-            m.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-            for m in model.modules()
-            if isinstance(m, nn.Linear)
-        ]
+        linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        # A head that is a convolution and then a mean over positions: a linear layer of the mean.
+        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+        hooks = [m.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for m in linear]
+        if heads and not linear:
+            hooks = [
+                m.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(2).mean(2)))
+                for m in convolutions
+            ]
     else:
         named = dict(model.named_modules())
         if module not in named:
@@ -292,14 +305,29 @@ def evaluate(
     >>> with torch.no_grad(): _ = model.weight.copy_(torch.eye(4))
     >>> evaluate(model, data)
     1.0
+
+    Raises:
+        TypeError: A label is not a whole number; the message names the sample.
+        ValueError: Labels are not classes of the model.
     """
-    device = next(model.parameters()).device
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    device = device_of(model)
+    counts = torch.zeros(2, dtype=torch.int64, device=device)  # right answers, and labels that are no class
+    classes = 0
     batches = in_order(torch.arange(len(data)), batch_size)
     with evaluating(model), torch.no_grad():
-        for images, labels in read(data, batches, labels=True, device=device, workers=workers):
+        for images, labels in read(
+            data, batches, labels=True, device=device, workers=workers, ids=takes_ids(model)
+        ):
             assert labels is not None
-            correct += forward(model, images, recipe).argmax(1).eq(labels).sum()
+            logits = forward(model, images, recipe)
+            classes = logits.shape[1]
+            outside = (labels < 0) | (labels >= classes)
+            counts += torch.stack((logits.argmax(1).eq(labels).sum(), outside.sum()))
+    correct, outside_ones = counts.tolist()
+    if outside_ones:
+        raise ValueError(
+            f"data must have labels in [0, {classes}), as the model has {classes} outputs, got {outside_ones} outside"
+        )
     return int(correct) / len(data)
 
 
@@ -312,10 +340,15 @@ def _batches(
     on_progress: OnProgress | None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     positions = _positions(data, indices)
-    device = next(model.parameters()).device
+    device = device_of(model)
     done = 0
     for images, labels in read(
-        data, in_order(positions, batch_size), labels=False, device=device, workers=workers
+        data,
+        in_order(positions, batch_size),
+        labels=False,
+        device=device,
+        workers=workers,
+        ids=takes_ids(model),
     ):
         yield images, labels
         done += len(images)
@@ -324,7 +357,8 @@ def _batches(
 
 
 def _positions(data: Any, indices: Sequence[int] | Tensor | None) -> Tensor:
-    return torch.arange(len(data)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+    check_map_style("data", data)
+    return torch.arange(len(data)) if indices is None else row_indices("indices", indices, len(data)).cpu()
 
 
 def _join(parts: list[Tensor], data: Any) -> Any:

@@ -17,13 +17,14 @@ from torch.nn import functional
 
 from prunefuse._seeds import derive, generator, isolated
 from prunefuse.data._batches import Batch, batch_count, read, shuffled
+from prunefuse.data._items import check_map_style
 from prunefuse.errors import TrainingDivergedError as TrainingDivergedError
 from prunefuse.training import _checkpoint
 from prunefuse.training._adversarial import Adversarial
 from prunefuse.training._checkpoint import Checkpoint, Moment
 from prunefuse.training._clock import Clock
 from prunefuse.training._distillation import Distillation
-from prunefuse.training._modes import evaluating
+from prunefuse.training._modes import device_of, evaluating, takes_ids
 from prunefuse.training._predict import evaluate, forward
 from prunefuse.training._recipe import Recipe
 
@@ -106,11 +107,12 @@ def train(
         ValueError: ``data`` is empty, or has too few samples in a batch for the model's batch norm. Or ``distillation`` and
             ``adversarial`` are both given. Or the checkpoint is of another training.
     """
+    check_map_style("data", data)
     if len(data) == 0:
         raise ValueError("data must have at least one sample to train on, got none")
     if distillation is not None and adversarial is not None:
         raise ValueError("adversarial must be None where there is a distillation, got both")
-    device = next(model.parameters()).device
+    device = device_of(model)
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     model.to(memory_format=layout).train()
     optimizer = torch.optim.SGD(
@@ -156,7 +158,7 @@ def train(
             history += [EpochResult(**fields) for fields in kept[0]]
             order.set_state(kept[1])
         # One reader for all epochs, so that worker processes start once.
-        reader = read(data, batches(), labels=True, device=device, workers=workers)
+        reader = read(data, batches(), labels=True, device=device, workers=workers, ids=takes_ids(model))
         for epoch in range(len(history), epochs):
             start = time.perf_counter()
             teaching = Clock(device)

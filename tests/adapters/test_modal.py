@@ -121,3 +121,29 @@ def test_a_strategy_is_plain_data():
         Uncertainty("energy")
     with pytest.raises(ValueError, match="strategy must be one of bald"):
         Disagreement("margin")
+
+
+def test_equals_in_random_order_where_that_is_asked_for(digits):
+    X, _ = digits
+    started = learner(digits, Uncertainty("margin"))
+    assert np.array_equal(
+        started.query(X[100:], n_instances=3, random_tie_break=False)[0],
+        started.query(X[100:], n_instances=3)[0],
+    )
+    same = np.repeat(X[100:101], 50, axis=0)
+    np.random.seed(0)  # noqa: NPY002
+    drawn = [tuple(started.query(same, n_instances=3, random_tie_break=True)[0]) for _ in range(20)]
+    assert len(set(drawn)) > 10
+    assert all(len(set(picks)) == 3 for picks in drawn)
+    first, utilities = started.query(X[100:], n_instances=3)[0], Uncertainty("margin")(started, X[100:], 3)[1]
+    assert len(set(utilities.tolist())) == 3
+    assert np.array_equal(first, started.query(X[100:], n_instances=3, random_tie_break=True)[0])
+
+
+def test_too_many_instances_are_told_in_modals_words(digits):
+    X, _ = digits
+    started = learner(digits, Uncertainty("margin"))
+    with pytest.raises(ValueError, match=r"^n_instances is 21, but only 20 of 20 rows can be selected$"):
+        started.query(X[:20], n_instances=21)
+    with pytest.raises(TypeError, match="n_instances must be an integer"):
+        started.query(X[:20], n_instances=1.5)

@@ -183,3 +183,12 @@ def test_inside_their_wrapper(kind):
     picks = ours.query(**arguments(kind, batch_size=3))
     assert len(set(picks)) == 3
     assert set(picks) <= set(UNLABELED)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pool_that_is_all_labeled_gives_an_empty_batch():
+    y = (X[:, 0] > X[:, 0].mean()).astype(float)
+    classifier = SklearnClassifier(LogisticRegression(), classes=[0, 1])
+    assert Uncertainty("margin").query(X, y, classifier, batch_size=3).tolist() == []
+    picks, rows = Uncertainty("margin").query(X, y, classifier, batch_size=3, return_utilities=True)
+    assert (picks.shape, rows.shape) == ((0,), (0, len(X)))

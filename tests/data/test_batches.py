@@ -142,9 +142,5 @@ def test_own_labels_as_an_oracle_read_only_what_is_asked() -> None:
     assert data.reads == {7: 1, 2: 1}
     memory = TensorImages(torch.zeros(3, 1), torch.tensor([5, 6, 7]))
     assert OwnLabels(memory)([2, 0]) == [7, 5]
-    with_targets = Counting(9)
-    with_targets.targets = list(range(9))  # type: ignore[attr-defined]
-    assert OwnLabels(with_targets)([8]) == [8]
-    assert not with_targets.reads
     with pytest.raises(TypeError, match="oracle"):
         OwnLabels(torch.zeros(3, 1))([0])

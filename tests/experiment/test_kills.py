@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -235,3 +236,30 @@ def test_rows_of_the_tables_are_those_of_the_trials(tmp_path):
     assert [(one.arm, one.seed, len(one.rounds)) for one in folder.read(out).trials] == [
         (arm, seed, 2) for seed in (0, 1) for arm in ("prunefuse", "dense", "random")
     ]
+
+
+def test_a_training_that_diverges_in_another_process_is_one_line(tmp_path):
+    out = tmp_path / "out"
+    process = start(f"{RUN} --lr 1e30 --seeds 2 --jobs 2 --out", out)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("Error: the training loss became")
+    assert f"No round was complete; see {out}" in errors
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_process_that_dies_is_told_and_the_run_goes_on_later(tmp_path, whole):
+    out = tmp_path / "out"
+    process = start(RUN, "--out", out, "--jobs", 2)
+    for line in process.stderr:
+        if "round 1/" in line:
+            break
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert "a process of the run ended with code -9" in errors.splitlines()[-1]
+    finish("run --resume", out)
+    assert results(out) == whole("run")

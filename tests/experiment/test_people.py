@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from prunefuse import models
+from prunefuse.errors import FolderInUseError
 from prunefuse.experiment.loop import ActiveLearning, LoopConfig
 from prunefuse.training import Recipe
 
@@ -168,3 +169,17 @@ def test_asking_and_iterating_are_two_ways():
         loop.ask()
     with pytest.raises(ValueError, match='oracle must be "people" where a loop is told'):
         loop.tell([1])
+
+
+def test_another_loop_in_the_folder_is_not_written_over(tmp_path):
+    first, second = learner(folder=tmp_path / "mine"), learner(folder=tmp_path / "mine")
+    asked = first.ask().indices
+    first.tell({asked[0]: TRUTH[asked[0]]})
+    with pytest.raises(FolderInUseError, match="another went on: make the loop of"):
+        second.tell({asked[1]: TRUTH[asked[1]]})
+    third = learner(folder=tmp_path / "mine")
+    assert third.ask().indices == asked[1:]
+    third.tell({asked[1]: TRUTH[asked[1]]})
+    with pytest.raises(FolderInUseError):
+        first.ask()
+    assert learner(folder=tmp_path / "mine").ask().indices == asked[2:]

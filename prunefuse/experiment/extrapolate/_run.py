@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from prunefuse import _commit, _lock
-from prunefuse import data as datasets
+from prunefuse import _lock
 from prunefuse._extras import needed_for
 from prunefuse._options import changed
 from prunefuse.data._fingerprint import fingerprint
 from prunefuse.data._labels import OwnLabels
-from prunefuse.errors import ConfigError, RunError, RunFolderError, TrainingDivergedError
+from prunefuse.errors import ConfigError, RunError
 from prunefuse.errors import ExtrapolateInterrupted as ExtrapolateInterrupted
 from prunefuse.experiment import execute, folder, machine, networks
 from prunefuse.experiment.budgets import to_samples
+from prunefuse.experiment.datasets import load_data
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.experiment.extrapolate.ledger import Spending
 from prunefuse.experiment.extrapolate.record import KIND, read
 from prunefuse.experiment.extrapolate.setup import Setup
 from prunefuse.experiment.extrapolate.steps import Steps, steps_of
 from prunefuse.experiment.records import Event, Listener
-from prunefuse.experiment.run import check_data
 from prunefuse.experiment.steps import Bench, Step, carry_out, check_files, read_done
 
 with needed_for("a run"):
+    from prunefuse.experiment import lifecycle
     from prunefuse.experiment.progress import STATUS, RunProgress
     from prunefuse.experiment.report.extrapolation import report, step_line
 
@@ -61,13 +61,7 @@ def run(config: ExtrapolateConfig | None = None, *, command: str | None = None, 
         ExtrapolateInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or ExtrapolateConfig()
-    experiment = ExtrapolateRun(config)
-    with machine.running_on(experiment.threads):
-        experiment.prepare()
-        experiment.path = folder.make(config.out, config.data, config.model)
-        with _lock.locked(experiment.path):
-            folder.begin(experiment.path, experiment.describe(command))
-            return _go_on(experiment, config.jobs, quiet)
+    return lifecycle.begin(ExtrapolateRun(config, verify=True), command, partial(_go_on, quiet=quiet))
 
 
 def resume(
@@ -96,24 +90,14 @@ def resume(
         FileNotFoundError, RunError, ExtrapolateInterrupted: as `run`.
     """
     path = Path(path)
-    facts = folder.read_facts(path)
-    if facts.get("kind") != KIND:
-        raise RunFolderError(f"{path} is not a folder of prunefuse extrapolate")
-    folder.check_format(path, facts)
-    if facts["finished"] is not None:
-        folder.check(path)
-        read(path).check()
-        if folder.lacks_report(path):
-            report(path)
-        return path
-    with _lock.locked(path):
-        _commit.settle(path)
-        folder.check(path)
-        experiment = ExtrapolateRun(changed(ExtrapolateConfig(), facts["config"]), device=device)
-        experiment.path = path
-        check_data(facts["data"], experiment.data_facts())
-        with machine.running_on(experiment.threads):
-            return _go_on(experiment, experiment.config.jobs if jobs is None else jobs, quiet)
+    return lifecycle.resume(
+        path,
+        KIND,
+        jobs,
+        opened=lambda config: ExtrapolateRun(changed(ExtrapolateConfig(), config), device=device),
+        check=lambda _: read(path).check(),
+        go_on=partial(_go_on, quiet=quiet),
+    )
 
 
 class ExtrapolateRun:
@@ -121,10 +105,10 @@ class ExtrapolateRun:
 
     path: Path
 
-    def __init__(self, config: ExtrapolateConfig, *, device: str | None = None) -> None:
+    def __init__(self, config: ExtrapolateConfig, *, device: str | None = None, verify: bool = False) -> None:
         self.config = config
         self.device = machine.resolve_device(device or config.device)
-        self.setup, self.threads = _set_up(config, self.device)
+        self.setup, self.threads = _set_up(config, self.device, verify)
 
     @cached_property
     def steps(self) -> dict[str, tuple[int, Step[Spending]]]:
@@ -156,11 +140,8 @@ class ExtrapolateRun:
             checkpoint_seconds=self.config.checkpoint_seconds,
         )
         (self.path / task).mkdir(parents=True, exist_ok=True)
-        try:
-            with _lock.locked(self.path / task):
-                carry_out(step, Steps(self.setup, seed, self.path), bench, Spending)
-        except (TrainingDivergedError, torch.OutOfMemoryError) as error:
-            raise RunError(str(error)) from error
+        with execute.told_apart(), _lock.locked(self.path / task):
+            carry_out(step, Steps(self.setup, seed, self.path), bench, Spending)
 
     def describe(self, command: str | None) -> dict[str, Any]:
         """What config.json holds."""
@@ -205,12 +186,9 @@ class ExtrapolateRun:
         return found
 
 
-def _set_up(config: ExtrapolateConfig, device: torch.device) -> tuple[Setup, int]:
+def _set_up(config: ExtrapolateConfig, device: torch.device, verify: bool) -> tuple[Setup, int]:
     """The data, the factory, the sizes; ConfigError where something does not fit."""
-    try:
-        data = datasets.load(config.data, root=config.root, download=config.download)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    data = load_data(config, seed=config.seeds[0], models=(config.network,), verify=verify)
     count = len(data.pool)
     subset = to_samples(config.subset, count, "subset")
     keeps = tuple(to_samples(size, count, "keep") for size in config.keep)
@@ -243,7 +221,7 @@ def _require_geometric() -> None:
         )
 
 
-def _go_on(experiment: ExtrapolateRun, jobs: int | None, quiet: bool) -> Path:
+def _go_on(experiment: ExtrapolateRun, jobs: int | None, *, quiet: bool) -> Path:
     """Do what is not done yet. The folder is locked."""
     path = experiment.path
     jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)
@@ -263,6 +241,8 @@ def _go_on(experiment: ExtrapolateRun, jobs: int | None, quiet: bool) -> Path:
             execute.interruptible(),
             progress.running({"": planned}, 1, jobs=jobs, status=path / STATUS),
         ):
+            for note in experiment.setup.data.notes:
+                progress.note(f"data: {note}")
             progress.note(f"run folder {path}")
             for task in experiment.tasks():
                 execute.tidy(path / task.name)
@@ -276,7 +256,7 @@ def _go_on(experiment: ExtrapolateRun, jobs: int | None, quiet: bool) -> Path:
         report(path)
     except KeyboardInterrupt:
         raise ExtrapolateInterrupted(path) from None
-    except (TrainingDivergedError, OSError, torch.OutOfMemoryError, RunError) as error:
+    except (OSError, RunError) as error:
         raise RunError(f"{error}. What is done is in {path}") from error
     finally:
         (path / STATUS).unlink(missing_ok=True)

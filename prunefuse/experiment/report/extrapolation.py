@@ -77,7 +77,7 @@ def _write_tables(record: ExtrapolateRecord) -> None:
         folder.check(record.path)
     except DamagedFileError as error:
         raise RunFolderError(str(error)) from error
-    _commit.commit(record.path, {name: text.encode() for name, text in contents.items()})
+    _commit.commit(record.path, {name: files.utf8(text) for name, text in contents.items()})
 
 
 def overview(record: ExtrapolateRecord) -> list[Table | str]:
