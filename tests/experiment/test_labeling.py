@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from labeling_projects import (
     DARK,
     LIGHT,
@@ -27,6 +28,7 @@ from typer.testing import CliRunner
 from prunefuse.cli.app import app
 from prunefuse.errors import ConfigError, DamagedFileError
 from prunefuse.experiment.labeling import journal, labels, project, sheet
+from prunefuse.experiment.labeling.images import data_of
 from prunefuse.experiment.labeling.work import next_batch
 
 
@@ -299,7 +301,10 @@ def test_folders_are_labels_only_beside_unlabeled_and_hidden_files_are_nothing(t
         ("--data {images} --classes a,?", "classes must be different names, not empty or ?, got '?'"),
         ("--data {images}/no --classes a,b", "data must be a folder of images"),
         ("--data {empty} --classes a,b", "data must be a folder with images"),
-        ("--data {broken} --classes a,b", "data must have images that can be read, got 1.png"),
+        (
+            "--data {broken} --classes a,b",
+            "data must have images that can be read, got cannot identify image file",
+        ),
         ("--data {images} --classes a,b --labels no.csv", "no.csv cannot be read: No such file"),
         ("--data {images} --classes a,b --labels {wrong}", "line 2: label must be one of a, b"),
         ("--data {images} --classes a,b --model nothing", "model must be one of"),
@@ -314,6 +319,24 @@ def test_what_cannot_be_started_is_named_and_nothing_is_written(images, tmp_path
     places = {"images": images, "empty": tmp_path / "empty", "broken": tmp_path / "broken", "wrong": wrong}
     assert message in call("start", tmp_path / "project", line.format(**places), 2)
     assert not (tmp_path / "project").exists()
+
+
+def test_images_are_read_by_the_options_of_a_run(images, tmp_path):
+    (images / "deep" / "broken.png").write_bytes(b"no image")
+    said = call(
+        "start",
+        tmp_path / "p",
+        f"--data {images} --classes a,b --image-size 6 --no-flip --crop 0 --skip-broken",
+    )
+    assert "left out, as it cannot be read: deep/broken.png" in said
+    assert "images are read as 3x6x6" in said
+    found = project.find(tmp_path / "p")
+    data = data_of(found.base, found.paths, found.classes, found.config)
+    assert torch.equal(data.train[3][0], data.pool[3][0])  # without augmentation
+    assert (data.pool[3][0].shape, len(data.pool)) == ((3, 6, 6), 24)
+    assert "not in the project" not in call("status", tmp_path / "p")
+    write_image(images / "later.png", 3)
+    assert "images added since the start, not in the project  1" in call("status", tmp_path / "p")
 
 
 def test_a_project_is_not_among_the_images_nor_over_another(images, made, tmp_path):
@@ -356,7 +379,7 @@ def test_an_entry_that_was_changed_or_is_missing_is_refused(made, tmp_path):
 def test_an_image_that_is_gone_is_named(made, images, tmp_path):
     (images / "00.png").unlink()
     said = call("next", made, f"-n 100 -o {tmp_path / 'b.csv'}", 1)
-    assert f"{images / '00.png'} is missing: it was there when the project began" in said
+    assert f"{images / '00.png'} cannot be read as an image: [Errno 2] No such file or directory" in said
     assert not (tmp_path / "b.csv").exists()
 
 

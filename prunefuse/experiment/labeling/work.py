@@ -223,7 +223,7 @@ def _engine(found: Project, have: Mapping[int, int], say: Say) -> Iterator[_Engi
     """The network of these labels; what a user can mend is told in the errors of commands."""
     config = found.config
     try:
-        data = images.data_of(found.base, found.paths, len(found.classes))
+        data = images.data_of(found.base, found.paths, found.classes, config)
         with machine.running_on(config.threads or machine.usual_threads(data.input_shape)):
             yield _Engine(found, dict(sorted(have.items())), data, say)
     except (ConfigError, DamagedFileError):
