@@ -15,6 +15,7 @@ import prunefuse
 from prunefuse._options import places
 from prunefuse.experiment.config import RunConfig
 from prunefuse.experiment.extrapolate import ExtrapolateConfig
+from prunefuse.experiment.labeling.config import LabelConfig
 
 PUBLIC = public()
 MOST_WORDS = 25
@@ -96,7 +97,9 @@ def test_no_sentence_has_more_than_25_words():
     assert not long_sentences(PUBLIC)
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/paper.md"])
+@pytest.mark.parametrize(
+    "page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/labeling.md", "docs/paper.md"]
+)
 def test_no_sentence_of_a_page_has_more(page):
     found = list(of_page(Path(__file__).parent.parent / page))
     assert len(found) > 10
@@ -105,7 +108,7 @@ def test_no_sentence_of_a_page_has_more(page):
 
 def test_what_is_ours_stands_in_one_page():
     texts = {place: text for name, value in PUBLIC.items() for place, text in docstrings(name, value)}
-    for config in (RunConfig, ExtrapolateConfig):
+    for config in (RunConfig, ExtrapolateConfig, LabelConfig):
         texts |= {place.name: f"{place.option.help}. {place.option.more}" for place in places(config)}
     assert not {place for place, text in texts.items() if re.search(r"\bours\b", text, re.IGNORECASE)}
 

@@ -147,7 +147,7 @@ def test_the_names_of_options_are_those_of_what_they_stand_for():
 
 WITHOUT_TORCH = """
 import importlib, sys
-for name in ("run", "extrapolate", "score", "prune", "bench", "options_page"):
+for name in ("run", "extrapolate", "score", "prune", "bench", "label", "options_page"):
     importlib.import_module(f"prunefuse.cli.{name}")
 from prunefuse.cli._options import page
 from prunefuse.experiment.config import PRESETS, RunConfig

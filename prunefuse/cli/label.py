@@ -81,12 +81,17 @@ def start(
 ) -> None:
     """Make a project for the images of a folder. They stay as they are."""
     with reported():
+        from prunefuse.experiment.labeling.images import shape
         from prunefuse.experiment.labeling.project import start as make
 
         wanted = configure(LabelConfig(), {**given, "seed": seed}, config, "label")
         names = None if classes is None else classes.split(",")
         made = make(folder, data, classes=names, labels=labels, config=wanted)
         have = len(made.given.keys() | made.told.keys())
+        for path in made.skipped:
+            typer.echo(f"left out, as it cannot be read: {path}")
+        size = "x".join(map(str, shape(made.base, made.paths, made.config)))
+        typer.echo(f"images are read as {size}")
         typer.echo(
             f"{len(made.paths)} images, {have} of them with a label; classes {', '.join(made.classes)}\n"
             f"Next: prunefuse label next {_quoted(made.folder)} -n 100 --out batch.csv"

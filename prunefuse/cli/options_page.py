@@ -5,6 +5,7 @@ from __future__ import annotations
 from prunefuse.cli._options import page
 from prunefuse.experiment.config import RunConfig
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
+from prunefuse.experiment.labeling.config import LabelConfig
 
 
 def options_page() -> str:
@@ -17,7 +18,12 @@ def options_page() -> str:
     ]
     title = "## Planning: `plan_pruning`, `prune_and_finetune`, `prune_without_finetuning`"
     planning = [title, "", "| keyword | default | |", "| --- | --- | --- |", *rows]
-    return page({"run": RunConfig, "extrapolate": ExtrapolateConfig}) + "\n" + "\n".join(planning) + "\n"
+    return (
+        page({"run": RunConfig, "extrapolate": ExtrapolateConfig, "label start": LabelConfig})
+        + "\n"
+        + "\n".join(planning)
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

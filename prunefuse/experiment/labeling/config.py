@@ -28,6 +28,7 @@ class LabelConfig(RunConfig):
     data: str = _hidden(DataOptions, "data", "folder")
     root: str = _hidden(DataOptions, "root", "")
     download: bool = _hidden(DataOptions, "download", False)
+    test_fraction: float = _hidden(DataOptions, "test_fraction", 0.2)
     schedule: tuple[int | str, ...] = _hidden(SelectionOptions, "schedule", (1,))
     t_sync: int = _hidden(PruneFuseOptions, "t_sync", 0)
     fuse: bool = _hidden(PruneFuseOptions, "fuse", True)

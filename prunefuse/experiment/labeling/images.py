@@ -1,120 +1,91 @@
-"""The images of a folder: which there are, and how a network reads them."""
+"""The images of a folder: which there are, and how a network and a person see them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from prunefuse.errors import ConfigError
+from prunefuse.experiment.labeling.config import LabelConfig
 
 if TYPE_CHECKING:
     from prunefuse.data import Data
 
-MAX_SIDE = 224
-_SAMPLED = 64  # images that the size is taken from
-_NOTHING = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
-
 
 def listed(base: Path) -> Iterator[str]:
     """The image files under a folder, at any depth, as paths from there with slashes; hidden ones are nothing."""
-    from PIL import Image
+    from prunefuse.data._folder import _hidden
+    from prunefuse.data._images import endings
 
-    Image.init()
-    known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    known = endings()
     for place, folders, names in os.walk(base, followlinks=True):
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        folders[:] = sorted(name for name in folders if not _hidden(name))
         for name in sorted(names):
-            if not _is_hidden(name) and os.path.splitext(name)[1].lower() in known - {
-                ".pdf",
-                ".mpg",
-                ".mpeg",
-            }:
+            if not _hidden(name) and os.path.splitext(name)[1].lower() in known:
                 yield (Path(place) / name).relative_to(base).as_posix()
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in _NOTHING
-
-
-def check(base: Path, paths: Sequence[str]) -> None:
-    """Raise ``ConfigError`` for the first files that cannot be opened as images; they are not decoded."""
-    from PIL import Image
-
-    def wrong(path: str) -> str | None:
-        try:
-            with Image.open(base / path) as image:
-                image.verify()
-        except Exception as error:
-            return f"{path} ({' '.join(str(error).split())})"
-        return None
-
-    with ThreadPoolExecutor() as threads:
-        broken = [found for found in threads.map(wrong, paths) if found]
-    if broken:
-        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-        raise ConfigError(
-            f"data must have images that can be read, got {', '.join(broken[:5])}{more} in {base}"
-        )
-
-
-def opened(path: Path) -> Any:
-    """The image of a file, upright, in RGB.
+def broken(base: Path, paths: Sequence[str], *, skip: bool) -> tuple[str, ...]:
+    """The files that cannot be read as images.
 
     Raises:
-        OSError: it cannot be read; names the file.
+        ConfigError: there are some, and they are not to be skipped.
     """
-    from PIL import Image, ImageOps
+    from prunefuse.data._images import find_broken
 
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits of gray
-                image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise OSError(f"{path} is missing: it was there when the project began") from None
-    except Exception as error:
-        raise OSError(f"{path} cannot be read as an image: {' '.join(str(error).split())}") from error
+    found = find_broken([str(base / path) for path in paths])
+    if found and not skip:
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+        raise ConfigError(
+            f"data must have images that can be read, got {'; '.join([*found.values()][:5])}{more} "
+            "(--skip-broken leaves them out)"
+        )
+    return tuple(path for path in paths if str(base / path) in found)
 
 
-class Images:
-    """A map-style data set of image files; items are tensors (3, H, W)."""
+def shape(base: Path, paths: Sequence[str], config: LabelConfig) -> tuple[int, int, int]:
+    """Channels, height and width that images are read with: one channel if all are gray.
 
-    def __init__(self, base: Path, paths: Sequence[str], transform: Callable[[Any], Any]) -> None:
-        self.samples = [(str(base / path), -1) for path in paths]
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.transform(opened(Path(self.samples[index][0])))
-
-
-def data_of(base: Path, paths: Sequence[str], classes: int) -> Data:
-    """The images as a pool, and with augmentation for training, in one square size.
-
-    The size is the median of the shorter sides of some of them, at most 224.
+    The size is the one of the configuration, or the median of the shorter sides of some images, at most 224.
 
     Raises:
         OSError: an image cannot be read.
     """
-    from torchvision import transforms
+    from prunefuse.data._images import _GRAY_MODES, MAX_SIDE, SAMPLED, _header
 
+    some = [_header(str(base / path)) for path in paths[:: max(1, len(paths) // SAMPLED)]]
+    side = config.image_size or min(median_low(side for _, side in some), MAX_SIDE)
+    gray = all(mode in _GRAY_MODES for mode, _ in some)
+    gray = gray and all(_header(str(base / path))[0] in _GRAY_MODES for path in paths)
+    return 1 if gray else 3, side, side
+
+
+def data_of(base: Path, paths: Sequence[str], classes: Sequence[str], config: LabelConfig) -> Data:
+    """The images as a pool, and with augmentation for training; their labels are -1 and not used.
+
+    Raises:
+        OSError: an image cannot be read.
+    """
     from prunefuse.data import Data
+    from prunefuse.data._images import ImageFiles, Reading, transforms_of
 
-    some = paths[:: max(1, len(paths) // _SAMPLED)]
-    side = min(median_low(min(opened(base / path).size) for path in some), MAX_SIDE)
-    resize = [transforms.Resize(side), transforms.CenterCrop(side)]
-    augment = [transforms.RandomCrop(side, padding=max(1, side // 8)), transforms.RandomHorizontalFlip()]
-    tensor = [
-        transforms.ToTensor(),
-        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ]
-    train = Images(base, paths, transforms.Compose([*resize, *augment, *tensor]))
-    pool = Images(base, paths, transforms.Compose([*resize, *tensor]))
-    return Data(train, pool, None, classes, (3, side, side), str(base))
+    size = shape(base, paths, config)
+    training, plain = transforms_of(size[1], size[0], Reading(flip=config.flip, crop=config.crop))
+    samples = [(str(base / path), -1) for path in paths]
+    train, pool = (ImageFiles(samples, classes, one, gray=size[0] == 1) for one in (training, plain))
+    return Data(train, pool, None, len(classes), size, str(base))
+
+
+def seen(path: Path) -> Any:
+    """The image of a file as a person sees it, upright, in 8 bits.
+
+    Raises:
+        OSError: it cannot be read; names the file.
+    """
+    from prunefuse.data._images import read_image
+
+    image = read_image(str(path))
+    return image.point(lambda value: value * 255).convert("L") if image.mode == "F" else image

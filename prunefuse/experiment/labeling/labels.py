@@ -118,7 +118,7 @@ def status(folder: Path | str) -> Status:
         disputed,
         dict(sorted(annotators.items())),
         now.trained[-1] if now.trained else None,
-        len(there - found.index.keys()),
+        len(there - found.index.keys() - set(found.skipped)),
     )
 
 

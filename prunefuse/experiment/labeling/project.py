@@ -34,6 +34,7 @@ class Project:
         paths: The images by index, as paths from ``base``.
         given: Labels by path that there were at the start, of nobody in particular.
         told: Votes by path and annotator that there were at the start.
+        skipped: Files that cannot be read, which were left out.
         config: How images are chosen.
     """
 
@@ -43,6 +44,7 @@ class Project:
     paths: tuple[str, ...]
     given: Mapping[str, str]
     told: Mapping[str, Mapping[str, Vote]]
+    skipped: tuple[str, ...]
     config: LabelConfig
 
     @cached_property
@@ -106,9 +108,12 @@ def start(
         raise ConfigError(f"DIR must not be among the images, got {folder} in {base}")
     if folder.exists() and not _is_left_over(folder):
         raise ConfigError(f"DIR must be a folder that does not exist yet, or is empty, got {folder}")
+    config = config or LabelConfig()
     paths = tuple(images.listed(base))
     require(len(paths) > 0, "data", "a folder with images, at any depth", str(base))
     beside = _class_folders(base)
+    skipped = images.broken(base, paths, skip=config.skip_broken)
+    paths = tuple(path for path in paths if path not in set(skipped))
     rows = () if labels is None else table.read(Path(labels).expanduser())
     names = _named(classes, beside, [row.label for row in rows])
     given = {path: name for path in paths if (name := _folder_class(path, beside)) in names}
@@ -127,8 +132,7 @@ def start(
         Path(str(labels)),
     )
     given |= {path: row.label for path, row in own.items()}
-    images.check(base, paths)
-    project = Project(folder, base, names, paths, given, told, config or LabelConfig())
+    project = Project(folder, base, names, paths, given, told, skipped, config)
     folder.mkdir(parents=True, exist_ok=True)
     with _lock.locked(folder, patience=PATIENCE):
         content = {
@@ -138,7 +142,8 @@ def start(
             "images": list(paths),
             "given": given,
             "told": {path: {by: asdict(vote) for by, vote in own.items()} for path, own in told.items()},
-            "config": asdict(project.config),
+            "skipped": list(skipped),
+            "config": asdict(config),
         }
         _commit.commit(folder, {PROJECT: (json.dumps(content, indent=1) + "\n").encode()})
     return project
@@ -167,6 +172,7 @@ def find(folder: Path | str) -> Project:
         tuple(content["images"]),
         content["given"],
         {path: {by: Vote(**vote) for by, vote in own.items()} for path, own in content["told"].items()},
+        tuple(content["skipped"]),
         changed(LabelConfig(), content["config"]),
     )
 

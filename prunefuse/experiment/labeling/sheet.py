@@ -58,7 +58,7 @@ def draw(project: Project, picks: Sequence[Pick], name: str) -> str:
 
 def _thumbnail(path: Path) -> str:
     """An image as a data address: small ones as they are, others smaller."""
-    image = images.opened(path)
+    image = images.seen(path)
     small = max(image.size) <= _SIDE
     image.thumbnail((_SIDE, _SIDE))
     content = io.BytesIO()

@@ -223,7 +223,7 @@ def _engine(found: Project, have: Mapping[int, int], say: Say) -> Iterator[_Engi
     """The network of these labels; what a user can mend is told in the errors of commands."""
     config = found.config
     try:
-        data = images.data_of(found.base, found.paths, len(found.classes))
+        data = images.data_of(found.base, found.paths, found.classes, config)
         with machine.running_on(config.threads or machine.usual_threads(data.input_shape)):
             yield _Engine(found, dict(sorted(have.items())), data, say)
     except (ConfigError, DamagedFileError):
@@ -251,10 +251,12 @@ class _Engine:
             So many ``more`` images with their utilities, best first, beside those that are ``taken``.
         """
         self._learner = learner = self._loop(max(more, 1), asks=more > 0)
-        if not learner.state.rounds:
+        done = bool(learner.state.rounds)
+        if not done:
             self._say(f"training the selector on {len(self._have)} labels")
         if not more:
-            next(iter(learner), None)
+            if not done:
+                next(iter(learner))
             return []
         learner.state.unclear = list(taken)
         asked = learner.ask()
@@ -303,4 +305,5 @@ class _Engine:
 
 
 def _nobody(indices: Sequence[int]) -> Sequence[int]:
+    """Who answers where no more labels are bought."""
     raise AssertionError("the first round has its labels")
