@@ -36,8 +36,8 @@ def load(
 
     Args:
         name: ``digits`` (bundled), ``cifar10``, ``cifar100``, ``fashion_mnist``, ``svhn``, ``tiny_imagenet``, ``places365``
-            or ``imagenet``; ``folder:PATH``, ``table:FILE`` (CSV or Parquet) or ``arrays:PATH`` (NumPy's or idx files);
-            ``torchvision:NAME`` for another one of torchvision's, such as ``torchvision:KMNIST``.
+            or ``imagenet``. Files of one's own are ``folder:PATH``, ``table:FILE`` (CSV or Parquet) or ``arrays:PATH``
+            (NumPy's or idx files). ``torchvision:NAME`` is another one of torchvision's, such as ``torchvision:KMNIST``.
         root: The folder with the files, as torchvision expects them. With ``download`` they are put there.
         download: Fetch a data set that is missing. ImageNet cannot be fetched.
         image_size: Side of the square that images of files are brought to. Left out, it is chosen from a sample of them.
