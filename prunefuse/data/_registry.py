@@ -36,7 +36,8 @@ def load(
 
     Args:
         name: ``digits`` (bundled), ``cifar10``, ``cifar100``, ``fashion_mnist``, ``svhn``, ``tiny_imagenet``, ``places365``
-            or ``imagenet``; ``folder:PATH``, ``table:FILE`` (CSV or Parquet) or ``arrays:PATH`` (NumPy's or idx files).
+            or ``imagenet``. Files of one's own are ``folder:PATH``, ``table:FILE`` (CSV or Parquet) or ``arrays:PATH``
+            (NumPy's or idx files). ``torchvision:NAME`` is another one of torchvision's, such as ``torchvision:KMNIST``.
         root: The folder with the files, as torchvision expects them. With ``download`` they are put there.
         download: Fetch a data set that is missing. ImageNet cannot be fetched.
         image_size: Side of the square that images of files are brought to. Left out, it is chosen from a sample of them.
@@ -72,6 +73,11 @@ def _load(name: str, root: os.PathLike[str], download: bool, reading: Reading) -
         from prunefuse.data._listed import table
 
         return table(name.removeprefix("table:"), reading)
+    if name.startswith("torchvision:"):
+        from prunefuse.data._torchvision import torchvision_data
+
+        found = torchvision_data(name.removeprefix("torchvision:"), root, download, reading)
+        return _augmented(found, reading)
     if name == "tiny_imagenet":
         from prunefuse.data._listed import tiny_imagenet
 

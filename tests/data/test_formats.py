@@ -269,3 +269,59 @@ def test_tiny_imagenet_in_its_layout(tmp_path: Path) -> None:
     (root / "wnids.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no .*wnids.txt; unpack tiny-imagenet-200.zip"):
         load("tiny_imagenet", root=root)
+
+
+# --- torchvision's, by the names of their classes
+
+
+def test_a_data_set_of_torchvision_in_arrays(tmp_path: Path) -> None:
+    write_fashion(tmp_path / "KMNIST" / "raw", False)
+    data = load("torchvision:KMNIST", root=tmp_path, flip=False, crop=1)
+    assert (data.num_classes, data.input_shape, data.name) == (10, (1, 28, 28), "torchvision:KMNIST")
+    assert same_images(data.pool, TRAIN)
+    assert same_images(data.test, TEST)
+    assert data.pool.labels.tolist() == LABELS.tolist()
+    assert data.train.augment.pad == 1
+
+
+def test_a_data_set_of_torchvision_in_files(tmp_path: Path) -> None:
+    for name in ("banded", "dotted"):
+        for i in range(6):
+            write_image(tmp_path / "dtd" / "dtd" / "images" / name / f"{i}.jpg", size=(40, 40))
+    for part, rows in (("train", range(3)), ("test", range(3, 6))):
+        lines = [f"{name}/{i}.jpg" for i in rows for name in ("banded", "dotted")]
+        file = tmp_path / "dtd" / "dtd" / "labels" / f"{part}1.txt"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("\n".join(lines) + "\n")
+    data = load("torchvision:DTD", root=tmp_path, image_size=32)
+    assert (data.num_classes, data.input_shape) == (2, (3, 32, 32))
+    assert [Path(path).stem for path, _ in data.test.samples] == ["3", "3", "4", "4", "5", "5"]
+    assert data.pool.targets == [0, 1] * 3
+
+
+def test_a_data_set_of_torchvision_without_a_test_part_is_divided(tmp_path: Path) -> None:
+    for name in ("Forest", "River"):
+        for i in range(10):
+            write_image(tmp_path / "eurosat" / "2750" / name / f"{i}.jpg", size=(8, 8))
+    data = load("torchvision:EuroSAT", root=tmp_path)
+    assert (len(data.pool), len(data.test), data.pool.classes) == (16, 4, ["Forest", "River"])
+    assert any("4 of 20 images are the test part" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("KMNIST", FileNotFoundError, r"torchvision:KMNIST was not found .*\(--root\)"),
+        (
+            "Nothing",
+            ValueError,
+            "data must name a data set of torchvision.datasets.* got torchvision:Nothing",
+        ),
+        ("EMNIST", ValueError, "torchvision:EMNIST cannot be opened by its name alone"),
+    ],
+)
+def test_other_data_sets_of_torchvision_are_told(
+    tmp_path: Path, name: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        load(f"torchvision:{name}", root=tmp_path)

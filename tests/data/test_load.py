@@ -84,6 +84,9 @@ def test_cifar(
     augment = loaded.train.augment
     assert augment is not None
     assert (augment.pad, augment.flip) == (4, True)
+    by_class = data.load(f"torchvision:{kind.__name__}", root=tmp_path)
+    assert torch.equal(by_class.pool.images, loaded.pool.images)
+    assert torch.equal(by_class.pool.labels, loaded.pool.labels)
     assert loaded.pool.augment is None
     assert loaded.test.augment is None
 
