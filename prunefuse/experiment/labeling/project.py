@@ -125,7 +125,7 @@ def start(
     own = {row.path: row for row in checked if row.label and not row.annotator}
     table.refuse(
         [
-            f"{labels}, line {row.line}: label of {path} must be {given[path]}, as its folder says, got {row.label!r}"
+            f"{labels}, {row.where}: label of {path} must be {given[path]}, as its folder says, got {row.label!r}"
             for path, row in own.items()
             if given.get(path, row.label) != row.label
         ],
