@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from urllib.parse import unquote
 
 import pytest
-from labeling_projects import DARK, LIGHT, write_images
+from labeling_projects import DARK, LIGHT, write_image, write_images
 
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.labeling import labels, project
@@ -104,3 +105,23 @@ def test_wrong_tasks_are_named_and_nothing_is_taken(made, tmp_path):
         with pytest.raises(ConfigError, match=message):
             labels.import_labels(made, file)
     assert not project.find(made).read().votes
+
+
+def test_names_in_any_encoding_go_through_every_file(tmp_path):
+    names = [os.fsdecode(name) for name in (b"a\xff.png", b"new\nline.png", b"b .png", 'c,"ü".png'.encode())]
+    for number, name in enumerate(names):
+        write_image(tmp_path / "plain" / f"{number}.png", 60 * number)
+        os.makedirs(tmp_path / "images", exist_ok=True)
+        os.rename(tmp_path / "plain" / f"{number}.png", tmp_path / "images" / name)
+    project.start(tmp_path / "project", tmp_path / "images", classes=[DARK, LIGHT])
+    for ending in ("csv", "json"):
+        next_batch(tmp_path / "project", 10, tmp_path / f"batch.{ending}")
+    tasks = json.loads((tmp_path / "batch.json").read_text())
+    assert {task["data"]["path"] for task in tasks} == set(names)
+    assert unquote(tasks[0]["data"]["image"], errors="surrogateescape").endswith(tasks[0]["data"]["path"])
+    content = (tmp_path / "batch.csv").read_bytes()
+    (tmp_path / "batch.csv").write_bytes(content.replace(b",,,\n", b"," + DARK.encode() + b",anna,\n"))
+    labels.import_labels(tmp_path / "project", tmp_path / "batch.csv")
+    assert labels.status(tmp_path / "project").labels == {DARK: 4, LIGHT: 0}
+    assert labels.export(tmp_path / "project", tmp_path / "labels.csv") == 4
+    assert os.fsencode(names[0]) in (tmp_path / "labels.csv").read_bytes()

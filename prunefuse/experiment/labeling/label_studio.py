@@ -60,7 +60,7 @@ def rows(content: bytes, path: Path) -> tuple[Row, ...]:
 
 def _task(project: Project, pick: Pick) -> dict[str, Any]:
     data = {
-        _IMAGE: f"/data/local-files/?d={quote(f'{project.base.name}/{pick.path}')}",
+        _IMAGE: f"/data/local-files/?d={quote(f'{project.base.name}/{pick.path}', errors='surrogateescape')}",
         "path": pick.path,
         "index": project.index[pick.path],
         "utility": pick.utility,
