@@ -214,5 +214,8 @@ def _named(
 
 def _is_left_over(folder: Path) -> bool:
     """Whether a folder has nothing but what a killed `start` leaves."""
-    ours = (_lock.LOCK, *(f".{name}." for name in (PROJECT, _commit.MANIFEST)))
-    return folder.is_dir() and all(entry.name.startswith(ours) for entry in folder.iterdir())
+    ours = (f"{PROJECT}.", f"{_commit.MANIFEST}.")  # what is being written has a dot before its name, or two
+    return folder.is_dir() and all(
+        entry.name == _lock.LOCK or (entry.name[0] == "." and entry.name.lstrip(".").startswith(ours))
+        for entry in folder.iterdir()
+    )
