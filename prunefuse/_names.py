@@ -11,7 +11,10 @@ Stochastic: TypeAlias = Literal["none", "power", "softmax", "softrank"]
 Complement: TypeAlias = Literal["keep", "reinit", "zero"]
 
 STOCHASTIC: tuple[str, ...] = get_args(Stochastic)
-DATA = ("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH")
+DATA = (
+    *("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH"),
+    *("fashion_mnist", "svhn", "tiny_imagenet", "table:FILE", "arrays:PATH"),
+)
 CRITERIA = ("l2", "l1", "random")
 CRITERIA_WITHOUT_DATA = (*CRITERIA, "bn_scale")
 ROUNDINGS = ("floor", "nearest", "ceil")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from prunefuse.errors import TooFewRowsError
 from prunefuse.ops.arrays import as_tensor, require_count
 from prunefuse.scoring import score
 from prunefuse.selection import top_b
@@ -42,6 +45,17 @@ def best(
     order = np.random.permutation(len(scores))  # noqa: NPY002  (as modAL: the user's seed)
     picks, utilities_of = top_b(scores[order], count)
     return order[picks], utilities_of
+
+
+@contextmanager
+def told_as(argument: str, count: int) -> Iterator[None]:
+    """Say that too few can be picked in the words of another package."""
+    try:
+        yield
+    except TooFewRowsError as error:
+        raise ValueError(
+            f"{argument} is {count}, but only {error.selectable} of {error.rows} rows can be picked"
+        ) from error
 
 
 def length(X: Any) -> int:

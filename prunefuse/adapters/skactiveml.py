@@ -14,7 +14,7 @@ from skactiveml.base import SingleAnnotatorPoolQueryStrategy, SkactivemlClassifi
 from skactiveml.utils import MISSING_LABEL, check_equal_missing_label, check_type, is_labeled
 from sklearn.base import clone
 
-from prunefuse.adapters._probabilities import STRATEGIES, utilities
+from prunefuse.adapters._probabilities import STRATEGIES, told_as, utilities
 from prunefuse.scoring._scores import checked_names
 from prunefuse.selection import k_center_greedy, top_b
 
@@ -136,7 +136,8 @@ class KCenter(SingleAnnotatorPoolQueryStrategy):
         points = np.concatenate([samples, X[labeled]]).reshape(len(samples) + int(labeled.sum()), -1)
         if points.dtype not in (np.float32, np.float64):
             points = points.astype(np.float64)
-        picks = k_center_greedy(points, batch_size, labeled=np.arange(len(samples), len(points)))
+        with told_as("batch_size", batch_size):
+            picks = k_center_greedy(points, batch_size, labeled=np.arange(len(samples), len(points)))
         if not return_utilities:
             return mapping[picks]
         rows = np.full((batch_size, size), np.nan)

@@ -9,7 +9,7 @@ import torch
 from small_text import EmbeddingBasedQueryStrategy, QueryStrategy
 from small_text.query_strategies import constraints
 
-from prunefuse.adapters._probabilities import STRATEGIES, best, utilities
+from prunefuse.adapters._probabilities import STRATEGIES, best, told_as, utilities
 from prunefuse.ops.arrays import as_tensor
 from prunefuse.scoring._scores import checked_names
 from prunefuse.selection import k_center_greedy
@@ -90,7 +90,8 @@ class KCenter(EmbeddingBasedQueryStrategy):
         x = as_tensor("embeddings", embeddings)
         if self.normalize:
             x = torch.nn.functional.normalize(x)
-        return np.asarray(k_center_greedy(x, n, labeled=indices_labeled).cpu())
+        with told_as("n", n):
+            return np.asarray(k_center_greedy(x, n, labeled=indices_labeled).cpu())
 
     def __str__(self) -> str:
         return f"KCenter(normalize={self.normalize})"

@@ -82,6 +82,14 @@ def prune(
     ] = None,
     round_to: Annotated[int, typer.Option(help="Keep multiples of so many channels.", metavar="N")] = 1,
     min_channels: Annotated[int, typer.Option(help="Keep at least so many.", metavar="N")] = 1,
+    min_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep at least this part of every axis.",
+            metavar="X",
+            show_default="0.1 in global ranking",
+        ),
+    ] = None,
     input_: Annotated[
         list[str] | None,
         typer.Option(
@@ -122,6 +130,7 @@ def prune(
                 "ignore": ignore or (),
                 "round_to": round_to,
                 "min_channels": min_channels,
+                "min_fraction": min_fraction,
                 "seed": seed,
             }
             shapes = [prune_files.parse_input(text) for text in input_ or []]

@@ -7,10 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
-from prunefuse._seeds import generator
 from prunefuse.data._images import Reading, Sample, data_of_files, endings, expanded
+from prunefuse.data._split import held_out
 from prunefuse.data._types import Data
 
 _TRAIN = ("train", "training")
@@ -48,7 +46,8 @@ def folder(path: str, reading: Reading) -> Data:
         classes = named or sorted(entry.name for entry in parts.values())
         samples = _samples(path, base, classes, left, may_lack=False)
         _require_classes(path, base, classes)
-        train, test = held_out(samples, reading)
+        kept, chosen = held_out([label for _, label in samples], reading.test_fraction, reading.seed)
+        train, test = [samples[i] for i in kept], [samples[i] for i in chosen]
         notes = [
             f"{len(test)} of {len(samples)} images are the test part, {reading.test_fraction:g} of each class by seed "
             f"{reading.seed} (--test-fraction)"
@@ -75,22 +74,6 @@ def folder(path: str, reading: Reading) -> Data:
     _require_classes(path, train_part, classes)
     test = _samples(path, test_part, classes, left, may_lack=True)
     return data_of_files(f"folder:{path}", train, test, classes, reading, _told(left))
-
-
-def held_out(samples: Sequence[Sample], reading: Reading) -> tuple[list[Sample], list[Sample]]:
-    """Training and test part, in order: of each class a part is held out by the seed, one sample at least of two."""
-    by_class: dict[int, list[int]] = {}
-    for position, (_, label) in enumerate(samples):
-        by_class.setdefault(label, []).append(position)
-    chosen: set[int] = set()
-    for label, positions in by_class.items():
-        count = min(len(positions) - 1, max(1, round(len(positions) * reading.test_fraction)))
-        order = torch.randperm(len(positions), generator=generator(reading.seed, "test part", label))
-        chosen.update(positions[i] for i in order[:count].tolist())
-    return (
-        [sample for position, sample in enumerate(samples) if position not in chosen],
-        [sample for position, sample in enumerate(samples) if position in chosen],
-    )
 
 
 def _hidden(name: str) -> bool:

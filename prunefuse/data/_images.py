@@ -6,7 +6,6 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
@@ -84,9 +83,7 @@ def read_image(path: str, *, gray: bool = False) -> Any:
     try:
         with Image.open(path) as file:
             kind = file.format
-            with suppress(
-                SyntaxError, ValueError, KeyError, TypeError, struct.error
-            ):  # EXIF that says nothing
+            if _orientation(file) != 1:
                 ImageOps.exif_transpose(file, in_place=True)
             if file.mode in ("I", "F") or file.mode.startswith("I;16"):
                 return _deep(file, kind)
@@ -94,6 +91,14 @@ def read_image(path: str, *, gray: bool = False) -> Any:
     except Exception as error:
         said = " ".join(str(error).replace(repr(path), "").split()) or type(error).__name__
         raise OSError(f"{path} cannot be read as an image: {said}") from error
+
+
+def _orientation(image: Any) -> int:
+    """How the camera was held, by EXIF; 1, upright, where it does not say."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):  # torn EXIF beside a whole image
+        return 1
 
 
 def _deep(image: Any, kind: str | None) -> Any:

@@ -35,7 +35,8 @@ def load(
     1437
 
     Args:
-        name: ``digits`` (bundled), ``cifar10``, ``cifar100``, ``places365``, ``imagenet`` or ``folder:PATH``.
+        name: ``digits`` (bundled), ``cifar10``, ``cifar100``, ``fashion_mnist``, ``svhn``, ``tiny_imagenet``, ``places365``
+            or ``imagenet``; ``folder:PATH``, ``table:FILE`` (CSV or Parquet) or ``arrays:PATH`` (NumPy's or idx files).
         root: The folder with the files, as torchvision expects them. With ``download`` they are put there.
         download: Fetch a data set that is missing. ImageNet cannot be fetched.
         image_size: Side of the square that images of files are brought to. Left out, it is chosen from a sample of them.
@@ -67,7 +68,15 @@ def _load(name: str, root: os.PathLike[str], download: bool, reading: Reading) -
         from prunefuse.data._folder import folder
 
         return folder(name.removeprefix("folder:"), reading)
-    if name not in NAMES:
+    if name.startswith("table:"):
+        from prunefuse.data._listed import table
+
+        return table(name.removeprefix("table:"), reading)
+    if name == "tiny_imagenet":
+        from prunefuse.data._listed import tiny_imagenet
+
+        return tiny_imagenet(root, reading)
+    if name not in NAMES and not name.startswith("arrays:"):
         raise ValueError(f"data must be one of {', '.join(NAMES)}, got {name!r}")
     for option in ("image_size", "skip_broken"):
         if getattr(reading, option):
@@ -76,6 +85,14 @@ def _load(name: str, root: os.PathLike[str], download: bool, reading: Reading) -
         from prunefuse.data._large import large
 
         return large(name, root, download, reading)
+    if name.startswith("arrays:"):
+        from prunefuse.data._arrays import arrays
+
+        return _augmented(arrays(name.removeprefix("arrays:"), reading), reading)
+    if name in ("fashion_mnist", "svhn"):
+        from prunefuse.data import _arrays
+
+        return _augmented(getattr(_arrays, name)(root, download), reading)
     if name == "digits":
         from prunefuse.data._digits import digits
 

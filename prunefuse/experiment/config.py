@@ -49,7 +49,9 @@ def _is_model(name: str) -> bool:
 
 
 def _is_data(name: str) -> bool:
-    return name in DATA[:-1] or name.removeprefix("folder:") not in ("", name)
+    kind, colon, place = name.partition(":")
+    known = [one.partition(":")[:2] for one in DATA]
+    return (kind, colon) in known and bool(place) == bool(colon)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class DataOptions:
         default="digits",
         metadata=option(
             WHAT,
-            f"Data set: {', '.join(DATA[:-1])}; folder:PATH with train/CLASS/IMAGE, test/CLASS/IMAGE",
+            f"Data set: {', '.join(name for name in DATA if ':' not in name)}. Or folder:PATH with train/CLASS/IMAGE and "
+            "test/CLASS/IMAGE, table:FILE with columns path, label, split, or arrays:PATH",
             check=Check(f"one of {', '.join(DATA)}", _is_data),
             metavar="NAME",
         ),

@@ -24,21 +24,21 @@ def ask(oracle: Oracle, indices: Sequence[int], num_classes: int) -> tuple[int, 
     if isinstance(answers, Mapping | Set | str | bytes):
         kind = type(answers).__name__
         raise TypeError(
-            f"oracle: expected a sequence of labels, in the order of the {len(indices)} indices, got {kind}"
+            f"oracle must answer a sequence of labels, in the order of the {len(indices)} indices, got {kind}"
         )
     shape = getattr(answers, "shape", None)
     if shape is not None and len(shape) != 1:
         raise ValueError(
-            f"oracle: expected {len(indices)} labels in one dimension, shape ({len(indices)},), got shape {tuple(shape)}"
+            f"oracle must answer {len(indices)} labels in one dimension, shape ({len(indices)},), got shape {tuple(shape)}"
         )
     if hasattr(answers, "__dlpack__"):
         answers = as_tensor("oracle's labels", answers).tolist()
     try:
         answers = list(answers)
     except TypeError:
-        raise TypeError(f"oracle: expected a sequence of labels, got {type(answers).__name__}") from None
+        raise TypeError(f"oracle must answer a sequence of labels, got {type(answers).__name__}") from None
     if len(answers) != len(indices):
-        raise ValueError(f"oracle: expected {len(indices)} labels, one per index, got {len(answers)}")
+        raise ValueError(f"oracle must answer {len(indices)} labels, one per index, got {len(answers)}")
     return check_labels("oracle", indices, answers, num_classes)
 
 
@@ -56,7 +56,7 @@ def check_labels(
         label = class_index(argument, index, answer, floats=False)
         if not 0 <= label < num_classes:
             raise ValueError(
-                f"{argument}: expected a class in [0, {num_classes}) for sample {index}, got {answer!r}"
+                f"{argument} must have a class in [0, {num_classes}) for sample {index}, got {answer!r}"
             )
         labels.append(label)
     return tuple(labels)

@@ -27,7 +27,7 @@ from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning._graph.trace import Trace, note_lines
 from prunefuse.pruning.options import Key, PlanOptions, checked_options, completed, lists
 from prunefuse.pruning.plan import Layer, PruningPlan, check_plan
-from prunefuse.pruning.planner import counted_layers
+from prunefuse.pruning.planner import counted_layers, thin_notes
 from prunefuse.pruning.search import rank
 
 CRITERIA = (*_CRITERIA, "bn_scale")
@@ -101,6 +101,7 @@ def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> Pr
     kept = decision.kept(tensors)
     notes = note_lines(ranked.notes)
     checked.check_pruned(kept, decision.ratio, notes)
+    layers = _layers(model, tensors, decision, kept, batch)
     types = {str(value.name): value.dtype for value in model.graph.inputs}
     return PruningPlan(
         fingerprint=fingerprint(model),
@@ -113,8 +114,8 @@ def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> Pr
         outputs=traced.outputs,
         kept=kept,
         attributes=_sizes(model, inputs, traced, decision.keep),
-        layers=_layers(model, tensors, decision, kept, batch),
-        notes=(*checked.notes, *reached, *notes),
+        layers=layers,
+        notes=(*checked.notes, *reached, *thin_notes(layers), *notes),
         couplings=Coupled.of(traced, ignored, ranked.notes),
     )
 

@@ -124,6 +124,15 @@ class PlanOptions(TypedDict, total=False):
         Key(1, "Axes keep multiples of so many channels, where couplings allow it, or stay whole."),
     ]
     min_channels: Annotated[int, Key(1, "Axes keep at least so many.")]
+    min_fraction: Annotated[
+        float | Fraction | None,
+        Key(
+            None,
+            "Axes keep at least this part of their channels, 0 <= min_fraction < 1, rounded up; in several steps, of what the "
+            "step before left. None: a tenth in global ranking, where no entry of ``ratios`` says what they lose; nothing in "
+            "local ranking.",
+        ),
+    ]
     scores: Annotated[
         Scores | None,
         Key(
@@ -288,6 +297,9 @@ def checked_options(
     check_choice("rounding", wanted["rounding"], tuple(ROUNDINGS))
     check_count("round_to", wanted["round_to"])
     check_count("min_channels", wanted["min_channels"])
+    fraction_left = wanted["min_fraction"]
+    if fraction_left is not None:
+        fraction_left = checked_ratio("min_fraction", fraction_left)
     own: dict[str, Fraction] = {}
     for pattern, value in (ratios or {}).items():
         own.update(dict.fromkeys(matching(pattern), checked_ratio(f"ratios[{pattern!r}]", value)))
@@ -296,7 +308,13 @@ def checked_options(
         target,
         Scoring(criterion, settings["scope"], settings["aggregation"], wanted["seed"], wanted["scores"]),
         settings["normalization"],
-        Selection(settings["ranking"], wanted["rounding"], wanted["round_to"], wanted["min_channels"]),
+        Selection(
+            settings["ranking"],
+            wanted["rounding"],
+            wanted["round_to"],
+            wanted["min_channels"],
+            fraction_left,
+        ),
         own,
     )
 

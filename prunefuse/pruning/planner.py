@@ -26,7 +26,7 @@ from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning._explain import Coupled
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning._graph.export import Exporter, TensorSpec
-from prunefuse.pruning._graph.trace import Product, Trace, note_lines
+from prunefuse.pruning._graph.trace import Note, Product, Trace, note_lines
 from prunefuse.pruning.options import (
     ModulePlanOptions,
     check_choice,
@@ -121,6 +121,7 @@ def plan_pruning(
     kept = decision.kept(tensors)
     notes = note_lines(settled.notes)
     checked.check_pruned(kept, decision.ratio, notes)
+    layers = _layers(decision, tensors, kept, dense.batch)
     plan = PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(decision.ratio),
@@ -132,8 +133,8 @@ def plan_pruning(
         outputs=decision.trace.outputs,
         kept=kept,
         attributes=decision.attributes(),
-        layers=_layers(decision, tensors, kept, dense.batch),
-        notes=(*checked.notes, *reached, *notes),
+        layers=layers,
+        notes=(*checked.notes, *reached, *thin_notes(layers), *notes),
         expressed_by=expressed_by,
         couplings=Coupled.of(settled.trace, ignored, settled.notes),
     )
@@ -214,6 +215,15 @@ def counted_layers(
         elif mine:
             layers.append(layer)
     return tuple(layers)
+
+
+def thin_notes(layers: Iterable[Layer]) -> tuple[str, ...]:
+    """Name the layers that lose more than nine tenths of their output channels."""
+    why = "more than nine tenths of the channels leave, which may be more than training makes up for (min_fraction= is a limit)"
+    thin = [layer for layer in layers if 10 * layer.width_after < layer.width_before]
+    return note_lines(
+        Note(f"{layer.name} ({layer.width_before} -> {layer.width_after})", why) for layer in thin
+    )
 
 
 def _with_parameters(

@@ -243,7 +243,8 @@ def _not_reached(target: Target, dense: float, least: float, notes: Sequence[Not
     stays = "".join(f"; {line}" for line in note_lines(notes))
     return ValueError(
         f"target must be at least {least:,.4g} for {target.quantity}, got {target.limit(dense):,.4g}: so much is left of the "
-        f"dense model's {dense:,.4g} with every axis at its smallest width{stays}"
+        f"dense model's {dense:,.4g} with every axis at its smallest width "
+        f"(of which min_channels, min_fraction and round_to have a say){stays}"
     )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from prunefuse._names import STOCHASTIC as STOCHASTIC
 from prunefuse._names import Stochastic as Stochastic
+from prunefuse.errors import TooFewRowsError
 from prunefuse.ops.transfer import upload
 from prunefuse.selection._top_b import best_first, require_selected
 
@@ -78,7 +79,9 @@ def best_of_each(utilities: Tensor, classes: Tensor, b: int) -> Tensor:
 def turn_by_turn(utilities: Tensor, classes: Tensor, b: int) -> Tensor:
     """`best_of_each` without waiting for a device: where fewer than b rows can be picked, -1 at the end."""
     if b > len(utilities):
-        raise ValueError(f"b must be at most the number of rows, {len(utilities)}, got {b}")
+        raise TooFewRowsError(
+            f"b must be at most the number of rows, {len(utilities)}, got {b}", len(utilities), len(utilities)
+        )
     order, _ = best_first(utilities, len(utilities))
     # What cannot be picked, -1 at the end of the order, is a class of its own, whose turn never comes.
     nothing = order < 0

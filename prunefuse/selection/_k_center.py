@@ -115,7 +115,7 @@ class _Search:
             if start >= rows:
                 raise ValueError(f"start must be a row of features (0 to {rows - 1}), got {start}")
         if self.b > rows:
-            raise ValueError(f"b must be at most the number of rows, {rows}, got {self.b}")
+            raise TooFewRowsError(f"b must be at most the number of rows, {rows}, got {self.b}", rows, rows)
         self.start = start
         # Per row, so that extra memory stays O(N); NaN and infinities show in one or the other.
         least, most = row_extents(x)

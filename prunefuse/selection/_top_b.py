@@ -48,7 +48,9 @@ def best_first(utilities: Tensor, b: int) -> tuple[Tensor, Tensor]:
     """
     values = utilities.float() if utilities.dtype in (torch.float16, torch.bfloat16) else utilities
     if values.dim() == 1 and b > len(values):
-        raise ValueError(f"b must be at most the number of rows, {len(values)}, got {b}")
+        raise TooFewRowsError(
+            f"b must be at most the number of rows, {len(values)}, got {b}", len(values), len(values)
+        )
     return ops.top_b(values, b)
 
 

@@ -244,11 +244,24 @@ def _with_features(
     on_progress: OnProgress | None,
 ) -> Iterator[tuple[Any, Tensor]]:
     """For every batch the model's output, and the features, in evaluation mode."""
+    model = plain(model)
     with penultimate(model, module, heads=True) as seen, evaluating(model), torch.no_grad():
         for images, _ in _batches(model, data, indices, batch_size, workers, on_progress):
             seen.clear()
             output = _run(model, images, recipe)
             yield output, feature_of(seen, module).flatten(1).float()
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The model whose layers can be watched: that inside a compiled one.
+
+    Raises:
+        TypeError: it is not in Python.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(f"model must be a model in Python, to watch its layers, got {type(model).__name__}")
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
 
 
 @contextmanager

@@ -166,7 +166,7 @@ def test_a_large_batch_needs_no_matrix():
 def test_labeled_rows_are_no_candidates_of_k_center():
     picks = KCenter().query(X, Y, candidates=np.arange(4, 14), batch_size=6)
     assert sorted(picks) == list(range(8, 14))
-    with pytest.raises(ValueError, match="only 6 of 14 rows can be picked"):
+    with pytest.raises(ValueError, match=r"^batch_size is 7, but only 6 of 14 rows can be picked$"):
         KCenter().query(X, Y, candidates=np.arange(4, 14), batch_size=7)
 
 

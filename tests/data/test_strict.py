@@ -208,7 +208,7 @@ def test_labels_given_with_indices_are_strict_too(wrong: Any) -> None:
 )
 def test_an_oracle_that_answers_without_order_is_refused(answer: Any) -> None:
     few = answer if isinstance(answer, dict | set) else answer[:10]
-    with pytest.raises(TypeError, match=r"oracle: expected a sequence of labels, in the order .* got"):
+    with pytest.raises(TypeError, match=r"oracle must answer a sequence of labels, in the order .* got"):
         list(loop(X, oracle=lambda _: few))
 
 
@@ -467,6 +467,18 @@ def test_a_model_of_lazy_modules_is_drawn_from_the_seed_alone() -> None:
 def test_a_wrapped_model_is_refused_in_one_line(wrap: Any, message: str) -> None:
     with pytest.raises(TypeError, match=f"^factory must return .*{message}"):
         loop(TensorDataset(X, Y), factory=lambda: wrap(network()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_model_predicts_and_has_features() -> None:
+    model = network()
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(predict(compiled, X), predict(model, X))
+    assert torch.equal(features(compiled, X), features(model, X))
+    scripted = torch.jit.script(model)
+    assert torch.equal(predict(scripted, X), predict(model, X))
+    with pytest.raises(TypeError, match=r"model must be a model in Python, .* got RecursiveScriptModule"):
+        features(scripted, X)
 
 
 def test_a_model_without_weights_predicts_on_the_cpu() -> None:

@@ -21,8 +21,8 @@ def test_sequences_of_integers_are_taken(answer: Any) -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        ([1], ValueError, "expected 2 labels.*got 1"),
-        ([1, 2, 0], ValueError, "expected 2 labels.*got 3"),
+        ([1], ValueError, "oracle must answer 2 labels.*got 1"),
+        ([1, 2, 0], ValueError, "oracle must answer 2 labels.*got 3"),
         ([1, 3], ValueError, r"\[0, 3\) for sample 7, got 3"),
         ([-1, 0], ValueError, "sample 5, got -1"),
         ([1.0, 2.0], TypeError, r"integer label for sample 5, got 1\.0"),

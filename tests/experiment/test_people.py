@@ -118,8 +118,8 @@ def test_the_last_word_counts_and_earlier_rounds_can_be_corrected(tmp_path):
     ("labels", "error", "message"),
     [
         (lambda asked: {999: 0}, ValueError, "labels must be of samples that were asked, got index 999"),
-        (lambda asked: {asked[0]: 0, asked[1]: 2}, ValueError, r"labels: expected a class in \[0, 2\)"),
-        (lambda asked: {asked[0]: 0, asked[1]: "cat"}, TypeError, "labels: expected an integer label"),
+        (lambda asked: {asked[0]: 0, asked[1]: 2}, ValueError, r"labels must have a class in \[0, 2\)"),
+        (lambda asked: {asked[0]: 0, asked[1]: "cat"}, TypeError, "labels must have an integer label"),
         (lambda asked: [0, 1], ValueError, "labels must have one for each of the 6 samples asked, got 2"),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_loop_starts_from_labels_one_has():
         ({}, ValueError, "labeled must have at least one label"),
         ({80: 1}, ValueError, r"labeled must have indices in \[0, 80\), got 80"),
         ({True: 1}, ValueError, "got True"),
-        ({1: 7}, ValueError, r"labeled: expected a class in \[0, 2\) for sample 1, got 7"),
+        ({1: 7}, ValueError, r"labeled must have a class in \[0, 2\) for sample 1, got 7"),
         (dict.fromkeys(range(7), 0), ValueError, "schedule must start at 7 labels or more"),
     ],
 )

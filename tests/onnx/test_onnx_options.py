@@ -24,6 +24,7 @@ from pruning_oracle import scramble_
 
 OPTIONS = {
     "spa": {"preset": "spa", "ratio": 0.4},
+    "least part": {"preset": "spa", "ratio": 0.9, "min_fraction": 0.3},
     "flops": {"target": Target("flops", 0.5)},
     "parameters": {"target": Target("parameters", at_most=3_000), "preset": "spa", "criterion": "l1"},
     "global": {"ranking": "global", "normalization": "mean", "ratio": 0.3},

@@ -170,13 +170,41 @@ def test_global_ranking_compares_layers():
     assert [layer.width_after for layer in plan.layers] == [10, 20, 2]
     plan = plan_pruning(model, torch.zeros(1, 4), ranking="global", ratio=0.6)
     assert [layer.width_after for layer in plan.layers] == [
-        1,
+        2,
         16,
         2,
-    ]  # 16 of all 40 stay, and one so that none is empty
+    ]  # 16 of all 40 stay, and a tenth of each
+    plan = plan_pruning(model, torch.zeros(1, 4), ranking="global", ratio=0.6, min_fraction=0)
+    assert [layer.width_after for layer in plan.layers] == [1, 16, 2]  # one, so that none is empty
+    assert plan.notes[0].startswith("more than nine tenths of the channels leave")
+    assert plan.notes[0].endswith(": 0 (20 -> 1)")
+    plan = plan_pruning(model, torch.zeros(1, 4), ranking="global", ratio=0.6, min_fraction=0.35)
+    assert [layer.width_after for layer in plan.layers] == [7, 16, 2]
     plan = plan_pruning(model, torch.zeros(1, 4), ranking="global", ratio=0.25, normalization="mean")
     assert min(layer.width_after for layer in plan.layers[:2]) > 10
     assert sum(layer.width_after for layer in plan.layers[:2]) == 30
+
+
+def test_global_ranking_leaves_a_tenth_of_every_axis():
+    """Divided by the sum of its group, every channel of a wide layer is worth little; its layers must not end at one."""
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 500), nn.ReLU(), nn.Linear(500, 2))
+    x, target = torch.zeros(1, 4), Target("parameters", 0.08)
+    thin = plan_pruning(model, x, target=target, preset="spa", min_fraction=0)
+    assert [layer.width_after for layer in thin.layers] == [16, 36, 2]
+    assert any("more than nine tenths" in note and "2 (500 -> 36)" in note for note in thin.notes)
+    plan = plan_pruning(model, x, target=target, preset="spa")
+    assert [layer.width_after for layer in plan.layers] == [11, 50, 2]
+    assert plan.params[1] <= 0.08 * plan.params[0]
+    assert not any("more than nine tenths" in note for note in plan.notes)
+    own = plan_pruning(model, x, ratio=0.5, preset="spa", ratios={"2": 0.95})
+    assert width(own, "2") == 25  # what was asked for
+
+
+def test_a_least_part_of_an_axis_holds_in_local_ranking_where_asked_for():
+    model = nn.Sequential(nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 2))
+    assert plan_pruning(model, torch.zeros(1, 4), ratio=0.95).layers[0].width_after == 2
+    assert plan_pruning(model, torch.zeros(1, 4), ratio=0.95, min_fraction=0.26).layers[0].width_after == 11
+    assert not any("nine tenths" in note for note in plan_pruning(model, torch.zeros(1, 4), ratio=0.9).notes)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +229,8 @@ def test_global_ranking_compares_layers():
         ({"round_to": 0}, ValueError, "round_to must be at least 1, got 0"),
         ({"round_to": 64}, ValueError, "nothing was pruned at ratio 0.5: .* too few are left to round"),
         ({"min_channels": 2.5}, TypeError, "min_channels must be a whole number, got float"),
+        ({"min_fraction": "half"}, TypeError, "min_fraction must be a number, got str"),
+        ({"min_fraction": 1}, ValueError, r"min_fraction must be in \[0, 1\), got 1"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_named(arguments, error, message):

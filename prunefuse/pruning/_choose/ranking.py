@@ -159,6 +159,8 @@ def _best(candidates: Ids, scores: npt.NDArray[np.float64]) -> Ids:
 
 
 RANKINGS = ("local", "global")
+GLOBAL_LEAST = Fraction(1, 10)
+"""The part of an axis that global ranking leaves: scores of layers compare badly, and one that is gone carries nothing."""
 NORMALIZATIONS = ("none", "sum", "mean", "max")
 
 
@@ -213,6 +215,8 @@ class Selection:
         rounding: How kept counts are rounded.
         round_to: Axes keep a multiple of this, where couplings allow it; narrower ones stay whole.
         min_channels: Axes keep at least so many.
+        min_fraction: They keep at least this part. None: ``GLOBAL_LEAST`` in global ranking, where no ratio of their own
+            says what the channels of an axis lose; else nothing.
         own: Coupled channel -> a ratio that holds for it whatever the others lose.
     """
 
@@ -220,6 +224,7 @@ class Selection:
     rounding: str = "floor"
     round_to: int = 1
     min_channels: int = 1
+    min_fraction: Fraction | None = None
     own: Mapping[int, Fraction] = field(default_factory=dict)
 
     def choose(self, axes: Axes, scores: npt.NDArray[np.float64], ratio: Fraction) -> npt.NDArray[np.bool_]:
@@ -243,5 +248,9 @@ class Selection:
         wanted = sum((n * (1 - ratio) for n, ratio in units), Fraction(0))
         step = self.round_to // math.gcd(self.round_to, axis.unit)
         count = ROUNDINGS[self.rounding](wanted / step) * step
-        least = max(step, -(-self.min_channels // axis.unit))
+        fraction = self.min_fraction
+        if fraction is None:
+            ranked_globally = self.ranking == "global" and bool(places[1:3].any())
+            fraction = GLOBAL_LEAST if ranked_globally else Fraction(0)
+        least = max(step, -(-self.min_channels // axis.unit), math.ceil(fraction * axis.width))
         return min(axis.width, max(count, -(-least // step) * step))

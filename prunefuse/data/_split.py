@@ -1,0 +1,22 @@
+"""Holding out a part of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from prunefuse._seeds import generator
+
+
+def held_out(labels: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Positions that stay, and those that are held out, in order: of each class a part by the seed, one at least of two."""
+    by_class: dict[int, list[int]] = {}
+    for position, label in enumerate(labels):
+        by_class.setdefault(label, []).append(position)
+    chosen: set[int] = set()
+    for label, positions in by_class.items():
+        count = min(len(positions) - 1, max(1, round(len(positions) * fraction)))
+        order = torch.randperm(len(positions), generator=generator(seed, "test part", label))
+        chosen.update(positions[i] for i in order[:count].tolist())
+    return [i for i in range(len(labels)) if i not in chosen], sorted(chosen)
