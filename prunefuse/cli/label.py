@@ -109,7 +109,8 @@ def next_(
 ) -> None:
     """Write the images to label next as CSV, and a page beside it that shows them and takes labels by keys.
 
-    Where labels are new, the network is trained first; after a kill the same command goes on.
+    Where labels are new, the network is trained first; after a kill the same command goes on. With --out FILE.json: tasks of
+    Label Studio instead.
     """
     with reported():
         from prunefuse.experiment.labeling.work import next_batch
@@ -117,7 +118,9 @@ def next_(
         batch = next_batch(folder, count, out, say=_say)
         if not batch.picks:
             _say("Nothing is left to label: every image has a label, or nobody can tell")
-        elif batch.page is not None:
+        elif batch.page is None:
+            _say(f"{len(batch.picks)} images to label: {batch.out}")
+        else:
             typer.echo(
                 f"{len(batch.picks)} images to label; {batch.left} more are without a label\n"
                 f'{batch.out}: fill the column label, ? being "cannot tell"; or open {batch.page}\n'
@@ -128,7 +131,13 @@ def next_(
 @label.command("import")
 def import_(
     folder: Folder,
-    file: Annotated[Path, typer.Argument(help="CSV with the columns path and label.", metavar="FILE")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV with the columns path and label; or what Label Studio exports as JSON, by its ending.",
+            metavar="FILE",
+        ),
+    ],
     *,
     annotator: Annotated[
         str, typer.Option(help="Who labeled, where a line does not say.", metavar="NAME", show_default=False)

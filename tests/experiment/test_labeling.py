@@ -349,6 +349,21 @@ def test_a_project_is_not_among_the_images_nor_over_another(images, made, tmp_pa
     assert "DIR must be a project that `prunefuse label start` made" in call("status", images, code=2)
 
 
+def test_a_start_that_was_killed_is_made_again(images, tmp_path):
+    # What is on the disk after a kill, at the moments at which a file is written.
+    for number, left in enumerate(
+        (".lock", "..project.json.0123456789abcdef.new.0a1b2c3d.tmp", ".project.json.0123456789abcdef.new")
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / left).write_bytes(b"")
+        call("start", folder, f"--data {images} --classes a,b")
+        assert labels.status(folder).images == 24
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".project").write_bytes(b"mine")
+    call("start", tmp_path / "other", f"--data {images} --classes a,b", 2)
+
+
 def test_nothing_is_written_over_a_file(made, tmp_path):
     for name, file in (("next", "b.csv"), ("next", "b.html"), ("export", "e.csv"), ("predict", "p.csv")):
         (tmp_path / file).write_text("mine")

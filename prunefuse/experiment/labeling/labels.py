@@ -15,7 +15,7 @@ from typing import Any
 
 from prunefuse import _files as files
 from prunefuse.errors import ConfigError
-from prunefuse.experiment.labeling import journal, project, table
+from prunefuse.experiment.labeling import journal, label_studio, project, table
 from prunefuse.experiment.labeling.journal import CANNOT_TELL, Merged
 
 EXPORTED = ("path", "label", "votes", "annotators", "note")
@@ -48,7 +48,8 @@ def import_labels(
 
     Args:
         folder: The project.
-        file: CSV with the columns path and label, and perhaps index, annotator and note.
+        file: CSV with the columns path and label, and perhaps index, annotator and note; or an export of Label Studio as
+            JSON, by its ending.
         annotator: Of the rows that name none.
         again: Take labels of a file that was imported before as the last word.
 
@@ -60,7 +61,8 @@ def import_labels(
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    rows = table.checked(table.parsed(content, path), path, found.classes, found.index, annotator)
+    read = label_studio.rows if path.suffix.lower() == ".json" else table.parsed
+    rows = table.checked(read(content, path), path, found.classes, found.index, annotator)
     digest = hashlib.sha256(content).hexdigest()
     with found.held() as now:
         new, changed, add = 0, list[str](), list[tuple[str, str, str, str]]()

@@ -125,7 +125,7 @@ def start(
     own = {row.path: row for row in checked if row.label and not row.annotator}
     table.refuse(
         [
-            f"{labels}, line {row.line}: label of {path} must be {given[path]}, as its folder says, got {row.label!r}"
+            f"{labels}, {row.where}: label of {path} must be {given[path]}, as its folder says, got {row.label!r}"
             for path, row in own.items()
             if given.get(path, row.label) != row.label
         ],
@@ -214,5 +214,8 @@ def _named(
 
 def _is_left_over(folder: Path) -> bool:
     """Whether a folder has nothing but what a killed `start` leaves."""
-    ours = (_lock.LOCK, *(f".{name}." for name in (PROJECT, _commit.MANIFEST)))
-    return folder.is_dir() and all(entry.name.startswith(ours) for entry in folder.iterdir())
+    ours = (f"{PROJECT}.", f"{_commit.MANIFEST}.")  # what is being written has a dot before its name, or two
+    return folder.is_dir() and all(
+        entry.name == _lock.LOCK or (entry.name[0] == "." and entry.name.lstrip(".").startswith(ours))
+        for entry in folder.iterdir()
+    )

@@ -17,9 +17,9 @@ COLUMNS = ("path", "index", "utility", "predicted", "why", "label", "annotator",
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a file, as far as labels go. ``line`` counts from 1, the header included."""
+    """A label of a file. ``where`` is its place in the file: lines count from 1, the header included."""
 
-    line: int
+    where: str
     path: str
     label: str
     annotator: str = ""
@@ -66,7 +66,7 @@ def parsed(content: bytes, path: Path) -> tuple[Row, ...]:
                     known = {
                         name: row.get(name, "").strip() for name in ("label", "annotator", "note", "index")
                     }
-                    rows.append(Row(line, row["path"], **known))
+                    rows.append(Row(f"line {line}", row["path"], **known))
             line = lines.line_num + 1
     except csv.Error as error:
         raise ConfigError(f"{path}, line {lines.line_num}: content must be CSV: {error}") from error
@@ -89,15 +89,15 @@ def checked(
         error = _wrong(row, classes, index)
         first = before.setdefault((row.path, row.annotator), row)
         if error is None and first is not row:
-            error = f"duplicate of line {first.line}, {row.path}"
+            error = f"duplicate of {first.where}, {row.path}"
             if first.label != row.label:
                 who = f"annotator {row.annotator}" if row.annotator else "an annotator"
                 error = (
-                    f"conflict with line {first.line}: label of {row.path} by {who} must be one, "
+                    f"conflict with {first.where}: label of {row.path} by {who} must be one, "
                     f"got {first.label!r} and {row.label!r}"
                 )
         if error is not None:
-            wrong.append(f"{file}, line {row.line}: {error}")
+            wrong.append(f"{file}, {row.where}: {error}")
         found.append(row)
     refuse(wrong, file)
     return found

@@ -22,7 +22,7 @@ from prunefuse.data._fingerprint import fingerprint
 from prunefuse.errors import ConfigError, DamagedFileError, RunError, TrainingDivergedError
 from prunefuse.experiment import machine, networks
 from prunefuse.experiment.config import SELECTORS
-from prunefuse.experiment.labeling import images, journal, labels, project, sheet, table
+from prunefuse.experiment.labeling import images, journal, label_studio, labels, project, sheet, table
 from prunefuse.experiment.labeling.journal import Journal, Merged
 from prunefuse.experiment.labeling.project import Project
 from prunefuse.experiment.loop import ActiveLearning
@@ -40,6 +40,7 @@ class Pick:
     utility: float | None
     why: str
     predicted: str = ""
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def next_batch(folder: Path | str, count: int, out: Path | str, *, say: Say = la
     Args:
         folder: The project.
         count: How many images; fewer where no more are left.
-        out: The CSV file, which must not exist; ``-`` is standard output, without a page.
+        out: The CSV file, which must not exist; ``-`` is standard output, without a page. With the ending .json: tasks of
+            Label Studio instead.
         say: Called with what is done, in a line.
 
     Raises:
@@ -72,8 +74,9 @@ def next_batch(folder: Path | str, count: int, out: Path | str, *, say: Say = la
     found, out = project.find(folder), Path(out).expanduser()
     if count < 1:
         raise ConfigError(f"n must be at least 1, got {count}")
-    page = None if str(out) == "-" else out.with_suffix(".html")
-    labels.refuse_existing(*([out, page] if page else []))
+    tasks = out.suffix.lower() == ".json"
+    page = None if tasks or str(out) == "-" else out.with_suffix(".html")
+    labels.refuse_existing(*(path for path in (out, page) if path is not None and str(path) != "-"))
     if page == out:
         raise ConfigError(f"out must not be the page beside it: a name such as batch.csv, got {out}")
     now = found.read()
@@ -91,7 +94,7 @@ def next_batch(folder: Path | str, count: int, out: Path | str, *, say: Say = la
             _record(found, later, *trained)
         if page is not None:
             labels.write_new(page, text)
-        labels.write_new(out, _table(found, picks))
+        labels.write_new(out, label_studio.tasks(found, picks) if tasks else _table(found, picks))
         new = [(pick.path, pick.utility) for pick in picks if pick.path not in later.asked]
         if new:
             journal.append(found.folder, later, "asked", rows=new, drawn=int(drawn), time=labels.time())
@@ -174,9 +177,12 @@ def _choose(
             picks += _drawn(found, now, candidates, known, more, "random draw")
         why = f"highest {engine.strategy}"
         picks += [Pick(found.paths[index], utility, why) for index, utility in asked]
-        best = engine.probabilities([found.index[pick.path] for pick in picks]).argmax(1).tolist()
+        best = engine.probabilities([found.index[pick.path] for pick in picks]).max(1)
         trained = (engine.digest, len(have))
-    named = [replace(pick, predicted=found.classes[i]) for pick, i in zip(picks, best, strict=True)]
+    named = [
+        replace(pick, predicted=found.classes[i], probability=round(p, 6))
+        for pick, i, p in zip(picks, best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
     return named, trained, random and more > 0
 
 
