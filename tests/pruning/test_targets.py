@@ -169,7 +169,11 @@ def test_global_ranking_compares_layers():
     plan = plan_pruning(model, torch.zeros(1, 4), ranking="global", ratio=0.25)
     assert [layer.width_after for layer in plan.layers] == [10, 20, 2]
     plan = plan_pruning(model, torch.zeros(1, 4), ranking="global", ratio=0.6)
-    assert [layer.width_after for layer in plan.layers] == [2, 16, 2]  # 16 of all 40 stay, and a tenth of each
+    assert [layer.width_after for layer in plan.layers] == [
+        2,
+        16,
+        2,
+    ]  # 16 of all 40 stay, and a tenth of each
     plan = plan_pruning(model, torch.zeros(1, 4), ranking="global", ratio=0.6, min_fraction=0)
     assert [layer.width_after for layer in plan.layers] == [1, 16, 2]  # one, so that none is empty
     assert plan.notes[0].startswith("more than nine tenths of the channels leave")
