@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from prunefuse._seeds import isolated
 from prunefuse.pruning._choose.fit_code import Decision
-from prunefuse.pruning._graph.copies import all_names, cut, cut_tensor
+from prunefuse.pruning._graph.copies import all_names, copied, cut, cut_tensor
 from prunefuse.pruning._graph.couplings import Ids
 from prunefuse.pruning._graph.export import (
     TensorSpec,
@@ -59,23 +60,24 @@ def extract(
 
 
 def _check_runs(small: nn.Module, dense: nn.Module, inputs: Sequence[TensorSpec], outputs: Shapes) -> None:
-    """Run shapes, not values, through the small model; if that fails, through the dense one to tell why."""
+    """Run shapes through the small model, or where that fails zeros; if both fail, the dense one too, to tell why."""
     advice = (
         "read it from the input there (-1 or x.shape), list it with register_sizes, keep the layers in front whole "
         'with ignore=, or plan with expressed_by="program"'
     )
     with running_modules(small) as running:
-        try:
-            shapes = _output_shapes(small, inputs)
-        except Exception as error:
-            _check_outputs_of_dense(dense, inputs, outputs)
+        for values in (False, True):
+            running.clear()
+            shapes, error = _tried(small, inputs, values)
+            if shapes == outputs:
+                return
+        _check_outputs_of_dense(dense, inputs, outputs)
+        if error is not None:
             raise ValueError(
                 f"the pruned model cannot run, although the dense one does: {first_line(error)} (in "
                 f"{describe(small, running)}). {_suspect(small, running)} has a channel count written in its code: "
                 f"{advice}"
             ) from error
-    if shapes != outputs:
-        _check_outputs_of_dense(dense, inputs, outputs)
         raise ValueError(
             f"the pruned model returns shapes {shapes}, the dense one {outputs}: one of its modules has a "
             f"channel count written in its code: {advice}"
@@ -84,30 +86,45 @@ def _check_runs(small: nn.Module, dense: nn.Module, inputs: Sequence[TensorSpec]
 
 def _check_outputs_of_dense(dense: nn.Module, inputs: Sequence[TensorSpec], outputs: Shapes) -> None:
     """Raise ``ValueError`` if the model behaves otherwise than the planned one, whose tensors are like its own."""
+    for values in (False, True):
+        shapes, error = _tried(dense, inputs, values)
+        if shapes == outputs:
+            return
+    planned = ", ".join(str(spec.shape) for spec in inputs)
+    differs = (
+        f"returns shapes {shapes} instead of {outputs}"
+        if error is None
+        else f"cannot run ({first_line(error)})"
+    )
+    raise ValueError(
+        f"model must be like the model that was planned, got another {type(dense).__name__}: for the planned inputs "
+        f"of shape {planned} it {differs}, before any pruning (another stride, padding or forward?)"
+    )
+
+
+def _tried(
+    model: nn.Module, inputs: Sequence[TensorSpec], values: bool
+) -> tuple[Shapes | None, Exception | None]:
+    """The shapes that a model returns, or why it does not."""
     try:
-        shapes = _output_shapes(dense, inputs)
-        differs = f"returns shapes {shapes} instead of {outputs}"
+        return _output_shapes(model, inputs, values), None
     except Exception as error:
-        shapes = None
-        differs = f"cannot run ({first_line(error)})"
-    if shapes != outputs:
-        planned = ", ".join(str(spec.shape) for spec in inputs)
-        raise ValueError(
-            f"model must be like the model that was planned, got another {type(dense).__name__}: for the planned inputs "
-            f"of shape {planned} it {differs}, before any pruning (another stride, padding or forward?)"
-        )
+        return None, error
 
 
-def _output_shapes(model: nn.Module, planned: Sequence[TensorSpec]) -> Shapes:
-    """The shapes that a model returns in evaluation mode for inputs like the planned ones; it is not changed."""
+def _output_shapes(model: nn.Module, planned: Sequence[TensorSpec], values: bool) -> Shapes:
+    """The shapes that a model returns in evaluation mode for inputs like the planned ones; it is not changed.
+
+    Without values, unless its code looks at some: then the inputs are zeros.
+    """
     from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with FakeCopyMode(mode):
-        model = copy.deepcopy(model).eval()
-    with quiet(), mode, torch.no_grad():
-        inputs = [spec.empty(first.device) for spec in planned]
+    mode = nullcontext() if values else FakeTensorMode(allow_non_fake_inputs=True)
+    with FakeCopyMode(mode) if isinstance(mode, FakeTensorMode) else nullcontext():
+        model = copied(model).eval()
+    with isolated(0, first.device), quiet(), mode, torch.no_grad():
+        inputs = [spec.empty(first.device).zero_() for spec in planned]
         # The model may have another precision by now than when it was planned.
         outputs = model(*(x.to(first.dtype) if x.is_floating_point() else x for x in inputs))
     return tuple(tuple(x.shape) for x in tree_leaves(outputs) if isinstance(x, Tensor))

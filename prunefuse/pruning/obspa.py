@@ -23,7 +23,6 @@ for them (recurrent layers, transposed convolutions, weights with a second use);
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -36,7 +35,7 @@ from typing_extensions import Unpack
 
 from prunefuse._attention import unfused_attention
 from prunefuse._options import require_type
-from prunefuse.pruning._graph.copies import named_tensors
+from prunefuse.pruning._graph.copies import copied, named_tensors
 from prunefuse.pruning._graph.export import Exporter
 from prunefuse.pruning._obspa.readers import Application, Enough, Reader, Watch, find_readers
 from prunefuse.pruning._obspa.refit import (
@@ -166,7 +165,7 @@ def prune_without_finetuning(
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = Batches(calibration, len(inputs), device)
-    dense = ModuleNetwork(copy.deepcopy(model).eval())
+    dense = ModuleNetwork(copied(model).eval())
 
     traced = trace(model, Exporter(model, inputs).dense())
     readers, unrepaired = find_readers(traced)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -18,7 +17,7 @@ from prunefuse.pruning._choose.gradients import Evidence
 from prunefuse.pruning._choose.ranking import Axes, Selection, groups_of, normalized
 from prunefuse.pruning._choose.scores import channel_scores
 from prunefuse.pruning._choose.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
-from prunefuse.pruning._graph.copies import cut, named_tensors
+from prunefuse.pruning._graph.copies import copied, cut, named_tensors
 from prunefuse.pruning._graph.couplings import Ids
 from prunefuse.pruning._graph.trace import Note, Trace, fix_unranked, note_lines
 from prunefuse.pruning._walk import trace
@@ -203,7 +202,7 @@ class Race:
         """The dense model beside the one that a decision leaves."""
         kept = decision.indices(named_tensors(self.model))
         small = cut(self.model, kept, decision.attributes()).eval()
-        return measure(copy.deepcopy(self.model).eval(), small, self.inputs, self.target.repeats)
+        return measure(copied(self.model).eval(), small, self.inputs, self.target.repeats)
 
     def ratio(self, ranked: Ranked) -> Fraction:
         """The smallest ratio that keeps to the target.

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from prunefuse.errors import CaptureError
 from prunefuse.pruning import plan_pruning
@@ -32,6 +33,7 @@ def test_a_model_that_cannot_be_exported_is_named_with_the_reason():
 NOISY = """
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from prunefuse.pruning import plan_pruning
 
 class Branches(nn.Module):
@@ -102,6 +104,7 @@ def test_a_model_that_copies_itself():
 PEAK = """
 import resource, torch
 from torch import nn
+from torch.nn.utils import prune
 from prunefuse.pruning import plan_pruning
 torch.set_num_threads(1)
 
@@ -161,3 +164,46 @@ def test_a_constant_that_meets_no_channel_is_not_noted():
             return super().forward(x - torch.ones(4))
 
     assert plan_pruning(nn.Sequential(Shifted(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4)).notes == ()
+
+
+def masked_linear(width: int) -> nn.Module:
+    return prune.random_unstructured(nn.Linear(6, width), "weight", 0.3)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("wrap", [masked_linear, lambda n: torch.nn.utils.weight_norm(nn.Linear(6, n))])
+def test_a_module_that_holds_a_computed_weight(wrap):
+    model, x = nn.Sequential(wrap(20), nn.ReLU(), nn.Linear(20, 3)), torch.randn(4, 6)
+    assert not model[0].weight.is_leaf
+    small = plan_pruning(model, x, ratio=0.5).extract(model)
+    assert small(x).shape == (4, 3)
+    assert small[0].weight.shape == small[2].weight.T[:, :1].expand(-1, 6).shape == (10, 6)
+    assert not model[0].weight.is_leaf
+
+
+class WithDeadCode(nn.Module):
+    def __init__(self, dead):
+        super().__init__()
+        self.a, self.b, self.dead = nn.Linear(6, 20), nn.Linear(20, 3), dead
+
+    def forward(self, x):
+        h = self.a(x)
+        self.dead(h)
+        return self.b(h.relu())
+
+
+@pytest.mark.parametrize(
+    "dead", [lambda h: h[:, -1].shape, lambda h: h.detach().var(1).sqrt().amax(), lambda h: h.norm(dim=1)]
+)
+def test_what_nobody_reads_keeps_nothing_whole(dead):
+    model, x = WithDeadCode(dead), torch.randn(4, 6)
+    plan = plan_pruning(model, x, ratio=0.5)
+    assert plan.layers[0].width_after == 10
+    assert plan.extract(model)(x).shape == (4, 3)
+
+
+def test_what_nobody_reads_still_has_to_run():
+    offsets = torch.randn(20)
+    model, x = WithDeadCode(lambda h: h + offsets), torch.randn(4, 6)
+    with pytest.raises(ValueError, match="nothing was pruned"):
+        plan_pruning(model, x, ratio=0.5)

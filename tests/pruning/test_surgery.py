@@ -258,3 +258,20 @@ def test_on_cuda():
     plan = plan_pruning(dense, IMAGE.cuda())
     assert plan == plan_pruning(copy.deepcopy(dense).cpu(), IMAGE)
     assert {p.device.type for p in plan.extract(dense).parameters()} == {"cuda"}
+
+
+def test_a_model_that_looks_at_values_is_checked_with_values():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.steps = nn.Linear(6, 20), nn.Linear(20, 3), torch.tensor([2.0, 4.0, 8.0])
+
+        def forward(self, x):
+            factors = [torch.full((1,), step) for step in self.steps]
+            return self.b(self.a(x).relu()) * torch.cat(factors)
+
+    model, x = Scaled(), torch.randn(4, 6)
+    state = torch.get_rng_state()
+    small = plan_pruning(model, x, ratio=0.5).extract(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert small(x).shape == (4, 3)

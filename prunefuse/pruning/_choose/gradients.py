@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from prunefuse.pruning._graph.copies import named_tensors
+from prunefuse.pruning._graph.copies import copied, named_tensors
 
 Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
 """(model, batch) -> the loss, one number that depends on the parameters."""
@@ -53,7 +52,7 @@ def gather(
     data = list(batches or ())
     if not data:
         raise ValueError("batches must be at least one batch, got none")
-    model = copy.deepcopy(model)
+    model = copied(model)
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         if kind == "activation":

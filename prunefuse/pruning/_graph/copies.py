@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 def all_names(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
@@ -29,6 +30,23 @@ def fingerprint(model: nn.Module) -> str:
     lines = [f"{name} {first} {list(tensor.shape)}" for name, (first, tensor) in all_names(model).items()]
     lines += [f"{path} {type(module).__name__}" for path, module in model.named_modules()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class _Detached(TorchFunctionMode):
+    """While it lasts, ``deepcopy`` of a tensor that autograd made gives its values, where PyTorch refuses."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            memo[id(tensor)] = tensor.detach().clone()
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A copy of a model, also of one that holds computed tensors, such as a ``weight`` that a hook makes anew."""
+    with _Detached():
+        return copy.deepcopy(model, memo)
 
 
 def cut(
@@ -53,7 +71,7 @@ def cut(
                 memo[id(tensor)] = cut_tensor(mode.from_tensor(tensor, static_shapes=True), kept[name])
         elif (small := cut_tensor(tensor, kept[name])) is not tensor:
             memo[id(tensor)] = small
-    result = copy.deepcopy(model, memo)
+    result = copied(model, memo)
     _set_attributes(result, attributes)
     return result
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import sys
@@ -17,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse.errors import CaptureError as CaptureError
-from prunefuse.pruning._graph.copies import cut, hollow
+from prunefuse.pruning._graph.copies import copied, cut, hollow
 
 if TYPE_CHECKING:
+    from torch import fx
     from torch.export import ExportedProgram
 
 
@@ -108,7 +108,7 @@ def export(
     Raises:
         RuntimeError: the model cannot be copied or exported; the message names the module and the reason.
     """
-    return _export(_copied(model, copy.deepcopy), inputs, training, dynamic_shapes)
+    return _export(_copied(model, copied), inputs, training, dynamic_shapes)
 
 
 @dataclass
@@ -159,7 +159,7 @@ class Exporter:
                 return self._timed(_copied(self.model, hollow), inputs, training)
             except CaptureError:
                 self.values = True
-        return self._timed(_copied(self.model, copy.deepcopy), inputs, training)
+        return self._timed(_copied(self.model, copied), inputs, training)
 
     def _timed(self, model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> ExportedProgram:
         start = time.perf_counter()
@@ -203,16 +203,60 @@ def capture(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_shapes: Any = 
     with quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The tensor attribute")  # a recurrent layer's list of its weights
         program = torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes, strict=False)
-    _drop_unread_means(program)
+    _drop_unread(program)
     return program
 
 
-def _drop_unread_means(program: ExportedProgram) -> None:
-    """Drop means that nobody reads, as of attention weights over heads: they run with any number of channels."""
-    for node in program.graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        if not node.users and schema is not None and schema.name == "aten::mean":
+_STATISTICS = frozenset(
+    "aten::" + name
+    for name in (
+        *(
+            "mean",
+            "sum",
+            "var",
+            "std",
+            "amax",
+            "amin",
+            "max",
+            "min",
+            "any",
+            "all",
+            "norm",
+            "linalg_vector_norm",
+        ),
+        *(
+            "argmax",
+            "argmin",
+            "median",
+            "logsumexp",
+            "softmax",
+            "log_softmax",
+            "detach",
+            "clone",
+            "to",
+            "_to_copy",
+        ),
+    )
+)
+
+
+def _drop_unread(program: ExportedProgram) -> None:
+    """Drop what nobody reads and what runs with any number of channels: statistics, single numbers, a shape's tensor.
+
+    What takes several tensors or sizes stays, since the code of a module runs it all the same.
+    """
+    for node in reversed(program.graph.nodes):
+        if not node.users and _runs_with_any_size(node):
             program.graph.erase_node(node)
+
+
+def _runs_with_any_size(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    if node.op != "call_function" or schema is None or schema.is_mutable or len(node.all_input_nodes) != 1:
+        return False
+    if schema.name == "aten::select":
+        return node.args[2] in (0, -1)
+    return schema.name in _STATISTICS or torch.Tag.pointwise in node.target.tags  # type: ignore[union-attr]
 
 
 def first_line(error: Exception) -> str:
