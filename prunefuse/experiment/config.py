@@ -63,7 +63,7 @@ class DataOptions:
         metadata=option(
             WHAT,
             f"Data set: {', '.join(name for name in DATA if ':' not in name)}. Or folder:PATH with train/CLASS/IMAGE and "
-            "test/CLASS/IMAGE, table:FILE with columns path, label, split, or arrays:PATH",
+            "test/CLASS/IMAGE, table:FILE with columns path, label, split, arrays:PATH, or torchvision:NAME",
             check=Check(f"one of {', '.join(DATA)}", _is_data),
             metavar="NAME",
         ),
