@@ -109,7 +109,8 @@ def make(out: str | None, data: str, model: str) -> Path:
 
 def _is_left_over(path: Path) -> bool:
     """Whether a folder has nothing but what a run leaves that is killed while it writes its configuration."""
-    ours = (LOCK, *(f".{name}." for name in (CONFIG, _commit.MANIFEST)))
+    # A staged file is itself written to a temporary name beside it, with one more dot.
+    ours = (LOCK, *(f"{dots}{name}." for name in (CONFIG, _commit.MANIFEST) for dots in (".", "..")))
     return all(entry.name.startswith(ours) for entry in path.iterdir())
 
 

@@ -178,6 +178,7 @@ def test_a_folder_of_a_kill_before_the_configuration_is_used_again(tmp_path):
     left.mkdir()
     (left / ".lock").write_text('{"pid": 1, "host": "x"}')
     (left / ".config.json.0123456789abcdef.new").write_text("{")
+    (left / "..config.json.0123456789abcdef.new.01234567.tmp").write_text("{")
     carried_out(LoopRun(LOOP), left, at_once)
     assert (left / "config.json").is_file()
     with pytest.raises(ConfigError, match=r"--resume .* goes on with the run in it"):
