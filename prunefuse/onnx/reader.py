@@ -55,6 +55,7 @@ def read(path: str | os.PathLike[str]) -> ir.Model:
         names = (name if i == 0 else f"{name}_{i}" for i in count(0 if node.name else 1))
         node.name = next(name for name in names if name not in taken)
         taken.add(node.name)
+    model.ir_version = max(model.ir_version, 4)  # before, every constant had to be an input
     _fold(model)
     _without_sequences(model)
     return model
@@ -74,9 +75,8 @@ def _fold(model: ir.Model) -> None:
             graph.remove(node, safe=True)
             node = cast
         inputs = [value for value in node.inputs if value is not None]
-        constants = [
-            value.const_value for value in inputs if value.is_initializer() and not value.is_graph_input()
-        ]
+        # Old files list initializers among the inputs; planning takes these as constants, too.
+        constants = [value.const_value for value in inputs if value.is_initializer()]
         quantized = node.op_type in ("DequantizeLinear", "QuantizeLinear")
         ends = any(value.is_graph_output() for value in node.outputs)
         if not inputs or len(constants) < len(inputs) or None in constants or quantized or ends:
@@ -149,11 +149,12 @@ def example_shapes(
         raise ValueError(f"shapes must be of the inputs {', '.join(inputs)}, got {', '.join(strangers)}")
     result = {}
     for name, value in inputs.items():
-        dims: list[Any] = list(wanted.get(name, value.shape or ()))
+        held = [dim if isinstance(dim, int) and dim >= 0 else None for dim in value.shape or ()]  # -1 is open
+        dims: list[Any] = list(wanted.get(name, held))
         if dims and not isinstance(dims[0], int):
             dims[0] = 1
-        fixed_dims = zip(value.shape or dims, dims, strict=False)
-        if len(value.shape or dims) != len(dims) or any(isinstance(a, int) and a != b for a, b in fixed_dims):
+        fixed_dims = zip(held or dims, dims, strict=False)
+        if len(held or dims) != len(dims) or any(isinstance(a, int) and a != b for a, b in fixed_dims):
             raise ValueError(f"shapes must fit the input {name} of shape {value.shape}, got {tuple(dims)}")
         if (value.shape is None and name not in wanted) or not all(isinstance(dim, int) for dim in dims):
             shape = "of unknown rank" if value.shape is None else f"of shape {value.shape}"

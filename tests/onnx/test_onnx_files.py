@@ -293,3 +293,47 @@ def test_a_plan_says_what_is_coupled(tmp_path):
     other = network(tmp_path / "other.onnx", CHAIN, WEIGHTS)
     with pytest.raises(ValueError, match="another network"):
         prunefuse.onnx.explain(other, loaded, "w1")
+
+
+def two_products(path, shape, listed=()):
+    """x @ transposed first weight, relu, @ second weight; ``listed`` are weights that are inputs too, as in old files."""
+    generator = np.random.default_rng(0)
+    weights = {
+        "one": generator.normal(size=(20, 6)).astype("f"),
+        "two": generator.normal(size=(20, 3)).astype("f"),
+    }
+    info = onnx.helper.make_tensor_value_info
+    x = info("x", onnx.TensorProto.FLOAT, ["n", 6])
+    if isinstance(shape, int):
+        x.type.tensor_type.shape.dim[0].dim_value = shape
+    node = onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [
+            node("Transpose", ["one"], ["turned"], perm=[1, 0]),
+            node("MatMul", ["x", "turned"], ["h"]),
+            node("Relu", ["h"], ["r"]),
+            node("MatMul", ["r", "two"], ["y"]),
+        ],
+        "net",
+        [x, *(info(name, onnx.TensorProto.FLOAT, weights[name].shape) for name in listed)],
+        [info("y", onnx.TensorProto.FLOAT, ["n", 3])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    onnx.save(
+        onnx.helper.make_model(
+            graph, ir_version=3 if listed else 7, opset_imports=[onnx.helper.make_opsetid("", 11)]
+        ),
+        path,
+    )
+    return path
+
+
+def test_weights_that_are_listed_as_inputs_are_weights(tmp_path):
+    path = two_products(tmp_path / "old.onnx", 2, listed=("one", "two"))
+    assert prunefuse.onnx.plan(path, ratio=0.5).params == (180, 90)
+
+
+def test_a_size_of_minus_one_is_open(tmp_path):
+    path = two_products(tmp_path / "open.onnx", -1)
+    assert prunefuse.onnx.plan(path, ratio=0.5, shapes={"x": (4, 6)}).params == (180, 90)
+    assert prunefuse.onnx.plan(path, ratio=0.5).inputs[0].shape == (1, 6)

@@ -243,3 +243,34 @@ def test_what_a_rule_computes_with_another_axis_is_kept():
     model = Between(lambda x: torch.bucketize(x, x.flatten()[:4].sort()[0]).to(x.dtype))
     with pytest.raises(ValueError, match="nothing was pruned"):
         plan_pruning(model, torch.zeros(2, 3, 6, 6))
+
+
+class Writes(nn.Module):
+    """Writes one token of its own to some places."""
+
+    def __init__(self, places):
+        super().__init__()
+        self.a, self.b, self.token = nn.Linear(6, 20), nn.Linear(20, 3), nn.Parameter(torch.randn(20))
+        self.places = places
+
+    def forward(self, x):
+        h = self.a(x)
+        h[self.places(x)] = self.token
+        return self.b(h)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        lambda x: x.sum(-1) > 0,
+        lambda x: x[..., 0, 0] > 0,
+        lambda x: torch.tensor([0, 2]),
+        lambda x: (slice(None), torch.tensor([1, 3])),
+    ],
+    ids=["mask of two axes", "mask of one axis", "indices", "indices of the second axis"],
+)
+def test_writing_to_some_rows(places):
+    model, x = scramble_(Writes(places)).double(), torch.randn(4, 5, 6).double()
+    plan = plan_pruning(model, x, ratio=0.5)
+    assert len(plan.kept["token"][0]) == 10
+    assert_pruning_is_masking(model, plan, x)

@@ -244,6 +244,27 @@ def index(call: Call, x: Value, indices: Sequence[Value | None]) -> Value:
     return Value((*rest[:first], *map(fixed, shape), *rest[first:]))
 
 
+@register_rule("aten::index_put")
+def index_put(
+    call: Call, x: Value, indices: Sequence[Value | None], values: Value, *_: Any, **__: Any
+) -> Value:
+    """Writes at places along the first axes, which stay; the later ones are also those of what is written."""
+    picks = values_in(indices)
+    # A mask takes the place of as many axes as it has.
+    first = sum(1 if pick is None else max(1, len(pick.axes)) for pick in indices)
+    for ids in x.axes[:first]:
+        call.keep(ids, "picks channels by index")
+    for ids in (ids for pick in picks for ids in pick.axes):
+        call.keep(ids)
+    later = len(x.axes) - min(first, len(x.axes))
+    for back, ids in enumerate(reversed(values.axes), 1):
+        if back <= later and len(ids) == len(x.axes[-back]):
+            call.link(ids, x.axes[-back])
+        else:
+            call.keep(ids)
+    return Value(x.axes)
+
+
 @register_rule("aten::im2col")
 def im2col(call: Call, x: Value, kernel: Sequence[int], *_: Any) -> Value:
     """x (..., C, H, W) -> (..., C * kernel elements, places)."""
