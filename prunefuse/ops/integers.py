@@ -69,7 +69,7 @@ def class_indices(where: str, labels: Tensor, samples: Tensor) -> Tensor:
 def as_integers(argument: str, given: Any, what: str = "row indices, or a mask of the rows") -> Tensor:
     """(N,) integers or truth values of an array or sequence, on the device where they are; their range is not looked at.
 
-    Raises TypeError, naming `argument`, for fractions, NaN, strings, mappings, sets and anything that is not in a row.
+    Raises TypeError, naming `argument`, for fractions, NaN, strings, mappings and sets; ValueError for what is not in a row.
     """
     expected = f"{argument} must be a sequence of {what}"
     if hasattr(given, "__dlpack__"):
@@ -91,8 +91,10 @@ def as_integers(argument: str, given: Any, what: str = "row indices, or a mask o
         raise TypeError(f"{expected}, got {type(given).__name__}")
     if array.dim() == 1 and array.numel() == 0 and array.dtype != torch.bool:
         return array.to(torch.int64)
-    if array.dim() != 1 or array.dtype.is_floating_point or array.dtype.is_complex:
-        raise TypeError(f"{expected}, got {array.dtype} of shape {tuple(array.shape)}")
+    whole = not array.dtype.is_floating_point and not array.dtype.is_complex
+    if array.dim() != 1 or not whole:
+        kind = ValueError if whole else TypeError
+        raise kind(f"{expected}, got {array.dtype} of shape {tuple(array.shape)}")
     return array if array.dtype == torch.bool else array.to(torch.int64)
 
 

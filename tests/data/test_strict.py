@@ -259,7 +259,7 @@ def test_indices_of_any_whole_type(kind: str) -> None:
         ({1, 2}, TypeError, "set"),
         ({1: 2}, TypeError, "dict"),
         ("12", TypeError, "str"),
-        ([[0, 1]], TypeError, r"shape \(1, 2\)"),
+        ([[0, 1]], ValueError, r"shape \(1, 2\)"),
         ([[0], [1, 2]], TypeError, r"\[\[0\]"),
         ([True, 2], TypeError, "numbers and truth values"),
         (np.ma.masked_array([1, 2], mask=[True, False]), TypeError, "masked values, got 1"),

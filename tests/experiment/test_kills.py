@@ -35,6 +35,12 @@ def command(line, *more):
     return [sys.executable, "-m", "prunefuse.cli", *shlex.split(line), *map(str, more)]
 
 
+def hears_signals():
+    """What a shell runs in the background ignores Ctrl-C, what nohup runs ignores SIGHUP, and so do their children."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(line, *more, **options):
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -43,8 +49,7 @@ def start(line, *more, **options):
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
-        # What a shell runs in the background ignores Ctrl-C, and so do its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hears_signals,
         **options,
     )
 

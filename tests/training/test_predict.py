@@ -158,7 +158,7 @@ def test_features_errors(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"a submodule of the model, .*stage3.*got 'stage9'"):
         features(model, IMAGES, module="stage9")
     with pytest.raises(ValueError, match=r"nn\.Linear"):
-        features(nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten()), IMAGES)
+        features(nn.Sequential(nn.AvgPool2d(8), nn.Flatten()), IMAGES)
     recurrent = nn.Sequential(nn.LSTM(4, 4))
     with pytest.raises(TypeError, match=r"tuple from '0'"):
         features(recurrent, torch.randn(3, 5, 4), module="0")
