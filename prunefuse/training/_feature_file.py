@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse._files import publish, write_json
+from prunefuse.errors import DamagedFileError
 
 # What was done since the last record is done again after a kill or a power failure.
 RECORD_SECONDS = 1.0
@@ -55,15 +56,18 @@ def write_features(
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BlockingIOError(error.errno, "another process is writing it", str(partial)) from error
-        done, width = _begun(file, partial, record, samples, batch_size, identity)
+        done, width, digest = _begun(file, partial, record, samples, batch_size, identity)
         if done:
             _check_start(file, samples, width, partial, batches, min(batch_size, samples))
         told = time.monotonic()
+        written = (done, digest)
 
         def note() -> None:
             file.flush()
             os.fsync(file.fileno())
-            write_json(record, {"identity": dict(identity), "features": width, "rows": done})
+            rows, hashed = written
+            facts = {"identity": dict(identity), "features": width, "rows": rows}
+            write_json(record, {**facts, "sha256": hashed.hexdigest()})
 
         file.seek(len(_header(samples, width)) + done * width * 4 if done else 0)
         try:
@@ -76,13 +80,16 @@ def write_features(
                         raise ValueError(
                             f"data must give {width} features of every sample, as of the first, got {part.shape[1]}"
                         )
-                    file.write(part.cpu().numpy().astype("<f4", copy=False).data)
-                    done += len(part)
+                    rows = part.cpu().contiguous().numpy().astype("<f4", copy=False)
+                    file.write(rows.data)
+                    hashed = written[1].copy()
+                    hashed.update(rows.data)
+                    written = (written[0] + len(part), hashed)  # at once, whatever interrupts
                     if time.monotonic() - told >= RECORD_SECONDS:
                         note()
                         told = time.monotonic()
         finally:
-            if done:
+            if written[0]:
                 note()
             else:
                 partial.unlink()
@@ -110,12 +117,17 @@ def identity_of(model: nn.Module, positions: Tensor) -> dict[str, str]:
 
 def _begun(
     file: Any, partial: Path, record: Path, samples: int, batch_size: int, identity: Mapping[str, Any]
-) -> tuple[int, int]:
-    """Rows that are there, in whole batches, and their width; (0, 0) where there is nothing to go on from."""
+) -> tuple[int, int, Any]:
+    """Rows that are there, in whole batches, their width, and their SHA-256; 0 rows where there is nothing to go on from.
+
+    Raises:
+        ValueError: the file was begun with something else.
+        DamagedFileError: its rows are not those that were written.
+    """
     try:
         begun = json.loads(record.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return 0, 0
+        return 0, 0, hashlib.sha256()
     other = [name for name in identity if begun["identity"].get(name) != identity[name]]
     if other:
         raise ValueError(
@@ -127,7 +139,26 @@ def _begun(
     done = max(0, min(begun["rows"], there))
     if done < samples:
         done -= done % batch_size
-    return (done, width) if done else (0, 0)
+    if not done:
+        return 0, 0, hashlib.sha256()
+    digest = hashlib.sha256()
+    file.seek(len(_header(samples, width)))
+    _digest_rows(digest, file, done * width * 4)
+    if there >= begun["rows"]:  # else it was cut short, and there is no hash of what is left
+        whole = digest.copy()
+        _digest_rows(whole, file, (begun["rows"] - done) * width * 4)
+        if whole.hexdigest() != begun.get("sha256", whole.hexdigest()):
+            raise DamagedFileError(
+                f"{partial} was changed or is damaged: its rows are not what was written, by their SHA-256; "
+                f"delete it and {record.name} to begin anew"
+            )
+    return done, width, digest
+
+
+def _digest_rows(digest: Any, file: Any, size: int) -> None:
+    while size and (part := file.read(min(size, 1 << 20))):
+        digest.update(part)
+        size -= len(part)
 
 
 def _check_start(file: Any, samples: int, width: int, partial: Path, batches: Batches, count: int) -> None:

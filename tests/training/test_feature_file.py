@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse import features, models
+from prunefuse.errors import DamagedFileError
 from prunefuse.extrapolation import KNN
 from prunefuse.training import Recipe
 from prunefuse.training import _feature_file as feature_file
@@ -109,6 +110,20 @@ def test_batches_are_whole_also_where_a_part_was_cut(model: nn.Module, tmp_path:
     assert told.seen[0] == (30, 45)
     features(model, IMAGES, batch_size=10, out=tmp_path / "at once.npy")
     assert out.read_bytes() == (tmp_path / "at once.npy").read_bytes()
+
+
+@pytest.mark.parametrize("row", [3, 14, 29])
+def test_rows_that_were_changed_meanwhile_are_not_gone_on_from(
+    model: nn.Module, tmp_path: Path, row: int
+) -> None:
+    out, partial = tmp_path / "features.npy", tmp_path / "features.npy.partial"
+    begin(model, out, 30)
+    content = bytearray(partial.read_bytes())
+    content[128 + row * 64 * 4 + 7] ^= 1
+    partial.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"features\.npy\.partial was changed or is damaged"):
+        features(model, IMAGES, batch_size=10, out=out)
+    assert partial.read_bytes() == content
 
 
 def test_a_killed_process_keeps_what_it_finished(tmp_path: Path) -> None:
