@@ -80,7 +80,7 @@ def commit(folder: Path, contents: Mapping[str, bytes], facts: Mapping[str, Any]
             "files": {**(before.files if before else {}), **hashes},
             "facts": {**(before.facts if before else {}), **(facts or {})},
         }
-        files.write_json(folder / MANIFEST, {"sha256": _digest(told), **told})
+        files.write_json(folder / MANIFEST, {"sha256": digest_of(told), **told})
     except OSError:  # before the manifest had its name: nothing was changed
         for path in staged.values():
             with suppress(OSError):
@@ -100,7 +100,7 @@ def manifest(folder: Path) -> Manifest | None:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         kept = told.pop("sha256")
-        if kept != _digest(told):
+        if kept != digest_of(told):
             raise ValueError("its content has another SHA-256 than when it was written")
         return Manifest(folder, told["files"], told["facts"])
     except FileNotFoundError:
@@ -125,5 +125,6 @@ def _staged(path: Path, digest: str) -> Path:
     return path.with_name(f".{path.name}.{digest[:16]}.new")
 
 
-def _digest(told: Mapping[str, Any]) -> str:
+def digest_of(told: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -129,12 +129,10 @@ class Running:
 class RunProgress:
     """Is told of the events of the tasks of a run, and shows where it is."""
 
-    def __init__(
-        self, *, quiet: bool = False, console: Console | None = None, status: Path | None = None
-    ) -> None:
+    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         self._quiet = quiet
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        self._status = status
+        self._status: Path | None = None
         self._forecast = Forecast({}, 0)
         self._running: dict[str, Running] = {}
         self._rounds, self._jobs, self._status_written = 1, 1, 0.0
@@ -160,7 +158,7 @@ class RunProgress:
             status: File that says where the run is, written now and then.
         """
         self._forecast = Forecast(planned, seeds)
-        self._rounds, self._jobs, self._status = rounds, jobs, status or self._status
+        self._rounds, self._jobs, self._status = rounds, jobs, status
         self._started = self._logged = time.monotonic()
         if self._quiet or not self._console.is_terminal:
             yield

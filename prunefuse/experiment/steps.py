@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from prunefuse import _files as files
+from prunefuse._commit import digest_of
 from prunefuse.errors import DamagedFileError
 from prunefuse.experiment.records import Event, Listener, Network, Phase, Progress
 
@@ -196,7 +197,7 @@ def _keep(folder: Path, result: Result[Any]) -> None:
     own = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     hashes = {path.name: digest(path) for path in own if path.name != DONE}
     told = {**result.values, "spent": [asdict(line) for line in result.lines], "files": hashes}
-    files.write_json(folder / DONE, {**told, "sha256": _digest(told)})
+    files.write_json(folder / DONE, {**told, "sha256": digest_of(told)})
 
 
 def kept(folder: Path, kind: type[L]) -> Result[L] | None:
@@ -231,7 +232,7 @@ def read_done(folder: Path, *, hashed: bool = True) -> dict[str, Any] | None:
     path = folder / DONE
     try:
         told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if hashed and told.pop("sha256") != _digest(told):
+        if hashed and told.pop("sha256") != digest_of(told):
             raise ValueError("it is not what was written, by its SHA-256")
     except FileNotFoundError:
         return None
@@ -265,7 +266,3 @@ def digest(path: Path) -> str:
         while part := file.read(1 << 20):
             found.update(part)
     return found.hexdigest()
-
-
-def _digest(told: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
