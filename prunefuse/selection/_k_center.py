@@ -12,8 +12,8 @@ from prunefuse import ops
 from prunefuse._options import not_negative
 from prunefuse.errors import TooFewRowsError
 from prunefuse.ops.arrays import as_tensor, like, require_count, require_floating, require_number
-from prunefuse.ops.transfer import row_extents, rows_where, upload
-from prunefuse.selection._rows import NamedRows
+from prunefuse.ops.transfer import row_extents, rows_where
+from prunefuse.selection._rows import NamedRows, weights_of
 
 
 def k_center_greedy(
@@ -160,7 +160,7 @@ class _Search:
         # Per row, so that extra memory stays O(N); NaN and infinities show in one or the other.
         least, most = row_extents(x)
         finite = most.isfinite() & least.isfinite()
-        self._weights = _weights(weights, rows, x.device)
+        self._weights = weights_of(weights, rows, "features", x.device)
         weighted = None if self._weights is None else ~self._weights.isnan()
         usable = finite if weighted is None else finite & weighted
         asked = torch.ones_like(finite).index_fill_(0, self.known, False)
@@ -286,18 +286,6 @@ class _Search:
         if self._weights is None or largest is None:
             return self._available
         return self._available & (self._weights >= largest)
-
-
-def _weights(weights: Any, rows: int, device: torch.device) -> Tensor | None:
-    if weights is None:
-        return None
-    tensor = as_tensor("weights", weights)
-    require_floating("weights", tensor)
-    if tensor.shape != (rows,):
-        raise ValueError(
-            f"weights must have shape ({rows},), one for each row of features, got {tuple(tensor.shape)}"
-        )
-    return upload(tensor, device)
 
 
 # How far from 1 magnitudes may be so that squares stay in range, and the largest exponent of a factor that can be held.

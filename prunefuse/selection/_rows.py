@@ -1,4 +1,4 @@
-"""Rows that a caller names, such as those that are labeled or never to be picked: checked without waiting for a device."""
+"""What a caller gives beside utilities or features: checked without waiting for a device."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunefuse.ops.arrays import as_tensor, require_floating
 from prunefuse.ops.integers import as_integers, rows_of_mask
 from prunefuse.ops.transfer import upload
 
 
 class NamedRows:
-    """Rows of an argument, indices or a mask, on ``device``. None is no row.
+    """Rows that an argument names, by indices or a mask, on ``device``, such as the labeled ones. None is no row.
 
     Of indices on the CPU the range is checked at once. What lies on a device is looked at by `require` with the numbers of
     `extent`, which whoever waits for the device anyway brings along. A mask on a device is waited for.
@@ -55,3 +56,36 @@ class NamedRows:
         """`require`, which waits for indices that lie on a device."""
         if len(self) and self._unseen:
             self.require(*torch.stack(self.extent()).double().tolist())
+
+
+def floating_rows(name: str, array: Any) -> Tensor:
+    """A matrix of float32 or float64 with a column at least; 16-bit numbers are widened."""
+    x = as_tensor(name, array)
+    require_floating(name, x)
+    if x.dim() != 2 or x.shape[1] == 0:
+        raise ValueError(f"{name} must have shape (N, d), d at least 1, got {tuple(x.shape)}")
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def on_host(generator: torch.Generator | None) -> torch.Generator:
+    """The generator, or one of seed 0; TypeError or ValueError where it is none of the CPU."""
+    if generator is None:
+        return torch.Generator().manual_seed(0)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    if generator.device.type != "cpu":
+        raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
+    return generator
+
+
+def weights_of(weights: Any, rows: int, of: str, device: torch.device) -> Tensor | None:
+    """Weights (N,) of the rows of an argument, on its device; their values are not looked at."""
+    if weights is None:
+        return None
+    tensor = as_tensor("weights", weights)
+    require_floating("weights", tensor)
+    if tensor.shape != (rows,):
+        raise ValueError(
+            f"weights must have shape ({rows},), one for each row of {of}, got {tuple(tensor.shape)}"
+        )
+    return upload(tensor, device)
