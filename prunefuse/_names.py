@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, get_args
 
 Stochastic: TypeAlias = Literal["none", "power", "softmax", "softrank"]
+Diversity: TypeAlias = Literal["none", "k_center", "k_means"]
 Complement: TypeAlias = Literal["keep", "reinit", "zero"]
 
 STOCHASTIC: tuple[str, ...] = get_args(Stochastic)
+DIVERSITY: tuple[str, ...] = get_args(Diversity)
 DATA = (
     *("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH"),
     *("fashion_mnist", "svhn", "tiny_imagenet", "table:FILE", "arrays:PATH", "torchvision:NAME"),
@@ -30,7 +32,7 @@ LOGIT_STRATEGIES = ("least_confidence", "margin", "entropy", "energy", "logit_ma
 STRATEGIES = (
     *("random", *LOGIT_STRATEGIES, "bald"),
     *("extrapolated_du", "extrapolated_dual", "extrapolated_tdds", "extrapolated_el2n", "extrapolated_loss"),
-    *("k_center", "badge"),
+    *("k_center", "badge", "typiclust", "probcover"),
 )
 SCORES = (
     *("du", "du:every-window", "du:paper", "dual", "dual:cifar"),

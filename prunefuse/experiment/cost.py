@@ -25,7 +25,10 @@ C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(
        labeled features too;
        with bald |U_r| for each of its passes with dropout
   K_r  with k_center, distance work 2*d*(|L_r| + picks)*pool for d features; with badge 2*(d + C)*picks*|U_r| for C
-       classes; with extrapolated scores 2*(d + 1)*|L_r|*|U_r|; else 0
+       classes; with extrapolated scores 2*(d + 1)*|L_r|*|U_r|; with probcover 6*d*pool^2; with k clusters of n samples
+       2*d*k*n for the start and for each of at most 100 assignments (typiclust k = |L_r| + picks, n = pool;
+       diversity by k_means k = picks, n = those preselected); with diversity by k_center
+       2*d*(|L_r| + picks)*(|L_r| + preselected); else 0
   Planning the pruning has no FLOPs by this count; its seconds are in the seconds of selection.
   With T_sync the training of the fused network a selector is cut from (and its teacher's passes) is added.
 Final network: 3*E*b*F(final) + E*b*F(teacher) with distillation. Evaluation on the test set is in no sum."""
@@ -63,15 +66,17 @@ def test_flops(config: LoopConfig, recipe: Recipe, labels: int, flops: float, si
 
 def picking_flops(chooser: Strategy, sizes: Sizes, labeled: int, picks: int) -> tuple[float, float]:
     """Forward passes over the pool, and distances, to pick with ``chooser``."""
-    if "dynamics" in chooser.needs:
-        searched = nearest_neighbors_flops(sizes.pool - labeled, labeled, sizes.features)
-        return sizes.pool * sizes.selector, float(searched)
-    if "all_features" in chooser.needs:
-        distances = 2.0 * sizes.features * (labeled + picks) * sizes.pool
-        return sizes.pool * sizes.selector, distances
     unlabeled = sizes.pool - labeled
-    distances = 2.0 * sizes.features * picks * unlabeled if "features" in chooser.needs else 0.0
-    return chooser.passes * unlabeled * sizes.selector, distances
+    seen = sizes.pool if "all_features" in chooser.needs else unlabeled
+    distances = 0.0
+    if "dynamics" in chooser.needs:
+        distances = float(nearest_neighbors_flops(unlabeled, labeled, sizes.features))
+    elif chooser.distances is None and chooser.needs & {"features", "all_features"}:
+        centers = labeled + picks if "all_features" in chooser.needs else picks
+        distances = 2.0 * sizes.features * centers * seen
+    if chooser.distances is not None:
+        distances += chooser.distances(sizes.features, labeled, picks, sizes.pool)
+    return chooser.passes * seen * sizes.selector, distances
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from prunefuse._names import CRITERIA, ROUNDINGS, STOCHASTIC, STRATEGIES, Complement, Stochastic
+from prunefuse._names import (
+    CRITERIA,
+    DIVERSITY,
+    ROUNDINGS,
+    STOCHASTIC,
+    STRATEGIES,
+    Complement,
+    Diversity,
+    Stochastic,
+)
 from prunefuse._options import (
     Check,
     at_least,
@@ -78,6 +87,23 @@ class SelectionOptions:
     class_balanced: bool = field(
         default=False,
         metadata=option(SELECT, "As many of every predicted class as there are, the best of each"),
+    )
+    diversity: Diversity = field(
+        default="none",
+        metadata=option(
+            SELECT,
+            "Batches that differ: picks of the useful samples by k_center, or one of each cluster by k_means",
+            more="For strategies by utility; see `prunefuse.selection.strategies.strategy`.",
+            check=one_of(*DIVERSITY),
+        ),
+    )
+    preselect: int = field(
+        default=10,
+        metadata=option(
+            SELECT,
+            "Useful samples that diversity picks from, in times the number of picks",
+            check=at_least(1),
+        ),
     )
 
 
@@ -276,7 +302,8 @@ def check_selection(config: SelectionOptions) -> None:
     assert isinstance(config, PruneFuseOptions)
     fused = config.selector == "prunefuse" and config.fuse
     require(fused or config.t_sync == 0, "t_sync", "0 without fusion", config.t_sync)
-    if config.strategy not in STRATEGIES or config.stochastic != "none" or config.class_balanced:
+    plain = config.stochastic == "none" and config.diversity == "none" and not config.class_balanced
+    if config.strategy not in STRATEGIES or not plain:
         chosen_strategy(config)
 
 
@@ -290,4 +317,6 @@ def chosen_strategy(config: SelectionOptions) -> Strategy:
         stochastic=config.stochastic,
         beta=config.beta,
         class_balanced=config.class_balanced,
+        diversity=config.diversity,
+        preselect=config.preselect,
     )

@@ -100,7 +100,7 @@ def probcover(
 
     Without ``delta`` it is the largest at which a part ``purity`` of all balls is pure: `k_means` into ``classes`` clusters
     stands in for labels, and a ball is pure where all its rows are of one cluster. That is a matter of each row's
-    nearest row of another cluster, which is found exactly.
+    nearest row of another cluster, which is found exactly. Where all rows are of one, every radius is pure.
 
     A distance is by a matrix product, and from differences in float64 where the product cannot tell. Memory is O(N) and
     tiles of some megabytes, as no graph of neighbors is kept. Time is that of two matrix products of all rows. On a GPU it
@@ -229,9 +229,7 @@ def _pure_radius(space: _Space, classes: int, purity: float, generator: torch.Ge
     clusters = k_means(x, min(classes, len(x)), generator=generator).labels
     sizes = torch.bincount(clusters, minlength=classes).tolist()
     if max(sizes) == len(x):
-        raise ValueError(
-            f"delta must be given where {len(x)} rows are not in several clusters: they coincide"
-        )
+        return math.inf
     away = x.new_empty(len(x))
     for cluster, size in enumerate(sizes):
         if not size:
