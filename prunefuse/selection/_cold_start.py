@@ -98,8 +98,8 @@ def probcover(
     A ball holds all rows within ``delta``, labeled rows have one, too. Where every row is covered, the picks that are left
     are those of `k_center_greedy`.
 
-    Without ``delta`` it is the largest at which a part ``purity`` of all balls is pure: `k_means` into ``classes`` clusters
-    stands in for labels, and a ball is pure where all its rows are of one cluster. That is a matter of each row's
+    Without ``delta`` it is the largest at which a part ``purity`` of all balls is pure. `k_means` into ``classes`` clusters
+    stands in for labels. A ball is pure where all its rows are of one cluster. That is a matter of each row's
     nearest row of another cluster, which is found exactly. Where all rows are of one, every radius is pure.
 
     A distance is by a matrix product, and from differences in float64 where the product cannot tell. Memory is O(N) and
