@@ -10,6 +10,8 @@ from typing import Literal, TypeAlias, get_args
 Stochastic: TypeAlias = Literal["none", "power", "softmax", "softrank"]
 Complement: TypeAlias = Literal["keep", "reinit", "zero"]
 
+Start: TypeAlias = Literal["fresh", "continue", "shrink"]
+STARTS: tuple[str, ...] = get_args(Start)
 STOCHASTIC: tuple[str, ...] = get_args(Stochastic)
 DATA = (
     *("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -17,6 +17,7 @@ from prunefuse.dynamics import Recorder
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.rounds import syncs
 from prunefuse.experiment.state import LoopState
+from prunefuse.experiment.trial import Names
 from prunefuse.ops.integers import class_indices
 
 _LABELS_READ = (
@@ -51,6 +52,29 @@ def starting_from(config: LoopConfig, labeled: Mapping[int, int], pool: int) -> 
         )
     rest = config.sizes[1:] if config.sizes[0] == len(labeled) else config.sizes
     return replace(config, schedule=(len(labeled), *rest))
+
+
+def names_of(ids: Sequence[str] | None, classes: Sequence[str] | None, pool: int, num_classes: int) -> Names:
+    """The names of samples and classes.
+
+    Raises:
+        TypeError: they are not sequences of strings.
+        ValueError: not one for each.
+    """
+    for name, given, count, of in (
+        ("ids", ids, pool, "samples"),
+        ("classes", classes, num_classes, "classes"),
+    ):
+        if given is None:
+            continue
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise TypeError(f"{name} must be a sequence of strings, got {type(given).__name__}")
+        if len(given) != count:
+            raise ValueError(f"{name} must have one for each of {count} {of}, got {len(given)}")
+        for index, one in enumerate(given):
+            if not isinstance(one, str):
+                raise TypeError(f"{name} must be strings, got {one!r} for {index}")
+    return Names(ids, classes)
 
 
 def check_test_labels(test: Any, num_classes: int) -> None:

@@ -33,6 +33,7 @@ from prunefuse.experiment.loop_config import (
     LoopConfig,
     PruneFuseOptions,
     SelectionOptions,
+    StartOptions,
     TrainingOptions,
     check_selection,
 )
@@ -201,7 +202,9 @@ def check_shortcut(config: DataOptions) -> None:
 
 @documented
 @dataclass(frozen=True)
-class RunConfig(MachineOptions, TrainingOptions, PruneFuseOptions, SelectionOptions, DataOptions):
+class RunConfig(
+    MachineOptions, TrainingOptions, PruneFuseOptions, StartOptions, SelectionOptions, DataOptions
+):
     """One experiment: every arm and every seed of it. The defaults are the preset ``digits``.
 
     Raises:
@@ -239,6 +242,16 @@ class RunConfig(MachineOptions, TrainingOptions, PruneFuseOptions, SelectionOpti
         default=None,
         metadata=option(LABELS, "Number of even steps from the first size to the last", check=at_least(1)),
     )
+    labeled: str | None = field(
+        default=None,
+        metadata=option(
+            LABELS,
+            "CSV file of the samples whose labels are there at the start, with a column path or index, and perhaps label. "
+            "They are the first size",
+            more="Rows whose label is empty are not labeled. Without that column the labels are those of the data set.",
+            metavar="FILE",
+        ),
+    )
     baselines: tuple[str, ...] = field(
         default=BASELINES,
         metadata=option(
@@ -252,6 +265,8 @@ class RunConfig(MachineOptions, TrainingOptions, PruneFuseOptions, SelectionOpti
     def __post_init__(self) -> None:
         check_fields(self)
         check_shortcut(self)
+        alone = self.labeled is None or self.initial is None
+        require(alone, "initial", "left out with labeled, whose labels are the first size", self.initial)
         selector = f"prunefuse, dense, or a model ({_MODELS})"
         require(self.selector in SELECTORS or _is_model(self.selector), "selector", selector, self.selector)
         try:
@@ -273,7 +288,12 @@ class RunConfig(MachineOptions, TrainingOptions, PruneFuseOptions, SelectionOpti
         def of(kind: type[Any]) -> dict[str, Any]:
             return {part.name: getattr(self, part.name) for part in dataclasses.fields(kind)}
 
-        shared = {**of(TrainingOptions), "seed": seed, "schedule": schedule or self.schedule}
+        shared = {
+            **of(TrainingOptions),
+            **of(StartOptions),
+            "seed": seed,
+            "schedule": schedule or self.schedule,
+        }
         if arm == "random" and arm != self.arms[0]:
             return LoopConfig(**shared, selector="dense", strategy="random")
         shared = {**of(SelectionOptions), **shared}

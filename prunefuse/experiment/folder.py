@@ -2,7 +2,7 @@
 
 ::
 
-    config.json                  resolved configuration, schedule in samples, arms, command, versions, device
+    config.json                  resolved configuration, schedule in samples, arms, names of classes, command, versions, device
     metrics.csv                  arm, seed, round, labels, selector_accuracy, final_accuracy, unselectable
     epochs.csv                   arm, seed, round, network, epoch, epochs, lr, loss, train_accuracy,
                                  test_accuracy, seconds

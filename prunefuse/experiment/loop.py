@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -29,6 +29,7 @@ from prunefuse.experiment.checks import (
     check_test_labels,
     check_weights,
     make,
+    names_of,
     starting_from,
 )
 from prunefuse.experiment.cost import Sizes
@@ -55,6 +56,7 @@ from prunefuse.training import (
     train,
 )
 from prunefuse.training._modes import takes_ids
+from prunefuse.training._starts import shrink_and_perturb_
 
 __all__ = ["ActiveLearning", "LoopConfig", "LoopState"]
 
@@ -93,6 +95,8 @@ class ActiveLearning:
         oracle: Answers pool indices with class indices; default the labels of ``pool``. With ``"people"`` labels come by `ask`
             and `tell`.
         labeled: Labels that there are before the start, class by pool index: they are the first size of the schedule.
+        ids: What each sample of the pool is called, for `ask` and ``picks.csv``: paths, say.
+        classes: What each class is called, for ``picks.csv``.
         selector_factory: Makes the selector for ``selector="model"``, likewise.
         device: Where to compute.
         listener: Called with every `prunefuse.experiment.records.Event`.
@@ -127,6 +131,8 @@ class ActiveLearning:
         train: Any = None,
         oracle: Oracle | Literal["people"] | None = None,
         labeled: Mapping[int, int] | None = None,
+        ids: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
         selector_factory: Callable[[], nn.Module] | None = None,
         device: torch.device | str = "cpu",
         listener: Listener | None = None,
@@ -183,6 +189,7 @@ class ActiveLearning:
         self.num_classes = outputs.shape[1]
         if test is not None:
             check_test_labels(test, self.num_classes)
+        self._names = names_of(ids, classes, len(pool), self.num_classes)
         check_dynamics(config, self.num_classes)
         self._proxy: nn.Module | None = None
         if selector_factory is not None:
@@ -253,11 +260,15 @@ class ActiveLearning:
             if len(state.acquisitions) > len(state.rounds):
                 self._complete(len(state.rounds))
             if len(state.rounds) == len(sizes):
-                return Asked((), None)
+                return self._asked()
             if (count := people.missing(state, sizes)) > 0:
                 self._pick_for_people(len(state.rounds), count)
                 self._commit()
-            return people.asked(state)
+            return self._asked()
+
+    def _asked(self) -> Asked:
+        found, ids = people.asked(self.state), self._names.ids
+        return found if ids is None else replace(found, ids=tuple(ids[index] for index in found.indices))
 
     def tell(self, labels: Labels) -> None:
         """Take labels of samples that `ask` gave, in any number, also again: the last word counts.
@@ -318,7 +329,9 @@ class ActiveLearning:
 
     def _commit(self) -> None:
         if self.folder is not None:
-            trial.commit(self.folder, self._identity, self.state, self.plan, self.selector, self.final)
+            trial.commit(
+                self.folder, self._identity, self.state, self.plan, self.selector, self.final, self._names
+            )
             self._version = trial.version(self.folder)
 
     def _complete(self, index: int) -> Round:
@@ -394,6 +407,8 @@ class ActiveLearning:
         kept = rounds.keeps_selector(config, index)
         state.selector = _weights(self.selector) if kept else {}
         state.scores = self._scores if kept else {}
+        if rounds.goes_on_from_final(config, index):
+            state.selector = _weights(self.final)
         trained = accuracies["train_selector"]
         final = trained if config.selector == "dense" and trained is not None else accuracies["train_final"]
         return Round(
@@ -514,7 +529,7 @@ class ActiveLearning:
         self._make_plan(index, bench)
 
     def _train_selector(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
-        self.selector = self._initial_selector()
+        self.selector = self._starting_selector(index)
         accuracy, epochs = self._fit(self.selector, "selector", index, step.work, bench)
         self._selector_of = index
         tensors = {f"weights.{name}": value for name, value in _weights(self.selector).items()}
@@ -523,7 +538,7 @@ class ActiveLearning:
 
     def _train_final(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
         config = self.config
-        final = deepcopy(self._dense)
+        final = self._starting_selector(index) if config.selector == "dense" else deepcopy(self._dense)
         if config.selector == "prunefuse" and config.fuse:
             assert self.selector is not None
             assert self.plan is not None
@@ -650,6 +665,18 @@ class ActiveLearning:
         if self.plan is not None:
             return self.plan.extract(self._dense)
         return deepcopy(self._dense if self._proxy is None else self._proxy)
+
+    def _starting_selector(self, index: int) -> nn.Module:
+        """The selector of round ``index`` before it is trained. After T_sync it starts from what it is cut from."""
+        selector, config = self._initial_selector(), self.config
+        if config.start == "fresh" or not self.state.selector or self.state.fused:
+            return selector
+        selector.load_state_dict(self.state.selector)
+        if config.start == "shrink":
+            shrink_and_perturb_(
+                selector, config.shrink_to, config.noise, generator(config.seed, "start", index)
+            )
+        return selector
 
     def _build(
         self, factory: Callable[[], nn.Module], *purpose: str | int, name: str = "factory"

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from prunefuse._names import CRITERIA, ROUNDINGS, STOCHASTIC, STRATEGIES, Complement, Stochastic
+from prunefuse._names import (
+    CRITERIA,
+    ROUNDINGS,
+    STARTS,
+    STOCHASTIC,
+    STRATEGIES,
+    Complement,
+    Start,
+    Stochastic,
+)
 from prunefuse._options import (
     Check,
     at_least,
@@ -78,6 +87,31 @@ class SelectionOptions:
     class_balanced: bool = field(
         default=False,
         metadata=option(SELECT, "As many of every predicted class as there are, the best of each"),
+    )
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """From where the selector of a round starts."""
+
+    start: Start = field(
+        default="fresh",
+        metadata=option(
+            SELECT,
+            "Weights that the selector of a round starts from: its initial ones; those of the round before; or these "
+            "shrunk, with noise",
+            more="``shrink`` is shrink and perturb (Ash and Adams 2020): each parameter is multiplied by ``shrink_to``, and "
+            "a normal number times ``noise`` is added. Buffers, such as running means, stay.",
+            check=one_of(*STARTS),
+        ),
+    )
+    shrink_to: float = field(
+        default=0.6,
+        metadata=option(SELECT, "Factor of the weights, for the start shrink", check=part(whole=True)),
+    )
+    noise: float = field(
+        default=0.01,
+        metadata=option(SELECT, "Standard deviation of the noise, for the start shrink", check=at_least(0)),
     )
 
 
@@ -189,7 +223,7 @@ class TrainingOptions:
 
 @documented
 @dataclass(frozen=True)
-class LoopConfig(TrainingOptions, PruneFuseOptions, SelectionOptions):
+class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, SelectionOptions):
     """Configuration of `ActiveLearning`.
 
     >>> prunefuse.LoopConfig(schedule=("10%", "20%"), strategy="margin", prune_ratio=0.5).for_pool(1437).sizes

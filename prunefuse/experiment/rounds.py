@@ -101,8 +101,17 @@ def scores_after(config: LoopConfig, index: int) -> bool:
 
 
 def keeps_selector(config: LoopConfig, index: int) -> bool:
-    """Whether the selector of round ``index`` is kept to score the pool next, should there be a next round."""
-    return trains_selector(config, index) and bool(config.chooser.needs)
+    """Whether the selector of round ``index`` is kept, to score the pool next or to start the next one from."""
+    return trains_selector(config, index) and (bool(config.chooser.needs) or config.start != "fresh")
+
+
+def goes_on_from_final(config: LoopConfig, index: int) -> bool:
+    """Whether the final network of round ``index``, trained apart from a selector, is what the next round starts from.
+
+    So it is where there is one network for both, and the next starts from the last.
+    """
+    one = config.selector == "dense" and config.training_of_selector == config.recipe
+    return one and config.start != "fresh" and trains_final(config, index)
 
 
 def syncs(config: LoopConfig, index: int) -> bool:

@@ -26,6 +26,7 @@ from prunefuse.experiment.config import SELECTORS, RunConfig
 from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.datasets import load_data
 from prunefuse.experiment.folder import Trial
+from prunefuse.experiment.labeled import read_labeled, summary
 from prunefuse.experiment.loop import ActiveLearning
 from prunefuse.experiment.records import Event, Listener, Round
 from prunefuse.experiment.steps import clear
@@ -216,12 +217,16 @@ class LoopRun:
         models = (config.model, config.selector)
         self.data = load_data(config, seed=config.seeds[0], models=models, verify=verify)
         self.pool_size = len(self.data.pool)
+        self.labeled: dict[int, int] | None = None
+        if config.labeled is not None:
+            self.labeled = read_labeled(config.labeled, self.data)
         self.schedule = resolve_schedule(
             config.schedule,
             self.pool_size,
             budget=config.budget,
             initial=config.initial,
             rounds=config.rounds,
+            labeled=None if self.labeled is None else len(self.labeled),
         )
         self.threads = config.threads or machine.usual_threads(self.data.input_shape)
         self.dense = self._factory(config.model)
@@ -275,6 +280,9 @@ class LoopRun:
                 self.data.test,
                 config,
                 train=self.data.train,
+                labeled=self.labeled,
+                ids=self.data.ids,
+                classes=self.data.classes or None,
                 selector_factory=self.proxy if config.selector == "model" else None,
                 device=self.device,
                 listener=listener,
@@ -297,6 +305,7 @@ class LoopRun:
             "config": dataclasses.asdict(self.config),
             "schedule": list(self.schedule),
             "data": self.data_facts(),
+            "classes": list(self.data.classes),
             "arms": {arm: self._settings(arm) for arm in self.config.arms},
             "versions": machine.describe_versions(),
             "machine": machine.describe_machine(self.device),
@@ -304,7 +313,8 @@ class LoopRun:
 
     def data_facts(self) -> dict[str, Any]:
         """What the data are, for the report and to compare with when the run goes on."""
-        return {
+        labeled = {} if self.labeled is None else {"labeled": summary(self.labeled)}
+        return labeled | {
             "name": self.data.name,
             "pool": self.pool_size,
             "test": len(self.data.test),

@@ -5,7 +5,7 @@
     manifest.json         SHA-256 of every file below; what the loop is, to compare with when it goes on
     state.json            labels bought, rounds with epochs and ledger: `LoopState` without its tensors
     state.safetensors     those
-    picks.csv             round, order, index (into the data set), utility
+    picks.csv             round, order, index (into the data set), utility, label, class (its name), id (the sample's name)
     plan.json             what the pruning removed, if something is pruned
     selector.safetensors, final.safetensors
     .steps/               what the steps of the round in progress found, and the training in progress; gone afterwards
@@ -14,8 +14,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,18 @@ from prunefuse.experiment.state import LoopState
 from prunefuse.pruning import PruningPlan
 
 STEPS = ".steps"
-PICKS = ("round", "order", "index", "utility")
+PICKS = ("round", "order", "index", "utility", "label", "class", "id")
 STATE = "state.json"
 # A loop goes on with more sizes, and with another number of processes that read.
 _FREE = ("schedule", "workers")
+
+
+@dataclass(frozen=True)
+class Names:
+    """What samples of the pool and classes are called; None where that is their index."""
+
+    ids: Sequence[str] | None = None
+    classes: Sequence[str] | None = None
 
 
 def identity(config: LoopConfig, pool: Any, test: Any) -> dict[str, Any]:
@@ -86,6 +94,7 @@ def commit(
     plan: PruningPlan | None,
     selector: nn.Module | None,
     final: nn.Module | None,
+    names: Names,
 ) -> None:
     """Write all that a finished round changes, as one.
 
@@ -95,7 +104,7 @@ def commit(
     contents = {
         STATE: (json.dumps(state.to_json(), allow_nan=True) + "\n").encode(),
         "state.safetensors": files.tensor_bytes(state.tensors()),
-        "picks.csv": picks_table(state.rounds).encode(),
+        "picks.csv": files.utf8(picks_table(state, names)),
     }
     if plan is not None:
         contents["plan.json"] = plan.to_text().encode()
@@ -122,13 +131,15 @@ def read_rounds(folder: Path) -> tuple[Round, ...]:
         raise DamagedFileError(f"{folder / STATE} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def picks_table(rounds: Iterable[Round]) -> str:
-    """The content of picks.csv."""
+def picks_table(state: LoopState, names: Names) -> str:
+    """The content of picks.csv: every sample whose label was bought, also those of a round in progress."""
     rows = [
-        dict(zip(PICKS, (done.index, order, index, utility), strict=True))
-        for done in rounds
-        for order, (index, utility) in enumerate(
-            zip(done.picks, done.utilities or [None] * len(done.picks), strict=True)
+        dict(zip(PICKS, (number, order, index, utility, label, named, name), strict=True))
+        for number, bought in enumerate(state.acquisitions)
+        for order, (index, label, utility) in enumerate(
+            zip(bought.picks, bought.labels, bought.utilities or [None] * len(bought.picks), strict=True)
         )
+        for named in (names.classes[label] if names.classes else label,)
+        for name in (index if names.ids is None else names.ids[index],)
     ]
     return files.csv_text(PICKS, rows)
