@@ -34,8 +34,10 @@ from prunefuse.experiment.loop_config import (
     PruneFuseOptions,
     SelectionOptions,
     StartOptions,
+    StoppingOptions,
     TrainingOptions,
     check_selection,
+    check_stopping,
 )
 from prunefuse.training._recipe import RECIPES, Recipe
 
@@ -203,7 +205,13 @@ def check_shortcut(config: DataOptions) -> None:
 @documented
 @dataclass(frozen=True)
 class RunConfig(
-    MachineOptions, TrainingOptions, PruneFuseOptions, StartOptions, SelectionOptions, DataOptions
+    MachineOptions,
+    TrainingOptions,
+    PruneFuseOptions,
+    StartOptions,
+    StoppingOptions,
+    SelectionOptions,
+    DataOptions,
 ):
     """One experiment: every arm and every seed of it. The defaults are the preset ``digits``.
 
@@ -271,6 +279,7 @@ class RunConfig(
         require(self.selector in SELECTORS or _is_model(self.selector), "selector", selector, self.selector)
         try:
             check_selection(self)
+            check_stopping(self)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
@@ -296,7 +305,7 @@ class RunConfig(
         }
         if arm == "random" and arm != self.arms[0]:
             return LoopConfig(**shared, selector="dense", strategy="random")
-        shared = {**of(SelectionOptions), **shared}
+        shared = {**of(SelectionOptions), **of(StoppingOptions), **shared}
         if arm != self.arms[0] or self.selector == "dense":
             return LoopConfig(**shared, selector="dense")
         if self.selector != "prunefuse":

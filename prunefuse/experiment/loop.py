@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from prunefuse.data._labels import OwnLabels
 from prunefuse.data._tensors import TensorImages
 from prunefuse.dynamics import Recorder as Dynamics
 from prunefuse.errors import FolderInUseError, TooFewRowsError
-from prunefuse.experiment import people, rounds, trial
+from prunefuse.experiment import people, rounds, stopping, trial
 from prunefuse.experiment.checks import (
     check_data,
     check_dynamics,
@@ -36,7 +36,7 @@ from prunefuse.experiment.cost import Sizes
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.oracle import Oracle, ask, check_labels
 from prunefuse.experiment.people import Asked, Labels
-from prunefuse.experiment.records import Cost, Epoch, Listener, Network, Round
+from prunefuse.experiment.records import Cost, Epoch, Event, Listener, Network, Round, Stop
 from prunefuse.experiment.state import Acquisition, LoopState
 from prunefuse.experiment.steps import Bench, Result, Step, carry_out, clear
 from prunefuse.fusion import fuse_
@@ -211,6 +211,10 @@ class ActiveLearning:
             if not self.state.acquisitions:
                 answers = check_labels("labeled", list(labeled), list(labeled.values()), self.num_classes)
                 self.state.acquisitions.append(Acquisition(tuple(labeled), answers, None, 0, ()))
+        if self.state.stopped is not None:
+            if config.stop:
+                self.config = config = replace(config, schedule=config.sizes[: self.state.stopped])
+            self.state.stopped = self.state.stopped if config.stop else None
         check_state(self.state, origin, config)
         self.state.origin = dict(origin)
         if self.state.dense:
@@ -228,8 +232,10 @@ class ActiveLearning:
         if self._oracle is None:
             raise ValueError('oracle must answer where a loop is iterated, got "people": call ask and tell')
         with self._held():
-            for index in range(len(self.state.rounds), len(self.config.schedule)):
-                yield self._complete(index)
+            while (index := len(self.state.rounds)) < len(self.config.schedule):
+                done = self._complete(index)
+                if done is not None:
+                    yield done
 
     def ask(self) -> Asked:
         """The samples to label next, best first; those that were asked and not told yet come before new ones.
@@ -268,7 +274,8 @@ class ActiveLearning:
 
     def _asked(self) -> Asked:
         found, ids = people.asked(self.state), self._names.ids
-        return found if ids is None else replace(found, ids=tuple(ids[index] for index in found.indices))
+        named = None if ids is None else tuple(ids[index] for index in found.indices)
+        return replace(found, ids=named, stop=self._proposed(len(self.state.rounds)) if found.indices else ())
 
     def tell(self, labels: Labels) -> None:
         """Take labels of samples that `ask` gave, in any number, also again: the last word counts.
@@ -309,8 +316,13 @@ class ActiveLearning:
             )
         purpose = ("picks", index, len(before)) if before else ("picks", index)
         pool = Pool(mask.nonzero()[:, 0], labeled, generator(self.config.seed, *purpose))
-        picks, _ = self._choose(pool, index, count, step, bench)
-        people.add(state, picks, bench.lines)
+        chosen = self._choose(pool, index, count, step, bench)
+        self._take_signals(index, chosen.signals, chosen.classes)
+        if chosen.picks is None:
+            self._stop(index, tuple(bench.lines), chosen.epochs)
+        else:
+            self._propose(index)
+            people.add(state, chosen.picks, bench.lines)
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -334,9 +346,11 @@ class ActiveLearning:
             )
             self._version = trial.version(self.folder)
 
-    def _complete(self, index: int) -> Round:
-        """Do a round, and keep it."""
+    def _complete(self, index: int) -> Round | None:
+        """Do a round, and keep it; None where the loop stops instead."""
         done = self._round(index)
+        if done is None:
+            return None
         self.state.rounds.append(done)
         self._commit()
         if self.folder is not None:
@@ -358,6 +372,8 @@ class ActiveLearning:
         """Take what a step found, now or in an earlier process."""
         index, values = int(step.name.partition("/")[0]), result.values
         if step.what == "label":
+            self._take_signals(index, values["signals"], result.tensors.get("classes"))
+        if step.what == "label" and values["picks"] is not None:
             utilities = None if values["utilities"] is None else tuple(values["utilities"])
             bought = (tuple(values["picks"]), tuple(values["labels"]), utilities, values["unselectable"])
             self.state.acquisitions.append(Acquisition(*bought, result.lines))
@@ -378,7 +394,7 @@ class ActiveLearning:
             self.final = deepcopy(self._dense)
             self.final.load_state_dict(dict(result.tensors))
 
-    def _round(self, index: int) -> Round:
+    def _round(self, index: int) -> Round | None:
         config, state = self.config, self.state
         lines = list(self._planning) if index == 0 else []
         epochs: list[Epoch] = []
@@ -387,7 +403,12 @@ class ActiveLearning:
         self._planned_now = False
         label, *_ = rounds.steps_of_round(config, index, self._sizes)
         if len(state.acquisitions) == index:
-            epochs += [Epoch(**epoch) for epoch in self._carry_out(label).values["epochs"]]
+            found = self._carry_out(label)
+            if found.values["picks"] is None:
+                self._stop(index, found.lines, found.values["epochs"])
+                return None
+            self._propose(index)
+            epochs += [Epoch(**epoch) for epoch in found.values["epochs"]]
         lines += state.acquisitions[index].costs
         if state.fused:
             lines += self._carry_out(rounds.plan_step(index)).lines
@@ -421,7 +442,57 @@ class ActiveLearning:
             bought.unselectable,
             tuple(epochs),
             tuple(lines),
+            state.signals.get(index, {}),
         )
+
+    def _take_signals(self, index: int, signals: Mapping[str, float], classes: Tensor | None) -> None:
+        """Keep what stopping rules look at."""
+        if signals:
+            self.state.signals[index] = dict(signals)
+        if classes is not None:
+            self.state.classes = {"predicted": classes.cpu()}
+
+    def _proposed(self, index: int) -> tuple[str, ...]:
+        """The stopping rules that hold before round ``index``."""
+        signals = [self.state.signals.get(before, {}) for before in range(index + 1)]
+        return stopping.proposing(self.config.stop_when, signals)
+
+    def _propose(self, index: int) -> None:
+        """Tell of rules that hold, where the loop is not to stop by itself."""
+        if rules := self._proposed(index):
+            self._tell(Stop(index - 1, self.config.sizes[index - 1], rules, stopped=False))
+
+    def _stop(self, index: int, lines: Sequence[Cost], epochs: Sequence[Mapping[str, Any]]) -> None:
+        """End the loop before round ``index``. What the last round trains is trained at the size that was reached."""
+        state, trained = self.state, set[str]()
+        rules, last = self._proposed(index), state.rounds[-1]
+        trained.update(step.what for step in rounds.steps_of_round(self.config, index - 1, self._sizes))
+        self.config = replace(self.config, schedule=self.config.sizes[:index])
+        if state.selector and self.config.selector != "dense":
+            self.selector = self._initial_selector()
+            self.selector.load_state_dict(state.selector)
+        spent, seen = [*last.costs, *lines], [*last.epochs, *(Epoch(**epoch) for epoch in epochs)]
+        accuracies = {"train_selector": last.selector_accuracy, "train_final": last.final_accuracy}
+        self._selector_of = self._final_of = -1
+        for step in rounds.steps_of_round(self.config, index - 1, self._sizes):
+            one = self.config.selector == "dense" and "train_selector" in trained  # it is the final network
+            if step.what in accuracies and step.what not in trained and not one:
+                found = self._carry_out(step)
+                spent += found.lines
+                seen += [Epoch(**epoch) for epoch in found.values["epochs"]]
+                accuracies[step.what] = found.values["accuracy"]
+        state.rounds[-1] = replace(
+            last,
+            selector_accuracy=accuracies["train_selector"],
+            final_accuracy=accuracies["train_final"],
+            epochs=tuple(seen),
+            costs=tuple(spent),
+        )
+        state.stopped = index
+        self._commit()
+        if self.folder is not None:
+            clear(self.folder / trial.STEPS)
+        self._tell(Stop(index - 1, last.labels, rules, stopped=True))
 
     def _carry_out(self, step: Step[Cost]) -> Result[Cost]:
         return carry_out(step, self, self._bench(step), Cost)
@@ -444,7 +515,11 @@ class ActiveLearning:
         mask[labeled] = False
         pool = Pool(mask.nonzero()[:, 0], labeled, generator(self.config.seed, "picks", index))
         count = self.config.sizes[index] - len(labeled)
-        picks, epochs = self._choose(pool, index, count, step, bench)
+        chosen = self._choose(pool, index, count, step, bench)
+        picks, tensors = chosen.picks, {} if chosen.classes is None else {"classes": chosen.classes}
+        told = {"signals": chosen.signals, "epochs": chosen.epochs}
+        if picks is None:
+            return Result({"picks": None, **told}, tensors)
         indices = picks.indices.tolist()
         assert self._oracle is not None
         answers = ask(self._oracle, indices, self.num_classes)
@@ -455,19 +530,21 @@ class ActiveLearning:
                 "labels": list(answers),
                 "utilities": utilities,
                 "unselectable": picks.unselectable,
-                "epochs": epochs,
-            }
+                **told,
+            },
+            tensors,
         )
 
-    def _choose(
-        self, pool: Pool, index: int, count: int, step: Step[Cost], bench: Bench[Cost]
-    ) -> tuple[Picks, list[dict[str, Any]]]:
-        """The samples, and the epochs of a training that was needed for it."""
+    def _choose(self, pool: Pool, index: int, count: int, step: Step[Cost], bench: Bench[Cost]) -> _Chosen:
+        """The samples that bring the labeled set to its size, or none where a rule stops the loop."""
         config, known = self.config, len(pool.labeled)
         epochs: list[dict[str, Any]] = []
         chooser = strategy("random") if index == 0 else config.chooser
+        signals = {} if index == 0 else self._cost_of(index)
+        if self._stops(index, signals):
+            return _Chosen(None, epochs, signals)
         if not chooser.needs:
-            return chooser.pick(pool, count), epochs
+            return _Chosen(chooser.pick(pool, count), epochs, signals)
         selector = self._initial_selector()
         recorded = chooser.dynamics is None or chooser.dynamics in self.state.scores
         if self.state.selector and recorded:
@@ -479,8 +556,15 @@ class ActiveLearning:
         with bench.timed(step.line("score_pool")):
             pool = self._ask(selector, pool, index, bench)
         with bench.timed(step.line("select")):
+            classes = None
+            if self._wants_classes and index not in self.state.signals:
+                before = self.state.classes.get("predicted")
+                measured = stopping.measure(pool, len(self._pool), before)
+                signals, classes = {**signals, **measured.signals}, measured.classes
+            if self._stops(index, signals):
+                return _Chosen(None, epochs, signals, classes)
             try:
-                return chooser.pick(pool, count), epochs
+                return _Chosen(chooser.pick(pool, count), epochs, signals, classes)
             except TooFewRowsError as error:
                 left = len(pool.unlabeled)
                 raise ValueError(
@@ -489,9 +573,29 @@ class ActiveLearning:
                     "infinite for the others"
                 ) from error
 
+    def _cost_of(self, index: int) -> dict[str, float]:
+        """FLOPs of all rounds so far and of round ``index``, where a rule looks at them."""
+        if not any(rule.startswith("cost:") for rule in self.config.stop_when):
+            return {}
+        spent = sum(cost.flops for done in self.state.rounds for cost in done.costs)
+        steps = rounds.steps_of_round(self.config, index, self._sizes)
+        return {"cost": spent + sum(line.flops for step in steps for line in step.work)}
+
+    def _stops(self, index: int, signals: Mapping[str, float]) -> bool:
+        """Whether the loop is to stop before round ``index``, given what was measured now or before it was stopped."""
+        known = self.state.signals
+        found = [known.get(before, {}) for before in range(index)] + [{**signals, **known.get(index, {})}]
+        return self.config.stop and bool(stopping.proposing(self.config.stop_when, found))
+
+    @property
+    def _wants_classes(self) -> bool:
+        return any(not rule.startswith("cost:") for rule in self.config.stop_when)
+
     def _ask(self, selector: nn.Module, pool: Pool, index: int, bench: Bench[Cost]) -> Pool:
-        """``pool`` with what the strategy needs to know from the selector, as tensors also for a NumPy pool."""
+        """``pool`` with what the strategy and stopping rules need to know from the selector, as tensors."""
         config, needs = self.config, self.config.chooser.needs
+        if self._wants_classes and "ensemble" not in needs:
+            needs = needs | {"logits"}
         options: dict[str, Any] = {
             "indices": torch.cat((pool.labeled, pool.unlabeled))
             if "all_features" in needs
@@ -657,7 +761,7 @@ class ActiveLearning:
             0 if self._test is None else len(self._test),
         )
 
-    def _tell(self, event: Round) -> None:
+    def _tell(self, event: Event) -> None:
         if self._listener is not None:
             self._listener(event)
 
@@ -700,6 +804,16 @@ class ActiveLearning:
         bought = self.state.acquisitions
         indices = torch.tensor([i for a in bought for i in a.picks], dtype=torch.int64)
         return indices, torch.tensor([y for a in bought for y in a.labels], dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What choosing led to: picks, or None where a rule stops the loop; and what stopping rules look at."""
+
+    picks: Picks | None
+    epochs: list[dict[str, Any]]
+    signals: Mapping[str, float]
+    classes: Tensor | None = None
 
 
 def _weights(model: nn.Module | None) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -115,6 +115,57 @@ class StartOptions:
     )
 
 
+def stopping_rules(rules: Iterable[str]) -> tuple[tuple[str, float], ...]:
+    """Names and thresholds of rules such as ``kappa:0.99``.
+
+    Raises:
+        ValueError: one is none of these, or its threshold is not a number that it can have.
+    """
+    found = []
+    for rule in rules:
+        name, _, text = rule.partition(":")
+        least, most = _RULES[name]
+        threshold = float(text)
+        if not least <= threshold <= most:
+            raise ValueError(rule)
+        found.append((name, threshold))
+    return tuple(found)
+
+
+def _are_rules(rules: tuple[str, ...]) -> bool:
+    try:
+        names = [name for name, _ in stopping_rules(rules)]
+    except (KeyError, ValueError):
+        return False
+    return len(set(names)) == len(names)
+
+
+_RULES = {"kappa": (0.0, 1.0), "uncertainty": (0.0, 1.0), "cost": (0.0, float("inf"))}
+
+
+@dataclass(frozen=True)
+class StoppingOptions:
+    """When to stop labeling."""
+
+    stop_when: tuple[str, ...] = field(
+        default=(),
+        metadata=option(
+            LABELS,
+            "Rules that propose to stop: kappa:0.99, predictions for the pool no longer change; uncertainty:0.05, of 1 at "
+            "most, little is left; cost:1e15, the FLOPs of all rounds and the next are more",
+            more="Any of them is enough; see `prunefuse.experiment.stopping`.",
+            check=Check(
+                "any of kappa:X, uncertainty:X, with X in [0, 1], and cost:FLOPS, each once", _are_rules
+            ),
+            metavar="RULES",
+        ),
+    )
+    stop: bool = field(
+        default=False,
+        metadata=option(LABELS, "Stop where a rule proposes it, instead of only telling so"),
+    )
+
+
 @dataclass(frozen=True)
 class PruneFuseOptions:
     """What is pruned, fused and distilled: options that classic active learning does not have."""
@@ -223,7 +274,7 @@ class TrainingOptions:
 
 @documented
 @dataclass(frozen=True)
-class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, SelectionOptions):
+class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, StoppingOptions, SelectionOptions):
     """Configuration of `ActiveLearning`.
 
     >>> prunefuse.LoopConfig(schedule=("10%", "20%"), strategy="margin", prune_ratio=0.5).for_pool(1437).sizes
@@ -255,6 +306,7 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, SelectionOptio
     def __post_init__(self) -> None:
         check_fields(self)
         check_selection(self)
+        check_stopping(self)
 
     @cached_property
     def chooser(self) -> Strategy:
@@ -312,6 +364,15 @@ def check_selection(config: SelectionOptions) -> None:
     require(fused or config.t_sync == 0, "t_sync", "0 without fusion", config.t_sync)
     if config.strategy not in STRATEGIES or config.stochastic != "none" or config.class_balanced:
         chosen_strategy(config)
+
+
+def check_stopping(config: StoppingOptions) -> None:
+    """Raise ``ConfigError`` for rules that the strategy gives nothing to, or that are missing."""
+    assert isinstance(config, SelectionOptions)
+    require(bool(config.stop_when) or not config.stop, "stop", "False without stop_when", config.stop)
+    if config.strategy == "random":
+        blind = all(rule.startswith("cost") for rule in config.stop_when)
+        require(blind, "stop_when", "cost alone with random, which asks no network", config.stop_when)
 
 
 def chosen_strategy(config: SelectionOptions) -> Strategy:

@@ -140,7 +140,7 @@ def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
             for task in experiment.tasks():
                 execute.tidy(path / task.name)
                 done = tables.add(task.name, write=False)
-                if len(done) == len(experiment.schedule):
+                if experiment.is_done(task):
                     clear(
                         path / task.name / trial.STEPS
                     )  # where a kill came after the last round was committed
@@ -251,7 +251,8 @@ class LoopRun:
 
     def is_done(self, task: execute.Task) -> bool:
         """Whether all rounds of a trial are on the disk."""
-        return len(trial.read_rounds(self.path / task.name)) == len(self.schedule)
+        state = trial.read_state(self.path / task.name)
+        return len(state.rounds) == len(self.schedule) or state.stopped is not None
 
     def do(self, task: str, listener: Listener) -> None:
         """Do what is left of a trial."""

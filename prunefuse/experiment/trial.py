@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ from prunefuse.pruning import PruningPlan
 STEPS = ".steps"
 PICKS = ("round", "order", "index", "utility", "label", "class", "id")
 STATE = "state.json"
-# A loop goes on with more sizes, and with another number of processes that read.
-_FREE = ("schedule", "workers")
+# A loop goes on with more sizes, with another number of processes that read, and beyond where a rule stopped it.
+_FREE = ("schedule", "workers", "stop_when", "stop")
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Names:
 
 def identity(config: LoopConfig, pool: Any, test: Any) -> dict[str, Any]:
     """What a loop is, apart from its networks; plain data."""
-    fields = {name: value for name, value in asdict(config).items() if name not in _FREE}
+    known = {name: value for name, value in asdict(config).items() if name not in _FREE}
     if callable(config.strategy):
-        fields["strategy"] = getattr(config.strategy, "__qualname__", type(config.strategy).__qualname__)
+        known["strategy"] = getattr(config.strategy, "__qualname__", type(config.strategy).__qualname__)
     # Through JSON, as it is compared with what comes from there.
-    plain: dict[str, Any] = json.loads(json.dumps(fields))
+    plain: dict[str, Any] = json.loads(json.dumps(known))
     return {"config": plain, "pool": fingerprint(pool), "test": {} if test is None else fingerprint(test)}
 
 
@@ -70,11 +70,11 @@ def restore(folder: Path, now: Mapping[str, Any]) -> LoopState | None:
         return None
     manifest.check()
     before = manifest.facts
+    usual = {one.name: one.default for one in fields(LoopConfig)}  # of options that were not there yet
     for name, value in now["config"].items():
-        if before["config"].get(name) != value:
-            raise ValueError(
-                f"folder: {folder} is of a loop with {name} {before['config'].get(name)!r}, and this one has {value!r}"
-            )
+        had = before["config"].get(name, usual[name])
+        if had != value:
+            raise ValueError(f"folder: {folder} is of a loop with {name} {had!r}, and this one has {value!r}")
     for name in ("pool", "test"):
         for difference in differences(before[name], now[name]):
             raise ValueError(f"{name}: {difference}; {folder} cannot go on with it")
@@ -114,21 +114,30 @@ def commit(
     _commit.commit(folder, contents, identity)
 
 
-def read_rounds(folder: Path) -> tuple[Round, ...]:
-    """The rounds that a folder has; none where none was committed.
+def read_state(folder: Path) -> LoopState:
+    """The state that a folder has, without tensors; an empty one where no round was committed.
 
     Raises:
         DamagedFileError: a file that is read is not what was written.
     """
     manifest = _commit.manifest(folder)
     if manifest is None:
-        return ()
+        return LoopState()
     try:
-        return tuple(LoopState.restore(json.loads(manifest.read(STATE)), {}).rounds)
+        return LoopState.restore(json.loads(manifest.read(STATE)), {})
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, DamagedFileError):
             raise
         raise DamagedFileError(f"{folder / STATE} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def read_rounds(folder: Path) -> tuple[Round, ...]:
+    """The rounds that a folder has; none where none was committed.
+
+    Raises:
+        DamagedFileError: a file that is read is not what was written.
+    """
+    return tuple(read_state(folder).rounds)
 
 
 def picks_table(state: LoopState, names: Names) -> str:

@@ -214,7 +214,7 @@ def test_labels_that_are_there_do_not_go_with_a_first_size_or_a_schedule_below(t
     file = listed(tmp_path / "have.csv", "index", *map(str, range(45)))
     with pytest.raises(ConfigError, match="schedule must go beyond the 45 labels that there are"):
         run(of_digits(labeled=file, out=str(tmp_path / "run")), quiet=True)
-    with pytest.raises(ConfigError, match="labeled: missing.csv cannot be read"):
+    with pytest.raises(ConfigError, match=r"labeled: missing\.csv cannot be read"):
         run(of_digits(labeled="missing.csv", out=str(tmp_path / "run")), quiet=True)
 
 
