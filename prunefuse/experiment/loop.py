@@ -25,14 +25,17 @@ from prunefuse.experiment import people, rounds, stopping, trial
 from prunefuse.experiment.checks import (
     check_data,
     check_dynamics,
+    check_features_from,
     check_state,
     check_test_labels,
     check_weights,
+    given_features,
     make,
     names_of,
     starting_from,
 )
 from prunefuse.experiment.cost import Sizes
+from prunefuse.experiment.looking import looked_at, width_of_features
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.oracle import Oracle, ask, check_labels
 from prunefuse.experiment.people import Asked, Labels
@@ -42,17 +45,14 @@ from prunefuse.experiment.steps import Bench, Result, Step, carry_out, clear
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, plan_pruning
 from prunefuse.pruning._graph.copies import fingerprint
-from prunefuse.selection._strategies import Picks, Pool, strategy
+from prunefuse.selection._strategies import Picks, Pool
 from prunefuse.training import (
     Distillation,
     EpochResult,
     dropout_layers,
     evaluate,
-    features,
     flops_per_input,
     predict,
-    predict_dropout,
-    predict_with_features,
     train,
 )
 from prunefuse.training._modes import takes_ids
@@ -95,6 +95,8 @@ class ActiveLearning:
         oracle: Answers pool indices with class indices; default the labels of ``pool``. With ``"people"`` labels come by `ask`
             and `tell`.
         labeled: Labels that there are before the start, class by pool index: they are the first size of the schedule.
+        features: (N, d) floating: what strategies that compare features take for those of the pool, such as embeddings
+            that were learned without labels. No network is asked then.
         ids: What each sample of the pool is called, for `ask` and ``picks.csv``: paths, say.
         classes: What each class is called, for ``picks.csv``.
         selector_factory: Makes the selector for ``selector="model"``, likewise.
@@ -131,6 +133,7 @@ class ActiveLearning:
         train: Any = None,
         oracle: Oracle | Literal["people"] | None = None,
         labeled: Mapping[int, int] | None = None,
+        features: Any = None,
         ids: Sequence[str] | None = None,
         classes: Sequence[str] | None = None,
         selector_factory: Callable[[], nn.Module] | None = None,
@@ -147,6 +150,8 @@ class ActiveLearning:
         config = config.for_pool(len(pool))
         if labeled is not None:
             config = starting_from(config, labeled, len(pool))
+        config, self._features = given_features(features, config, len(pool))
+        check_features_from(config)
         if len(train) != len(pool):
             raise ValueError(f"train must have the {len(pool)} samples of the pool, got {len(train)}")
         if (selector_factory is None) == (config.selector == "model"):
@@ -160,7 +165,7 @@ class ActiveLearning:
         self.folder = None if folder is None else Path(folder)
         self._identity: dict[str, Any] = {}
         if self.folder is not None:
-            self._identity = trial.identity(config, pool, test)
+            self._identity = trial.identity(config, pool, test, self._features)
             state = trial.restore(self.folder, self._identity)
             self._version = trial.version(self.folder)
         self.state = LoopState() if state is None else state
@@ -539,7 +544,7 @@ class ActiveLearning:
         """The samples that bring the labeled set to its size, or none where a rule stops the loop."""
         config, known = self.config, len(pool.labeled)
         epochs: list[dict[str, Any]] = []
-        chooser = strategy("random") if index == 0 else config.chooser
+        chooser, asks = config.chooser_of(index), config.asks(index)
         signals = {} if index == 0 else self._cost_of(index)
         if self._stops(index, signals):
             return _Chosen(None, epochs, signals)
@@ -547,17 +552,32 @@ class ActiveLearning:
             return _Chosen(chooser.pick(pool, count), epochs, signals)
         selector = self._initial_selector()
         recorded = chooser.dynamics is None or chooser.dynamics in self.state.scores
-        if self.state.selector and recorded:
+        if index == 0 or not asks:
+            pass  # untrained, or not asked
+        elif self.state.selector and recorded:
             selector.load_state_dict(self.state.selector)
             self._scores = self.state.scores
         else:  # The schedule or the strategy has changed: what was its last round trained no such selector.
             work = rounds.training_lines(config, index - 1, known, self._sizes, "selector")
             _, epochs = self._fit(selector, "selector", index - 1, work, bench)
         with bench.timed(step.line("score_pool")):
-            pool = self._ask(selector, pool, index, bench)
+            pool = looked_at(
+                selector,
+                self._pool,
+                pool,
+                chooser,
+                asks,
+                given=self._features,
+                module=config.features_from,
+                scores=self._scores,
+                seed=derive(config.seed, "dropout", index),
+                recipe=config.training_of_selector,
+                workers=config.workers,
+                on_progress=bench.progress("scoring the pool"),
+            )
         with bench.timed(step.line("select")):
             classes = None
-            if self._wants_classes and index not in self.state.signals:
+            if self._looks and index not in self.state.signals:
                 before = self.state.classes.get("predicted")
                 measured = stopping.measure(pool, len(self._pool), before)
                 signals, classes = {**signals, **measured.signals}, measured.classes
@@ -588,39 +608,9 @@ class ActiveLearning:
         return self.config.stop and bool(stopping.proposing(self.config.stop_when, found))
 
     @property
-    def _wants_classes(self) -> bool:
+    def _looks(self) -> bool:
+        """Whether stopping rules look at what the selector says."""
         return any(not rule.startswith("cost:") for rule in self.config.stop_when)
-
-    def _ask(self, selector: nn.Module, pool: Pool, index: int, bench: Bench[Cost]) -> Pool:
-        """``pool`` with what the strategy and stopping rules need to know from the selector, as tensors."""
-        config, needs = self.config, self.config.chooser.needs
-        if self._wants_classes and "ensemble" not in needs:
-            needs = needs | {"logits"}
-        options: dict[str, Any] = {
-            "indices": torch.cat((pool.labeled, pool.unlabeled))
-            if "all_features" in needs
-            else pool.unlabeled,
-            "recipe": config.training_of_selector,
-            "workers": config.workers,
-            "on_progress": bench.progress("scoring the pool"),
-        }
-        if "ensemble" in needs:
-            seed = derive(config.seed, "dropout", index)
-            ensemble = predict_dropout(
-                selector, self._pool, passes=config.chooser.passes, seed=seed, **options
-            )
-            return replace(pool, ensemble=ensemble)
-        if "all_features" in needs:
-            scores = None if config.chooser.dynamics is None else self._scores[config.chooser.dynamics]
-            if "logits" not in needs:
-                seen = torch.as_tensor(features(selector, self._pool, **options))
-                return replace(pool, features=seen, scores=scores)
-            logits, seen = map(torch.as_tensor, predict_with_features(selector, self._pool, **options))
-            return replace(pool, logits=logits[len(pool.labeled) :], features=seen, scores=scores)
-        if "features" in needs:
-            logits, seen = predict_with_features(selector, self._pool, **options)
-            return replace(pool, logits=torch.as_tensor(logits), features=torch.as_tensor(seen))
-        return replace(pool, logits=torch.as_tensor(predict(selector, self._pool, **options)))
 
     def _replan(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
         self._load_fused(index, bench)
@@ -744,15 +734,15 @@ class ActiveLearning:
                     seed=config.seed,
                 )
         selector = self._initial_selector()
-        needs = config.chooser.needs
-        if "ensemble" in needs and not dropout_layers(selector):
+        chosen = [config.chooser_of(index) for index in (0, 1)]
+        if "ensemble" in config.chooser.needs and not dropout_layers(selector):
             raise ValueError(
                 f"strategy must not be {config.strategy}, whose passes take dropout, where the selector has no dropout layers"
             )
         compared = 0
-        if needs & {"features", "all_features"}:
-            logits, seen = predict_with_features(selector, TensorImages(self._example, as_is=True))
-            compared = seen.shape[1] + ("logits" in needs) * logits.shape[1]
+        if any(one.needs & {"features", "all_features"} for one in chosen):
+            compared = width_of_features(selector, self._example, self._features, config.features_from)
+            compared += ("logits" in config.chooser.needs) * self.num_classes
         self._sizes = Sizes(
             flops_per_input(selector, self._example),
             flops_per_input(self._dense, self._example),

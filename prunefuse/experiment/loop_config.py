@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prunefuse._names import (
+    COLD_STARTS,
     CRITERIA,
     ROUNDINGS,
     STARTS,
@@ -33,10 +34,11 @@ from prunefuse.experiment.budgets import check_sizes, to_samples
 from prunefuse.training._recipe import RECIPES, Recipe
 
 if TYPE_CHECKING:
-    from prunefuse.selection._strategies import Strategy
+    from prunefuse.selection._strategies import Need, Strategy
 
 LABELS, SELECT, FINAL = "How much to label", "How to select", "The final network"
 TRAIN, RUN = "Training", "The run"
+GIVEN = "array"  # features_from, where the features are an argument of the loop
 _STRATEGY = Check(
     f"one of {', '.join(STRATEGIES)}",
     lambda value: value in STRATEGIES or callable(value) or ":" in value,
@@ -87,6 +89,24 @@ class SelectionOptions:
     class_balanced: bool = field(
         default=False,
         metadata=option(SELECT, "As many of every predicted class as there are, the best of each"),
+    )
+    cold_start: str = field(
+        default="random",
+        metadata=option(
+            SELECT,
+            "How the first size is chosen, without labels: at random, or by features, of which the untrained network's say "
+            "little",
+            check=one_of(*COLD_STARTS),
+        ),
+    )
+    features_from: str | None = field(
+        default=None,
+        metadata=option(
+            SELECT,
+            "Where strategies that compare features get them: a .npy file with a row for each sample of the pool, or a "
+            "module of the selector, whose output is taken. Left out: what enters its last linear layer",
+            metavar="FILE|MODULE",
+        ),
     )
 
 
@@ -312,6 +332,29 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, StoppingOption
     def chooser(self) -> Strategy:
         """The strategy with its options."""
         return chosen_strategy(self)
+
+    @cached_property
+    def _first_chooser(self) -> Strategy:
+        from prunefuse.selection._strategies import strategy
+
+        return strategy(self.cold_start)
+
+    def chooser_of(self, index: int) -> Strategy:
+        """The strategy that chooses the samples of round ``index``."""
+        return self.chooser if index else self._first_chooser
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the features of the pool are given, and no network is asked for them."""
+        return self.features_from is not None and self.features_from.endswith((GIVEN, ".npy"))
+
+    def asks(self, index: int) -> frozenset[Need]:
+        """What the selector is asked to choose the samples of round ``index``, beside what is given."""
+        asks = self.chooser_of(index).needs
+        if self.has_features:
+            asks = asks - {"features", "all_features"}
+        looked_at = index > 0 and any(not rule.startswith("cost:") for rule in self.stop_when)
+        return asks | {"logits"} if looked_at and "ensemble" not in asks else asks
 
     def for_pool(self, pool: int) -> LoopConfig:
         """The same with a schedule in samples of a pool of ``pool``.

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunefuse import _commit
 from prunefuse import _files as files
@@ -45,14 +45,15 @@ class Names:
     classes: Sequence[str] | None = None
 
 
-def identity(config: LoopConfig, pool: Any, test: Any) -> dict[str, Any]:
-    """What a loop is, apart from its networks; plain data."""
+def identity(config: LoopConfig, pool: Any, test: Any, features: Tensor | None) -> dict[str, Any]:
+    """What a loop is, apart from its networks; plain data. ``features`` are those given beside the pool."""
     known = {name: value for name, value in asdict(config).items() if name not in _FREE}
     if callable(config.strategy):
         known["strategy"] = getattr(config.strategy, "__qualname__", type(config.strategy).__qualname__)
     # Through JSON, as it is compared with what comes from there.
     plain: dict[str, Any] = json.loads(json.dumps(known))
-    return {"config": plain, "pool": fingerprint(pool), "test": {} if test is None else fingerprint(test)}
+    data = {"pool": pool, "test": test, "features": features}
+    return {"config": plain} | {name: {} if one is None else fingerprint(one) for name, one in data.items()}
 
 
 def restore(folder: Path, now: Mapping[str, Any]) -> LoopState | None:
@@ -75,8 +76,8 @@ def restore(folder: Path, now: Mapping[str, Any]) -> LoopState | None:
         had = before["config"].get(name, usual[name])
         if had != value:
             raise ValueError(f"folder: {folder} is of a loop with {name} {had!r}, and this one has {value!r}")
-    for name in ("pool", "test"):
-        for difference in differences(before[name], now[name]):
+    for name in ("pool", "test", "features"):
+        for difference in differences(before.get(name, {}), now[name]):
             raise ValueError(f"{name}: {difference}; {folder} cannot go on with it")
     return LoopState.restore(json.loads(manifest.read(STATE)), load(manifest.read("state.safetensors")))
 
