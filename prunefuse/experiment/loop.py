@@ -102,7 +102,8 @@ class ActiveLearning:
         selector_factory: Makes the selector for ``selector="model"``, likewise.
         device: Where to compute.
         listener: Called with every `prunefuse.experiment.records.Event`.
-        state: Of an earlier loop with the same arguments, to go on from; the schedule may have become longer.
+        state: Of an earlier loop with the same arguments, to go on from. The schedule may have become longer, and the pool may
+            have grown at its end.
         folder: Where rounds are kept (see `prunefuse.experiment.trial`), new or of an earlier loop with the same
             arguments. A loop that was killed goes on from there, also from inside a round and a training. Its picks are
             the same and, on the CPU, its weights bit for bit.
@@ -166,7 +167,7 @@ class ActiveLearning:
         self._identity: dict[str, Any] = {}
         if self.folder is not None:
             self._identity = trial.identity(config, pool, test, self._features)
-            state = trial.restore(self.folder, self._identity)
+            state = trial.restore(self.folder, self._identity, pool)
             self._version = trial.version(self.folder)
         self.state = LoopState() if state is None else state
         self.selector: nn.Module | None = None

@@ -171,8 +171,8 @@ class StoppingOptions:
         default=(),
         metadata=option(
             LABELS,
-            "Rules that propose to stop: kappa:0.99, predictions for the pool no longer change; uncertainty:0.05, of 1 at "
-            "most, little is left; cost:1e15, the FLOPs of all rounds and the next are more",
+            "Rules that propose to stop: kappa:0.99, predictions are stable; uncertainty:0.05, of 1 little is left; cost:1e15, "
+            "FLOPs with the next round are more",
             more="Any of them is enough; see `prunefuse.experiment.stopping`.",
             check=Check(
                 "any of kappa:X, uncertainty:X, with X in [0, 1], and cost:FLOPS, each once", _are_rules

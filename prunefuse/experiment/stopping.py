@@ -62,9 +62,10 @@ def measure(pool: Pool, samples: int, before: Tensor | None) -> Measured:
     if classes > 1 and bool(seen.any()):
         signals["uncertainty"] = float(entropy[seen].mean()) / math.log(classes)
     if before is not None:
-        both = (found >= 0) & (before >= 0)
+        then = found[: len(before)]  # the pool may have grown
+        both = (then >= 0) & (before >= 0)
         if bool(both.any()):
-            signals["kappa"] = cohens_kappa(before[both], found[both], classes)
+            signals["kappa"] = cohens_kappa(before[both], then[both], classes)
     return Measured(signals, found)
 
 

@@ -56,8 +56,10 @@ def identity(config: LoopConfig, pool: Any, test: Any, features: Tensor | None) 
     return {"config": plain} | {name: {} if one is None else fingerprint(one) for name, one in data.items()}
 
 
-def restore(folder: Path, now: Mapping[str, Any]) -> LoopState | None:
+def restore(folder: Path, now: Mapping[str, Any], pool: Any) -> LoopState | None:
     """The state of the loop that a folder is of; None where no round was committed. Every file is checked.
+
+    The pool may have grown: its first samples are those that it had.
 
     Raises:
         DamagedFileError: a file is not what was written.
@@ -77,7 +79,10 @@ def restore(folder: Path, now: Mapping[str, Any]) -> LoopState | None:
         if had != value:
             raise ValueError(f"folder: {folder} is of a loop with {name} {had!r}, and this one has {value!r}")
     for name in ("pool", "test", "features"):
-        for difference in differences(before.get(name, {}), now[name]):
+        had, has = before.get(name, {}), now[name]
+        if name == "pool" and had["samples"] < has["samples"]:
+            has = fingerprint(pool, had["samples"])
+        for difference in differences(had, has):
             raise ValueError(f"{name}: {difference}; {folder} cannot go on with it")
     return LoopState.restore(json.loads(manifest.read(STATE)), load(manifest.read("state.safetensors")))
 

@@ -307,3 +307,64 @@ def test_shrinking_leaves_buffers_and_changes_shared_parameters_once():
     torch.nn.init.zeros_(big.weight)
     shrink_and_perturb_(big, 0.5, 0.25, torch.Generator().manual_seed(0))
     assert abs(float(big.weight.detach().std()) - 0.25) < 0.01
+
+
+# --- a pool that grows
+
+
+def grown(pool, schedule, folder=None, state=None, **config):
+    settings = {"strategy": "margin", "recipe": RECIPE, "stop_when": ("kappa:1",), **config}
+    return ActiveLearning(
+        factory,
+        IMAGES[:pool],
+        None,
+        LoopConfig(schedule=schedule, **settings),
+        oracle=lambda indices: [TRUTH[index] for index in indices],
+        folder=folder,
+        state=state,
+    )
+
+
+@pytest.mark.parametrize("kept", ["folder", "state"])
+def test_a_loop_goes_on_in_a_pool_that_has_grown_at_its_end(tmp_path, kept):
+    place = tmp_path / "mine" if kept == "folder" else None
+    before = grown(40, (6, 12, 18), place)
+    first = list(before)
+    after = grown(80, (6, 12, 18, 70), place, None if place else before.state)
+    [last] = after
+    assert [one.picks for one in after.state.rounds[:3]] == [one.picks for one in first]
+    picked = [index for one in after.state.rounds for index in one.picks]
+    assert len(set(picked)) == 70
+    assert max(picked) >= 40
+    assert "kappa" in last.signals
+
+
+def test_a_pool_that_is_another_or_has_shrunk_is_refused(tmp_path):
+    list(grown(40, (6, 12), tmp_path / "mine"))
+    other = torch.cat((IMAGES[1:40], IMAGES[:41]))
+    config = LoopConfig(schedule=(6, 12, 20), strategy="margin", recipe=RECIPE)
+    with pytest.raises(ValueError, match="pool: its images had the hash"):
+        ActiveLearning(factory, other, None, config, oracle="people", folder=tmp_path / "mine")
+    with pytest.raises(ValueError, match="pool: its number of samples was 40"):
+        grown(30, (6, 12, 20), tmp_path / "mine")
+
+
+def test_a_folder_of_images_may_have_grown(tmp_path):
+    """Its pool is another order of files, unless new ones come last: the loop says so instead of taking others for them."""
+    images_by_class(tmp_path / "images", count=6)
+    place = f"folder:{tmp_path / 'images'}"
+
+    def loop(schedule):
+        loaded = data.load(place)
+        make = lambda: models.mlp(2, in_channels=loaded.input_shape[0], image_size=(8, 8), hidden=(4,))  # noqa: E731
+        config = LoopConfig(schedule=schedule, recipe=RECIPE)
+        return ActiveLearning(make, loaded.pool, None, config, folder=tmp_path / "mine")
+
+    list(loop((3, 5)))
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / "dög" / "zz.png")
+    assert [one.labels for one in loop((3, 5, 13))] == [13]
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / "cat" / "aa.png")
+    with pytest.raises(ValueError, match="pool: its file names had the hash"):
+        loop((3, 5, 13, 14))
