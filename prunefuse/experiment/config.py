@@ -185,6 +185,25 @@ class MachineOptions:
             metavar="SECONDS",
         ),
     )
+    tensorboard: bool = field(
+        default=False,
+        metadata=option(
+            RUN,
+            "Write curves for TensorBoard below tensorboard/ in the run folder",
+            more='Needs `pip install "prunefuse[tensorboard]"`.',
+        ),
+    )
+    listener: str | None = field(
+        default=None,
+        metadata=option(
+            RUN,
+            "Function that is told of the run as it goes on, FILE.py:FUNCTION or MODULE:FUNCTION, as for Weights & Biases or "
+            "MLflow",
+            more="See docs/listeners.md.",
+            check=Check("FILE.py:FUNCTION or MODULE:FUNCTION", lambda place: all(place.rpartition(":"))),
+            metavar="PLACE",
+        ),
+    )
     out: str | None = field(
         default=None,
         metadata=option(

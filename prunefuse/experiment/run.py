@@ -32,6 +32,7 @@ from prunefuse.experiment.steps import clear
 
 with needed_for("a run"):
     from prunefuse.experiment import lifecycle
+    from prunefuse.experiment.listening import Listening
     from prunefuse.experiment.progress import STATUS, RunProgress
     from prunefuse.experiment.report import report
 
@@ -60,7 +61,9 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
         RunInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or RunConfig()
-    return lifecycle.begin(LoopRun(config, verify=True), command, partial(_go_on, quiet=quiet))
+    listening = Listening(config)  # before the data are read
+    go_on = partial(_go_on, quiet=quiet, listening=listening)
+    return lifecycle.begin(LoopRun(config, verify=True), command, go_on)
 
 
 def resume(
@@ -100,9 +103,10 @@ def resume(
     )
 
 
-def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
+def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool, listening: Listening | None = None) -> Path:
     """Do what is not done yet. The folder is locked."""
     path, config = experiment.path, experiment.config
+    listening = listening or Listening(config)
     jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)
     progress = RunProgress(quiet=quiet)
     tables = _Tables(experiment)
@@ -120,6 +124,7 @@ def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
             if time.monotonic() - drawn > _REDRAW:
                 _draw_early(path, progress)
                 drawn = time.monotonic()
+        listening(task.name, event)
 
     try:
         with (
@@ -136,9 +141,10 @@ def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
                 progress.note(f"data: {note}")
             progress.note(f"run folder {path}")
             progress.note(f"labels {', '.join(map(str, experiment.schedule))} of {experiment.pool_size}")
+            before: dict[str, tuple[Round, ...]] = {}
             for task in experiment.tasks():
                 execute.tidy(path / task.name)
-                done = tables.add(task.name, write=False)
+                done = before[task.name] = tables.add(task.name, write=False)
                 if len(done) == len(experiment.schedule):
                     clear(
                         path / task.name / trial.STEPS
@@ -146,7 +152,8 @@ def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
                 progress.done_before(
                     experiment.arm_of(task.name), [line for one in done for line in one.costs]
                 )
-            execute.execute(experiment, jobs, told)
+            with listening.to(path, before, progress.warn):
+                execute.execute(experiment, jobs, told)
             tables.write()
         folder.finish(path)
         report([path])

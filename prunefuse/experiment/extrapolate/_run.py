@@ -29,6 +29,7 @@ from prunefuse.experiment.steps import Bench, Step, carry_out, check_files, read
 
 with needed_for("a run"):
     from prunefuse.experiment import lifecycle
+    from prunefuse.experiment.listening import Listening
     from prunefuse.experiment.progress import STATUS, RunProgress
     from prunefuse.experiment.report.extrapolation import report, step_line
 
@@ -61,7 +62,9 @@ def run(config: ExtrapolateConfig | None = None, *, command: str | None = None, 
         ExtrapolateInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or ExtrapolateConfig()
-    return lifecycle.begin(ExtrapolateRun(config, verify=True), command, partial(_go_on, quiet=quiet))
+    listening = Listening(config)  # before the data are read
+    go_on = partial(_go_on, quiet=quiet, listening=listening)
+    return lifecycle.begin(ExtrapolateRun(config, verify=True), command, go_on)
 
 
 def resume(
@@ -221,9 +224,12 @@ def _require_geometric() -> None:
         )
 
 
-def _go_on(experiment: ExtrapolateRun, jobs: int | None, *, quiet: bool) -> Path:
+def _go_on(
+    experiment: ExtrapolateRun, jobs: int | None, *, quiet: bool, listening: Listening | None = None
+) -> Path:
     """Do what is not done yet. The folder is locked."""
     path = experiment.path
+    listening = listening or Listening(experiment.config)
     jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)
     progress = RunProgress(quiet=quiet)
     planned = [line for _, step in experiment.steps.values() for line in step.work]
@@ -232,9 +238,12 @@ def _go_on(experiment: ExtrapolateRun, jobs: int | None, *, quiet: bool) -> Path
         progress.begin_once(task.name, "", task.title)
         if event is None:
             done = _found(path, task)
-            progress.end(task.name, [Spending(**line) for line in done["spent"]], _line(task, done))
+            spent = [Spending(**line) for line in done["spent"]]
+            progress.end(task.name, spent, _line(task, done))
+            listening.trained(task.name, spent[0].network, done)
         else:
             progress(task.name, event)
+            listening(task.name, event)
 
     try:
         with (
@@ -244,14 +253,18 @@ def _go_on(experiment: ExtrapolateRun, jobs: int | None, *, quiet: bool) -> Path
             for note in experiment.setup.data.notes:
                 progress.note(f"data: {note}")
             progress.note(f"run folder {path}")
+            before: dict[str, dict[str, Any]] = {}
             for task in experiment.tasks():
                 execute.tidy(path / task.name)
                 if experiment.is_done(task):
-                    done = _found(path, task)
+                    done = before[task.name] = _found(path, task)
                     check_files(path / task.name, done["files"])
                     progress.done_before("", [Spending(**line) for line in done["spent"]])
                     progress.note(f"{_line(task, done)}  (done before)")
-            execute.execute(experiment, jobs, told)
+            with listening.to(path, {task.name: () for task in experiment.tasks()}, progress.warn):
+                for name, done in before.items():
+                    listening.trained(name, Spending(**done["spent"][0]).network, done)
+                execute.execute(experiment, jobs, told)
         folder.finish(path)
         report(path)
     except KeyboardInterrupt:
