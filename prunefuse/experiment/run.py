@@ -82,7 +82,7 @@ def resume(
     Raises:
         RunFolderError: ``path`` is not the folder of such a run, or its configuration was changed.
         DamagedFileError: a file that is needed is not what was written.
-        ConfigError: its data set is no longer what it was, or its device is not here.
+        ConfigError: its data set or its weights are no longer what they were, or its device is not here.
         FolderInUseError: another process is at it.
         FileNotFoundError, RunError, RunInterrupted: as `run`.
     """
@@ -137,8 +137,8 @@ def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool, listening: Lis
                 status=path / STATUS,
             ),
         ):
-            for note in experiment.data.notes:
-                progress.note(f"data: {note}")
+            for note in (*(f"data: {note}" for note in experiment.data.notes), *experiment.dense.notes):
+                progress.note(note)
             progress.note(f"run folder {path}")
             progress.note(f"labels {', '.join(map(str, experiment.schedule))} of {experiment.pool_size}")
             before: dict[str, tuple[Round, ...]] = {}
@@ -231,7 +231,7 @@ class LoopRun:
             rounds=config.rounds,
         )
         self.threads = config.threads or machine.usual_threads(self.data.input_shape)
-        self.dense = self._factory(config.model)
+        self.dense = networks.dense(config.model, self.data, config)
         self.proxy = None if config.selector in SELECTORS else self._factory(config.selector)
 
     def tasks(self) -> list[execute.Task]:
@@ -304,6 +304,7 @@ class LoopRun:
             "config": dataclasses.asdict(self.config),
             "schedule": list(self.schedule),
             "data": self.data_facts(),
+            "weights": self.weights_facts(),
             "arms": {arm: self._settings(arm) for arm in self.config.arms},
             "versions": machine.describe_versions(),
             "machine": machine.describe_machine(self.device),
@@ -321,6 +322,10 @@ class LoopRun:
             "test_is": fingerprint(self.data.test),
         }
 
+    def weights_facts(self) -> dict[str, Any] | None:
+        """Which weights the dense network starts from, to compare with when the run goes on."""
+        return self.dense.facts
+
     def _settings(self, arm: str) -> dict[str, Any]:
         """What trials must share to be seeds of one arm, by name."""
         loop = dataclasses.asdict(self.config.loop_of(arm, 0, self.schedule))
@@ -331,6 +336,7 @@ class LoopRun:
             "model": self.config.model,
             "shortcut": self.config.shortcut,
             "dropout": self.config.dropout,
+            **self.dense.setting,
         }
         return network | loop | {f"recipe {name}": value for name, value in recipe.items()}
 

@@ -88,7 +88,7 @@ def resume(
     Raises:
         RunFolderError: ``path`` is not the folder of such a run, or its configuration was changed.
         DamagedFileError: a file that is needed is not what was written.
-        ConfigError: its data set is no longer what it was, or its device is not here.
+        ConfigError: its data set or its weights are no longer what they were, or its device is not here.
         FolderInUseError: another process is at it.
         FileNotFoundError, RunError, ExtrapolateInterrupted: as `run`.
     """
@@ -159,6 +159,7 @@ class ExtrapolateRun:
             "config": dataclasses.asdict(config),
             "recipe": dataclasses.asdict(config.training),
             "data": self.data_facts(),
+            "weights": self.weights_facts(),
             "subset": setup.subset,
             "keeps": list(setup.keeps),
             "planned": {str(keep): self._compared(keep) for keep in setup.keeps},
@@ -178,6 +179,10 @@ class ExtrapolateRun:
             "pool_is": fingerprint(data.pool),
             "test_is": fingerprint(data.test),
         }
+
+    def weights_facts(self) -> dict[str, Any] | None:
+        """Which weights the network starts from, to compare with when the run goes on."""
+        return self.setup.factory.facts
 
     def _compared(self, keep: int) -> dict[str, dict[str, float]]:
         """FLOPs by phase of the arms to compare with, whether they are run or not; by name of the arm."""
@@ -209,7 +214,7 @@ def _set_up(config: ExtrapolateConfig, device: torch.device, verify: bool) -> tu
             )
     if "gnn" in config.by:
         _require_geometric()
-    factory = networks.factory(config.network, data, **networks.options(config.network, config))
+    factory = networks.dense(config.network, data, config)
     labels = torch.tensor(OwnLabels(data.pool)(range(count)), dtype=torch.int64)
     threads = config.threads or machine.usual_threads(data.input_shape)
     return Setup(config, data, factory, device, labels, subset, keeps), threads
@@ -250,8 +255,11 @@ def _go_on(
             execute.interruptible(),
             progress.running({"": planned}, 1, jobs=jobs, status=path / STATUS),
         ):
-            for note in experiment.setup.data.notes:
-                progress.note(f"data: {note}")
+            for note in (
+                *(f"data: {note}" for note in experiment.setup.data.notes),
+                *experiment.setup.factory.notes,
+            ):
+                progress.note(note)
             progress.note(f"run folder {path}")
             before: dict[str, dict[str, Any]] = {}
             for task in experiment.tasks():
