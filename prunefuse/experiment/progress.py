@@ -179,7 +179,11 @@ class RunProgress:
     def note(self, text: str) -> None:
         """A line of its own."""
         if not self._quiet:
-            self._console.print(text, markup=False, highlight=False)
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """A line of its own, also where it is quiet."""
+        self._console.print(text, markup=False, highlight=False)
 
     def done_before(self, arm: str, lines: Iterable[Line]) -> None:
         """Work that an earlier process has done."""

@@ -33,6 +33,7 @@ from prunefuse.experiment.steps import clear
 
 with needed_for("a run"):
     from prunefuse.experiment import lifecycle
+    from prunefuse.experiment.listening import Listening
     from prunefuse.experiment.progress import STATUS, RunProgress
     from prunefuse.experiment.report import report
 
@@ -61,7 +62,9 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
         RunInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or RunConfig()
-    return lifecycle.begin(LoopRun(config, verify=True), command, partial(_go_on, quiet=quiet))
+    listening = Listening(config)  # before the data are read
+    go_on = partial(_go_on, quiet=quiet, listening=listening)
+    return lifecycle.begin(LoopRun(config, verify=True), command, go_on)
 
 
 def resume(
@@ -80,7 +83,7 @@ def resume(
     Raises:
         RunFolderError: ``path`` is not the folder of such a run, or its configuration was changed.
         DamagedFileError: a file that is needed is not what was written.
-        ConfigError: its data set is no longer what it was, or its device is not here.
+        ConfigError: its data set or its weights are no longer what they were, or its device is not here.
         FolderInUseError: another process is at it.
         FileNotFoundError, RunError, RunInterrupted: as `run`.
     """
@@ -101,9 +104,10 @@ def resume(
     )
 
 
-def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
+def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool, listening: Listening | None = None) -> Path:
     """Do what is not done yet. The folder is locked."""
     path, config = experiment.path, experiment.config
+    listening = listening or Listening(config)
     jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)
     progress = RunProgress(quiet=quiet)
     tables = _Tables(experiment)
@@ -121,6 +125,7 @@ def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
             if time.monotonic() - drawn > _REDRAW:
                 _draw_early(path, progress)
                 drawn = time.monotonic()
+        listening(task.name, event)
 
     try:
         with (
@@ -133,13 +138,14 @@ def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
                 status=path / STATUS,
             ),
         ):
-            for note in experiment.data.notes:
-                progress.note(f"data: {note}")
+            for note in (*(f"data: {note}" for note in experiment.data.notes), *experiment.dense.notes):
+                progress.note(note)
             progress.note(f"run folder {path}")
             progress.note(f"labels {', '.join(map(str, experiment.schedule))} of {experiment.pool_size}")
+            before: dict[str, tuple[Round, ...]] = {}
             for task in experiment.tasks():
                 execute.tidy(path / task.name)
-                done = tables.add(task.name, write=False)
+                done = before[task.name] = tables.add(task.name, write=False)
                 if experiment.is_done(task):
                     clear(
                         path / task.name / trial.STEPS
@@ -147,7 +153,8 @@ def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
                 progress.done_before(
                     experiment.arm_of(task.name), [line for one in done for line in one.costs]
                 )
-            execute.execute(experiment, jobs, told)
+            with listening.to(path, before, progress.warn):
+                execute.execute(experiment, jobs, told)
             tables.write()
         folder.finish(path)
         report([path])
@@ -229,7 +236,7 @@ class LoopRun:
             labeled=None if self.labeled is None else len(self.labeled),
         )
         self.threads = config.threads or machine.usual_threads(self.data.input_shape)
-        self.dense = self._factory(config.model)
+        self.dense = networks.dense(config.model, self.data, config)
         self.proxy = None if config.selector in SELECTORS else self._factory(config.selector)
 
     def tasks(self) -> list[execute.Task]:
@@ -307,6 +314,7 @@ class LoopRun:
             "schedule": list(self.schedule),
             "data": self.data_facts(),
             "classes": list(self.data.classes),
+            "weights": self.weights_facts(),
             "arms": {arm: self._settings(arm) for arm in self.config.arms},
             "versions": machine.describe_versions(),
             "machine": machine.describe_machine(self.device),
@@ -325,6 +333,10 @@ class LoopRun:
             "test_is": fingerprint(self.data.test),
         }
 
+    def weights_facts(self) -> dict[str, Any] | None:
+        """Which weights the dense network starts from, to compare with when the run goes on."""
+        return self.dense.facts
+
     def _settings(self, arm: str) -> dict[str, Any]:
         """What trials must share to be seeds of one arm, by name."""
         loop = dataclasses.asdict(self.config.loop_of(arm, 0, self.schedule))
@@ -335,6 +347,7 @@ class LoopRun:
             "model": self.config.model,
             "shortcut": self.config.shortcut,
             "dropout": self.config.dropout,
+            **self.dense.setting,
         }
         return network | loop | {f"recipe {name}": value for name, value in recipe.items()}
 
