@@ -52,7 +52,12 @@ STABLE_TORCH_LIBRARY(prunefuse, m) {
   // labeled and picked rows; the lower index on ties; rows whose squared norm is not finite are left out.
   // labeled (L,) int64; start: the first pick, or -1 where L > 0 -> (b,) int64 in pick order, -1 at the end where rows
   // run out. CUDA does not read labeled on the host: what is out of range there is left out.
-  m.def("k_center_greedy(Tensor features, Tensor labeled, int b, int start) -> Tensor");
+  // weights (N,), of features' dtype: what each row's squared distances are multiplied by before they are compared with
+  // other rows'. Rows whose weight is not a finite number from 0 on are left out. least: rows whose squared distance to
+  // a labeled or picked row, without weights, is below it are not picked; start is not held to it.
+  m.def(
+      "k_center_greedy(Tensor features, Tensor labeled, int b, int start, Tensor? weights=None, float least=0.0)"
+      " -> Tensor");
 
   // k-means++ seeding (Arthur and Vassilvitskii 2007) on embeddings r x h, the outer products of rows r of residuals
   // (N, C) and h of features (N, d), which are never formed. The first pick is the row with the largest embedding, the
@@ -60,7 +65,9 @@ STABLE_TORCH_LIBRARY(prunefuse, m) {
   // pick, all alike where that is 0 everywhere. draws (b,) float64 in [0, 1): the row drawn is the first at which the
   // sum of those, in order, exceeds draws[i] times the total; draws[0] is not used. Rows whose |r|^2 or |h|^2 is not
   // below 2^124 (float64: 2^490) are left out -> (b,) int64 in pick order, -1 at the end where rows run out.
-  m.def("k_means_plus_plus(Tensor residuals, Tensor features, Tensor draws) -> Tensor");
+  // weights (N,) float64: squared distances are multiplied by them, and the first pick is drawn by them, with draws[0].
+  // Rows whose weight is not a finite number from 0 on are left out.
+  m.def("k_means_plus_plus(Tensor residuals, Tensor features, Tensor draws, Tensor? weights=None) -> Tensor");
 
   // The k references (M, d) nearest to each query (N, d), by Euclidean distance or 1 - cosine similarity (1 where a row
   // is all zeros), exactly: ascending, equals by lower index -> distances (N, k), of score's result dtype, indices (N,

@@ -28,9 +28,9 @@ constexpr int64_t kGrainValues = 65536;
 template <class T>
 class LazyPool {
  public:
-  LazyPool(const T* features, int64_t rows, int64_t width)
+  LazyPool(const T* features, int64_t rows, int64_t width, const T* weights, T least)
       : rows_(rows), finite_(new bool[size_t(rows)]), nearest_(size_t(rows)), applied_(size_t(rows), 0) {
-    all_ = {features, width, nullptr, 0};
+    all_ = {features, width, nullptr, 0, weights, least};
     while (block_ * block_ < rows) block_ *= 2;
     const int64_t blocks = (rows + block_ - 1) / block_;
     leader_.resize(size_t(blocks));
@@ -38,6 +38,7 @@ class LazyPool {
     for_blocks(width, [&](int64_t block, int64_t begin, int64_t end) {
       find_finite_(features, width, finite_.get(), begin, end);
       for (int64_t i = begin; i < end; ++i) {
+        if (weights) finite_[size_t(i)] &= weights[i] >= 0 && weights[i] <= std::numeric_limits<T>::max();
         nearest_[size_t(i)] = finite_[size_t(i)] ? std::numeric_limits<T>::infinity() : T(-1);
       }
       refresh(block);
@@ -130,9 +131,7 @@ class LazyPool {
 };
 
 template <class T>
-void pick(const T* features, int64_t rows, int64_t width, const int64_t* labeled, int64_t labeled_count, int64_t start,
-          int64_t* picks, int64_t b) {
-  LazyPool<T> pool(features, rows, width);
+void pick(LazyPool<T> pool, const int64_t* labeled, int64_t labeled_count, int64_t start, int64_t* picks, int64_t b) {
   for (int64_t i = 0; i < labeled_count; ++i) pool.add_center(labeled[i]);
   for (int64_t i = 0; i < b; ++i) {
     picks[i] = i == 0 && start >= 0 ? start : pool.farthest();
@@ -140,8 +139,10 @@ void pick(const T* features, int64_t rows, int64_t width, const int64_t* labeled
   }
 }
 
-Tensor k_center_greedy(const Tensor& features, const Tensor& labeled, int64_t b, int64_t start) {
-  const auto run = [&](const Tensor& x, const Tensor& known, const Tensor& picks, auto stored) {
+Tensor k_center_greedy(const Tensor& features, const Tensor& labeled, int64_t b, int64_t start,
+                       std::optional<Tensor> weights, double least) {
+  const auto run = [&](const Tensor& x, const Tensor& known, const auto* factors, auto limit, const Tensor& picks,
+                       auto stored) {
     using T = decltype(stored);
     constexpr const char* op = "k_center_greedy";
     const int64_t rows = x.size(0);
@@ -152,10 +153,10 @@ Tensor k_center_greedy(const Tensor& features, const Tensor& labeled, int64_t b,
       check(indices[i] != start, op, "start is already labeled: ", start);
     }
     if (b == 0) return;
-    pick(static_cast<const T*>(x.data_ptr()), rows, x.size(1), indices, known.numel(), start,
-         static_cast<int64_t*>(picks.data_ptr()), b);
+    pick(LazyPool<T>(static_cast<const T*>(x.data_ptr()), rows, x.size(1), factors, limit), indices, known.numel(),
+         start, static_cast<int64_t*>(picks.data_ptr()), b);
   };
-  return prunefuse::k_center_greedy(features, labeled, b, start, run);
+  return prunefuse::k_center_greedy(features, labeled, b, start, weights, least, run);
 }
 
 }  // namespace

@@ -25,8 +25,11 @@ constexpr int64_t kGrainValues = 65536;
 template <class T>
 class Seeding {
  public:
-  Seeding(const T* residuals, int64_t classes, const T* features, int64_t rows, int64_t width)
-      : rows_(rows), squares_(new double[static_cast<size_t>(3 * rows)]), nearest_(squares_.get() + 2 * rows) {
+  Seeding(const T* residuals, int64_t classes, const T* features, int64_t rows, int64_t width, const double* weights)
+      : rows_(rows),
+        weights_(weights),
+        squares_(new double[static_cast<size_t>(3 * rows)]),
+        nearest_(squares_.get() + 2 * rows) {
     double* const of_residuals = squares_.get();
     double* const of_features = of_residuals + rows;
     outer_ = {residuals, classes, features, width, of_residuals, of_features};
@@ -36,8 +39,10 @@ class Seeding {
       find_squares_(features, width, of_features, begin, end);
       for (int64_t i = begin; i < end; ++i) {
         constexpr double largest = kLargestSquare<T>;
-        const bool usable = of_residuals[i] < largest && of_features[i] < largest;
-        nearest_[i] = usable ? std::numeric_limits<double>::infinity() : -1;
+        bool usable = of_residuals[i] < largest && of_features[i] < largest;
+        if (weights) usable &= weights[i] >= 0 && weights[i] <= std::numeric_limits<double>::max();
+        nearest_[i] = usable ? kNoPick : -1;
+        if (weights) block.weight += weight_of(i);
         block.left += usable;
       }
     });
@@ -59,9 +64,9 @@ class Seeding {
 
   // The row that a number in [0, 1) falls on; -1 if none is left.
   int64_t draw(double number) const {
-    const auto weight_of = [&](int64_t row) { return nearest_[row] > 0 ? nearest_[row] : 0; };
+    const auto of_row = [&](int64_t row) { return weight_of(row); };
     const auto one_each = [&](int64_t row) { return nearest_[row] >= 0 ? 1.0 : 0.0; };
-    const int64_t row = draw(number, [](const Block& block) { return block.weight; }, weight_of);
+    const int64_t row = draw(number, [](const Block& block) { return block.weight; }, of_row);
     if (row >= 0) return row;
     return draw(number, [](const Block& block) { return static_cast<double>(block.left); }, one_each);
   }
@@ -74,13 +79,22 @@ class Seeding {
       block = {};
       for (int64_t i = begin; i < end; ++i) {
         if (nearest_[i] < 0) continue;
-        block.weight += nearest_[i];
+        block.weight += weight_of(i);
         ++block.left;
       }
     });
   }
 
  private:
+  static constexpr double kNoPick = std::numeric_limits<double>::infinity();
+
+  // By which a row is drawn: before the first pick its own weight alone.
+  double weight_of(int64_t row) const {
+    if (!(nearest_[row] > 0)) return 0;
+    if (!weights_) return nearest_[row];
+    return nearest_[row] == kNoPick ? weights_[row] : nearest_[row] * weights_[row];
+  }
+
   struct Block {
     double weight = 0;  // the sum of its rows' distances
     int64_t left = 0;   // rows that can be picked
@@ -125,6 +139,7 @@ class Seeding {
   }
 
   int64_t rows_;
+  const double* weights_;  // null: 1 each
   std::unique_ptr<double[]> squares_;
   double* nearest_;  // squared distance to the nearest pick; -1: not to be picked
   OuterRows<T> outer_;
@@ -133,22 +148,24 @@ class Seeding {
   decltype(PRUNEFUSE_CHOOSE(apply_seed<T>)) apply_ = PRUNEFUSE_CHOOSE(apply_seed<T>);
 };
 
-Tensor k_means_plus_plus(const Tensor& residuals, const Tensor& features, const Tensor& draws) {
-  const auto run = [](const Tensor& r, const Tensor& h, const Tensor& u, const Tensor& picks, auto stored) {
+Tensor k_means_plus_plus(const Tensor& residuals, const Tensor& features, const Tensor& draws,
+                         std::optional<Tensor> weights) {
+  const auto run = [](const Tensor& r, const Tensor& h, const Tensor& u, const double* factors, const Tensor& picks,
+                      auto stored) {
     using T = decltype(stored);
     const auto* const numbers = static_cast<const double*>(u.data_ptr());
     for (int64_t i = 0; i < u.numel(); ++i) {
       check(numbers[i] >= 0 && numbers[i] < 1, "k_means_plus_plus", "draws must lie in [0, 1), got ", numbers[i]);
     }
     Seeding<T> seeding(static_cast<const T*>(r.data_ptr()), r.size(1), static_cast<const T*>(h.data_ptr()), h.size(0),
-                       h.size(1));
+                       h.size(1), factors);
     auto* const to = static_cast<int64_t*>(picks.data_ptr());
     for (int64_t i = 0; i < picks.numel(); ++i) {
-      to[i] = i == 0 ? seeding.largest() : seeding.draw(numbers[i]);
+      to[i] = i == 0 && !factors ? seeding.largest() : seeding.draw(numbers[i]);
       if (to[i] >= 0) seeding.add(to[i]);
     }
   };
-  return prunefuse::k_means_plus_plus(residuals, features, draws, run);
+  return prunefuse::k_means_plus_plus(residuals, features, draws, weights, run);
 }
 
 }  // namespace

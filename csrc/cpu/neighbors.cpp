@@ -192,6 +192,10 @@ class Queries {
     int64_t length = lengths_[row];
     int32_t positions[kNeighborRun + 1];
     const double margin = slack(row);
+    if (search_.k == 1) {  // then one look at the tile leaves hardly a candidate but the nearest
+      const Acc key = PRUNEFUSE_CHOOSE(smallest_key<Acc>)(products, among_.norms.data() + start, count);
+      farthest_[row] = std::min(farthest_[row], key);
+    }
     Acc bar = bar_of(row, margin);
     for (int64_t begin = 0; begin < count; begin += kNeighborRun) {
       const int64_t found = below(products + begin, among_.norms.data() + start + begin,

@@ -51,8 +51,23 @@ struct Pool {
   const T* features;  // rows x width, contiguous
   int64_t rows;
   int64_t width;
-  T* nearest;  // -1: not to be picked
+  T* nearest;        // -1: not to be picked
+  const T* weights;  // what a row's squared distances are multiplied by; null: 1
+  T least;           // a row at a smaller squared distance, without its weight, is not to be picked
 };
+
+// What a row's distance to its nearest center becomes by one more center.
+template <class T>
+__device__ T shortened(const Pool<T>& pool, T nearest, T distance, T weight) {
+  if (distance < pool.least) return -1;
+  const T weighted = distance * weight;
+  return weighted < nearest ? weighted : nearest;
+}
+
+template <class T>
+__device__ T weight_of(const Pool<T>& pool, int64_t row) {
+  return pool.weights ? pool.weights[row] : T(1);
+}
 
 // One 16-byte load, so that distance and row arrive together.
 template <class T>
@@ -202,7 +217,9 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerMultiprocessor)
     find_finite(const __grid_constant__ Pool<T> pool, const T* origin) {
   const T* const centers[1] = {origin};
   for_rows<Width>(pool, centers, [&](int64_t row, T, const T(&distances)[1]) {
-    const bool finite = distances[0] <= std::numeric_limits<T>::max();
+    constexpr T largest = std::numeric_limits<T>::max();
+    const T weight = weight_of(pool, row);
+    const bool finite = distances[0] <= largest && weight >= 0 && weight <= largest;
     pool.nearest[row] = finite ? std::numeric_limits<T>::infinity() : T(-1);
   });
 }
@@ -239,9 +256,10 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
   }
   Farthest<T> mine = {-1, -1};
   for_rows<Width>(pool, centers, [&](int64_t row, T before, const T(&distances)[kTile<T>]) {
-    T nearest = before;
+    T least = std::numeric_limits<T>::infinity();
 #pragma unroll
-    for (int c = 0; c < kTile<T>; ++c) nearest = used[c] && distances[c] < nearest ? distances[c] : nearest;
+    for (int c = 0; c < kTile<T>; ++c) least = used[c] && distances[c] < least ? distances[c] : least;
+    const T nearest = shortened(pool, before, least, weight_of(pool, row));
     if (nearest != before) pool.nearest[row] = nearest;
     if (nearest > mine.distance) mine = {nearest, row};
   });
@@ -262,7 +280,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerMultiprocessor)
   const T* const centers[1] = {pool.features + (picked >= 0 ? picked : 0) * pool.width};
   mine = {-1, -1};
   for_rows<Width>(pool, centers, [&](int64_t row, T before, const T(&distances)[1]) {
-    const T nearest = row == picked ? T(-1) : distances[0] < before ? distances[0] : before;
+    const T nearest = row == picked ? T(-1) : shortened(pool, before, distances[0], weight_of(pool, row));
     if (nearest != before) pool.nearest[row] = nearest;
     if (nearest > mine.distance) mine = {nearest, row};
   });
@@ -271,7 +289,8 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerMultiprocessor)
 }
 
 template <class T, int Width>
-void launch(const Tensor& features, const Tensor& labeled, int64_t start, const Tensor& picks) {
+void launch(const Tensor& features, const Tensor& labeled, int64_t start, const T* weights, T least,
+            const Tensor& picks) {
   const int32_t device = features.get_device_index();
   const cudaStream_t stream = current_stream(device);
   const int64_t rows = features.size(0), width = features.size(1);
@@ -286,7 +305,8 @@ void launch(const Tensor& features, const Tensor& labeled, int64_t start, const 
   const Tensor centers = torch::stable::new_empty(features, {known}, ScalarType::Long);
   const Tensor room =
       torch::stable::new_empty(features, {2 * blocks * static_cast<int64_t>(sizeof(Farthest<T>))}, ScalarType::Byte);
-  const Pool<T> pool = {static_cast<const T*>(features.data_ptr()), rows, width, static_cast<T*>(nearest.data_ptr())};
+  const Pool<T> pool = {static_cast<const T*>(features.data_ptr()), rows,    width,
+                        static_cast<T*>(nearest.data_ptr()),        weights, least};
   auto* const list = static_cast<int64_t*>(centers.data_ptr());
   auto* const pick = static_cast<int64_t*>(picks.data_ptr());
   auto* best = static_cast<Farthest<T>*>(room.data_ptr());
@@ -305,20 +325,22 @@ void launch(const Tensor& features, const Tensor& labeled, int64_t start, const 
   }
 }
 
-Tensor k_center_greedy(const Tensor& features, const Tensor& labeled, int64_t b, int64_t start) {
+Tensor k_center_greedy(const Tensor& features, const Tensor& labeled, int64_t b, int64_t start,
+                       std::optional<Tensor> weights, double least) {
   const torch::stable::accelerator::DeviceGuard guard(features.get_device_index());
-  const auto run = [&](const Tensor& x, const Tensor& known, const Tensor& picks, auto stored) {
+  const auto run = [&](const Tensor& x, const Tensor& known, const auto* factors, auto limit, const Tensor& picks,
+                       auto stored) {
     using T = decltype(stored);
     constexpr int width = 16 / sizeof(T);
     if (b == 0) return;
     const bool aligned = reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0 && x.size(1) % width == 0;
     if (aligned) {
-      launch<T, width>(x, known, start, picks);
+      launch<T, width>(x, known, start, factors, limit, picks);
     } else {
-      launch<T, 1>(x, known, start, picks);
+      launch<T, 1>(x, known, start, factors, limit, picks);
     }
   };
-  return prunefuse::k_center_greedy(features, labeled, b, start, run);
+  return prunefuse::k_center_greedy(features, labeled, b, start, weights, least, run);
 }
 
 }  // namespace

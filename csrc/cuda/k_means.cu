@@ -45,7 +45,15 @@ struct OuterRows {
   const T* features;  // rows x width, contiguous
   int64_t width;
   int64_t rows;
+  const double* weights;  // null: 1 each
 };
+
+// By which a row is drawn, by its distance to the nearest pick: before there is one, by its own weight alone.
+__device__ inline double weight_of(double nearest, const double* weights, int64_t row) {
+  if (!(nearest > 0)) return 0;
+  if (!weights) return nearest;
+  return nearest == std::numeric_limits<double>::infinity() ? weights[row] : nearest * weights[row];
+}
 
 // Of the rows of a block: at first the largest norm and its row, then the sum of distances and how many can be picked.
 struct alignas(16) Share {
@@ -118,11 +126,13 @@ __device__ void differences(const T* x, const T* center, int64_t width, T& squar
   of_center = group_sum(sums[3]);
 }
 
-// Leaves out rows without a usable norm (nearest is -1; else infinite), and finds each block's largest embedding.
+// Leaves out rows without a usable norm or weight (nearest is -1; else infinite), and finds each block's largest
+// embedding; where rows have weights, their sum.
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
-    outer_norms(const __grid_constant__ OuterRows<T> pool, double* nearest, Share* largest) {
-  Share mine = {-1, -1};
+    outer_norms(const __grid_constant__ OuterRows<T> pool, double* nearest, Share* found) {
+  const bool weighted = pool.weights != nullptr;
+  Share mine = weighted ? Share{0, 0} : Share{-1, -1};
   for_span(pool.rows, [&](int64_t row, bool valid) {
     const T* const r = pool.residuals + row * pool.classes;
     const T* const h = pool.features + row * pool.width;
@@ -130,12 +140,15 @@ __global__ void __launch_bounds__(kBlockThreads)
     differences<true>(r, r, pool.classes, unused[0], unused[1], rr, unused[1]);
     differences<true>(h, h, pool.width, unused[0], unused[1], hh, unused[1]);
     if (!valid || threadIdx.x % kLanes > 0) return;
-    const bool usable = rr < kLargestSquare<T> && hh < kLargestSquare<T>;
+    const double weight = weighted ? pool.weights[row] : 1;
+    const bool usable =
+        rr < kLargestSquare<T> && hh < kLargestSquare<T> && weight >= 0 && weight <= std::numeric_limits<double>::max();
     nearest[row] = usable ? std::numeric_limits<double>::infinity() : -1;
-    if (usable) mine = larger(mine, {static_cast<double>(rr) * static_cast<double>(hh), row});
+    if (!usable) return;
+    mine = weighted ? added(mine, {weight, 1}) : larger(mine, {static_cast<double>(rr) * static_cast<double>(hh), row});
   });
-  mine = block_merge(mine, larger);
-  if (threadIdx.x == 0) largest[blockIdx.x] = mine;
+  mine = weighted ? block_merge(mine, added) : block_merge(mine, larger);
+  if (threadIdx.x == 0) found[blockIdx.x] = mine;
 }
 
 struct Found {
@@ -190,7 +203,8 @@ __device__ Found find_draw(int64_t count, const Weight& weight, const Target& ta
 }
 
 // The row that a number in [0, 1) falls on; -1 where none is left.
-__device__ inline int64_t draw_row(const double* nearest, int64_t rows, const Share* shares, double number) {
+__device__ inline int64_t draw_row(const double* nearest, const double* weights, int64_t rows, const Share* shares,
+                                   double number) {
   const int64_t blocks = gridDim.x;  // as in the launch before
   const auto part_of = [&](double total) { return number * total; };
   Found found = find_draw(blocks, [&](int64_t i) { return shares[i].weight; }, part_of);
@@ -201,7 +215,7 @@ __device__ inline int64_t draw_row(const double* nearest, int64_t rows, const Sh
   const int64_t begin = found.index * span;
   const auto weight = [&](int64_t i) {
     const double distance = nearest[begin + i];
-    return alike ? (distance >= 0 ? 1.0 : 0.0) : distance > 0 ? distance : 0.0;
+    return alike ? (distance >= 0 ? 1.0 : 0.0) : weight_of(distance, weights, begin + i);
   };
   const double rest = found.rest;
   const int64_t count = begin + span < rows ? span : rows - begin;
@@ -209,8 +223,8 @@ __device__ inline int64_t draw_row(const double* nearest, int64_t rows, const Sh
   return begin + found.index;
 }
 
-// Makes a row the pick: at first the one with the largest embedding of what the blocks of the launch before left, then
-// the one that *draw falls on. Applies it to the distances `before`, giving `after`.
+// Makes a row the pick: the First without weights is the one with the largest embedding of what the blocks of the
+// launch before left, others are those that *draw falls on. Applies it to the distances `before`, giving `after`.
 template <class T, bool First>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerMultiprocessor)
     pick_row(const __grid_constant__ OuterRows<T> pool, const double* before, double* after, const Share* previous,
@@ -221,7 +235,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerMultiprocessor)
     for (int64_t i = threadIdx.x; i < gridDim.x; i += kBlockThreads) mine = larger(mine, previous[i]);
     picked = block_merge(mine, larger).rows;
   } else {
-    picked = draw_row(before, pool.rows, previous, *draw);
+    picked = draw_row(before, pool.weights, pool.rows, previous, *draw);
   }
   if (blockIdx.x == 0 && threadIdx.x == 0) *pick = picked;
   // Where no row is left, none has a distance that could fall.
@@ -244,14 +258,15 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerMultiprocessor)
       nearest = distance < known ? distance : known;
     }
     after[row] = nearest;
-    if (nearest >= 0) mine = added(mine, {nearest, 1});
+    if (nearest >= 0) mine = added(mine, {weight_of(nearest, pool.weights, row), 1});
   });
   mine = block_merge(mine, added);
   if (threadIdx.x == 0) left[blockIdx.x] = mine;
 }
 
 template <class T>
-void launch(const Tensor& residuals, const Tensor& features, const Tensor& draws, const Tensor& picks) {
+void launch(const Tensor& residuals, const Tensor& features, const Tensor& draws, const double* weights,
+            const Tensor& picks) {
   const int32_t device = features.get_device_index();
   const cudaStream_t stream = current_stream(device);
   const int64_t rows = features.size(0);
@@ -262,8 +277,12 @@ void launch(const Tensor& residuals, const Tensor& features, const Tensor& draws
   const Tensor distances = torch::stable::new_empty(features, {2 * rows}, ScalarType::Double);
   const Tensor room =
       torch::stable::new_empty(features, {2 * blocks * static_cast<int64_t>(sizeof(Share))}, ScalarType::Byte);
-  const OuterRows<T> pool = {static_cast<const T*>(residuals.data_ptr()), residuals.size(1),
-                             static_cast<const T*>(features.data_ptr()), features.size(1), rows};
+  const OuterRows<T> pool = {static_cast<const T*>(residuals.data_ptr()),
+                             residuals.size(1),
+                             static_cast<const T*>(features.data_ptr()),
+                             features.size(1),
+                             rows,
+                             weights};
   const auto* const numbers = static_cast<const double*>(draws.data_ptr());
   auto* const pick = static_cast<int64_t*>(picks.data_ptr());
   auto* after = static_cast<double*>(distances.data_ptr());
@@ -275,17 +294,17 @@ void launch(const Tensor& residuals, const Tensor& features, const Tensor& draws
   for (int64_t i = 0; i < picks.numel(); ++i) {
     std::swap(after, before);
     std::swap(left, previous);
-    const auto kernel = i == 0 ? pick_row<T, true> : pick_row<T, false>;
+    const auto kernel = i == 0 && !weights ? pick_row<T, true> : pick_row<T, false>;
     launch_kernel(kernel, grid, stream, pool, before, after, previous, numbers + i, pick + i, left);
   }
 }
 
-Tensor k_means_plus_plus(const Tensor& residuals, const Tensor& features, const Tensor& draws) {
+Tensor k_means_plus_plus(const Tensor& residuals, const Tensor& features, const Tensor& draws,
+                         std::optional<Tensor> weights) {
   const torch::stable::accelerator::DeviceGuard guard(features.get_device_index());
-  const auto run = [](const Tensor& r, const Tensor& h, const Tensor& u, const Tensor& picks, auto stored) {
-    launch<decltype(stored)>(r, h, u, picks);
-  };
-  return prunefuse::k_means_plus_plus(residuals, features, draws, run);
+  const auto run = [](const Tensor& r, const Tensor& h, const Tensor& u, const double* factors, const Tensor& picks,
+                      auto stored) { launch<decltype(stored)>(r, h, u, factors, picks); };
+  return prunefuse::k_means_plus_plus(residuals, features, draws, weights, run);
 }
 
 }  // namespace

@@ -43,13 +43,19 @@ void check_distances(Random& random, const Features<T>& x) {
   const auto count = static_cast<int32_t>(centers.size());
   const auto rows = static_cast<size_t>(x.rows);
   constexpr T infinity = std::numeric_limits<T>::infinity();
+  std::vector<T> weights(rows);
+  for (T& weight : weights) weight = static_cast<T>(random.below(4)) / 2;
+  const bool weighted = random.once_in(2);
+  const T* const factors = weighted ? weights.data() : nullptr;
+  const T least = random.once_in(2) ? 0 : static_cast<T>(random.one_of({1e-40, 1.0, 9.0, 1e20}));
 
   // One row and one center at a time.
   std::vector<T> expected(rows, infinity);
   std::vector<int32_t> one_by_one(rows, 0);
   for (int64_t i = 0; i < x.rows; ++i) {
     for (int32_t n = 0; n < count; ++n) {
-      apply({x.values.data(), x.width, centers.data(), n + 1}, &i, 1, expected.data(), one_by_one.data());
+      apply({x.values.data(), x.width, centers.data(), n + 1, factors, least}, &i, 1, expected.data(),
+            one_by_one.data());
     }
     long double nearest = infinity;
     for (const int64_t center : centers) {
@@ -63,10 +69,14 @@ void check_distances(Random& random, const Features<T>& x) {
       nearest = std::fmin(nearest, sum);
     }
     const long double size = std::isinf(nearest) ? 0 : nearest;
-    expect(near(expected[static_cast<size_t>(i)], nearest,
-                static_cast<long double>(x.width + 4) * std::numeric_limits<T>::epsilon() * size +
-                    4 * static_cast<long double>(x.width) * std::numeric_limits<T>::denorm_min()),
-           "distance of row ", i, ": ", expected[static_cast<size_t>(i)], ", not ", nearest);
+    const long double slack = static_cast<long double>(x.width + 4) * std::numeric_limits<T>::epsilon() * size +
+                              4 * static_cast<long double>(x.width) * std::numeric_limits<T>::denorm_min();
+    const T got = expected[static_cast<size_t>(i)];
+    const long double weight = weighted ? weights[static_cast<size_t>(i)] : 1;
+    const bool too_near = got == -1 && nearest < static_cast<long double>(least) + slack;
+    const bool far_enough = std::isinf(nearest) || nearest >= static_cast<long double>(least) - slack;
+    expect(too_near || (far_enough && near(got, std::isinf(nearest) ? nearest : weight * nearest, 2 * slack)),
+           "distance of row ", i, ": ", got, ", not ", nearest, " times ", weight, ", at least ", least);
   }
 
   std::vector<T> nearest(rows, infinity);
@@ -79,8 +89,8 @@ void check_distances(Random& random, const Features<T>& x) {
     std::shuffle(some.begin(), some.end(), std::mt19937_64(random.bits()));
     if (known < count) some.resize(static_cast<size_t>(random.below(x.rows + 1)));
     some.shrink_to_fit();
-    apply({x.values.data(), x.width, centers.data(), known}, some.data(), static_cast<int64_t>(some.size()),
-          nearest.data(), applied.data());
+    apply({x.values.data(), x.width, centers.data(), known, factors, least}, some.data(),
+          static_cast<int64_t>(some.size()), nearest.data(), applied.data());
   }
   expect(memcmp(nearest.data(), expected.data(), rows * sizeof(T)) == 0,
          "distances depend on when, or with what else, they are computed");

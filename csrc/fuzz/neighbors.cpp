@@ -75,6 +75,14 @@ void check_filter(Random& random) {
     }
   }
   expect(n == found, "positions are out of order");
+  const T smallest = PRUNEFUSE_CHOOSE(smallest_key<T>)(products.data(), norms.data(), count);
+  bool is_one = false;
+  for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+    const T rounded = norms[i] - 2 * products[i], fused = std::fma(T(-2), products[i], norms[i]);
+    is_one |= smallest == rounded || smallest == fused;
+    expect(smallest <= std::max(rounded, fused), "key ", rounded, " is smaller than the smallest, ", smallest);
+  }
+  expect(is_one, "the smallest key, ", smallest, ", is none of them");
 
   std::vector<T> values(norms);
   for (size_t i = 0; i < values.size(); ++i) values[i] -= 2 * products[i];

@@ -135,7 +135,7 @@ def arguments(name):
     made = arguments_of(name)
     if name == "nearest_neighbors":  # the most work by far
         return made[0][:60], *made[1:]
-    return (*made[:2], made[2][:4]) if name == "k_means_plus_plus" else made
+    return (*made[:2], made[2][:4], *made[3:]) if name == "k_means_plus_plus" else made
 
 
 @every

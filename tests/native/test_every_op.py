@@ -46,6 +46,13 @@ def factors(rows, *widths):
     return (*made, torch.rand(12, dtype=torch.float64, generator=generator))
 
 
+def weights(rows):
+    """Whole numbers, zeros among them; some rows have none."""
+    made = torch.randint(4, (rows,), generator=torch.Generator().manual_seed(rows)).double()
+    made[7::101] = math.nan
+    return made
+
+
 def sums(rows, classes):
     return torch.zeros(rows, classes), torch.zeros(rows, classes, dtype=torch.int32), torch.zeros(rows)
 
@@ -214,7 +221,7 @@ OPS = {
         matter=best_kept,
     ),
     "k_center_greedy": Op(
-        lambda: (logits(3000, 20), torch.tensor([1, 4, 3]), 40, -1),
+        lambda: (logits(3000, 20), torch.tensor([1, 4, 3]), 40, -1, weights(3000).float(), 4.0),
         (
             ({0: torch.zeros(3)}, r"k_center_greedy: features must have 2 dimension\(s\), got 1"),
             ({0: torch.zeros(50, 3).half()}, "features must be float32 or float64, got Half"),
@@ -224,10 +231,15 @@ OPS = {
             ({2: 3001}, r"b must lie in \[0, 3000\], got 3001"),
             ({3: 3000}, "start must be a row of features or -1, got 3000"),
             ({3: 4}, "start is already labeled: 4"),
+            ({4: torch.ones(2999)}, "weights must have the rows of features, 3000, got 2999"),
+            ({4: torch.ones(3000, 1)}, r"weights must have 1 dimension\(s\), got 2"),
+            ({4: torch.ones(3000).double()}, "weights must be Float, got Double"),
+            ({5: -1.0}, "least must be at least 0, got -1"),
+            ({5: math.nan}, "least must be at least 0, got nan"),
         ),
     ),
     "k_means_plus_plus": Op(
-        lambda: factors(8000, 5, 20),
+        lambda: (*factors(8000, 5, 20), weights(8000)),
         (
             ({0: torch.zeros(8000)}, r"k_means_plus_plus: residuals must have 2 dimension\(s\), got 1"),
             ({1: torch.zeros(8000)}, r"features must have 2 dimension\(s\), got 1"),
@@ -241,6 +253,8 @@ OPS = {
             ({2: torch.zeros(8001).double()}, "draws must be at most as many as rows, 8000, got 8001"),
             ({2: torch.ones(12).double()}, r"draws must lie in \[0, 1\), got 1"),
             ({2: torch.full((12,), math.nan).double()}, r"draws must lie in \[0, 1\), got nan"),
+            ({3: torch.ones(12).double()}, "weights must have the rows of features, 8000, got 12"),
+            ({3: torch.ones(8000)}, "weights must be Double, got Float"),
         ),
     ),
     "nearest_neighbors": Op(

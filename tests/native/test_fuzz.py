@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,9 +166,10 @@ def test_top_b(n, b, dtype, special, step, offset, seed):
 @examples("k_center")
 @given(
     st.integers(1, 60), st.sampled_from([1, 2, 3, 5, 8, 13, 17]), dtypes, st.sampled_from([-130, -20, 0, 10, 100]),
-    st.sampled_from(["contiguous", "transposed", "offset", "sliced"]), st.integers(0, 60), st.data(), seeds,
+    st.sampled_from(["contiguous", "transposed", "offset", "sliced"]), st.integers(0, 60),
+    st.sampled_from([0, 0, 1, 3, 20]), st.booleans(), st.data(), seeds,
 )  # fmt: skip
-def test_k_center(n, d, dtype, exponent, layout, b, data, seed):
+def test_k_center(n, d, dtype, exponent, layout, b, least, weighted, data, seed):
     """Small whole numbers times a power of two: their distances are exact, so that ties go to the lower index."""
     whole = numbers(seed, (n, d), 4, []).round().clamp(-9, 9)
     x = whole * 2.0 ** (exponent if dtype in (torch.float32, torch.float64) else exponent % 8)
@@ -178,20 +180,43 @@ def test_k_center(n, d, dtype, exponent, layout, b, data, seed):
     features = laid_out(x.to(dtype), layout)
     labeled = data.draw(st.lists(st.integers(0, n - 1), max_size=5, unique=True))
     labeled = [i for i in labeled if i != start]
-    free = n - len(set(labeled) | set(range(len(special))))
-    b = min(b, free)
-    picks = prunefuse.k_center_greedy(features, b, labeled, start=start)
+    exclude = data.draw(st.lists(st.integers(0, n - 1), max_size=3))
+    exclude = [i for i in exclude if i != start]
+    weights = None
+    if weighted:
+        weights = numbers(seed + 1, (n,), 2, []).round().abs()
+        weights[
+            torch.tensor(
+                [i for i in data.draw(st.lists(st.integers(0, n - 1), max_size=3)) if i != start]
+            ).long()
+        ] = math.nan
+    free = set(range(len(special), n)) - set(labeled) - set(exclude)
+    if weights is not None:
+        free -= set(weights.isnan().nonzero()[:, 0].tolist())
+    b = min(b, len(free))
     usable = [i for i in labeled if i >= len(special)]
-    assert picks.tolist() == of_k_center(torch.where(x.isfinite(), whole, x), b, usable, start)
+    values = torch.where(x.isfinite(), whole, x)
+    if usable and (values[usable] - values[start]).square().sum(1).amin() < least**2:
+        least = 0  # the start may not be so near
+    expected = of_k_center(values, b, usable, start, weights, least, exclude)
+    unit = 2.0 ** (exponent if dtype in (torch.float32, torch.float64) else exponent % 8)
+    options = {"start": start, "weights": weights, "min_distance": least * unit, "exclude": exclude}
+    if -1 in expected:
+        with pytest.raises(prunefuse.errors.TooFewRowsError) as caught:
+            prunefuse.k_center_greedy(features, b, labeled, **options)
+        assert caught.value.selectable == expected.index(-1)
+        b = caught.value.selectable
+    picks = prunefuse.k_center_greedy(features, b, labeled, **options)
+    assert picks.tolist() == expected[:b]
 
 
 @examples("k_means")
 @given(
     st.integers(1, 300), st.sampled_from([1, 2, 3, 5, 8, 17]), st.sampled_from([1, 2, 4, 7, 16, 19]),
     st.sampled_from(DTYPES[:2]), st.sampled_from([-20, 0, 10]), st.integers(1, 300),
-    st.sampled_from(["contiguous", "transposed", "offset", "sliced", "one_row"]), specials, seeds,
+    st.sampled_from(["contiguous", "transposed", "offset", "sliced", "one_row"]), specials, st.booleans(), seeds,
 )  # fmt: skip
-def test_k_means(n, c, d, dtype, exponent, b, layout, special, seed):
+def test_k_means(n, c, d, dtype, exponent, b, layout, special, weighted, seed):
     """Whole numbers times a power of two: sums of distances are exact, so that a draw can fall on one row alone."""
     whole = [numbers(seed + i, (n, width), 1, []).round().clamp(-4, 4) for i, width in enumerate((c, d))]
     broken = [value for value in special if not math.isfinite(value)][:n]
@@ -199,7 +224,10 @@ def test_k_means(n, c, d, dtype, exponent, b, layout, special, seed):
         whole[row % 2][row, 0] = value
     factors = [laid_out(x.mul(2.0**exponent).to(dtype), layout) for x in whole]
     draws = torch.rand(min(b, n), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    assert_seeding(*factors, draws, ops.k_means_plus_plus(*factors, draws), slack=0)
+    weights = None
+    if weighted:
+        weights = numbers(seed + 2, (n,), 2, special).round().abs()
+    assert_seeding(*factors, draws, ops.k_means_plus_plus(*factors, draws, weights), 0, weights)
 
 
 shapes = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), max_size=5)

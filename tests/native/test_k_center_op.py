@@ -269,3 +269,139 @@ def test_without_the_cuda_library_the_reason_is_given(monkeypatch):
     features = torch.zeros(2, 2).as_subclass(Elsewhere)
     with pytest.raises(RuntimeError, match=r"k_center_greedy: the CUDA library is not loaded \(not built\)"):
         prunefuse.ops.k_center_greedy(features, torch.tensor([0]), 1, -1)
+
+
+def weights_of(rows, dtype=torch.float64):
+    """Small whole numbers: weighted distances stay exact."""
+    return torch.randint(0, 5, (rows,), generator=torch.Generator().manual_seed(rows + 1)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("rows", "width"), [(50, 1), (200, 3), (301, 17), (400, 64)])
+def test_weighted_picks_and_least_distances(isa, device, dtype, rows, width):
+    """Whole numbers: ties go to the lower index on every level and device."""
+    features = integers(rows, width, rows, dtype)
+    labeled = [5, 9, 40]
+    known = torch.tensor(labeled, device=device)
+    for weights, least in ((weights_of(rows), 0), (None, 4), (weights_of(rows), 3), (weights_of(rows), 1e9)):
+        factors = None if weights is None else weights.square().to(dtype).to(device)
+        for start in (-1, 3):
+            picks = torch.ops.prunefuse.k_center_greedy(
+                features.to(device), known, 30, start, factors, float(least) ** 2
+            )
+            expected = truth(features, 30, labeled, None if start < 0 else start, weights, least)
+            assert picks.tolist() == expected, (least, start)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_random_weights(isa, dtype):
+    """Against float64: of what lies apart by more than rounding, each pick is the farthest."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(500, 20, generator=generator, dtype=dtype)
+    weights = torch.rand(500, generator=generator, dtype=dtype) + 0.1
+    picks = prunefuse.k_center_greedy(x, 60, [1, 2], weights=weights, min_distance=2.5)
+    assert picks.tolist() == truth(x, 60, [1, 2], weights=weights, least=2.5)
+
+
+def test_rows_without_a_usable_weight_are_left_out(gpu):
+    features, labeled = integers(12, 4, 2).to(gpu), torch.tensor([3], device=gpu)
+    weights = torch.ones(12, device=gpu)
+    weights[2], weights[4], weights[6] = float("nan"), float("inf"), -1
+    picks = torch.ops.prunefuse.k_center_greedy(features, labeled, 12, -1, weights).tolist()
+    assert sorted(picks[:8]) == [0, 1, 5, 7, 8, 9, 10, 11]
+    assert picks[8:] == [-1] * 4
+
+
+def test_weights_of_a_power_of_two_change_nothing():
+    features = torch.randn(300, 8)
+    expected = prunefuse.k_center_greedy(features, 40, [0])
+    for weight in (1.0, 2.0**-70, 2.0**90):
+        weights = torch.full((300,), weight, dtype=torch.float64)
+        assert torch.equal(prunefuse.k_center_greedy(features, 40, [0], weights=weights), expected)
+    alone = prunefuse.k_center_greedy(features, 5)
+    assert torch.equal(prunefuse.k_center_greedy(features, 5, weights=torch.ones(300)), alone)
+
+
+def test_the_first_of_weighted_rows_is_the_heaviest_nearest_to_the_mean():
+    features = torch.tensor([[0.0], [1.0], [4.0], [5.0], [10.0]])  # the mean is 4
+    weights = np.array([1, 2, 1, 2, 2.0])
+    assert prunefuse.k_center_greedy(features.numpy(), 1, weights=weights).tolist() == [3]
+    assert prunefuse.k_center_greedy(
+        features, 1, weights=torch.from_numpy(weights), exclude=[3]
+    ).tolist() == [1]
+
+
+def test_what_is_excluded_or_has_no_weight_is_not_picked_and_is_no_center():
+    features = torch.tensor([[0.0], [1.0], [2.0], [3.0], [9.0], [10.0]])
+    assert prunefuse.k_center_greedy(features, 2, [0], exclude=[5]).tolist() == [4, 3]
+    mask = torch.tensor([False] * 5 + [True])
+    assert prunefuse.k_center_greedy(features, 2, [0], exclude=mask).tolist() == [4, 3]
+    weights = torch.tensor([1, 1, 1, 1, 1, float("nan")])
+    assert prunefuse.k_center_greedy(features, 2, [0], weights=weights).tolist() == [4, 3]
+    # What is labeled is a center in any case, excluded or not, whatever its weight.
+    assert prunefuse.k_center_greedy(features, 1, [5], weights=weights, exclude=[5]).tolist() == [0]
+
+
+def test_a_least_distance_is_told_where_too_few_keep_it():
+    features = torch.tensor([[0.0], [1.0], [2.0], [3.0], [9.0], [10.0]])
+    picks = prunefuse.k_center_greedy(features, 2, [0], min_distance=2)
+    assert picks.tolist() == [5, 3]
+    with pytest.raises(
+        prunefuse.errors.TooFewRowsError,
+        match=r"b is 4, but only 2 of 6 rows can be picked \(.* or nearer than 2.0 to a picked one\)",
+    ) as caught:
+        prunefuse.k_center_greedy(features, 4, [0], min_distance=2)
+    assert (caught.value.selectable, caught.value.rows) == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"weights": torch.ones(9)}, ValueError, r"weights must have shape \(10,\), .*got \(9,\)"),
+        ({"weights": torch.ones(10).int()}, TypeError, "weights must be float16"),
+        ({"weights": [1.0] * 10}, TypeError, "weights must be a torch tensor"),
+        ({"weights": -torch.ones(10)}, ValueError, "weights must be finite and at least 0, got -1.0"),
+        ({"weights": torch.ones(10) / 0}, ValueError, "weights must be finite and at least 0, got inf"),
+        ({"min_distance": -1}, ValueError, "min_distance must be a finite number, 0 or more, got -1"),
+        ({"min_distance": float("nan")}, ValueError, "min_distance must be a finite"),
+        ({"min_distance": "1"}, TypeError, "min_distance must be a number, got str"),
+        ({"exclude": [10]}, ValueError, r"exclude must hold rows of features \(0 to 9\), got 10"),
+        ({"exclude": [0.5]}, TypeError, "exclude must be a sequence of row"),
+        ({"exclude": [True, False]}, ValueError, "exclude must be a mask of the 10 rows"),
+        ({"exclude": range(10)}, ValueError, r"only 0 of 10 .*labeled, excluded or not finite"),
+        ({"start": 4, "exclude": [4]}, ValueError, "start is excluded: 4"),
+        (
+            {"start": 4, "weights": torch.full((10,), float("nan"))},
+            ValueError,
+            "start must be a row with a weight, got row 4",
+        ),
+        (
+            {"start": 4, "labeled": [4 + 1], "min_distance": 1e3},
+            ValueError,
+            "start must be at least min_distance, 1000.0, from every labeled row, got row 4",
+        ),
+    ],
+)
+def test_wrong_options(options, error, message):
+    with pytest.raises(error, match=message):
+        prunefuse.k_center_greedy(torch.randn(10, 3), 2, **options)
+
+
+def test_opcheck_and_reference_of_weights_and_least_distances(device):
+    features = integers(60, 4, 7, torch.float64)
+    features[5] = float("nan")
+    weights = weights_of(60)
+    weights[9] = float("nan")
+    arguments = (features, torch.tensor([1, 5]), 60, 2, weights, 9.0)
+    on_device = [x.to(device) if isinstance(x, torch.Tensor) else x for x in arguments]
+    torch.library.opcheck(torch.ops.prunefuse.k_center_greedy.default, on_device)
+    from prunefuse.ops import reference
+
+    expected = reference.k_center_greedy(*arguments)
+    assert torch.equal(torch.ops.prunefuse.k_center_greedy(*on_device).cpu(), expected)
+    compiled = torch.compile(
+        lambda x, w: torch.ops.prunefuse.k_center_greedy(x, on_device[1], 60, 2, w, 9.0),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    assert torch.equal(compiled(on_device[0], on_device[4]).cpu(), expected)

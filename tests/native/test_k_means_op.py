@@ -153,3 +153,63 @@ def test_a_large_pool_on_cuda(dtype):
     r, h = integers(200_000, 10, 16, dtype)
     u = draws(40)
     assert torch.equal(seeding(r, h, u, "cuda"), seeding(r, h, u))
+
+
+def weighted(r, h, u, weights, device="cpu"):
+    return ops.k_means_plus_plus(r.to(device), h.to(device), u.to(device), weights.to(device)).cpu()
+
+
+def weights_of(rows):
+    """Small whole numbers, zeros among them."""
+    return torch.randint(0, 4, (rows,), generator=torch.Generator().manual_seed(rows)).double()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_weighted_draws_fall_where_they_should(isa, device, dtype, shape):
+    """Whole numbers: on one row alone. The first is drawn, too, by the weights."""
+    r, h = integers(*shape, dtype)
+    weights = weights_of(shape[0])
+    weights[2::19] = NAN
+    for seed in range(3):
+        u = draws(min(shape[0], 40), seed)
+        assert_seeding(r, h, u, weighted(r, h, u, weights, device), 0, weights)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_random_weights(isa, dtype):
+    r, h = normal(300, 1, 20, dtype)
+    r = torch.ones_like(r)
+    weights = torch.rand(300, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    u = draws(40)
+    assert_seeding(r, h, u, weighted(r, h, u, weights), 64 * eps(dtype), weights)
+
+
+def test_rows_without_a_usable_weight_are_left_out(gpu):
+    r, h = integers(12, 3, 4)
+    weights = torch.ones(12, dtype=torch.float64)
+    weights[2], weights[4], weights[6] = NAN, INF, -1
+    picks = weighted(r, h, draws(12), weights, gpu).tolist()
+    assert sorted(picks[:9]) == [0, 1, 3, 5, 7, 8, 9, 10, 11]
+    assert picks[9:] == [-1] * 3
+
+
+def test_rows_of_weight_zero_wait_until_nothing_else_is_left(gpu):
+    r, h = normal(20, 2, 3)
+    weights = torch.zeros(20, dtype=torch.float64)
+    weights[[3, 8, 15]] = 1
+    picks = weighted(r, h, draws(20), weights, gpu).tolist()
+    assert set(picks[:3]) == {3, 8, 15}
+    assert sorted(picks) == list(range(20))
+
+
+def test_opcheck_and_reference_of_weights(device):
+    r, h = integers(90, 4, 5, torch.float64)
+    r[5, 1] = NAN
+    weights = weights_of(90)
+    weights[11] = NAN
+    arguments = [x.to(device) for x in (r, h, draws(90), weights)]
+    torch.library.opcheck(torch.ops.prunefuse.k_means_plus_plus.default, arguments)
+    assert torch.equal(
+        reference.k_means_plus_plus(r, h, draws(90), weights), ops.k_means_plus_plus(*arguments).cpu()
+    )

@@ -133,3 +133,36 @@ def test_the_plain_torch_reference_agrees():
             torch.ops.prunefuse.top_b(utilities, b), reference.top_b(utilities, b), strict=True
         ):
             torch.testing.assert_close(ours, plain, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_excluded_rows_are_never_selected(dtype):
+    utilities = torch.tensor([3.0, 9.0, float("nan"), 7.0, 8.0], dtype=dtype)
+    before = utilities.clone()
+    for exclude in ([1, 4], (1, 4, 1), np.array([4, 1], dtype=np.uint8), [False, True, False, False, True]):
+        assert prunefuse.top_b(utilities, 2, exclude=exclude)[0].tolist() == [3, 0]
+    torch.testing.assert_close(utilities, before, equal_nan=True)
+    assert prunefuse.top_b(utilities, 2, exclude=[])[0].tolist() == [1, 4]
+    with pytest.raises(
+        prunefuse.errors.TooFewRowsError, match=r"b is 3, but only 2 of 5 .* NaN or excluded"
+    ) as caught:
+        prunefuse.top_b(utilities, 3, exclude=[1, 4])
+    assert caught.value.selectable == 2
+
+
+@pytest.mark.parametrize(
+    ("exclude", "error", "message"),
+    [
+        ([5], ValueError, r"exclude must hold rows of utilities \(0 to 4\), got 5"),
+        ([-1], ValueError, r"exclude must hold rows of utilities \(0 to 4\), got -1"),
+        ([True, False], ValueError, "exclude must be a mask of the 5 rows"),
+        ([1.0], TypeError, "exclude must be a sequence of row indices, or a mask"),
+        (["1"], TypeError, "exclude must be a sequence of row"),
+        (3, TypeError, "exclude must be a sequence of row indices, .*got int"),
+        ({1: 2}, TypeError, "exclude must be a sequence of row"),
+        ([[1]], ValueError, "exclude must be a sequence of row"),
+    ],
+)
+def test_wrong_rows_to_exclude(exclude, error, message):
+    with pytest.raises(error, match=message):
+        prunefuse.top_b(torch.rand(5), 2, exclude=exclude)

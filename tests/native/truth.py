@@ -144,8 +144,8 @@ def assert_ensembles(logits, expected=None, device="cpu", slack=8, **options):
             np.testing.assert_allclose(values, expected[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-def of_k_center(features, b, labeled=(), start=None):
-    """Picks by the definition: full distances, no cached norms."""
+def of_k_center(features, b, labeled=(), start=None, weights=None, least=0.0, exclude=()):
+    """Picks by the definition: full distances, no cached norms; -1 where rows run out."""
     x = features.double().cpu().numpy()
     centers = list(labeled)
     picks = []
@@ -154,11 +154,15 @@ def of_k_center(features, b, labeled=(), start=None):
             pick = start
         else:
             distances = ((x[:, None] - x[centers][None]) ** 2).sum(-1).min(1)
-            distances[centers] = -1
-            distances[~np.isfinite(distances)] = -1
-            pick = int(distances.argmax())
+            distances[~np.isfinite(distances) | (distances < least * least)] = -1
+            if weights is not None:
+                of_rows = np.square(weights.double().cpu().numpy())
+                distances = np.where((distances < 0) | np.isnan(of_rows), -1, distances * of_rows)
+            distances[[*centers, *exclude]] = -1
+            pick = int(distances.argmax()) if distances.max() >= 0 else -1
         picks.append(pick)
-        centers.append(pick)
+        if pick >= 0:
+            centers.append(pick)
     return picks
 
 
@@ -169,12 +173,14 @@ def distances_of_outer(residuals, features, row):
     return np.square(embeddings - embeddings[row]).sum(1)
 
 
-def assert_seeding(residuals, features, draws, picks, slack):
+def assert_seeding(residuals, features, draws, picks, slack, of_rows=None):
     """Every pick is the one that its draw falls on, but for `slack` of the sum of all distances; exactly so for slack 0."""
     r, h = (rows.double().cpu().numpy() for rows in (residuals, features))
     picks, draws = picks.tolist(), draws.tolist()
     left = np.isfinite(r).all(1) & np.isfinite(h).all(1)
     squares = [np.square(np.where(left[:, None], rows, 0)).sum(1) for rows in (r, h)]
+    first = np.ones(len(r)) if of_rows is None else of_rows.cpu().numpy()
+    left &= np.isfinite(first) & (first >= 0)
     norms = np.where(left, squares[0] * squares[1], -1)
     nearest = np.full(len(r), np.inf)
     for number, (pick, draw) in enumerate(zip(picks, draws, strict=True)):
@@ -183,11 +189,11 @@ def assert_seeding(residuals, features, draws, picks, slack):
             continue
         assert pick >= 0
         assert left[pick]
-        if number == 0:
+        if number == 0 and of_rows is None:
             assert norms[pick] >= norms.max() * (1 - slack)
             assert slack or pick == norms.argmax()
         else:
-            weights = np.where(left, nearest, 0)
+            weights = np.where(left, nearest if number else 1.0, 0) * np.where(left, first, 0)
             weights = weights if weights.any() else left.astype(np.float64)
             sums = np.cumsum(weights)
             target, room = draw * sums[-1], slack * sums[-1]

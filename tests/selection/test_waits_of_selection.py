@@ -34,6 +34,25 @@ def with_bad_rows(x):
     return x
 
 
+def test_top_b_with_excluded_rows(count_waits):
+    utilities, exclude = torch.randn(500), torch.tensor([4, 9, 9])
+    for given, waits in (([4, 9], 1), (exclude, 1), (torch.arange(500) < 30, 1)):
+        (indices, _), counted = count_waits(
+            lambda u, given=given: prunefuse.top_b(u, 20, exclude=given), utilities
+        )
+        assert counted == waits
+        assert indices.tolist() == prunefuse.top_b(utilities, 20, exclude=given)[0].tolist()
+    (indices, _), counted = count_waits(lambda u, e: prunefuse.top_b(u, 20, exclude=e), utilities, exclude)
+    assert counted == 2
+    assert indices.tolist() == prunefuse.top_b(utilities, 20, exclude=[4, 9])[0].tolist()
+
+    def refuse(u, e):
+        with pytest.raises(ValueError, match=r"exclude must hold rows of utilities \(0 to 499\), got 500"):
+            prunefuse.top_b(u, 20, exclude=e)
+
+    count_waits(refuse, utilities, torch.tensor([3, 500]))
+
+
 FEATURES = {
     "usual": integers(80, 6),
     "not finite": with_bad_rows(integers(80, 6)),
@@ -59,6 +78,40 @@ def test_k_center(count_waits, what, labeled, start):
     assert picks.tolist() == pick(FEATURES[what]).tolist()
 
 
+@pytest.mark.parametrize("what", FEATURES)
+@pytest.mark.parametrize("labeled", [None, [5, 3, 70]], ids=str)
+def test_k_center_with_weights_and_excluded_rows(count_waits, what, labeled):
+    weights = torch.randint(0, 4, (80,), generator=torch.Generator().manual_seed(1)).float()
+    weights[11] = NAN
+
+    def pick(x, of_rows, exclude):
+        return prunefuse.k_center_greedy(x, 12, labeled, weights=of_rows, exclude=exclude)
+
+    exclude = torch.tensor([20, 21, 20])
+    picks, waits = count_waits(pick, FEATURES[what], weights, exclude)
+    assert waits == 1
+    assert picks.tolist() == pick(FEATURES[what], weights, exclude).tolist()
+
+
+@pytest.mark.parametrize("what", ["usual", "large"])
+def test_k_center_with_a_least_distance(count_waits, what):
+    """Once before it picks, once to see whether there were b."""
+    unit = 2.0**100 if what == "large" else 1.0
+
+    def pick(x):
+        return prunefuse.k_center_greedy(x, 8, [5], min_distance=9 * unit)
+
+    def refuse(x):
+        with pytest.raises(ValueError, match=r"b is 70, but only \d+ of 80 rows can be picked .*nearer than"):
+            prunefuse.k_center_greedy(x, 70, [5], min_distance=9 * unit)
+
+    picks, waits = count_waits(pick, FEATURES[what])
+    assert waits == 2
+    assert picks.tolist() == pick(FEATURES[what]).tolist()
+    count_waits(refuse, FEATURES[what])
+    refuse(FEATURES[what])
+
+
 def test_k_center_with_labeled_rows_on_the_device(count_waits):
     features, labeled = integers(80, 6), torch.tensor([4, 8, 8])
     picks, waits = count_waits(lambda x, known: prunefuse.k_center_greedy(x, 12, known), features, labeled)
@@ -75,6 +128,9 @@ def test_k_center_with_labeled_rows_on_the_device(count_waits):
         ([5, 4], {"start": 4}, "start is labeled already: 4"),
         ([5, 4], {"start": 9}, "start must be a row of finite features, got row 9"),
         ([5, 4], {"b": 77}, "b is 77, but only 76 of 80 rows can be picked"),
+        ([5, 4], {"exclude": [1], "b": 76}, "b is 76, but only 75 of 80 rows can be picked"),
+        ([5, 4], {"weights": torch.full((80,), -2.0)}, "weights must be finite and at least 0, got -2.0"),
+        ([5, 4], {"start": 7, "exclude": [7]}, "start is excluded: 7"),
     ],
 )
 def test_k_center_refuses_on_a_device_what_it_refuses_elsewhere(count_waits, labeled, options, message):

@@ -54,6 +54,14 @@ inline void squared_distances(const double* fixed, const double* const (&others)
   }
 }
 
+// A row's distance to one more center.
+template <class T>
+inline void shorten(const Centers<T>& all, int64_t row, T distance, T* nearest) {
+  if (distance < all.least) nearest[row] = -1;
+  const T weighted = all.weights ? distance * all.weights[row] : distance;
+  if (weighted < nearest[row]) nearest[row] = weighted;
+}
+
 // One row, centers begin..end.
 template <class T>
 void apply_to_row(const Centers<T>& all, int64_t row, int64_t begin, int64_t end, T* nearest) {
@@ -66,9 +74,7 @@ void apply_to_row(const Centers<T>& all, int64_t row, int64_t begin, int64_t end
     }
     T distances[kLanes];
     squared_distances(x, others, all.width, distances);
-    for (int64_t lane = 0; lane < count; ++lane) {
-      if (distances[lane] < nearest[row]) nearest[row] = distances[lane];
-    }
+    for (int64_t lane = 0; lane < count; ++lane) shorten(all, row, distances[lane], nearest);
   }
 }
 
@@ -80,9 +86,7 @@ void apply_to_rows(const Centers<T>& all, int64_t center, const int64_t* rows, i
     others[lane] = all.features + rows[lane < count ? lane : count - 1] * all.width;
   T distances[kLanes];
   squared_distances(all.features + center * all.width, others, all.width, distances);
-  for (int64_t lane = 0; lane < count; ++lane) {
-    if (distances[lane] < nearest[rows[lane]]) nearest[rows[lane]] = distances[lane];
-  }
+  for (int64_t lane = 0; lane < count; ++lane) shorten(all, rows[lane], distances[lane], nearest);
 }
 
 }  // namespace

@@ -13,6 +13,8 @@ struct Centers {
   int64_t width;
   const int64_t* centers;  // row numbers, in the order chosen
   int64_t count;
+  const T* weights = nullptr;  // what a row's squared distances are multiplied by; null: 1
+  T least = 0;                 // a row at a smaller squared distance, without its weight, is not to be picked
 };
 
 #define PRUNEFUSE_DECLARE(isa)                                                                                         \
@@ -21,7 +23,7 @@ struct Centers {
   template <class T>                                                                                                   \
   void find_finite(const T* features, int64_t width, bool* finite, int64_t begin, int64_t end);                        \
   /* For each of the rows listed: nearest = min(nearest, distance to every center from number applied on),             \
-     applied = all centers. */                                                                                         \
+     -1 where one is too near; applied = all centers. */                                                               \
   template <class T>                                                                                                   \
   void apply_centers(const Centers<T>& centers, const int64_t* rows, int64_t row_count, T* nearest, int32_t* applied); \
   /* The position of the largest of count >= 1 values, the lowest of equals. */                                        \

@@ -82,6 +82,22 @@ int64_t keys_below(const T* products, const T* norms, int64_t count, T bar, T* k
 }
 
 template <class T>
+T smallest_key(const T* products, const T* norms, int64_t count) {
+  T best = norms[0] - 2 * products[0];
+  int64_t i = 0;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    floats lanes = broadcast(best);
+    for (; i + kLanes <= count; i += kLanes) lanes = smaller(load(norms + i) - 2 * load(products + i), lanes);
+    for (int lane = 0; lane < kLanes; ++lane) best = lanes[lane] < best ? lanes[lane] : best;
+  }
+  for (; i < count; ++i) {
+    const T key = norms[i] - 2 * products[i];
+    best = key < best ? key : best;
+  }
+  return best;
+}
+
+template <class T>
 T at_least_smallest(const T* values, int64_t count, int64_t k) {
   T low = values[0], high = values[0];
   int64_t i = 1;
@@ -121,6 +137,8 @@ PRUNEFUSE_INSTANTIATE(bfloat16_bits)
 #undef PRUNEFUSE_INSTANTIATE
 template int64_t keys_below<float>(const float*, const float*, int64_t, float, float*, int32_t*);
 template int64_t keys_below<double>(const double*, const double*, int64_t, double, double*, int32_t*);
+template float smallest_key<float>(const float*, const float*, int64_t);
+template double smallest_key<double>(const double*, const double*, int64_t);
 template float at_least_smallest<float>(const float*, int64_t, int64_t);
 template double at_least_smallest<double>(const double*, int64_t, int64_t);
 

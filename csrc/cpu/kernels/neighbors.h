@@ -24,6 +24,9 @@ constexpr int64_t kNeighborRun = 128;
      these i in `positions` (room for `count` + 1 in both); returns how many they are. */                          \
   template <class T>                                                                                               \
   int64_t keys_below(const T* products, const T* norms, int64_t count, T bar, T* keys, int32_t* positions);        \
+  /* The smallest of norms[i] - 2 products[i], i < count, of which there is one at least. */                       \
+  template <class T>                                                                                               \
+  T smallest_key(const T* products, const T* norms, int64_t count);                                                \
   /* A number that at least k of count >= k >= 1 finite values do not exceed, and hardly more of them. */          \
   template <class T>                                                                                               \
   T at_least_smallest(const T* values, int64_t count, int64_t k);                                                  \
