@@ -31,7 +31,7 @@ $(VENV)/scikit-activeml-0.5.0: | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ scikit-activeml==0.5.0
 
 $(VENV)/.installed-for-tests: $(VENV)/.torch $(SOURCES) | $(VENV)/scikit-activeml-0.5.0
-	PRUNEFUSE_WERROR=1 $(BIN)/python -m pip install --quiet --editable ".[dev,adapters,onnx,gnn,faiss]"
+	PRUNEFUSE_WERROR=1 $(BIN)/python -m pip install --quiet --editable ".[dev,adapters,onnx,gnn,faiss,tensorboard]"
 	rm -f $(VENV)/.installed
 	touch $@
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prunefuse._files import save_tensors as save_tensors
     from prunefuse.experiment.loop import ActiveLearning as ActiveLearning
     from prunefuse.experiment.loop import LoopConfig as LoopConfig
+    from prunefuse.models import load_weights_ as load_weights_
     from prunefuse.pruning import PruningPlan as PruningPlan
     from prunefuse.pruning import Target as Target
     from prunefuse.pruning import fuse_ as fuse_
@@ -40,6 +41,7 @@ __getattr__, __dir__, _offered = lazily(
     {
         "_files": "save_tensors",
         "experiment.loop": "ActiveLearning LoopConfig",
+        "models": "load_weights_",
         "pruning": "PruningPlan Target fuse_ load_pruned plan_pruning prune_and_finetune prune_without_finetuning",
         "scoring": "EnsembleScores score score_ensemble score_linear score_tokens statistics",
         "selection": "StreamingTopB k_center_greedy top_b",

@@ -14,6 +14,7 @@ PACKAGES = {
     "matplotlib": ("matplotlib", "cli"),
     "rich": ("rich", "cli"),
     "sklearn": ("scikit-learn", "cli"),
+    "tensorboard": ("tensorboard", "tensorboard"),
     "tomli": ("tomli", "cli"),
     "torch_geometric": ("torch-geometric", "gnn"),
     "typer": ("typer", "cli"),

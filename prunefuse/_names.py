@@ -11,6 +11,8 @@ Stochastic: TypeAlias = Literal["none", "power", "softmax", "softrank"]
 Diversity: TypeAlias = Literal["none", "k_center", "k_means"]
 Complement: TypeAlias = Literal["keep", "reinit", "zero"]
 
+Start: TypeAlias = Literal["fresh", "continue", "shrink"]
+STARTS: tuple[str, ...] = get_args(Start)
 STOCHASTIC: tuple[str, ...] = get_args(Stochastic)
 DIVERSITY: tuple[str, ...] = get_args(Diversity)
 DATA = (
@@ -34,6 +36,7 @@ STRATEGIES = (
     *("extrapolated_du", "extrapolated_dual", "extrapolated_tdds", "extrapolated_el2n", "extrapolated_loss"),
     *("k_center", "badge", "typiclust", "probcover"),
 )
+COLD_STARTS = ("random", "k_center", "typiclust", "probcover")
 SCORES = (
     *("du", "du:every-window", "du:paper", "dual", "dual:cifar"),
     *("tdds", "tdds:cifar100-30%", "tdds:cifar100-50%", "tdds:cifar100-70%", "tdds:cifar100-80%"),

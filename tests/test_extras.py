@@ -67,6 +67,14 @@ def test_a_command_says_in_one_line_what_is_missing(without, tmp_path, hidden, a
     assert not [path for path in tmp_path.iterdir() if path.name not in ("sitecustomize.py", "__pycache__")]
 
 
+@pytest.mark.parametrize("name", ["run", "extrapolate"])
+def test_tensorboard_is_missed_before_the_data_are_read(without, tmp_path, name):
+    done = without(["tensorboard"], *command(name, "--tensorboard", "--data", "folder:nowhere", "--quiet"))
+    message = 'the option tensorboard needs tensorboard, which is not installed: pip install "prunefuse[tensorboard]"'
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"Error: {message}\n")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_command_by_module_says_the_same(without):
     done = without(EXTRA, "-m", "prunefuse.cli", "score", "logits.npy")
     expected = 'Error: prunefuse score needs typer, which is not installed: pip install "prunefuse[cli]"\n'

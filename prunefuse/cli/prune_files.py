@@ -8,7 +8,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse import _files as files
+from prunefuse.models import load_weights_
 from prunefuse.pruning._choose.targets import Target
-from prunefuse.pruning._graph.export import first_line
 from prunefuse.pruning.plan import PruningPlan
 from prunefuse.pruning.planner import plan_pruning
 
@@ -123,40 +123,6 @@ def parse_target(quantity: str, text: str) -> Target:
     if is_amount:
         return Target(quantity, at_most=value / 1000 if unit == "ms" else value)
     return Target(quantity, value / 100 if unit == "%" else value)
-
-
-def load_weights_(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint into a model: safetensors, or what ``torch.load(weights_only=True)`` reads.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no checkpoint of this model.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # pickle, zip and safetensors have their own
-        raise ValueError(
-            f"weights must be a checkpoint that is safe to read, got {path}: {first_line(error)}"
-        ) from error
-    while isinstance(found, Mapping) and (
-        inner := next((k for k in ("state_dict", "model") if k in found), None)
-    ):
-        found = found[inner]
-    if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
-        raise ValueError(
-            f"weights must be tensors by name, or these under 'state_dict' or 'model', got others in {path}"
-        )
-    try:
-        model.load_state_dict(found)
-    except RuntimeError as error:
-        raise ValueError(f"weights must fit the model, got {path}: {' '.join(str(error).split())}") from None
 
 
 def prune_to_folder(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ _FASHION = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+_CLOTHES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 # Names of the arrays of a part, in files and in archives.
 _NAMES = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train"), ("X_train", "y_train")),
@@ -64,7 +68,7 @@ def fashion_mnist(root: str | os.PathLike[str], download: bool) -> Data:
             "package dataset-fashion-mnist, or give the folder with the files as root (--root)"
         )
     parts = {part: (_idx(here, names[0]), _idx(here, names[1])) for part, names in _FASHION.items()}
-    return data_of_arrays("fashion_mnist", parts, Reading(), Augment(pad=2, flip=True))
+    return data_of_arrays("fashion_mnist", parts, Reading(), Augment(pad=2, flip=True), _CLOTHES)
 
 
 def svhn(root: str | os.PathLike[str], download: bool) -> Data:
@@ -92,7 +96,8 @@ def svhn(root: str | os.PathLike[str], download: bool) -> Data:
     except OSError as error:
         raise ConnectionError(f"svhn could not be downloaded to {base}: {error}") from error
     parts = {part: (one.data, one.labels) for part, one in found.items()}
-    return data_of_arrays("svhn", parts, Reading(), Augment(pad=4, flip=False))
+    digits = tuple(map(str, range(10)))
+    return data_of_arrays("svhn", parts, Reading(), Augment(pad=4, flip=False), digits)
 
 
 def arrays(path: str, reading: Reading) -> Data:
@@ -143,15 +148,26 @@ def _pair(found: Mapping[str, np.ndarray], part: str) -> Pair | None:
     return None
 
 
-def data_of_arrays(name: str, parts: Mapping[str, Pair], reading: Reading, augment: Augment | None) -> Data:
-    """Parts ``train`` and ``test`` as a data set in memory; a part is held out where there is no ``test``."""
+def data_of_arrays(
+    name: str,
+    parts: Mapping[str, Pair],
+    reading: Reading,
+    augment: Augment | None,
+    names: Sequence[str] = (),
+) -> Data:
+    """Parts ``train`` and ``test`` as a data set in memory; a part is held out where there is no ``test``.
+
+    ``names`` are those of the classes; they are left out where they are not as many as there are classes.
+    """
     train, labels = _checked(name, "train", *parts["train"])
     notes: tuple[str, ...] = ()
+    ids: tuple[str, ...] | None = None
     if "test" in parts:
         test, test_labels = _checked(name, "test", *parts["test"])
     else:
         kept, chosen = map(torch.tensor, held_out(labels.tolist(), reading.test_fraction, reading.seed))
         test, test_labels, train, labels = train[chosen], labels[chosen], train[kept], labels[kept]
+        ids = tuple(map(str, kept.tolist()))
         told = f"{len(chosen)} of {len(chosen) + len(kept)} images are the test part"
         notes = (f"{told}, {reading.test_fraction:g} of each class by seed {reading.seed} (--test-fraction)",)
     if train.shape[1:] != test.shape[1:]:
@@ -164,7 +180,9 @@ def data_of_arrays(name: str, parts: Mapping[str, Pair], reading: Reading, augme
     whole = TensorImages(train, labels, mean=mean, std=std, augment=augment)
     held = TensorImages(test, test_labels, mean=mean, std=std)
     channels, height, width = train.shape[1:]
-    return Data(whole, whole.plain(), held, classes, (channels, height, width), name, notes)
+    called = tuple(map(str, names)) if len(names) == classes else ()
+    shape = (channels, height, width)
+    return Data(whole, whole.plain(), held, classes, shape, name, notes, called, ids)
 
 
 def _checked(name: str, part: str, images: Any, labels: Any) -> tuple[Tensor, Tensor]:

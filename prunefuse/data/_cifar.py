@@ -52,4 +52,6 @@ def cifar(name: str, root: str | os.PathLike[str], download: bool) -> Data:
         return TensorImages(images, torch.tensor(part.targets), mean=mean, std=std, augment=augment)
 
     train = tensors(parts[0], Augment(pad=4, flip=True))
-    return Data(train, train.plain(), tensors(parts[1], None), len(parts[0].classes), (3, 32, 32), name)
+    classes = tuple(parts[0].classes)
+    test = tensors(parts[1], None)
+    return Data(train, train.plain(), test, len(classes), (3, 32, 32), name, classes=classes)

@@ -28,4 +28,6 @@ def digits() -> Data:
         for part in train_test_split(range(len(labels)), test_size=TEST_SIZE, random_state=0, stratify=labels)
     )
     samples = TensorImages(images[train], labels[train], augment=Augment(pad=1, flip=False))
-    return Data(samples, samples.plain(), TensorImages(images[test], labels[test]), 10, (1, 8, 8), "digits")
+    held, ids = TensorImages(images[test], labels[test]), tuple(map(str, train.tolist()))
+    classes = tuple(map(str, range(10)))
+    return Data(samples, samples.plain(), held, 10, (1, 8, 8), "digits", classes=classes, ids=ids)

@@ -14,21 +14,23 @@ from torch import Tensor
 from prunefuse.data._tensors import in_memory
 
 
-def fingerprint(data: Any) -> dict[str, str | int]:
-    """The number of samples, and hashes of what they are made of.
+def fingerprint(data: Any, first: int | None = None) -> dict[str, str | int]:
+    """The number of samples, and hashes of what they are made of; of the ``first`` samples alone, if that is given.
 
     Of data in memory: ``images`` and ``labels``, every byte. Of files in lists as torchvision's folders have them:
     ``names`` (from the folder that all are in), ``sizes`` in bytes, and ``labels``; the files are not read. Of others that
     have ``data`` and ``targets``, as torchvision's data sets in memory: those. Of anything else the number alone.
     """
-    found: dict[str, str | int] = {"samples": len(data)}
+    count = len(data) if first is None else min(first, len(data))
+    found: dict[str, str | int] = {"samples": count}
     memory = in_memory(data)
     if memory is not None:
-        found["images"] = _hashed(memory.images)
+        found["images"] = _hashed(memory.images[:count])
         if memory.labels is not None:
-            found["labels"] = _hashed(memory.labels)
+            found["labels"] = _hashed(memory.labels[:count])
         return found
     listed = getattr(data, "samples", None) or getattr(data, "imgs", None)
+    listed = listed[:count] if isinstance(listed, list) else listed
     if isinstance(listed, list) and listed and isinstance(listed[0], tuple) and len(listed[0]) == 2:
         paths = [os.fspath(path) for path, _ in listed]
         root = os.path.commonpath([os.path.dirname(path) for path in paths])
@@ -41,6 +43,7 @@ def fingerprint(data: Any) -> dict[str, str | int]:
     for name in ("data", "targets"):
         part = getattr(data, name, None)
         if isinstance(part, Tensor | np.ndarray | list):
+            part = part[:count] if len(part) == len(data) else part
             try:
                 found["images" if name == "data" else "labels"] = _hashed(torch.as_tensor(part))
             except (TypeError, ValueError, RuntimeError):  # a list of something else than numbers

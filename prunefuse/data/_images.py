@@ -216,6 +216,8 @@ def data_of_files(
         (1 if gray else 3, side, side),
         name,
         tuple(said),
+        tuple(classes),
+        tuple(path for path, _ in train),
     )
 
 

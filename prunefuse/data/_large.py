@@ -64,7 +64,13 @@ def large(name: str, root: str | os.PathLike[str], download: bool, reading: Read
             raise ConnectionError(f"{name} could not be downloaded to {root}: {error}") from error
 
     train = part("train", augmented)
-    return Data(train, part("train", plain), part("val", plain), len(train.classes), (3, SIDE, SIDE), name)
+    # ImageNet's classes have several names each.
+    classes = tuple(one if isinstance(one, str) else ", ".join(one) for one in train.classes)
+    ids = tuple(path for path, _ in train.imgs)
+    shape = (3, SIDE, SIDE)
+    return Data(
+        train, part("train", plain), part("val", plain), len(classes), shape, name, classes=classes, ids=ids
+    )
 
 
 def _places365(root: str, split: str, transform: Callable[[Any], Any], download: bool) -> Any:

@@ -66,7 +66,7 @@ def torchvision_data(kind: str, root: str | os.PathLike[str], download: bool, re
     first = made["train"]
     if hasattr(first, "data") and not isinstance(first.data, list):
         parts = {part: (one.data, _labels(one)) for part, one in made.items()}
-        return data_of_arrays(name, parts, reading, None)
+        return data_of_arrays(name, parts, reading, None, getattr(first, "classes", None) or ())
     listed = {part: _samples(name, one) for part, one in made.items()}
     classes = max(label for samples in listed.values() for _, label in samples) + 1
     names = getattr(first, "classes", None) or [str(index) for index in range(classes)]

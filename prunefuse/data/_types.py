@@ -22,6 +22,9 @@ class Data:
         input_shape: (C, H, W).
         name: The name of the data set.
         notes: What a user should be told: the size that images are read in, and what was left out.
+        classes: Names of the classes, by class index; empty where they have none.
+        ids: What the samples of the pool are called where they come from: the path of a file, or the row of an array.
+            None where that is their index.
     """
 
     train: Any
@@ -31,3 +34,5 @@ class Data:
     input_shape: tuple[int, int, int]
     name: str
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    ids: tuple[str, ...] | None = None

@@ -67,7 +67,13 @@ def to_samples(text: str, pool: int, name: str) -> int:
 
 
 def resolve_schedule(
-    schedule: Sequence[int | str], pool: int, *, budget: str | None, initial: str | None, rounds: int | None
+    schedule: Sequence[int | str],
+    pool: int,
+    *,
+    budget: str | None,
+    initial: str | None,
+    rounds: int | None,
+    labeled: int | None = None,
 ) -> tuple[int, ...]:
     """Labelled-set sizes in samples, increasing.
 
@@ -81,11 +87,15 @@ def resolve_schedule(
         budget: Last size; None = the schedule's.
         initial: First size; None = the schedule's.
         rounds: Number of steps; None = the schedule's.
+        labeled: Labels that there are already: the first size, in place of those up to it. Beside ``initial`` it must be None.
 
     Raises:
         ConfigError: a size that cannot be, or sizes that do not increase.
     """
     sizes = [to_samples(str(size), pool, "schedule") for size in schedule]
+    if labeled is not None:
+        sizes = [labeled, *(size for size in sizes if size > labeled)]
+        schedule = sizes
     if budget is not None:
         last = to_samples(budget, pool, "budget")
         if initial is None and last <= sizes[0]:
@@ -108,6 +118,10 @@ def resolve_schedule(
                 "raise the budget, or lower initial or rounds"
             )
         sizes = [first + step * (sizes[-1] - first) // steps for step in range(steps + 1)]
+    if labeled is not None and len(sizes) < 2:
+        raise ConfigError(
+            f"schedule must go beyond the {labeled} labels that there are (labeled), got no size above"
+        )
     if len(sizes) < 2 or any(after <= before for before, after in pairwise(sizes)):
         raise ConfigError(
             "schedule must be two or more increasing sizes; "

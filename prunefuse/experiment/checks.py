@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,9 +16,11 @@ from prunefuse.data._items import check_map_style
 from prunefuse.data._labels import labels_at, listed_labels
 from prunefuse.data._tensors import in_memory
 from prunefuse.dynamics import Recorder
-from prunefuse.experiment.loop_config import LoopConfig
+from prunefuse.experiment.loop_config import GIVEN, LoopConfig
 from prunefuse.experiment.rounds import syncs
 from prunefuse.experiment.state import LoopState
+from prunefuse.experiment.trial import Names
+from prunefuse.ops.arrays import as_tensor, require_floating
 from prunefuse.ops.integers import class_indices
 
 _LABELS_READ = (
@@ -51,6 +55,76 @@ def starting_from(config: LoopConfig, labeled: Mapping[int, int], pool: int) -> 
         )
     rest = config.sizes[1:] if config.sizes[0] == len(labeled) else config.sizes
     return replace(config, schedule=(len(labeled), *rest))
+
+
+def names_of(ids: Sequence[str] | None, classes: Sequence[str] | None, pool: int, num_classes: int) -> Names:
+    """The names of samples and classes.
+
+    Raises:
+        TypeError: they are not sequences of strings.
+        ValueError: not one for each.
+    """
+    for name, given, count, of in (
+        ("ids", ids, pool, "samples"),
+        ("classes", classes, num_classes, "classes"),
+    ):
+        if given is None:
+            continue
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise TypeError(f"{name} must be a sequence of strings, got {type(given).__name__}")
+        if len(given) != count:
+            raise ValueError(f"{name} must have one for each of {count} {of}, got {len(given)}")
+        for index, one in enumerate(given):
+            if not isinstance(one, str):
+                raise TypeError(f"{name} must be strings, got {one!r} for {index}")
+    return Names(ids, classes)
+
+
+def given_features(features: Any, config: LoopConfig, pool: int) -> tuple[LoopConfig, Tensor | None]:
+    """The features of the pool that no network is asked for, if there are some, and the configuration that says so.
+
+    Raises:
+        TypeError: they are not a floating array.
+        ValueError: not a row for each sample, given twice, or for a strategy that compares none, or other ones.
+    """
+    if features is None and not config.has_features:
+        return config, None
+    name = "features"
+    if features is not None and config.features_from is not None:
+        raise ValueError(f"features must be None with features_from={config.features_from!r}, got some")
+    if features is None:
+        name = f"features_from: {config.features_from}"
+        try:
+            features = np.load(
+                Path(str(config.features_from)).expanduser(), mmap_mode="r", allow_pickle=False
+            )
+        except FileNotFoundError:
+            raise ValueError(f"{name} must be a file with features, got none there") from None
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{name} cannot be read as an array of NumPy: {error}") from error
+    else:
+        config = replace(config, features_from=GIVEN)
+    found = as_tensor(name, features)
+    require_floating(name, found)
+    if found.ndim != 2 or len(found) != pool or found.shape[1] == 0:
+        raise ValueError(
+            f"{name} must have a row for each of the {pool} samples of the pool, got shape {tuple(found.shape)}"
+        )
+    return config, found
+
+
+def check_features_from(config: LoopConfig) -> None:
+    """Raise ``ValueError`` where features are to come from elsewhere, and no strategy compares any, or the last layer's."""
+    if config.features_from is None:
+        return
+    name = "features" if config.features_from == GIVEN else "features_from"
+    compares = [bool(config.chooser_of(index).needs & {"features", "all_features"}) for index in (0, 1)]
+    if not any(compares):
+        raise ValueError(
+            f"{name} must be left out with {config.strategy} after a {config.cold_start} start, which compare no features"
+        )
+    if config.strategy == "badge":
+        raise ValueError(f"{name} must be left out with badge, which is made for the last layer's, got some")
 
 
 def check_test_labels(test: Any, num_classes: int) -> None:
@@ -120,7 +194,8 @@ def check_state(state: LoopState, origin: Mapping[str, int | str], config: LoopC
     """Raise ``ValueError`` unless a loop of ``origin`` and ``config`` can go on from ``state``."""
     for name, mine in origin.items():
         theirs = state.origin.get(name, mine)
-        if theirs != mine:
+        grown = name == "pool" and int(theirs) < int(mine)  # at its end
+        if theirs != mine and not grown:
             raise ValueError(f"state must be of a loop with {name} {mine}, got one with {name} {theirs}")
     rounds, sizes = len(state.rounds), tuple(accumulate(len(a.picks) for a in state.acquisitions))
     if sizes != config.sizes[: len(sizes)]:

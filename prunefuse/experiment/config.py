@@ -33,19 +33,23 @@ from prunefuse.experiment.loop_config import (
     LoopConfig,
     PruneFuseOptions,
     SelectionOptions,
+    StartOptions,
+    StoppingOptions,
     TrainingOptions,
     check_selection,
+    check_stopping,
 )
 from prunefuse.training._recipe import RECIPES, Recipe
 
 SELECTORS = ("prunefuse", "dense")
 BASELINES = ("dense", "random")
 WHAT = "What to run"
-_MODELS = f"one of {', '.join(MODELS)}, or torchvision:NAME"
+_MODELS = f"one of {', '.join(MODELS)}, torchvision:NAME or timm:NAME"
 
 
 def _is_model(name: str) -> bool:
-    return name in MODELS or name.removeprefix("torchvision:") not in ("", name)
+    library, _, rest = name.partition(":")
+    return name in MODELS or (library in ("torchvision", "timm") and rest != "")
 
 
 def _is_data(name: str) -> bool:
@@ -111,9 +115,20 @@ class DataOptions:
         default="resnet20",
         metadata=option(
             WHAT,
-            "Dense network to train in the end, such as resnet20, wide_resnet16_4, vgg16_bn, mlp or torchvision:resnet18",
+            "Dense network to train in the end, such as resnet20, wide_resnet16_4, vgg16_bn, mlp, torchvision:resnet18 or "
+            "timm:resnet18",
             check=Check(_MODELS, _is_model),
             metavar="NAME",
+        ),
+    )
+    weights: str | None = field(
+        default=None,
+        metadata=option(
+            WHAT,
+            "Checkpoint that the dense network starts from: .safetensors, or what torch.load reads with weights_only",
+            more="What does not match in name or shape, such as the last layer, is told, and left as it is drawn. A model of "
+            "its own as selector does not start from it.",
+            metavar="FILE",
         ),
     )
     shortcut: str | None = field(
@@ -185,6 +200,25 @@ class MachineOptions:
             metavar="SECONDS",
         ),
     )
+    tensorboard: bool = field(
+        default=False,
+        metadata=option(
+            RUN,
+            "Write curves for TensorBoard below tensorboard/ in the run folder",
+            more='Needs `pip install "prunefuse[tensorboard]"`.',
+        ),
+    )
+    listener: str | None = field(
+        default=None,
+        metadata=option(
+            RUN,
+            "Function that is told of the run as it goes on, FILE.py:FUNCTION or MODULE:FUNCTION, as for Weights & Biases or "
+            "MLflow",
+            more="See docs/listeners.md.",
+            check=Check("FILE.py:FUNCTION or MODULE:FUNCTION", lambda place: all(place.rpartition(":"))),
+            metavar="PLACE",
+        ),
+    )
     out: str | None = field(
         default=None,
         metadata=option(
@@ -193,15 +227,28 @@ class MachineOptions:
     )
 
 
-def check_shortcut(config: DataOptions) -> None:
-    """Raise ``ConfigError`` for a shortcut of a model that has no choice of it."""
+def check_network(config: DataOptions) -> None:
+    """Raise ``ConfigError`` for a shortcut of a model that has no choice of it, or for weights that would be drawn again."""
     unused = config.shortcut is None or config.model.startswith("resnet")
     require(unused, "shortcut", f"left out, as {config.model} has no such choice", config.shortcut)
+    complement = getattr(config, "complement", "keep")
+    drawn = config.weights is not None and complement == "reinit"
+    require(
+        not drawn, "complement", "keep or zero with weights, which a network drawn again has, too", complement
+    )
 
 
 @documented
 @dataclass(frozen=True)
-class RunConfig(MachineOptions, TrainingOptions, PruneFuseOptions, SelectionOptions, DataOptions):
+class RunConfig(
+    MachineOptions,
+    TrainingOptions,
+    PruneFuseOptions,
+    StartOptions,
+    StoppingOptions,
+    SelectionOptions,
+    DataOptions,
+):
     """One experiment: every arm and every seed of it. The defaults are the preset ``digits``.
 
     Raises:
@@ -239,6 +286,16 @@ class RunConfig(MachineOptions, TrainingOptions, PruneFuseOptions, SelectionOpti
         default=None,
         metadata=option(LABELS, "Number of even steps from the first size to the last", check=at_least(1)),
     )
+    labeled: str | None = field(
+        default=None,
+        metadata=option(
+            LABELS,
+            "CSV file of the samples whose labels are there at the start, with a column path or index, and perhaps label. "
+            "They are the first size",
+            more="Rows whose label is empty are not labeled. Without that column the labels are those of the data set.",
+            metavar="FILE",
+        ),
+    )
     baselines: tuple[str, ...] = field(
         default=BASELINES,
         metadata=option(
@@ -251,11 +308,14 @@ class RunConfig(MachineOptions, TrainingOptions, PruneFuseOptions, SelectionOpti
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_shortcut(self)
+        check_network(self)
+        alone = self.labeled is None or self.initial is None
+        require(alone, "initial", "left out with labeled, whose labels are the first size", self.initial)
         selector = f"prunefuse, dense, or a model ({_MODELS})"
         require(self.selector in SELECTORS or _is_model(self.selector), "selector", selector, self.selector)
         try:
             check_selection(self)
+            check_stopping(self)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
@@ -273,10 +333,15 @@ class RunConfig(MachineOptions, TrainingOptions, PruneFuseOptions, SelectionOpti
         def of(kind: type[Any]) -> dict[str, Any]:
             return {part.name: getattr(self, part.name) for part in dataclasses.fields(kind)}
 
-        shared = {**of(TrainingOptions), "seed": seed, "schedule": schedule or self.schedule}
+        shared = {
+            **of(TrainingOptions),
+            **of(StartOptions),
+            "seed": seed,
+            "schedule": schedule or self.schedule,
+        }
         if arm == "random" and arm != self.arms[0]:
             return LoopConfig(**shared, selector="dense", strategy="random")
-        shared = {**of(SelectionOptions), **shared}
+        shared = {**of(SelectionOptions), **of(StoppingOptions), **shared}
         if arm != self.arms[0] or self.selector == "dense":
             return LoopConfig(**shared, selector="dense")
         if self.selector != "prunefuse":

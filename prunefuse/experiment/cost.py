@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.records import Cost
 from prunefuse.ops.flops import nearest_neighbors_flops
-from prunefuse.selection._strategies import Strategy
+from prunefuse.selection._strategies import Need, Strategy
 from prunefuse.training._recipe import Recipe
 
 FORMULA = """\
@@ -23,7 +23,7 @@ C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(
   E    epochs (more for a small |L_r| if the recipe has a least number of steps); |L_r| labels in round r
   S_r  samples scored: the unlabeled pool |U_r|; with k_center and extrapolated scores the whole pool, as they need the
        labeled features too;
-       with bald |U_r| for each of its passes with dropout
+       with bald |U_r| for each of its passes with dropout; 0 where all that is compared are features that are given
   K_r  with k_center, distance work 2*d*(|L_r| + picks)*pool for d features; with badge 2*(d + C)*picks*|U_r| for C
        classes; with extrapolated scores 2*(d + 1)*|L_r|*|U_r|; with probcover 6*d*pool^2; with k clusters of n samples
        2*d*k*n for the start and for each of at most 100 assignments (typiclust k = |L_r| + picks, n = pool;
@@ -64,19 +64,26 @@ def test_flops(config: LoopConfig, recipe: Recipe, labels: int, flops: float, si
     return flops * sizes.test * (recipe.epochs_for(labels) if config.test_every_epoch else 1)
 
 
-def picking_flops(chooser: Strategy, sizes: Sizes, labeled: int, picks: int) -> tuple[float, float]:
-    """Forward passes over the pool, and distances, to pick with ``chooser``."""
-    unlabeled = sizes.pool - labeled
-    seen = sizes.pool if "all_features" in chooser.needs else unlabeled
-    distances = 0.0
-    if "dynamics" in chooser.needs:
-        distances = float(nearest_neighbors_flops(unlabeled, labeled, sizes.features))
-    elif chooser.distances is None and chooser.needs & {"features", "all_features"}:
-        centers = labeled + picks if "all_features" in chooser.needs else picks
-        distances = 2.0 * sizes.features * centers * seen
+def scoring_flops(chooser: Strategy, asks: frozenset[Need], sizes: Sizes, labeled: int) -> float:
+    """Forward passes over the pool for what the selector is asked."""
+    if not asks - {"dynamics"}:
+        return 0.0
+    samples = sizes.pool if "all_features" in asks else sizes.pool - labeled
+    return chooser.passes * samples * sizes.selector
+
+
+def choosing_flops(chooser: Strategy, sizes: Sizes, labeled: int, picks: int) -> float:
+    """Distances, to pick with ``chooser``."""
+    unlabeled, distances = sizes.pool - labeled, 0.0
     if chooser.distances is not None:
-        distances += chooser.distances(sizes.features, labeled, picks, sizes.pool)
-    return chooser.passes * seen * sizes.selector, distances
+        distances = chooser.distances(sizes.features, labeled, picks, sizes.pool)
+    if "dynamics" in chooser.needs:
+        return distances + nearest_neighbors_flops(unlabeled, labeled, sizes.features)
+    if chooser.distances is not None:
+        return distances
+    if "all_features" in chooser.needs:
+        return 2.0 * sizes.features * (labeled + picks) * sizes.pool
+    return 2.0 * sizes.features * picks * unlabeled if "features" in chooser.needs else 0.0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import IO, Any, Protocol
 from prunefuse._commit import settle
 from prunefuse._lock import locked
 from prunefuse.errors import ConfigError, DamagedFileError, FolderInUseError, RunError, TrainingDivergedError
-from prunefuse.experiment.records import Epoch, Event, Listener, Phase, Progress, Round, round_from_dict
+from prunefuse.experiment.records import Epoch, Event, Listener, Phase, Progress, Round, Stop, round_from_dict
 
 
 @dataclass(frozen=True)
@@ -262,6 +262,8 @@ def decoded(message: Mapping[str, Any]) -> Event:
     fields = {name: value for name, value in message.items() if name != "event"}
     if message["event"] == Round.__name__:
         return round_from_dict(fields)
+    if message["event"] == Stop.__name__:
+        return Stop(**{**fields, "rules": tuple(fields["rules"])})
     return _EVENTS[message["event"]](**fields)
 
 

@@ -2,8 +2,9 @@
 
 ::
 
-    config.json                  resolved configuration, schedule in samples, arms, command, versions, device
-    metrics.csv                  arm, seed, round, labels, selector_accuracy, final_accuracy, unselectable
+    config.json                  resolved configuration, schedule in samples, arms, names of classes, command, versions, device
+    metrics.csv                  arm, seed, round, labels, selector_accuracy, final_accuracy, unselectable; kappa and
+                                 uncertainty, which stopping rules look at
     epochs.csv                   arm, seed, round, network, epoch, epochs, lr, loss, train_accuracy,
                                  test_accuracy, seconds
     ledger.json                  formula of the cost of selection; an entry per arm, seed, round and phase
@@ -34,7 +35,10 @@ from prunefuse.errors import RunFolderError as RunFolderError
 from prunefuse.experiment import trial as trials_on_disk
 from prunefuse.experiment.records import Cost, Epoch, Round
 
-METRICS = ("arm", "seed", "round", "labels", "selector_accuracy", "final_accuracy", "unselectable")
+METRICS = (
+    *("arm", "seed", "round", "labels", "selector_accuracy", "final_accuracy", "unselectable"),
+    *("kappa", "uncertainty"),
+)
 EPOCHS = (
     *("arm", "seed", "round", "network", "epoch", "epochs"),
     *("lr", "loss", "train_accuracy", "test_accuracy", "seconds"),
@@ -213,7 +217,8 @@ def tables(trials: Sequence[Trial], formula: str) -> dict[str, str]:
     for trial in trials:
         key = {"arm": trial.arm, "seed": trial.seed}
         for done in trial.rounds:
-            metrics.append(key | {"round": done.index} | _named(done, METRICS[3:]))
+            signals = {name: done.signals.get(name) for name in METRICS[7:]}
+            metrics.append(key | {"round": done.index} | _named(done, METRICS[3:7]) | signals)
             epochs.extend(key | _named(epoch, EPOCHS[2:]) for epoch in done.epochs)
             entries.extend(key | asdict(cost) for cost in done.costs)
     ledger = json.dumps(

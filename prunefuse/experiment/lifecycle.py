@@ -28,6 +28,9 @@ class Run(execute.Experiment, Protocol):
     def data_facts(self) -> dict[str, Any]:
         """What the data are, to compare with when the run goes on."""
 
+    def weights_facts(self) -> dict[str, Any] | None:
+        """Which weights the network starts from, to compare with likewise; None without."""
+
 
 R = TypeVar("R", bound=Run)
 
@@ -77,6 +80,7 @@ def resume(
         run = opened(facts["config"])
         run.path = path
         _check_data(facts["data"], run.data_facts())
+        _check_weights(facts.get("weights"), run.weights_facts())
         with machine.running_on(run.threads):
             run.prepare()
             return go_on(run, run.config.jobs if jobs is None else jobs)
@@ -91,3 +95,11 @@ def _check_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 raise ConfigError(f"data: {what}: {difference}; the run cannot go on with it")
         elif now[name] != value:
             raise ConfigError(f"data: its {name} was {value} when the run began, and now is {now[name]}")
+
+
+def _check_weights(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:
+    """Raise ``ConfigError`` where the file of the starting weights is not what it was when the run began."""
+    if before is not None and now is not None and before["sha256"] != now["sha256"]:
+        raise ConfigError(
+            f"weights: {now['file']} is not what it was when the run began, by its SHA-256; the run cannot go on with it"
+        )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,40 +21,42 @@ from prunefuse.data._labels import OwnLabels
 from prunefuse.data._tensors import TensorImages
 from prunefuse.dynamics import Recorder as Dynamics
 from prunefuse.errors import FolderInUseError, TooFewRowsError
-from prunefuse.experiment import people, rounds, trial
+from prunefuse.experiment import people, rounds, stopping, trial
 from prunefuse.experiment.checks import (
     check_data,
     check_dynamics,
+    check_features_from,
     check_state,
     check_test_labels,
     check_weights,
+    given_features,
     make,
+    names_of,
     starting_from,
 )
 from prunefuse.experiment.cost import Sizes
+from prunefuse.experiment.looking import looked_at, width_of_features
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.oracle import Oracle, ask, check_labels
 from prunefuse.experiment.people import Asked, Labels
-from prunefuse.experiment.records import Cost, Epoch, Listener, Network, Round
+from prunefuse.experiment.records import Cost, Epoch, Event, Listener, Network, Round, Stop
 from prunefuse.experiment.state import Acquisition, LoopState
 from prunefuse.experiment.steps import Bench, Result, Step, carry_out, clear
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, plan_pruning
 from prunefuse.pruning._graph.copies import fingerprint
-from prunefuse.selection._strategies import Picks, Pool, strategy
+from prunefuse.selection._strategies import Picks, Pool
 from prunefuse.training import (
     Distillation,
     EpochResult,
     dropout_layers,
     evaluate,
-    features,
     flops_per_input,
     predict,
-    predict_dropout,
-    predict_with_features,
     train,
 )
 from prunefuse.training._modes import takes_ids
+from prunefuse.training._starts import shrink_and_perturb_
 
 __all__ = ["ActiveLearning", "LoopConfig", "LoopState"]
 
@@ -93,10 +95,15 @@ class ActiveLearning:
         oracle: Answers pool indices with class indices; default the labels of ``pool``. With ``"people"`` labels come by `ask`
             and `tell`.
         labeled: Labels that there are before the start, class by pool index: they are the first size of the schedule.
+        features: (N, d) floating: what strategies that compare features take for those of the pool, such as embeddings
+            that were learned without labels. No network is asked then.
+        ids: What each sample of the pool is called, for `ask` and ``picks.csv``: paths, say.
+        classes: What each class is called, for ``picks.csv``.
         selector_factory: Makes the selector for ``selector="model"``, likewise.
         device: Where to compute.
         listener: Called with every `prunefuse.experiment.records.Event`.
-        state: Of an earlier loop with the same arguments, to go on from; the schedule may have become longer.
+        state: Of an earlier loop with the same arguments, to go on from. The schedule may have become longer, and the pool may
+            have grown at its end.
         folder: Where rounds are kept (see `prunefuse.experiment.trial`), new or of an earlier loop with the same
             arguments. A loop that was killed goes on from there, also from inside a round and a training. Its picks are
             the same and, on the CPU, its weights bit for bit.
@@ -127,6 +134,9 @@ class ActiveLearning:
         train: Any = None,
         oracle: Oracle | Literal["people"] | None = None,
         labeled: Mapping[int, int] | None = None,
+        features: Any = None,
+        ids: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
         selector_factory: Callable[[], nn.Module] | None = None,
         device: torch.device | str = "cpu",
         listener: Listener | None = None,
@@ -141,6 +151,8 @@ class ActiveLearning:
         config = config.for_pool(len(pool))
         if labeled is not None:
             config = starting_from(config, labeled, len(pool))
+        config, self._features = given_features(features, config, len(pool))
+        check_features_from(config)
         if len(train) != len(pool):
             raise ValueError(f"train must have the {len(pool)} samples of the pool, got {len(train)}")
         if (selector_factory is None) == (config.selector == "model"):
@@ -154,8 +166,8 @@ class ActiveLearning:
         self.folder = None if folder is None else Path(folder)
         self._identity: dict[str, Any] = {}
         if self.folder is not None:
-            self._identity = trial.identity(config, pool, test)
-            state = trial.restore(self.folder, self._identity)
+            self._identity = trial.identity(config, pool, test, self._features)
+            state = trial.restore(self.folder, self._identity, pool)
             self._version = trial.version(self.folder)
         self.state = LoopState() if state is None else state
         self.selector: nn.Module | None = None
@@ -183,6 +195,7 @@ class ActiveLearning:
         self.num_classes = outputs.shape[1]
         if test is not None:
             check_test_labels(test, self.num_classes)
+        self._names = names_of(ids, classes, len(pool), self.num_classes)
         check_dynamics(config, self.num_classes)
         self._proxy: nn.Module | None = None
         if selector_factory is not None:
@@ -204,6 +217,10 @@ class ActiveLearning:
             if not self.state.acquisitions:
                 answers = check_labels("labeled", list(labeled), list(labeled.values()), self.num_classes)
                 self.state.acquisitions.append(Acquisition(tuple(labeled), answers, None, 0, ()))
+        if self.state.stopped is not None:
+            if config.stop:
+                self.config = config = replace(config, schedule=config.sizes[: self.state.stopped])
+            self.state.stopped = self.state.stopped if config.stop else None
         check_state(self.state, origin, config)
         self.state.origin = dict(origin)
         if self.state.dense:
@@ -221,8 +238,10 @@ class ActiveLearning:
         if self._oracle is None:
             raise ValueError('oracle must answer where a loop is iterated, got "people": call ask and tell')
         with self._held():
-            for index in range(len(self.state.rounds), len(self.config.schedule)):
-                yield self._complete(index)
+            while (index := len(self.state.rounds)) < len(self.config.schedule):
+                done = self._complete(index)
+                if done is not None:
+                    yield done
 
     def ask(self) -> Asked:
         """The samples to label next, best first; those that were asked and not told yet come before new ones.
@@ -253,11 +272,16 @@ class ActiveLearning:
             if len(state.acquisitions) > len(state.rounds):
                 self._complete(len(state.rounds))
             if len(state.rounds) == len(sizes):
-                return Asked((), None)
+                return self._asked()
             if (count := people.missing(state, sizes)) > 0:
                 self._pick_for_people(len(state.rounds), count)
                 self._commit()
-            return people.asked(state)
+            return self._asked()
+
+    def _asked(self) -> Asked:
+        found, ids = people.asked(self.state), self._names.ids
+        named = None if ids is None else tuple(ids[index] for index in found.indices)
+        return replace(found, ids=named, stop=self._proposed(len(self.state.rounds)) if found.indices else ())
 
     def tell(self, labels: Labels) -> None:
         """Take labels of samples that `ask` gave, in any number, also again: the last word counts.
@@ -298,8 +322,13 @@ class ActiveLearning:
             )
         purpose = ("picks", index, len(before)) if before else ("picks", index)
         pool = Pool(mask.nonzero()[:, 0], labeled, generator(self.config.seed, *purpose))
-        picks, _ = self._choose(pool, index, count, step, bench)
-        people.add(state, picks, bench.lines)
+        chosen = self._choose(pool, index, count, step, bench)
+        self._take_signals(index, chosen.signals, chosen.classes)
+        if chosen.picks is None:
+            self._stop(index, tuple(bench.lines), chosen.epochs)
+        else:
+            self._propose(index)
+            people.add(state, chosen.picks, bench.lines)
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -318,12 +347,16 @@ class ActiveLearning:
 
     def _commit(self) -> None:
         if self.folder is not None:
-            trial.commit(self.folder, self._identity, self.state, self.plan, self.selector, self.final)
+            trial.commit(
+                self.folder, self._identity, self.state, self.plan, self.selector, self.final, self._names
+            )
             self._version = trial.version(self.folder)
 
-    def _complete(self, index: int) -> Round:
-        """Do a round, and keep it."""
+    def _complete(self, index: int) -> Round | None:
+        """Do a round, and keep it; None where the loop stops instead."""
         done = self._round(index)
+        if done is None:
+            return None
         self.state.rounds.append(done)
         self._commit()
         if self.folder is not None:
@@ -345,6 +378,8 @@ class ActiveLearning:
         """Take what a step found, now or in an earlier process."""
         index, values = int(step.name.partition("/")[0]), result.values
         if step.what == "label":
+            self._take_signals(index, values["signals"], result.tensors.get("classes"))
+        if step.what == "label" and values["picks"] is not None:
             utilities = None if values["utilities"] is None else tuple(values["utilities"])
             bought = (tuple(values["picks"]), tuple(values["labels"]), utilities, values["unselectable"])
             self.state.acquisitions.append(Acquisition(*bought, result.lines))
@@ -365,7 +400,7 @@ class ActiveLearning:
             self.final = deepcopy(self._dense)
             self.final.load_state_dict(dict(result.tensors))
 
-    def _round(self, index: int) -> Round:
+    def _round(self, index: int) -> Round | None:
         config, state = self.config, self.state
         lines = list(self._planning) if index == 0 else []
         epochs: list[Epoch] = []
@@ -374,7 +409,12 @@ class ActiveLearning:
         self._planned_now = False
         label, *_ = rounds.steps_of_round(config, index, self._sizes)
         if len(state.acquisitions) == index:
-            epochs += [Epoch(**epoch) for epoch in self._carry_out(label).values["epochs"]]
+            found = self._carry_out(label)
+            if found.values["picks"] is None:
+                self._stop(index, found.lines, found.values["epochs"])
+                return None
+            self._propose(index)
+            epochs += [Epoch(**epoch) for epoch in found.values["epochs"]]
         lines += state.acquisitions[index].costs
         if state.fused:
             lines += self._carry_out(rounds.plan_step(index)).lines
@@ -394,6 +434,8 @@ class ActiveLearning:
         kept = rounds.keeps_selector(config, index)
         state.selector = _weights(self.selector) if kept else {}
         state.scores = self._scores if kept else {}
+        if rounds.goes_on_from_final(config, index):
+            state.selector = _weights(self.final)
         trained = accuracies["train_selector"]
         final = trained if config.selector == "dense" and trained is not None else accuracies["train_final"]
         return Round(
@@ -406,7 +448,57 @@ class ActiveLearning:
             bought.unselectable,
             tuple(epochs),
             tuple(lines),
+            state.signals.get(index, {}),
         )
+
+    def _take_signals(self, index: int, signals: Mapping[str, float], classes: Tensor | None) -> None:
+        """Keep what stopping rules look at."""
+        if signals:
+            self.state.signals[index] = dict(signals)
+        if classes is not None:
+            self.state.classes = {"predicted": classes.cpu()}
+
+    def _proposed(self, index: int) -> tuple[str, ...]:
+        """The stopping rules that hold before round ``index``."""
+        signals = [self.state.signals.get(before, {}) for before in range(index + 1)]
+        return stopping.proposing(self.config.stop_when, signals)
+
+    def _propose(self, index: int) -> None:
+        """Tell of rules that hold, where the loop is not to stop by itself."""
+        if rules := self._proposed(index):
+            self._tell(Stop(index - 1, self.config.sizes[index - 1], rules, stopped=False))
+
+    def _stop(self, index: int, lines: Sequence[Cost], epochs: Sequence[Mapping[str, Any]]) -> None:
+        """End the loop before round ``index``. What the last round trains is trained at the size that was reached."""
+        state, trained = self.state, set[str]()
+        rules, last = self._proposed(index), state.rounds[-1]
+        trained.update(step.what for step in rounds.steps_of_round(self.config, index - 1, self._sizes))
+        self.config = replace(self.config, schedule=self.config.sizes[:index])
+        if state.selector and self.config.selector != "dense":
+            self.selector = self._initial_selector()
+            self.selector.load_state_dict(state.selector)
+        spent, seen = [*last.costs, *lines], [*last.epochs, *(Epoch(**epoch) for epoch in epochs)]
+        accuracies = {"train_selector": last.selector_accuracy, "train_final": last.final_accuracy}
+        self._selector_of = self._final_of = -1
+        for step in rounds.steps_of_round(self.config, index - 1, self._sizes):
+            one = self.config.selector == "dense" and "train_selector" in trained  # it is the final network
+            if step.what in accuracies and step.what not in trained and not one:
+                found = self._carry_out(step)
+                spent += found.lines
+                seen += [Epoch(**epoch) for epoch in found.values["epochs"]]
+                accuracies[step.what] = found.values["accuracy"]
+        state.rounds[-1] = replace(
+            last,
+            selector_accuracy=accuracies["train_selector"],
+            final_accuracy=accuracies["train_final"],
+            epochs=tuple(seen),
+            costs=tuple(spent),
+        )
+        state.stopped = index
+        self._commit()
+        if self.folder is not None:
+            clear(self.folder / trial.STEPS)
+        self._tell(Stop(index - 1, last.labels, rules, stopped=True))
 
     def _carry_out(self, step: Step[Cost]) -> Result[Cost]:
         return carry_out(step, self, self._bench(step), Cost)
@@ -429,7 +521,11 @@ class ActiveLearning:
         mask[labeled] = False
         pool = Pool(mask.nonzero()[:, 0], labeled, generator(self.config.seed, "picks", index))
         count = self.config.sizes[index] - len(labeled)
-        picks, epochs = self._choose(pool, index, count, step, bench)
+        chosen = self._choose(pool, index, count, step, bench)
+        picks, tensors = chosen.picks, {} if chosen.classes is None else {"classes": chosen.classes}
+        told = {"signals": chosen.signals, "epochs": chosen.epochs}
+        if picks is None:
+            return Result({"picks": None, **told}, tensors)
         indices = picks.indices.tolist()
         assert self._oracle is not None
         answers = ask(self._oracle, indices, self.num_classes)
@@ -440,32 +536,56 @@ class ActiveLearning:
                 "labels": list(answers),
                 "utilities": utilities,
                 "unselectable": picks.unselectable,
-                "epochs": epochs,
-            }
+                **told,
+            },
+            tensors,
         )
 
-    def _choose(
-        self, pool: Pool, index: int, count: int, step: Step[Cost], bench: Bench[Cost]
-    ) -> tuple[Picks, list[dict[str, Any]]]:
-        """The samples, and the epochs of a training that was needed for it."""
+    def _choose(self, pool: Pool, index: int, count: int, step: Step[Cost], bench: Bench[Cost]) -> _Chosen:
+        """The samples that bring the labeled set to its size, or none where a rule stops the loop."""
         config, known = self.config, len(pool.labeled)
         epochs: list[dict[str, Any]] = []
-        chooser = strategy("random") if index == 0 else config.chooser
+        chooser, asks = config.chooser_of(index), config.asks(index)
+        signals = {} if index == 0 else self._cost_of(index)
+        if self._stops(index, signals):
+            return _Chosen(None, epochs, signals)
         if not chooser.needs:
-            return chooser.pick(pool, count), epochs
+            return _Chosen(chooser.pick(pool, count), epochs, signals)
         selector = self._initial_selector()
         recorded = chooser.dynamics is None or chooser.dynamics in self.state.scores
-        if self.state.selector and recorded:
+        if index == 0 or not asks:
+            pass  # untrained, or not asked
+        elif self.state.selector and recorded:
             selector.load_state_dict(self.state.selector)
             self._scores = self.state.scores
         else:  # The schedule or the strategy has changed: what was its last round trained no such selector.
             work = rounds.training_lines(config, index - 1, known, self._sizes, "selector")
             _, epochs = self._fit(selector, "selector", index - 1, work, bench)
         with bench.timed(step.line("score_pool")):
-            pool = self._ask(selector, pool, index, bench)
+            pool = looked_at(
+                selector,
+                self._pool,
+                pool,
+                chooser,
+                asks,
+                given=self._features,
+                module=config.features_from,
+                scores=self._scores,
+                seed=derive(config.seed, "dropout", index),
+                recipe=config.training_of_selector,
+                workers=config.workers,
+                on_progress=bench.progress("scoring the pool"),
+            )
         with bench.timed(step.line("select")):
+            classes = None
+            if self._looks and index not in self.state.signals:
+                before = self.state.classes.get("predicted")
+                measured = stopping.measure(pool, len(self._pool), before)
+                signals, classes = {**signals, **measured.signals}, measured.classes
+            if self._stops(index, signals):
+                return _Chosen(None, epochs, signals, classes)
             try:
-                return chooser.pick(pool, count), epochs
+                return _Chosen(chooser.pick(pool, count), epochs, signals, classes)
             except TooFewRowsError as error:
                 left = len(pool.unlabeled)
                 raise ValueError(
@@ -474,34 +594,24 @@ class ActiveLearning:
                     "infinite for the others"
                 ) from error
 
-    def _ask(self, selector: nn.Module, pool: Pool, index: int, bench: Bench[Cost]) -> Pool:
-        """``pool`` with what the strategy needs to know from the selector, as tensors also for a NumPy pool."""
-        config, needs = self.config, self.config.chooser.needs
-        options: dict[str, Any] = {
-            "indices": torch.cat((pool.labeled, pool.unlabeled))
-            if "all_features" in needs
-            else pool.unlabeled,
-            "recipe": config.training_of_selector,
-            "workers": config.workers,
-            "on_progress": bench.progress("scoring the pool"),
-        }
-        if "ensemble" in needs:
-            seed = derive(config.seed, "dropout", index)
-            ensemble = predict_dropout(
-                selector, self._pool, passes=config.chooser.passes, seed=seed, **options
-            )
-            return replace(pool, ensemble=ensemble)
-        if "all_features" in needs:
-            scores = None if config.chooser.dynamics is None else self._scores[config.chooser.dynamics]
-            if "logits" not in needs:
-                seen = torch.as_tensor(features(selector, self._pool, **options))
-                return replace(pool, features=seen, scores=scores)
-            logits, seen = map(torch.as_tensor, predict_with_features(selector, self._pool, **options))
-            return replace(pool, logits=logits[len(pool.labeled) :], features=seen, scores=scores)
-        if "features" in needs:
-            logits, seen = predict_with_features(selector, self._pool, **options)
-            return replace(pool, logits=torch.as_tensor(logits), features=torch.as_tensor(seen))
-        return replace(pool, logits=torch.as_tensor(predict(selector, self._pool, **options)))
+    def _cost_of(self, index: int) -> dict[str, float]:
+        """FLOPs of all rounds so far and of round ``index``, where a rule looks at them."""
+        if not any(rule.startswith("cost:") for rule in self.config.stop_when):
+            return {}
+        spent = sum(cost.flops for done in self.state.rounds for cost in done.costs)
+        steps = rounds.steps_of_round(self.config, index, self._sizes)
+        return {"cost": spent + sum(line.flops for step in steps for line in step.work)}
+
+    def _stops(self, index: int, signals: Mapping[str, float]) -> bool:
+        """Whether the loop is to stop before round ``index``, given what was measured now or before it was stopped."""
+        known = self.state.signals
+        found = [known.get(before, {}) for before in range(index)] + [{**signals, **known.get(index, {})}]
+        return self.config.stop and bool(stopping.proposing(self.config.stop_when, found))
+
+    @property
+    def _looks(self) -> bool:
+        """Whether stopping rules look at what the selector says."""
+        return any(not rule.startswith("cost:") for rule in self.config.stop_when)
 
     def _replan(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
         self._load_fused(index, bench)
@@ -514,7 +624,7 @@ class ActiveLearning:
         self._make_plan(index, bench)
 
     def _train_selector(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
-        self.selector = self._initial_selector()
+        self.selector = self._starting_selector(index)
         accuracy, epochs = self._fit(self.selector, "selector", index, step.work, bench)
         self._selector_of = index
         tensors = {f"weights.{name}": value for name, value in _weights(self.selector).items()}
@@ -523,7 +633,7 @@ class ActiveLearning:
 
     def _train_final(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
         config = self.config
-        final = deepcopy(self._dense)
+        final = self._starting_selector(index) if config.selector == "dense" else deepcopy(self._dense)
         if config.selector == "prunefuse" and config.fuse:
             assert self.selector is not None
             assert self.plan is not None
@@ -625,15 +735,15 @@ class ActiveLearning:
                     seed=config.seed,
                 )
         selector = self._initial_selector()
-        needs = config.chooser.needs
-        if "ensemble" in needs and not dropout_layers(selector):
+        chosen = [config.chooser_of(index) for index in (0, 1)]
+        if "ensemble" in config.chooser.needs and not dropout_layers(selector):
             raise ValueError(
                 f"strategy must not be {config.strategy}, whose passes take dropout, where the selector has no dropout layers"
             )
         compared = 0
-        if needs & {"features", "all_features"}:
-            logits, seen = predict_with_features(selector, TensorImages(self._example, as_is=True))
-            compared = seen.shape[1] + ("logits" in needs) * logits.shape[1]
+        if any(one.needs & {"features", "all_features"} for one in chosen):
+            compared = width_of_features(selector, self._example, self._features, config.features_from)
+            compared += ("logits" in config.chooser.needs) * self.num_classes
         self._sizes = Sizes(
             flops_per_input(selector, self._example),
             flops_per_input(self._dense, self._example),
@@ -642,7 +752,7 @@ class ActiveLearning:
             0 if self._test is None else len(self._test),
         )
 
-    def _tell(self, event: Round) -> None:
+    def _tell(self, event: Event) -> None:
         if self._listener is not None:
             self._listener(event)
 
@@ -650,6 +760,18 @@ class ActiveLearning:
         if self.plan is not None:
             return self.plan.extract(self._dense)
         return deepcopy(self._dense if self._proxy is None else self._proxy)
+
+    def _starting_selector(self, index: int) -> nn.Module:
+        """The selector of round ``index`` before it is trained. After T_sync it starts from what it is cut from."""
+        selector, config = self._initial_selector(), self.config
+        if config.start == "fresh" or not self.state.selector or self.state.fused:
+            return selector
+        selector.load_state_dict(self.state.selector)
+        if config.start == "shrink":
+            shrink_and_perturb_(
+                selector, config.shrink_to, config.noise, generator(config.seed, "start", index)
+            )
+        return selector
 
     def _build(
         self, factory: Callable[[], nn.Module], *purpose: str | int, name: str = "factory"
@@ -673,6 +795,16 @@ class ActiveLearning:
         bought = self.state.acquisitions
         indices = torch.tensor([i for a in bought for i in a.picks], dtype=torch.int64)
         return indices, torch.tensor([y for a in bought for y in a.labels], dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What choosing led to: picks, or None where a rule stops the loop; and what stopping rules look at."""
+
+    picks: Picks | None
+    epochs: list[dict[str, Any]]
+    signals: Mapping[str, float]
+    classes: Tensor | None = None
 
 
 def _weights(model: nn.Module | None) -> dict[str, Tensor]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prunefuse._names import (
+    COLD_STARTS,
     CRITERIA,
     DIVERSITY,
     ROUNDINGS,
+    STARTS,
     STOCHASTIC,
     STRATEGIES,
     Complement,
     Diversity,
+    Start,
     Stochastic,
 )
 from prunefuse._options import (
@@ -33,10 +36,11 @@ from prunefuse.experiment.budgets import check_sizes, to_samples
 from prunefuse.training._recipe import RECIPES, Recipe
 
 if TYPE_CHECKING:
-    from prunefuse.selection._strategies import Strategy
+    from prunefuse.selection._strategies import Need, Strategy
 
 LABELS, SELECT, FINAL = "How much to label", "How to select", "The final network"
 TRAIN, RUN = "Training", "The run"
+GIVEN = "array"  # features_from, where the features are an argument of the loop
 _STRATEGY = Check(
     f"one of {', '.join(STRATEGIES)}",
     lambda value: value in STRATEGIES or callable(value) or ":" in value,
@@ -104,6 +108,100 @@ class SelectionOptions:
             "Useful samples that diversity picks from, in times the number of picks",
             check=at_least(1),
         ),
+    )
+    cold_start: str = field(
+        default="random",
+        metadata=option(
+            SELECT,
+            "How the first size is chosen, without labels: at random, or by features, of which the untrained network's say "
+            "little",
+            check=one_of(*COLD_STARTS),
+        ),
+    )
+    features_from: str | None = field(
+        default=None,
+        metadata=option(
+            SELECT,
+            "Where strategies that compare features get them: a .npy file with a row for each sample of the pool, or a "
+            "module of the selector, whose output is taken. Left out: what enters its last linear layer",
+            metavar="FILE|MODULE",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """From where the selector of a round starts."""
+
+    start: Start = field(
+        default="fresh",
+        metadata=option(
+            SELECT,
+            "Weights that the selector of a round starts from: its initial ones; those of the round before; or these "
+            "shrunk, with noise",
+            more="``shrink`` is shrink and perturb (Ash and Adams 2020): each parameter is multiplied by ``shrink_to``, and "
+            "a normal number times ``noise`` is added. Buffers, such as running means, stay.",
+            check=one_of(*STARTS),
+        ),
+    )
+    shrink_to: float = field(
+        default=0.6,
+        metadata=option(SELECT, "Factor of the weights, for the start shrink", check=part(whole=True)),
+    )
+    noise: float = field(
+        default=0.01,
+        metadata=option(SELECT, "Standard deviation of the noise, for the start shrink", check=at_least(0)),
+    )
+
+
+def stopping_rules(rules: Iterable[str]) -> tuple[tuple[str, float], ...]:
+    """Names and thresholds of rules such as ``kappa:0.99``.
+
+    Raises:
+        ValueError: one is none of these, or its threshold is not a number that it can have.
+    """
+    found = []
+    for rule in rules:
+        name, _, text = rule.partition(":")
+        least, most = _RULES[name]
+        threshold = float(text)
+        if not least <= threshold <= most:
+            raise ValueError(rule)
+        found.append((name, threshold))
+    return tuple(found)
+
+
+def _are_rules(rules: tuple[str, ...]) -> bool:
+    try:
+        names = [name for name, _ in stopping_rules(rules)]
+    except (KeyError, ValueError):
+        return False
+    return len(set(names)) == len(names)
+
+
+_RULES = {"kappa": (0.0, 1.0), "uncertainty": (0.0, 1.0), "cost": (0.0, float("inf"))}
+
+
+@dataclass(frozen=True)
+class StoppingOptions:
+    """When to stop labeling."""
+
+    stop_when: tuple[str, ...] = field(
+        default=(),
+        metadata=option(
+            LABELS,
+            "Rules that propose to stop: kappa:0.99, predictions are stable; uncertainty:0.05, of 1 little is left; cost:1e15, "
+            "FLOPs with the next round are more",
+            more="Any of them is enough; see `prunefuse.experiment.stopping`.",
+            check=Check(
+                "any of kappa:X, uncertainty:X, with X in [0, 1], and cost:FLOPS, each once", _are_rules
+            ),
+            metavar="RULES",
+        ),
+    )
+    stop: bool = field(
+        default=False,
+        metadata=option(LABELS, "Stop where a rule proposes it, instead of only telling so"),
     )
 
 
@@ -215,7 +313,7 @@ class TrainingOptions:
 
 @documented
 @dataclass(frozen=True)
-class LoopConfig(TrainingOptions, PruneFuseOptions, SelectionOptions):
+class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, StoppingOptions, SelectionOptions):
     """Configuration of `ActiveLearning`.
 
     >>> prunefuse.LoopConfig(schedule=("10%", "20%"), strategy="margin", prune_ratio=0.5).for_pool(1437).sizes
@@ -247,11 +345,35 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, SelectionOptions):
     def __post_init__(self) -> None:
         check_fields(self)
         check_selection(self)
+        check_stopping(self)
 
     @cached_property
     def chooser(self) -> Strategy:
         """The strategy with its options."""
         return chosen_strategy(self)
+
+    @cached_property
+    def _first_chooser(self) -> Strategy:
+        from prunefuse.selection._strategies import strategy
+
+        return strategy(self.cold_start)
+
+    def chooser_of(self, index: int) -> Strategy:
+        """The strategy that chooses the samples of round ``index``."""
+        return self.chooser if index else self._first_chooser
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the features of the pool are given, and no network is asked for them."""
+        return self.features_from is not None and self.features_from.endswith((GIVEN, ".npy"))
+
+    def asks(self, index: int) -> frozenset[Need]:
+        """What the selector is asked to choose the samples of round ``index``, beside what is given."""
+        asks = self.chooser_of(index).needs
+        if self.has_features:
+            asks = asks - {"features", "all_features"}
+        looked_at = index > 0 and any(not rule.startswith("cost:") for rule in self.stop_when)
+        return asks | {"logits"} if looked_at and "ensemble" not in asks else asks
 
     def for_pool(self, pool: int) -> LoopConfig:
         """The same with a schedule in samples of a pool of ``pool``.
@@ -305,6 +427,15 @@ def check_selection(config: SelectionOptions) -> None:
     plain = config.stochastic == "none" and config.diversity == "none" and not config.class_balanced
     if config.strategy not in STRATEGIES or not plain:
         chosen_strategy(config)
+
+
+def check_stopping(config: StoppingOptions) -> None:
+    """Raise ``ConfigError`` for rules that the strategy gives nothing to, or that are missing."""
+    assert isinstance(config, SelectionOptions)
+    require(bool(config.stop_when) or not config.stop, "stop", "False without stop_when", config.stop)
+    if config.strategy == "random":
+        blind = all(rule.startswith("cost") for rule in config.stop_when)
+        require(blind, "stop_when", "cost alone with random, which asks no network", config.stop_when)
 
 
 def chosen_strategy(config: SelectionOptions) -> Strategy:

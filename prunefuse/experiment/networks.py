@@ -1,9 +1,11 @@
-"""Networks by name for the images of a data set."""
+"""Networks by name for the images of a data set, and the weights that the dense one starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,72 @@ from prunefuse import models
 from prunefuse.data import Data
 from prunefuse.experiment.budgets import ConfigError
 from prunefuse.experiment.config import DataOptions
+from prunefuse.experiment.steps import digest
+from prunefuse.models._weights import Unmatched, put_weights_, read_weights
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Makes the dense network; ``weights`` are those of its file, which ``sha256`` is of, or nothing."""
+
+    make: Callable[[], nn.Module]
+    path: str = ""
+    sha256: str = ""
+    weights: Mapping[str, Any] | None = None
+    unmatched: Unmatched | None = None
+
+    def __call__(self) -> nn.Module:
+        """A new one, drawn from the global generators where it has no weights."""
+        network = self.make()
+        if self.weights is not None:
+            put_weights_(network, self.weights, self.path, strict=False)
+        return network
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be told of the weights."""
+        if self.unmatched is None:
+            return ()
+        prefix = f", whose names begin with {self.unmatched.prefix}" if self.unmatched.prefix else ""
+        told = (f"weights: those of {self.path}{prefix}",)
+        return (*told, f"weights: {self.unmatched}") if self.unmatched else told
+
+    @property
+    def facts(self) -> dict[str, Any] | None:
+        """What config.json says of the weights."""
+        if self.unmatched is None:
+            return None
+        told = str(self.unmatched) if self.unmatched else ""
+        return {"file": self.path, "sha256": self.sha256, "unmatched": told}
+
+    @property
+    def setting(self) -> dict[str, str]:
+        """What tells an arm from others in a report."""
+        return {"weights": f"{Path(self.path).name} {self.sha256[:8]}"} if self.path else {}
+
+
+def dense(name: str, data: Data, config: DataOptions) -> Dense:
+    """Makes the dense network of a configuration, with its weights.
+
+    Args:
+        name: Of the model.
+        data: The images.
+        config: Its options and weights.
+
+    Raises:
+        ConfigError: there is no such model, it does not take such images, or the weights do not fit it.
+        OSError: the weights cannot be read.
+    """
+    make = factory(name, data, **options(name, config))
+    if config.weights is None:
+        return Dense(make)
+    try:
+        weights = read_weights(config.weights)
+        with torch.random.fork_rng(devices=[]):
+            unmatched = put_weights_(make(), weights, config.weights, strict=False)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return Dense(make, config.weights, digest(Path(config.weights).expanduser()), weights, unmatched)
 
 
 def factory(name: str, data: Data, **options: Any) -> Callable[[], nn.Module]:
@@ -26,9 +94,10 @@ def factory(name: str, data: Data, **options: Any) -> Callable[[], nn.Module]:
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             make().eval()(torch.zeros(1, *data.input_shape))
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
         shape = "x".join(map(str, data.input_shape))
-        raise ConfigError(f"model {name} does not work on {shape} images: {error}") from error
+        told = " ".join(str(error).split())
+        raise ConfigError(f"model {name} does not work on {shape} images: {told}") from error
     return make
 
 

@@ -16,10 +16,19 @@ Labels = Mapping[int, int | None] | Sequence[int | None]
 
 @dataclass(frozen=True)
 class Asked:
-    """Samples for people to label: pool ``indices``, best first, and their ``utilities``, None where they are random."""
+    """Samples for people to label.
+
+    Attributes:
+        indices: Into the pool, best first.
+        utilities: Of each; None where they are random.
+        ids: What each is called; None where the loop was given no ``ids``.
+        stop: Rules that propose to stop labeling before these; see `prunefuse.experiment.stopping`.
+    """
 
     indices: tuple[int, ...]
     utilities: tuple[float, ...] | None
+    ids: tuple[str, ...] | None = None
+    stop: tuple[str, ...] = ()
 
 
 def asked(state: LoopState) -> Asked:

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from prunefuse import _files as files
 from prunefuse.experiment.format import duration
-from prunefuse.experiment.records import Epoch, Event, Network, Phase, PhaseName, Progress, Round
+from prunefuse.experiment.records import Epoch, Event, Network, Phase, PhaseName, Progress, Round, Stop
 from prunefuse.experiment.steps import Line
 
 STATUS = "status.json"
@@ -59,6 +59,7 @@ class Forecast:
     """
 
     def __init__(self, planned: Mapping[str, Sequence[Line]], seeds: int) -> None:
+        self._planned = planned
         self._left: dict[_Kind, float] = defaultdict(float)
         for arm, lines in planned.items():
             for line in lines:
@@ -80,6 +81,13 @@ class Forecast:
             before = self._done.get(kind, (0.0, 0.0))
             self._done[kind] = (before[0] + line.flops, before[1] + line.seconds)
             self._left[kind] = max(self._left[kind] - line.flops, 0.0)
+
+    def stopped(self, arm: str, last: int) -> None:
+        """One seed of an arm has stopped after round ``last``: what was planned beyond will not come."""
+        for line in self._planned.get(arm, ()):
+            if line.round > last:
+                kind = (arm, line.phase, line.network)
+                self._left[kind] = max(self._left[kind] - line.flops, 0.0)
 
     def seconds(self) -> tuple[float, float | None]:
         """Seconds that the work so far took, and that the work left will take (None before any work)."""
@@ -171,7 +179,11 @@ class RunProgress:
     def note(self, text: str) -> None:
         """A line of its own."""
         if not self._quiet:
-            self._console.print(text, markup=False, highlight=False)
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """A line of its own, also where it is quiet."""
+        self._console.print(text, markup=False, highlight=False)
 
     def done_before(self, arm: str, lines: Iterable[Line]) -> None:
         """Work that an earlier process has done."""
@@ -215,6 +227,11 @@ class RunProgress:
             running.done, running.what = 0.0, ""
         elif isinstance(event, Epoch):
             self._end_epoch(task, running, event)
+        elif isinstance(event, Stop):
+            if event.stopped:
+                self._forecast.stopped(running.arm, event.round)
+            what = "stopped" if event.stopped else "it is proposed to stop"
+            self.note(f"{running.name:<20} {what} at {event.labels:,} labels by {', '.join(event.rules)}")
         else:
             self._end_round(task, running, event)
         if isinstance(event, Round) or time.monotonic() - self._status_written > _STATUS_EVERY:

@@ -1,14 +1,15 @@
 """What the loop tells the world: plain frozen records, JSON-able by ``dataclasses.asdict``.
 
 A listener receives, in order of time: a :class:`Phase` at the start of every phase, an :class:`Epoch` after
-every epoch, a :class:`Progress` now and then while the pool is scored, and a :class:`Round` after a round.
+every epoch, a :class:`Progress` now and then while the pool is scored, a :class:`Round` after a round, and a :class:`Stop`
+where a stopping rule holds.
 FLOPs are FLOPs everywhere (2 per multiply-add), seconds are wall clock, indices point into the pool data set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 PhaseName: TypeAlias = Literal[
@@ -97,7 +98,8 @@ class Round:
     ``labels`` is the size of the labeled set, ``picks`` the pool indices acquired to reach it, in pick order,
     with their ``utilities`` (None where the strategy has none; round 0 is the random initial pool).
     ``unselectable`` counts the pool rows whose utility was NaN when these picks were made. Accuracies are
-    those of the last epoch on the test set, in [0, 1]; None where the network was not trained.
+    those of the last epoch on the test set, in [0, 1]; None where the network was not trained. ``signals`` has what
+    stopping rules look at, measured with the selector that chose these picks, by name.
     """
 
     index: int
@@ -109,9 +111,20 @@ class Round:
     unselectable: int
     epochs: tuple[Epoch, ...]
     costs: tuple[Cost, ...]
+    signals: Mapping[str, float] = field(default_factory=dict)
 
 
-Event: TypeAlias = Phase | Epoch | Progress | Round
+@dataclass(frozen=True)
+class Stop:
+    """Rules hold that propose to stop at ``labels`` labels, after ``round``; ``stopped``: it was asked for, and is done."""
+
+    round: int
+    labels: int
+    rules: tuple[str, ...]
+    stopped: bool
+
+
+Event: TypeAlias = Phase | Epoch | Progress | Round | Stop
 Listener: TypeAlias = Callable[[Event], None]
 
 
@@ -128,4 +141,5 @@ def round_from_dict(data: Mapping[str, Any]) -> Round:
         unselectable=data["unselectable"],
         epochs=tuple(Epoch(**e) for e in data["epochs"]),
         costs=tuple(Cost(**c) for c in data["costs"]),
+        signals=dict(data.get("signals", {})),
     )

@@ -75,10 +75,12 @@ def training_lines(
 
 def _picking(config: LoopConfig, index: int, sizes: Sizes) -> tuple[Cost, ...]:
     """The lines of scoring the pool and choosing from it; none where picks are random."""
-    if index == 0 or not config.chooser.needs:
+    chooser = config.chooser_of(index)
+    if not chooser.needs:
         return ()
-    known = config.sizes[index - 1]
-    scoring, choosing = cost.picking_flops(config.chooser, sizes, known, config.sizes[index] - known)
+    known = config.sizes[index - 1] if index else 0
+    scoring = cost.scoring_flops(chooser, config.asks(index), sizes, known)
+    choosing = cost.choosing_flops(chooser, sizes, known, config.sizes[index] - known)
     return (
         Cost("score_pool", "selector", index, known, scoring, 0.0),
         Cost("select", "selector", index, known, choosing, 0.0),
@@ -97,12 +99,21 @@ def is_last(config: LoopConfig, index: int) -> bool:
 
 def scores_after(config: LoopConfig, index: int) -> bool:
     """Whether the selector of round ``index`` scores the pool for the next."""
-    return not is_last(config, index) and bool(config.chooser.needs)
+    return not is_last(config, index) and bool(config.asks(index + 1))
 
 
 def keeps_selector(config: LoopConfig, index: int) -> bool:
-    """Whether the selector of round ``index`` is kept to score the pool next, should there be a next round."""
-    return trains_selector(config, index) and bool(config.chooser.needs)
+    """Whether the selector of round ``index`` is kept, to score the pool next or to start the next one from."""
+    return trains_selector(config, index) and (bool(config.asks(index + 1)) or config.start != "fresh")
+
+
+def goes_on_from_final(config: LoopConfig, index: int) -> bool:
+    """Whether the final network of round ``index``, trained apart from a selector, is what the next round starts from.
+
+    So it is where there is one network for both, and the next starts from the last.
+    """
+    one = config.selector == "dense" and config.training_of_selector == config.recipe
+    return one and config.start != "fresh" and trains_final(config, index)
 
 
 def syncs(config: LoopConfig, index: int) -> bool:

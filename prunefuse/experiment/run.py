@@ -26,12 +26,14 @@ from prunefuse.experiment.config import SELECTORS, RunConfig
 from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.datasets import load_data
 from prunefuse.experiment.folder import Trial
+from prunefuse.experiment.labeled import read_labeled, summary
 from prunefuse.experiment.loop import ActiveLearning
 from prunefuse.experiment.records import Event, Listener, Round
 from prunefuse.experiment.steps import clear
 
 with needed_for("a run"):
     from prunefuse.experiment import lifecycle
+    from prunefuse.experiment.listening import Listening
     from prunefuse.experiment.progress import STATUS, RunProgress
     from prunefuse.experiment.report import report
 
@@ -60,7 +62,9 @@ def run(config: RunConfig | None = None, *, command: str | None = None, quiet: b
         RunInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or RunConfig()
-    return lifecycle.begin(LoopRun(config, verify=True), command, partial(_go_on, quiet=quiet))
+    listening = Listening(config)  # before the data are read
+    go_on = partial(_go_on, quiet=quiet, listening=listening)
+    return lifecycle.begin(LoopRun(config, verify=True), command, go_on)
 
 
 def resume(
@@ -79,7 +83,7 @@ def resume(
     Raises:
         RunFolderError: ``path`` is not the folder of such a run, or its configuration was changed.
         DamagedFileError: a file that is needed is not what was written.
-        ConfigError: its data set is no longer what it was, or its device is not here.
+        ConfigError: its data set or its weights are no longer what they were, or its device is not here.
         FolderInUseError: another process is at it.
         FileNotFoundError, RunError, RunInterrupted: as `run`.
     """
@@ -100,9 +104,10 @@ def resume(
     )
 
 
-def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
+def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool, listening: Listening | None = None) -> Path:
     """Do what is not done yet. The folder is locked."""
     path, config = experiment.path, experiment.config
+    listening = listening or Listening(config)
     jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)
     progress = RunProgress(quiet=quiet)
     tables = _Tables(experiment)
@@ -120,6 +125,7 @@ def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
             if time.monotonic() - drawn > _REDRAW:
                 _draw_early(path, progress)
                 drawn = time.monotonic()
+        listening(task.name, event)
 
     try:
         with (
@@ -132,21 +138,23 @@ def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool) -> Path:
                 status=path / STATUS,
             ),
         ):
-            for note in experiment.data.notes:
-                progress.note(f"data: {note}")
+            for note in (*(f"data: {note}" for note in experiment.data.notes), *experiment.dense.notes):
+                progress.note(note)
             progress.note(f"run folder {path}")
             progress.note(f"labels {', '.join(map(str, experiment.schedule))} of {experiment.pool_size}")
+            before: dict[str, tuple[Round, ...]] = {}
             for task in experiment.tasks():
                 execute.tidy(path / task.name)
-                done = tables.add(task.name, write=False)
-                if len(done) == len(experiment.schedule):
+                done = before[task.name] = tables.add(task.name, write=False)
+                if experiment.is_done(task):
                     clear(
                         path / task.name / trial.STEPS
                     )  # where a kill came after the last round was committed
                 progress.done_before(
                     experiment.arm_of(task.name), [line for one in done for line in one.costs]
                 )
-            execute.execute(experiment, jobs, told)
+            with listening.to(path, before, progress.warn):
+                execute.execute(experiment, jobs, told)
             tables.write()
         folder.finish(path)
         report([path])
@@ -216,15 +224,19 @@ class LoopRun:
         models = (config.model, config.selector)
         self.data = load_data(config, seed=config.seeds[0], models=models, verify=verify)
         self.pool_size = len(self.data.pool)
+        self.labeled: dict[int, int] | None = None
+        if config.labeled is not None:
+            self.labeled = read_labeled(config.labeled, self.data)
         self.schedule = resolve_schedule(
             config.schedule,
             self.pool_size,
             budget=config.budget,
             initial=config.initial,
             rounds=config.rounds,
+            labeled=None if self.labeled is None else len(self.labeled),
         )
         self.threads = config.threads or machine.usual_threads(self.data.input_shape)
-        self.dense = self._factory(config.model)
+        self.dense = networks.dense(config.model, self.data, config)
         self.proxy = None if config.selector in SELECTORS else self._factory(config.selector)
 
     def tasks(self) -> list[execute.Task]:
@@ -246,7 +258,8 @@ class LoopRun:
 
     def is_done(self, task: execute.Task) -> bool:
         """Whether all rounds of a trial are on the disk."""
-        return len(trial.read_rounds(self.path / task.name)) == len(self.schedule)
+        state = trial.read_state(self.path / task.name)
+        return len(state.rounds) == len(self.schedule) or state.stopped is not None
 
     def do(self, task: str, listener: Listener) -> None:
         """Do what is left of a trial."""
@@ -275,6 +288,9 @@ class LoopRun:
                 self.data.test,
                 config,
                 train=self.data.train,
+                labeled=self.labeled,
+                ids=self.data.ids,
+                classes=self.data.classes or None,
                 selector_factory=self.proxy if config.selector == "model" else None,
                 device=self.device,
                 listener=listener,
@@ -297,6 +313,8 @@ class LoopRun:
             "config": dataclasses.asdict(self.config),
             "schedule": list(self.schedule),
             "data": self.data_facts(),
+            "classes": list(self.data.classes),
+            "weights": self.weights_facts(),
             "arms": {arm: self._settings(arm) for arm in self.config.arms},
             "versions": machine.describe_versions(),
             "machine": machine.describe_machine(self.device),
@@ -304,7 +322,8 @@ class LoopRun:
 
     def data_facts(self) -> dict[str, Any]:
         """What the data are, for the report and to compare with when the run goes on."""
-        return {
+        labeled = {} if self.labeled is None else {"labeled": summary(self.labeled)}
+        return labeled | {
             "name": self.data.name,
             "pool": self.pool_size,
             "test": len(self.data.test),
@@ -313,6 +332,10 @@ class LoopRun:
             "pool_is": fingerprint(self.data.pool),
             "test_is": fingerprint(self.data.test),
         }
+
+    def weights_facts(self) -> dict[str, Any] | None:
+        """Which weights the dense network starts from, to compare with when the run goes on."""
+        return self.dense.facts
 
     def _settings(self, arm: str) -> dict[str, Any]:
         """What trials must share to be seeds of one arm, by name."""
@@ -324,6 +347,7 @@ class LoopRun:
             "model": self.config.model,
             "shortcut": self.config.shortcut,
             "dropout": self.config.dropout,
+            **self.dense.setting,
         }
         return network | loop | {f"recipe {name}": value for name, value in recipe.items()}
 

@@ -52,6 +52,10 @@ class LoopState:
     parameter name. ``origin`` says what the state belongs to: size of the pool, seed, kind of selector, and the
     dense model's fingerprint.
 
+    ``signals`` has what stopping rules look at, by the round in whose picking it was measured. ``classes`` are the classes
+    that the last selector predicted (under the key ``predicted``; -1: none). ``stopped`` is the number of rounds that a
+    loop had when it stopped by a rule, else None.
+
     Where people are asked, ``pending`` is what they are asked now, and ``unclear`` are the samples of which they said that
     they cannot tell; those are not asked again.
     """
@@ -65,6 +69,9 @@ class LoopState:
     origin: dict[str, int | str] = field(default_factory=dict)
     pending: Pending | None = None
     unclear: list[int] = field(default_factory=list)
+    signals: dict[int, dict[str, float]] = field(default_factory=dict)
+    classes: dict[str, Tensor] = field(default_factory=dict)
+    stopped: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors, for ``json.dumps``."""
@@ -74,11 +81,14 @@ class LoopState:
             "origin": dict(self.origin),
             "pending": None if self.pending is None else asdict(self.pending),
             "unclear": list(self.unclear),
+            "signals": {str(index): dict(found) for index, found in self.signals.items()},
+            "stopped": self.stopped,
         }
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, for ``safetensors.torch.save_file``."""
-        parts = {"selector": self.selector, "dense": self.dense, "fused": self.fused, "scores": self.scores}
+        names = ("selector", "dense", "fused", "scores", "classes")
+        parts = {name: getattr(self, name) for name in names}
         return {f"{part}.{name}": value for part, named in parts.items() for name, value in named.items()}
 
     @classmethod
@@ -99,6 +109,8 @@ class LoopState:
             origin=dict(data["origin"]),
             pending=_pending(data.get("pending")),
             unclear=list(data.get("unclear", ())),
+            signals={int(index): dict(found) for index, found in data.get("signals", {}).items()},
+            stopped=data.get("stopped"),
         )
         for name, value in tensors.items():
             part, _, key = name.partition(".")

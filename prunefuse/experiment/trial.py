@@ -5,7 +5,7 @@
     manifest.json         SHA-256 of every file below; what the loop is, to compare with when it goes on
     state.json            labels bought, rounds with epochs and ledger: `LoopState` without its tensors
     state.safetensors     those
-    picks.csv             round, order, index (into the data set), utility
+    picks.csv             round, order, index (into the data set), utility, label, class (its name), id (the sample's name)
     plan.json             what the pruning removed, if something is pruned
     selector.safetensors, final.safetensors
     .steps/               what the steps of the round in progress found, and the training in progress; gone afterwards
@@ -14,12 +14,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunefuse import _commit
 from prunefuse import _files as files
@@ -31,24 +31,35 @@ from prunefuse.experiment.state import LoopState
 from prunefuse.pruning import PruningPlan
 
 STEPS = ".steps"
-PICKS = ("round", "order", "index", "utility")
+PICKS = ("round", "order", "index", "utility", "label", "class", "id")
 STATE = "state.json"
-# A loop goes on with more sizes, and with another number of processes that read.
-_FREE = ("schedule", "workers")
+# A loop goes on with more sizes, with another number of processes that read, and beyond where a rule stopped it.
+_FREE = ("schedule", "workers", "stop_when", "stop")
 
 
-def identity(config: LoopConfig, pool: Any, test: Any) -> dict[str, Any]:
-    """What a loop is, apart from its networks; plain data."""
-    fields = {name: value for name, value in asdict(config).items() if name not in _FREE}
+@dataclass(frozen=True)
+class Names:
+    """What samples of the pool and classes are called; None where that is their index."""
+
+    ids: Sequence[str] | None = None
+    classes: Sequence[str] | None = None
+
+
+def identity(config: LoopConfig, pool: Any, test: Any, features: Tensor | None) -> dict[str, Any]:
+    """What a loop is, apart from its networks; plain data. ``features`` are those given beside the pool."""
+    known = {name: value for name, value in asdict(config).items() if name not in _FREE}
     if callable(config.strategy):
-        fields["strategy"] = getattr(config.strategy, "__qualname__", type(config.strategy).__qualname__)
+        known["strategy"] = getattr(config.strategy, "__qualname__", type(config.strategy).__qualname__)
     # Through JSON, as it is compared with what comes from there.
-    plain: dict[str, Any] = json.loads(json.dumps(fields))
-    return {"config": plain, "pool": fingerprint(pool), "test": {} if test is None else fingerprint(test)}
+    plain: dict[str, Any] = json.loads(json.dumps(known))
+    data = {"pool": pool, "test": test, "features": features}
+    return {"config": plain} | {name: {} if one is None else fingerprint(one) for name, one in data.items()}
 
 
-def restore(folder: Path, now: Mapping[str, Any]) -> LoopState | None:
+def restore(folder: Path, now: Mapping[str, Any], pool: Any) -> LoopState | None:
     """The state of the loop that a folder is of; None where no round was committed. Every file is checked.
+
+    The pool may have grown: its first samples are those that it had.
 
     Raises:
         DamagedFileError: a file is not what was written.
@@ -62,13 +73,16 @@ def restore(folder: Path, now: Mapping[str, Any]) -> LoopState | None:
         return None
     manifest.check()
     before = manifest.facts
+    usual = {one.name: one.default for one in fields(LoopConfig)}  # of options that were not there yet
     for name, value in now["config"].items():
-        if before["config"].get(name) != value:
-            raise ValueError(
-                f"folder: {folder} is of a loop with {name} {before['config'].get(name)!r}, and this one has {value!r}"
-            )
-    for name in ("pool", "test"):
-        for difference in differences(before[name], now[name]):
+        had = before["config"].get(name, usual[name])
+        if had != value:
+            raise ValueError(f"folder: {folder} is of a loop with {name} {had!r}, and this one has {value!r}")
+    for name in ("pool", "test", "features"):
+        had, has = before.get(name, {}), now[name]
+        if name == "pool" and had["samples"] < has["samples"]:
+            has = fingerprint(pool, had["samples"])
+        for difference in differences(had, has):
             raise ValueError(f"{name}: {difference}; {folder} cannot go on with it")
     return LoopState.restore(json.loads(manifest.read(STATE)), load(manifest.read("state.safetensors")))
 
@@ -86,6 +100,7 @@ def commit(
     plan: PruningPlan | None,
     selector: nn.Module | None,
     final: nn.Module | None,
+    names: Names,
 ) -> None:
     """Write all that a finished round changes, as one.
 
@@ -95,7 +110,7 @@ def commit(
     contents = {
         STATE: (json.dumps(state.to_json(), allow_nan=True) + "\n").encode(),
         "state.safetensors": files.tensor_bytes(state.tensors()),
-        "picks.csv": picks_table(state.rounds).encode(),
+        "picks.csv": files.utf8(picks_table(state, names)),
     }
     if plan is not None:
         contents["plan.json"] = plan.to_text().encode()
@@ -105,30 +120,41 @@ def commit(
     _commit.commit(folder, contents, identity)
 
 
-def read_rounds(folder: Path) -> tuple[Round, ...]:
-    """The rounds that a folder has; none where none was committed.
+def read_state(folder: Path) -> LoopState:
+    """The state that a folder has, without tensors; an empty one where no round was committed.
 
     Raises:
         DamagedFileError: a file that is read is not what was written.
     """
     manifest = _commit.manifest(folder)
     if manifest is None:
-        return ()
+        return LoopState()
     try:
-        return tuple(LoopState.restore(json.loads(manifest.read(STATE)), {}).rounds)
+        return LoopState.restore(json.loads(manifest.read(STATE)), {})
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, DamagedFileError):
             raise
         raise DamagedFileError(f"{folder / STATE} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def picks_table(rounds: Iterable[Round]) -> str:
-    """The content of picks.csv."""
+def read_rounds(folder: Path) -> tuple[Round, ...]:
+    """The rounds that a folder has; none where none was committed.
+
+    Raises:
+        DamagedFileError: a file that is read is not what was written.
+    """
+    return tuple(read_state(folder).rounds)
+
+
+def picks_table(state: LoopState, names: Names) -> str:
+    """The content of picks.csv: every sample whose label was bought, also those of a round in progress."""
     rows = [
-        dict(zip(PICKS, (done.index, order, index, utility), strict=True))
-        for done in rounds
-        for order, (index, utility) in enumerate(
-            zip(done.picks, done.utilities or [None] * len(done.picks), strict=True)
+        dict(zip(PICKS, (number, order, index, utility, label, named, name), strict=True))
+        for number, bought in enumerate(state.acquisitions)
+        for order, (index, label, utility) in enumerate(
+            zip(bought.picks, bought.labels, bought.utilities or [None] * len(bought.picks), strict=True)
         )
+        for named in (names.classes[label] if names.classes else label,)
+        for name in (index if names.ids is None else names.ids[index],)
     ]
     return files.csv_text(PICKS, rows)

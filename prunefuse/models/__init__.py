@@ -25,6 +25,7 @@ from prunefuse.models._vgg import (
     vgg19,
     vgg19_bn,
 )
+from prunefuse.models._weights import Unmatched, load_weights_
 from prunefuse.models._wide import WideResNet, wide_resnet, wide_resnet16_4, wide_resnet28_10
 
 __all__ = [
@@ -32,8 +33,10 @@ __all__ = [
     "VGG",
     "ChannelPad",
     "ResNet",
+    "Unmatched",
     "WideResNet",
     "build",
+    "load_weights_",
     "mlp",
     "names",
     "resnet8",

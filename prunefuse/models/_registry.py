@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -35,11 +37,11 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
         _perceptron.mlp,
     )
 }
-_TORCHVISION = "torchvision:"
+_TORCHVISION, _TIMM = "torchvision:", "timm:"
 
 
 def names() -> tuple[str, ...]:
-    """The names that `build` knows, besides ``torchvision:<name>``.
+    """The names that `build` knows, besides ``torchvision:<name>`` and ``timm:<name>``.
 
     >>> from prunefuse.models import names
     >>> "resnet56" in names()
@@ -63,16 +65,17 @@ def build(
     >>> model = build("resnet20", num_classes=100, shortcut="B")
 
     Args:
-        name: One of `names()`, or ``torchvision:<name>`` for a classifier of torchvision without weights.
+        name: One of `names()`, or ``torchvision:<name>`` or ``timm:<name>`` for a classifier of theirs without weights.
         num_classes: Width of the output.
         in_channels: Channels of the images. Torchvision's models take 3.
-        image_size: Height and width of the images. Only the MLP's shape depends on them.
+        image_size: Height and width of the images. The MLP's shape depends on them, and that of timm's models for one size.
         dropout: Rate of the dropout before the last linear layer, in [0, 1). Torchvision's models take it where they have
             dropout.
         options: Arguments for the model's function, such as ``shortcut="B"`` or ``hidden=(64, 64)``.
 
     Raises:
-        ValueError: The name is unknown, the rate is out of range, or ``in_channels`` is not 3 for a model of torchvision.
+        ValueError: The name is unknown, the rate is out of range, or ``in_channels`` is not 3 for a model of torchvision. Or
+            timm is not installed.
         TypeError: The model does not take an option.
     """
     part()("dropout", dropout)
@@ -80,8 +83,13 @@ def build(
         if dropout:
             options["dropout"] = dropout
         return _torchvision(name.removeprefix(_TORCHVISION), num_classes, in_channels, options)
+    if name.startswith(_TIMM):
+        options = {"num_classes": num_classes, "in_chans": in_channels, "drop_rate": dropout, **options}
+        return _timm(name.removeprefix(_TIMM), image_size, options)
     if name not in _FACTORIES:
-        raise ValueError(f"model must be one of {', '.join(names())} or torchvision:<name>, got {name!r}")
+        raise ValueError(
+            f"model must be one of {', '.join(names())}, torchvision:<name> or timm:<name>, got {name!r}"
+        )
     if name == "mlp":
         options["image_size"] = image_size
     model = _FACTORIES[name](num_classes, in_channels=in_channels, **options)
@@ -104,4 +112,26 @@ def _torchvision(name: str, num_classes: int, in_channels: int, options: dict[st
     if in_channels != 3:
         raise ValueError(f"in_channels must be 3 for torchvision's models, got {in_channels}")
     model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return model
+
+
+def _timm(name: str, image_size: tuple[int, int], options: dict[str, Any]) -> nn.Module:
+    if importlib.util.find_spec("timm") is None:
+        raise ValueError(f"model timm:{name} needs the package timm, which is not installed")
+    timm = importlib.import_module("timm")
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5) or ["resnet18"]
+        raise ValueError(
+            f"model must be a classifier of timm, such as {', '.join(near)} (timm.list_models() has all), got {name!r}"
+        )
+    facts = timm.get_pretrained_cfg(name)
+    if facts is not None and facts.fixed_input_size:
+        options = {"img_size": image_size, **options}
+    try:
+        model: nn.Module = timm.create_model(name, **options)
+    except TypeError as error:
+        if "'img_size'" not in str(error):
+            raise
+        del options["img_size"]  # its one size is in its code
+        model = timm.create_model(name, **options)
     return model

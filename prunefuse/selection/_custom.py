@@ -1,4 +1,4 @@
-"""A user's own utility function, by where it stands: for the command line and for run folders."""
+"""A user's own function, by where it stands: for the command line and for run folders."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 
-def load_function(place: str) -> Callable[..., Any]:
+def load_function(place: str, option: str = "strategy") -> Callable[..., Any]:
     """The function at ``package.module:name`` or ``path/to/file.py:name``. Its module is run.
+
+    Args:
+        place: Where it stands.
+        option: What it is given for.
 
     Raises:
         ValueError: there is no such module, file or function; the message says which.
@@ -18,16 +22,16 @@ def load_function(place: str) -> Callable[..., Any]:
     where, _, name = place.rpartition(":")
     try:
         if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+            spec = importlib.util.spec_from_file_location(Path(where).stem, Path(where).expanduser())
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(where)
-    except (ImportError, OSError) as error:
-        raise ValueError(f"strategy must be a function that can be loaded, got {place}: {error}") from error
+    except (ImportError, OSError, SyntaxError) as error:
+        raise ValueError(f"{option} must be a function that can be loaded, got {place}: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(f"strategy must name a function of {where}, got {name!r}")
+        raise ValueError(f"{option} must name a function of {where}, got {name!r}")
     return function  # type: ignore[no-any-return]

@@ -78,9 +78,8 @@ class Strategy:
     """``pick(pool, b)`` chooses ``b`` unlabeled samples; ValueError if fewer can be chosen.
 
     ``needs`` says what the network has to be asked, ``passes`` how many forward passes over the pool that takes,
-    ``dynamics`` which preset of `prunefuse.dynamics` is recorded while it is trained. ``cold_start``: it is made for a pool
-    without labels, and may pick the first samples too, by the features of a network that is not trained. ``distances``
-    is what it computes of these at most, in FLOPs, where needs do not say it: by what a distance reads, and how many
+    ``dynamics`` which preset of `prunefuse.dynamics` is recorded while it is trained. ``cold_start``: it takes no label, and
+    may pick the first samples too, by the features of a network that is not trained, or by given ones. ``distances`` is what it computes of these at most, in FLOPs, where needs do not say it: by what a distance reads, and how many
     samples are labeled, to pick, and in the pool.
     """
 
@@ -328,7 +327,7 @@ def _of_probcover(width: int, labeled: int, picks: int, pool: int) -> float:
 
 _SEQUENTIAL = {
     "random": Strategy(frozenset(), _random, cold_start=True),
-    "k_center": Strategy(frozenset({"all_features"}), _k_center),
+    "k_center": Strategy(frozenset({"all_features"}), _k_center, cold_start=True),
     "badge": Strategy(frozenset({"logits", "features"}), _badge),
     "typiclust": Strategy(
         frozenset({"all_features"}), partial(_cold, _typiclust), cold_start=True, distances=_of_typiclust

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prunefuse.training._predict import predict_with_features as predict_with_features
     from prunefuse.training._recipe import RECIPES as RECIPES
     from prunefuse.training._recipe import Recipe as Recipe
+    from prunefuse.training._starts import shrink_and_perturb_ as shrink_and_perturb_
     from prunefuse.training._train import EpochResult as EpochResult
     from prunefuse.training._train import TrainingDivergedError as TrainingDivergedError
     from prunefuse.training._train import train as train
@@ -36,6 +37,7 @@ __getattr__, __dir__, __all__ = lazily(
         "_flops": "flops_per_input",
         "_predict": "dropout_layers evaluate features predict predict_dropout predict_with_features",
         "_recipe": "RECIPES Recipe",
+        "_starts": "shrink_and_perturb_",
         "_train": "EpochResult TrainingDivergedError train",
     },
 )

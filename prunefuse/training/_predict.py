@@ -157,20 +157,21 @@ def predict_with_features(
     model: nn.Module,
     data: Any,
     *,
+    module: str | None = None,
     indices: Sequence[int] | Tensor | None = None,
     batch_size: int = 512,
     recipe: Recipe = _PLAIN,
     workers: int = 0,
     on_progress: OnProgress | None = None,
 ) -> tuple[Any, Any]:
-    """Logits (N, C) and penultimate features (N, d) from one forward pass; arguments and errors as in `features`.
+    """Logits (N, C) and features (N, d) from one forward pass; arguments and errors as in `features`.
 
     >>> from prunefuse.training import predict_with_features
     >>> logits, features = predict_with_features(torch.nn.Linear(4, 2), torch.zeros(10, 4))
     >>> features.shape
     torch.Size([10, 4])
     """
-    pairs = list(_with_features(model, data, None, indices, batch_size, recipe, workers, on_progress))
+    pairs = list(_with_features(model, data, module, indices, batch_size, recipe, workers, on_progress))
     return _join([_logits(output) for output, _ in pairs], data), _join([f for _, f in pairs], data)
 
 

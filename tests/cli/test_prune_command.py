@@ -81,7 +81,7 @@ def test_a_name_of_timm(folder, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("form", ["model.safetensors", "model.pth", "nested.pth"])
+@pytest.mark.parametrize("form", ["model.safetensors", "model.pth", "nested.pth", "parallel.pth"])
 def test_a_checkpoint_and_a_function(folder, form):
     import importlib
 
@@ -91,7 +91,9 @@ def test_a_checkpoint_and_a_function(folder, form):
     if form.endswith("safetensors"):
         save_file(state, form)
     else:
-        torch.save({"state_dict": state, "epoch": 3} if form == "nested.pth" else state, form)
+        parallel = {f"module.{name}": value for name, value in state.items()}
+        forms = {"nested.pth": {"state_dict": state, "epoch": 3}, "parallel.pth": {"state_dict": parallel}}
+        torch.save(forms.get(form, state), form)
     result = call(f"mynets:build --weights {form} --ratio 0.875 --input 2x3x8x8 -o small")
     assert result.exit_code == 0, result.output
     assert "no --weights" not in result.output
@@ -134,6 +136,7 @@ def test_options_reach_the_plan(folder):
         ("mynets:build --weights none.pth", 1, "No such file"),
         ("mynets:build --weights mynets.py", 2, "weights must be a checkpoint that is safe to read, got mynets.py"),
         ("mynets:build --weights other.safetensors", 2, "weights must fit the model, got other.safetensors"),
+        ("mynets:build --weights whole.pth", 2, "which has a pickled torch.nn.modules.container.Sequential"),
         ("mynets:Opaque --input 2x2", 1, "torch.export cannot capture the model"),
         ("mynets:build --input 1x4x8x8", 1, "torch.export cannot capture the model, in module '0'"),
         ("net.onnx", 2, "model cannot be an ONNX file here"),
@@ -142,6 +145,7 @@ def test_options_reach_the_plan(folder):
 def test_an_error_is_one_line_and_nothing_is_written(folder, monkeypatch, line, code, message):
     monkeypatch.setitem(sys.modules, "prunefuse.onnx", None)
     save_file({"a": torch.zeros(1)}, "other.safetensors")
+    torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), "whole.pth")
     result = call(line, "--out", "small")
     assert result.exit_code == code, result.output
     assert message in result.output

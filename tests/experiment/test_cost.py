@@ -11,7 +11,8 @@ from prunefuse import models
 from prunefuse.experiment.cost import (
     FORMULA,
     Sizes,
-    picking_flops,
+    choosing_flops,
+    scoring_flops,
     selection_cost,
     teacher_flops,
     training_flops,
@@ -85,10 +86,18 @@ def test_formulas_by_hand() -> None:
     # 10 samples make 2 batches of 8 or fewer, so 30 steps take 15 epochs.
     assert training_flops(Recipe(epochs=5, batch_size=8, min_steps=30), 10, 7.0) == 3 * 15 * 10 * 7
     sizes = Sizes(selector=7.0, final=70.0, features=6, pool=100, test=20)
-    assert picking_flops(strategy("entropy"), sizes, 30, 5) == (70 * 7.0, 0.0)
-    assert picking_flops(strategy("k_center"), sizes, 30, 5) == (100 * 7.0, 2 * 6 * 35 * 100)
-    assert picking_flops(strategy("badge"), sizes, 30, 5) == (70 * 7.0, 2 * 6 * 5 * 70)
-    assert picking_flops(strategy("bald", passes=4), sizes, 30, 5) == (4 * 70 * 7.0, 0.0)
+
+    def picking(chooser, asks=None):
+        asks = chooser.needs if asks is None else frozenset(asks)
+        return scoring_flops(chooser, asks, sizes, 30), choosing_flops(chooser, sizes, 30, 5)
+
+    assert picking(strategy("entropy")) == (70 * 7.0, 0.0)
+    assert picking(strategy("k_center")) == (100 * 7.0, 2 * 6 * 35 * 100)
+    assert picking(strategy("badge")) == (70 * 7.0, 2 * 6 * 5 * 70)
+    assert picking(strategy("bald", passes=4)) == (4 * 70 * 7.0, 0.0)
+    # Features that are given take no pass; with logits for a stopping rule the unlabeled samples do.
+    assert picking(strategy("k_center"), ()) == (0.0, 2 * 6 * 35 * 100)
+    assert picking(strategy("k_center"), ("logits",)) == (70 * 7.0, 2 * 6 * 35 * 100)
 
 
 def test_cost_of_selection_counts_what_was_spent_before_the_budget() -> None:

@@ -201,6 +201,8 @@ def test_the_loop_of_the_library_finds_the_same(finished, tmp_path, arm):
             loaded.test,
             config,
             train=loaded.train,
+            ids=loaded.ids,
+            classes=loaded.classes,
             **options,
         )
 

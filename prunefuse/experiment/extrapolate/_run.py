@@ -29,6 +29,7 @@ from prunefuse.experiment.steps import Bench, Step, carry_out, check_files, read
 
 with needed_for("a run"):
     from prunefuse.experiment import lifecycle
+    from prunefuse.experiment.listening import Listening
     from prunefuse.experiment.progress import STATUS, RunProgress
     from prunefuse.experiment.report.extrapolation import report, step_line
 
@@ -61,7 +62,9 @@ def run(config: ExtrapolateConfig | None = None, *, command: str | None = None, 
         ExtrapolateInterrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = config or ExtrapolateConfig()
-    return lifecycle.begin(ExtrapolateRun(config, verify=True), command, partial(_go_on, quiet=quiet))
+    listening = Listening(config)  # before the data are read
+    go_on = partial(_go_on, quiet=quiet, listening=listening)
+    return lifecycle.begin(ExtrapolateRun(config, verify=True), command, go_on)
 
 
 def resume(
@@ -85,7 +88,7 @@ def resume(
     Raises:
         RunFolderError: ``path`` is not the folder of such a run, or its configuration was changed.
         DamagedFileError: a file that is needed is not what was written.
-        ConfigError: its data set is no longer what it was, or its device is not here.
+        ConfigError: its data set or its weights are no longer what they were, or its device is not here.
         FolderInUseError: another process is at it.
         FileNotFoundError, RunError, ExtrapolateInterrupted: as `run`.
     """
@@ -156,6 +159,7 @@ class ExtrapolateRun:
             "config": dataclasses.asdict(config),
             "recipe": dataclasses.asdict(config.training),
             "data": self.data_facts(),
+            "weights": self.weights_facts(),
             "subset": setup.subset,
             "keeps": list(setup.keeps),
             "planned": {str(keep): self._compared(keep) for keep in setup.keeps},
@@ -175,6 +179,10 @@ class ExtrapolateRun:
             "pool_is": fingerprint(data.pool),
             "test_is": fingerprint(data.test),
         }
+
+    def weights_facts(self) -> dict[str, Any] | None:
+        """Which weights the network starts from, to compare with when the run goes on."""
+        return self.setup.factory.facts
 
     def _compared(self, keep: int) -> dict[str, dict[str, float]]:
         """FLOPs by phase of the arms to compare with, whether they are run or not; by name of the arm."""
@@ -206,7 +214,7 @@ def _set_up(config: ExtrapolateConfig, device: torch.device, verify: bool) -> tu
             )
     if "gnn" in config.by:
         _require_geometric()
-    factory = networks.factory(config.network, data, **networks.options(config.network, config))
+    factory = networks.dense(config.network, data, config)
     labels = torch.tensor(OwnLabels(data.pool)(range(count)), dtype=torch.int64)
     threads = config.threads or machine.usual_threads(data.input_shape)
     return Setup(config, data, factory, device, labels, subset, keeps), threads
@@ -221,9 +229,12 @@ def _require_geometric() -> None:
         )
 
 
-def _go_on(experiment: ExtrapolateRun, jobs: int | None, *, quiet: bool) -> Path:
+def _go_on(
+    experiment: ExtrapolateRun, jobs: int | None, *, quiet: bool, listening: Listening | None = None
+) -> Path:
     """Do what is not done yet. The folder is locked."""
     path = experiment.path
+    listening = listening or Listening(experiment.config)
     jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)
     progress = RunProgress(quiet=quiet)
     planned = [line for _, step in experiment.steps.values() for line in step.work]
@@ -232,26 +243,36 @@ def _go_on(experiment: ExtrapolateRun, jobs: int | None, *, quiet: bool) -> Path
         progress.begin_once(task.name, "", task.title)
         if event is None:
             done = _found(path, task)
-            progress.end(task.name, [Spending(**line) for line in done["spent"]], _line(task, done))
+            spent = [Spending(**line) for line in done["spent"]]
+            progress.end(task.name, spent, _line(task, done))
+            listening.trained(task.name, spent[0].network, done)
         else:
             progress(task.name, event)
+            listening(task.name, event)
 
     try:
         with (
             execute.interruptible(),
             progress.running({"": planned}, 1, jobs=jobs, status=path / STATUS),
         ):
-            for note in experiment.setup.data.notes:
-                progress.note(f"data: {note}")
+            for note in (
+                *(f"data: {note}" for note in experiment.setup.data.notes),
+                *experiment.setup.factory.notes,
+            ):
+                progress.note(note)
             progress.note(f"run folder {path}")
+            before: dict[str, dict[str, Any]] = {}
             for task in experiment.tasks():
                 execute.tidy(path / task.name)
                 if experiment.is_done(task):
-                    done = _found(path, task)
+                    done = before[task.name] = _found(path, task)
                     check_files(path / task.name, done["files"])
                     progress.done_before("", [Spending(**line) for line in done["spent"]])
                     progress.note(f"{_line(task, done)}  (done before)")
-            execute.execute(experiment, jobs, told)
+            with listening.to(path, {task.name: () for task in experiment.tasks()}, progress.warn):
+                for name, done in before.items():
+                    listening.trained(name, Spending(**done["spent"][0]).network, done)
+                execute.execute(experiment, jobs, told)
         folder.finish(path)
         report(path)
     except KeyboardInterrupt:

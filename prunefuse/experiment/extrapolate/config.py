@@ -10,7 +10,7 @@ from prunefuse._names import MODELS, SCORES, Complement
 from prunefuse._options import any_of, changed, check_fields, documented, like, one_of, option, require
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.budgets import check_size, check_sizes
-from prunefuse.experiment.config import DataOptions, MachineOptions, check_shortcut
+from prunefuse.experiment.config import DataOptions, MachineOptions, check_network
 from prunefuse.experiment.loop_config import PruneFuseOptions, TrainingOptions
 from prunefuse.training._recipe import RECIPES, Recipe
 
@@ -138,7 +138,7 @@ class ExtrapolateConfig(MachineOptions, ScoreOptions, DataOptions):
     model: str = like(
         DataOptions,
         "model",
-        help="Network to train in the end, such as resnet20, or resnet18 and others of torchvision",
+        help="Network to train in the end, such as resnet20, timm:resnet18, or resnet18 and others of torchvision",
         check=None,
     )
     dropout: float = like(DataOptions, "dropout", help="Rate of dropout before the last layer")
@@ -146,7 +146,7 @@ class ExtrapolateConfig(MachineOptions, ScoreOptions, DataOptions):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_shortcut(self)
+        check_network(self)
         cut = self.prune_ratio > 0
         require(cut or not self.fuse, "fuse", "left out with prune_ratio 0, as nothing is cut", True)
         require(

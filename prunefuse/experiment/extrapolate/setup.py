@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from prunefuse._seeds import derive, isolated
 from prunefuse.data import Data
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
+from prunefuse.experiment.networks import Dense
 from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
 from prunefuse.training import flops_per_input
 
@@ -23,7 +23,7 @@ class Setup:
 
     config: ExtrapolateConfig
     data: Data
-    factory: Callable[[], nn.Module]
+    factory: Dense
     device: torch.device
     labels: Tensor
     subset: int

@@ -40,6 +40,8 @@ class LabelConfig(RunConfig):
     test_every_epoch: bool = _hidden(TrainingOptions, "test_every_epoch", False)
     seeds: tuple[int, ...] = _hidden(MachineOptions, "seeds", (0,))
     jobs: int | None = _hidden(MachineOptions, "jobs", None)
+    tensorboard: bool = _hidden(MachineOptions, "tensorboard", False)
+    listener: str | None = _hidden(MachineOptions, "listener", None)
     out: str | None = _hidden(MachineOptions, "out", None)
     budget: str | None = field(default=None, metadata=checked())
     initial: str | None = field(default=None, metadata=checked())

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,8 @@ def start(
     if folder.exists() and not _is_left_over(folder):
         raise ConfigError(f"DIR must be a folder that does not exist yet, or is empty, got {folder}")
     config = config or LabelConfig()
+    if config.weights is not None:  # found again from wherever the next command is called
+        config = replace(config, weights=str(Path(config.weights).expanduser().resolve(strict=True)))
     paths = tuple(images.listed(base))
     require(len(paths) > 0, "data", "a folder with images, at any depth", str(base))
     beside = _class_folders(base)

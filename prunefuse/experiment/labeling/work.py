@@ -245,7 +245,9 @@ class _Engine:
 
     def __init__(self, found: Project, have: dict[int, int], data: Data, say: Say) -> None:
         self._found, self._have, self._data, self._say = found, have, data, say
-        told = json.dumps([sorted(have.items()), fingerprint(data.pool)])
+        self._dense = networks.dense(found.config.model, data, found.config)
+        weights = [self._dense.sha256] if self._dense.sha256 else []
+        told = json.dumps([sorted(have.items()), fingerprint(data.pool), *weights])
         self.digest = hashlib.sha256(told.encode()).hexdigest()[:16]
         self._learner: ActiveLearning | None = None
         self.strategy = str(found.config.strategy)
@@ -259,6 +261,8 @@ class _Engine:
         self._learner = learner = self._loop(max(more, 1), asks=more > 0)
         done = bool(learner.state.rounds)
         if not done:
+            for note in self._dense.notes:
+                self._say(note)
             self._say(f"training the selector on {len(self._have)} labels")
         if not more:
             if not done:
@@ -296,7 +300,7 @@ class _Engine:
             return networks.factory(name, data, **networks.options(name, config))
 
         return ActiveLearning(
-            network(config.model),
+            self._dense,
             data.pool,
             None,
             config.loop_for((size, size + more)),

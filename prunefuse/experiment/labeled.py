@@ -1,0 +1,105 @@
+"""Labels that there are before a run starts: a CSV file, matched to the pool."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from prunefuse.data import Data
+from prunefuse.data._labels import OwnLabels
+from prunefuse.errors import ConfigError
+
+_MOST = 10  # wrong lines that are named
+
+
+def read_labeled(file: str, data: Data) -> dict[int, int]:
+    """Class by pool index of the samples that a CSV file lists.
+
+    Columns are ``path`` (or ``id``) or ``index``, and perhaps ``label``: a name, or the index of a class. Rows with an empty
+    label are not labeled. Without that column the labels are the data set's. Paths start at the folder of the file, that of
+    the data set, or the current one. Commas, semicolons or tabs stand between columns.
+
+    Raises:
+        ConfigError: it cannot be read, has no such columns, or a line names an unknown sample or class; names each line.
+    """
+    place = Path(file).expanduser()
+    try:
+        text = place.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise ConfigError(f"labeled: {file} cannot be read: {error.strerror}") from error
+    head = text.splitlines()[0] if text.strip() else ""
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
+    header = [name.strip().lower() for name in next(lines, [])]
+    key = next((name for name in ("index", "path", "id") if name in header), None)
+    if key is None:
+        raise ConfigError(
+            f"labeled: {file} must have a column path or index, got {', '.join(header) or 'none'}"
+        )
+    known = _indices(data, place) if key != "index" else {}
+    found: dict[int, int | None] = {}
+    wrong: list[str] = []
+    for fields in lines:
+        if not any(field.strip() for field in fields):
+            continue
+        where = f"{file}, line {lines.line_num}"
+        if len(fields) != len(header):
+            wrong.append(f"{where}: fields must be {len(header)}, got {len(fields)}")
+            continue
+        row = dict(zip(header, fields, strict=True))
+        label = row.get("label", "").strip()
+        if "label" in row and not label:
+            continue
+        index = _index(row[key], len(data.pool)) if key == "index" else _place(row[key], known, place, data)
+        answer = _class(label, data) if label else None
+        if index is None:
+            wrong.append(f"{where}: {key} must be of a sample of the pool, got {row[key]!r}")
+        elif label and answer is None:
+            some = ", ".join(data.classes[:20]) or f"0 to {data.num_classes - 1}"
+            wrong.append(f"{where}: label must be one of {some}, got {label!r}")
+        elif index in found:
+            wrong.append(f"{where}: a sample must have one line, got {row[key]!r} again")
+        else:
+            found[index] = answer
+    if wrong:
+        more = f"; and {len(wrong) - _MOST} more" if len(wrong) > _MOST else ""
+        raise ConfigError(f"labeled: {'; '.join(wrong[:_MOST])}{more}")
+    if not found:
+        raise ConfigError(f"labeled: {file} must have a sample with a label, got none")
+    own = [index for index, answer in found.items() if answer is None]
+    answers = dict(zip(own, OwnLabels(data.pool)(own), strict=True)) if own else {}
+    return {index: answers[index] if answer is None else answer for index, answer in found.items()}
+
+
+def summary(labeled: Mapping[int, int]) -> str:
+    """What labels there are, to compare with when a run goes on."""
+    content = repr(sorted(labeled.items())).encode()
+    return f"{len(labeled)} labels with SHA-256 {hashlib.sha256(content).hexdigest()}"
+
+
+def _index(text: str, pool: int) -> int | None:
+    return int(text) if text.strip().isdecimal() and int(text) < pool else None
+
+
+def _class(text: str, data: Data) -> int | None:
+    if text in data.classes:
+        return data.classes.index(text)
+    return int(text) if text.isdecimal() and int(text) < data.num_classes else None
+
+
+def _indices(data: Data, file: Path) -> dict[str, int]:
+    """Pool indices by what the samples are called; of files, also by their absolute paths."""
+    if data.ids is None:
+        return {str(index): index for index in range(len(data.pool))}
+    known = {os.path.abspath(name): index for index, name in enumerate(data.ids)}
+    return known | {name: index for index, name in enumerate(data.ids)}
+
+
+def _place(text: str, known: Mapping[str, int], file: Path, data: Data) -> int | None:
+    base = Path(data.name.partition(":")[2]).expanduser()
+    bases = (Path(), file.parent, base if base.is_dir() else base.parent)
+    forms = (text, text.strip(), *(os.path.abspath(where / text.strip()) for where in bases))
+    return next((known[form] for form in forms if form in known), None)
