@@ -79,8 +79,9 @@ class Strategy:
 
     ``needs`` says what the network has to be asked, ``passes`` how many forward passes over the pool that takes,
     ``dynamics`` which preset of `prunefuse.dynamics` is recorded while it is trained. ``cold_start``: it takes no label, and
-    may pick the first samples too, by the features of a network that is not trained, or by given ones. ``distances`` is what it computes of these at most, in FLOPs, where needs do not say it: by what a distance reads, and how many
-    samples are labeled, to pick, and in the pool.
+    may pick the first samples too, by the features of a network that is not trained, or by given ones. ``distances`` is what
+    it computes of distances at most, in FLOPs, where needs do not say it: by what a distance reads, and how many samples are
+    labeled, to pick, and in the pool.
     """
 
     needs: frozenset[Need]
