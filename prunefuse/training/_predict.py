@@ -122,7 +122,7 @@ def features(
 
     Raises:
         ValueError: There is no submodule ``module``, the model did not run it, or it ran no ``nn.Linear``; or
-            ``<out>.partial`` is of another call.
+            ``<out>.partial`` is of another call. Or ``module`` does not give a row for each sample.
         TypeError: The output of ``module`` is not a tensor.
         FileExistsError: ``out`` exists.
         BlockingIOError: Another process is writing it.
@@ -157,6 +157,7 @@ def predict_with_features(
     model: nn.Module,
     data: Any,
     *,
+    module: str | None = None,
     indices: Sequence[int] | Tensor | None = None,
     batch_size: int = 512,
     recipe: Recipe = _PLAIN,
@@ -170,7 +171,7 @@ def predict_with_features(
     >>> features.shape
     torch.Size([10, 4])
     """
-    pairs = list(_with_features(model, data, None, indices, batch_size, recipe, workers, on_progress))
+    pairs = list(_with_features(model, data, module, indices, batch_size, recipe, workers, on_progress))
     return _join([_logits(output) for output, _ in pairs], data), _join([f for _, f in pairs], data)
 
 
@@ -249,7 +250,13 @@ def _with_features(
         for images, _ in _batches(model, data, indices, batch_size, workers, on_progress):
             seen.clear()
             output = _run(model, images, recipe)
-            yield output, feature_of(seen, module).flatten(1).float()
+            feature = feature_of(seen, module)
+            if feature.ndim == 0 or len(feature) != len(images):
+                raise ValueError(
+                    f"module must be a layer that gives a row for each of the {len(images)} samples of a batch, got shape "
+                    f"{tuple(feature.shape)} from {module or 'the last linear layer'!r}"
+                )
+            yield output, feature.reshape(len(feature), -1).float()
 
 
 def plain(model: nn.Module) -> nn.Module:
