@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, get_args
 
 Stochastic: TypeAlias = Literal["none", "power", "softmax", "softrank"]
+Diversity: TypeAlias = Literal["none", "k_center", "k_means"]
 Complement: TypeAlias = Literal["keep", "reinit", "zero"]
 
 Start: TypeAlias = Literal["fresh", "continue", "shrink"]
 STARTS: tuple[str, ...] = get_args(Start)
 STOCHASTIC: tuple[str, ...] = get_args(Stochastic)
+DIVERSITY: tuple[str, ...] = get_args(Diversity)
 DATA = (
     *("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH"),
     *("fashion_mnist", "svhn", "tiny_imagenet", "table:FILE", "arrays:PATH", "torchvision:NAME"),
@@ -32,9 +34,9 @@ LOGIT_STRATEGIES = ("least_confidence", "margin", "entropy", "energy", "logit_ma
 STRATEGIES = (
     *("random", *LOGIT_STRATEGIES, "bald"),
     *("extrapolated_du", "extrapolated_dual", "extrapolated_tdds", "extrapolated_el2n", "extrapolated_loss"),
-    *("k_center", "badge"),
+    *("k_center", "badge", "typiclust", "probcover"),
 )
-COLD_STARTS = ("random", "k_center")
+COLD_STARTS = ("random", "k_center", "typiclust", "probcover")
 SCORES = (
     *("du", "du:every-window", "du:paper", "dual", "dual:cifar"),
     *("tdds", "tdds:cifar100-30%", "tdds:cifar100-50%", "tdds:cifar100-70%", "tdds:cifar100-80%"),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import prunefuse
 from prunefuse import models, ops
-from prunefuse.bench import dynamics, neighbors, peers, plain, scorers
+from prunefuse.bench import clusters, dynamics, neighbors, peers, plain, scorers
 from prunefuse.bench.race import Case, Contender, Run, Task, largest
 from prunefuse.bench.shared import (
     STRATEGIES,
@@ -58,6 +58,7 @@ def cases(device: str) -> tuple[Case, ...]:
         Case("stream of 50,000 x 1,000, best 500", partial(_stream, 50_000, 1_000, 500, 10)),
         Case("k-center 1,000 of 50,000 x 64", partial(_k_center, 50_000, 64, 1_000)),
         Case("k-means++ 100 of 50,000 x (10 x 64)", partial(_k_means, 50_000, 10, 64, 100)),
+        *clusters.cases(device),
         *neighbors.cases(device),
         *dynamics.cases(device),
         Case("fuse scatter ResNet-164", partial(_scatter, "resnet164", 32)),

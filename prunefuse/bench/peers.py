@@ -6,6 +6,7 @@ The packages want probabilities: those that come from logits pay for one SciPy s
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,24 @@ def scikit_activeml_k_center(features: Tensor, b: int) -> Run:
     y[0] = 0
     strategy = CoreSet(random_state=0)
     return lambda: torch.from_numpy(np.asarray(strategy.query(X=x, y=y, batch_size=b)))
+
+
+def scikit_learn_k_means(points: Tensor, start: Tensor, moves: int) -> Run:
+    """Centers by scikit-learn's Lloyd iterations, with as many threads as torch."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    x, first = points.numpy(), start.numpy()
+
+    def run() -> Tensor:
+        found = KMeans(
+            len(first), init=first, n_init=1, max_iter=moves, tol=0, algorithm="lloyd", copy_x=True
+        )
+        with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it has not converged
+            return torch.from_numpy(found.fit(x).cluster_centers_)
+
+    return run
 
 
 def faiss_flat(queries: Tensor, references: Tensor, k: int) -> Run:

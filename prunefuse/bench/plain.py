@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -124,6 +124,49 @@ def k_means_plus_plus(residuals: Tensor, features: Tensor, draws: Tensor) -> Ten
         products = torch.mv(residuals, residuals[pick][0]) * torch.mv(features, features[pick][0])
         distances = (norms + norms[pick] - 2 * products).clamp_min_(0)
         nearest = torch.minimum(nearest, distances).index_fill_(0, pick, 0)
+    return picks
+
+
+def by_product(points: Tensor, centers: Tensor) -> Tensor:
+    """The nearest center of each point, by norms and a matrix product, in blocks that stay in a cache."""
+    norms = centers.square().sum(1)
+    return torch.cat([torch.addmm(norms, part, centers.T, alpha=-2).argmin(1) for part in points.split(2048)])
+
+
+def by_cdist(points: Tensor, centers: Tensor) -> Tensor:
+    """The nearest center of each point, as most code finds it."""
+    return torch.cdist(points, centers).argmin(1)
+
+
+def lloyd(points: Tensor, start: Tensor, moves: int, assign: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Centers after so many of Lloyd's iterations."""
+    centers = start
+    for _ in range(moves):
+        labels = assign(points, centers)
+        sums = torch.zeros_like(centers).index_add_(0, labels, points)
+        counts = torch.bincount(labels, minlength=len(centers))[:, None]
+        centers = torch.where(counts > 0, sums / counts, centers)
+    return centers
+
+
+def squared_to_nearest(points: Tensor, centers: Tensor) -> Tensor:
+    """Squared distances (N,) of points to the nearest of centers of float64."""
+    nearest = centers[by_product(points.double(), centers)]
+    return (points.double() - nearest).square().sum(1)
+
+
+def greedy_cover(features: Tensor, b: int, delta: float) -> Tensor:
+    """Rows (b,) whose balls cover the most, with all pairs kept as the published code keeps them."""
+    within = torch.cdist(features, features) <= delta
+    gains = within.sum(1)
+    picks = torch.empty(b, dtype=torch.int64, device=features.device)
+    covered = torch.zeros_like(within[0])
+    place = torch.arange(len(gains), device=gains.device)
+    for i in range(b):
+        picks[i] = (gains * len(gains) - place).argmax()
+        new = within[picks[i]] & ~covered
+        covered |= new
+        gains -= within[new].sum(0)
     return picks
 
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from prunefuse._names import (
     COLD_STARTS,
     CRITERIA,
+    DIVERSITY,
     ROUNDINGS,
     STARTS,
     STOCHASTIC,
     STRATEGIES,
     Complement,
+    Diversity,
     Start,
     Stochastic,
 )
@@ -30,7 +32,7 @@ from prunefuse._options import (
     positive,
     require,
 )
-from prunefuse.experiment.budgets import check_sizes, to_samples
+from prunefuse.experiment.budgets import check_size, check_sizes, to_samples
 from prunefuse.training._recipe import RECIPES, Recipe
 
 if TYPE_CHECKING:
@@ -90,13 +92,41 @@ class SelectionOptions:
         default=False,
         metadata=option(SELECT, "As many of every predicted class as there are, the best of each"),
     )
-    cold_start: str = field(
-        default="random",
+    diversity: Diversity = field(
+        default="none",
         metadata=option(
             SELECT,
-            "How the first size is chosen, without labels: at random, or by features, of which the untrained network's say "
-            "little",
+            "Batches that differ: picks of the useful samples by k_center, or one of each cluster by k_means",
+            more="For strategies by utility; see `prunefuse.selection.strategies.strategy`.",
+            check=one_of(*DIVERSITY),
+        ),
+    )
+    preselect: int = field(
+        default=10,
+        metadata=option(
+            SELECT,
+            "Useful samples that diversity picks from, in times the number of picks",
+            check=at_least(1),
+        ),
+    )
+    cold_start: str | None = field(
+        default=None,
+        metadata=option(
+            SELECT,
+            "How the first size is chosen, without labels: at random, or by features. Left out: by the strategy where it is "
+            "typiclust or probcover, else at random",
+            more="The features of the untrained network say little; see ``features_from``.",
             check=one_of(*COLD_STARTS),
+        ),
+    )
+    candidates: str | None = field(
+        default=None,
+        metadata=option(
+            SELECT,
+            "How much of a large pool is looked at in a round: a random part of so many samples, or per cent. Left out, all",
+            more="Another part in each round. Random picks look at nothing.",
+            check=check_size,
+            metavar="SIZE",
         ),
     )
     features_from: str | None = field(
@@ -337,6 +367,8 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, StoppingOption
     def _first_chooser(self) -> Strategy:
         from prunefuse.selection._strategies import strategy
 
+        if self.cold_start is None:
+            return self.chooser if self.chooser.cold_start else strategy("random")
         return strategy(self.cold_start)
 
     def chooser_of(self, index: int) -> Strategy:
@@ -405,7 +437,8 @@ def check_selection(config: SelectionOptions) -> None:
     assert isinstance(config, PruneFuseOptions)
     fused = config.selector == "prunefuse" and config.fuse
     require(fused or config.t_sync == 0, "t_sync", "0 without fusion", config.t_sync)
-    if config.strategy not in STRATEGIES or config.stochastic != "none" or config.class_balanced:
+    plain = config.stochastic == "none" and config.diversity == "none" and not config.class_balanced
+    if config.strategy not in STRATEGIES or not plain:
         chosen_strategy(config)
 
 
@@ -428,4 +461,6 @@ def chosen_strategy(config: SelectionOptions) -> Strategy:
         stochastic=config.stochastic,
         beta=config.beta,
         class_balanced=config.class_balanced,
+        diversity=config.diversity,
+        preselect=config.preselect,
     )

@@ -36,6 +36,14 @@ class Candidates:
         self._counts[1] += unselectable
         self._counts[2].clamp_(min=highest)
 
+    def next_indices(self, rows: int) -> Tensor:
+        """Indices of the rows that follow the highest, without waiting for the device."""
+        return self._counts[2] + 1 + torch.arange(rows, device=self.device)
+
+    def forget(self, unselectable: Tensor) -> None:
+        """Leaves so many rows, a number on the device, out of those that were NaN."""
+        self._counts[1] -= unselectable
+
     def add(self, utilities: Tensor, indices: Tensor | None) -> None:
         """Takes rows (N,), float32 or float64; their indices follow the highest if they are not given."""
         if utilities.dtype != self._utilities.dtype:

@@ -22,8 +22,8 @@ from prunefuse.selection._rows import NamedRows, floating_rows, on_host
 
 # Clusters of at most so many rows are picked from last, as in the authors' code.
 _SMALL = 5
-# Rows and columns of a tile of distances.
-_TILE = (1024, 4096)
+# Rows of a tile of distances, and its columns: on the CPU a tile stays in a cache.
+_ROWS, _COLUMNS_CPU, _COLUMNS_GPU = 255, 1024, 1 << 16
 # Pairs whose distances are computed again at a time, in values of float64.
 _PAIR_VALUES = 1 << 22
 
@@ -98,9 +98,9 @@ def probcover(
     A ball holds all rows within ``delta``, labeled rows have one, too. Where every row is covered, the picks that are left
     are those of `k_center_greedy`.
 
-    Without ``delta`` it is the largest at which a part ``purity`` of all balls is pure: `k_means` into ``classes`` clusters
-    stands in for labels, and a ball is pure where all its rows are of one cluster. That is a matter of each row's
-    nearest row of another cluster, which is found exactly.
+    Without ``delta`` it is the largest at which a part ``purity`` of all balls is pure. `k_means` into ``classes`` clusters
+    stands in for labels. A ball is pure where all its rows are of one cluster. That is a matter of each row's
+    nearest row of another cluster, which is found exactly. Where all rows are of one, every radius is pure.
 
     A distance is by a matrix product, and from differences in float64 where the product cannot tell. Memory is O(N) and
     tiles of some megabytes, as no graph of neighbors is kept. Time is that of two matrix products of all rows. On a GPU it
@@ -229,9 +229,7 @@ def _pure_radius(space: _Space, classes: int, purity: float, generator: torch.Ge
     clusters = k_means(x, min(classes, len(x)), generator=generator).labels
     sizes = torch.bincount(clusters, minlength=classes).tolist()
     if max(sizes) == len(x):
-        raise ValueError(
-            f"delta must be given where {len(x)} rows are not in several clusters: they coincide"
-        )
+        return math.inf
     away = x.new_empty(len(x))
     for cluster, size in enumerate(sizes):
         if not size:
@@ -249,7 +247,7 @@ def _pure_radius(space: _Space, classes: int, purity: float, generator: torch.Ge
 def _covering(space: _Space, delta: float) -> Tensor:
     """The picks of `probcover`, b of them at least 1."""
     balls = _Balls(space.x, delta, space.largest)
-    covered = balls.union(rows_where(space.labeled, int(space.labeled.sum())))
+    covered = balls.counts(rows_where(space.labeled, int(space.labeled.sum()))) > 0
     # How many uncovered rows each row's ball holds; a row is covered once, and only then its neighbors lose one.
     gains = balls.counts((~covered).nonzero()[:, 0])
     place = torch.arange(len(gains), device=gains.device)
@@ -261,7 +259,7 @@ def _covering(space: _Space, delta: float) -> Tensor:
         if int(gains[pick]) <= 0:
             break
         picks.append(pick)
-        new = balls.union(place[pick : pick + 1]) & ~covered
+        new = (balls.counts(place[pick : pick + 1]) > 0) & ~covered
         covered |= new
         gains -= balls.counts(new.nonzero()[:, 0])
         gains[pick] = -len(gains)
@@ -287,27 +285,22 @@ class _Balls:
         rounding = 0.0 if x.dtype == torch.float64 else _input_roundoff(x)
         self._slack = (x.shape[1] + 32) * unit + 2.02 * rounding
 
-    def union(self, rows: Tensor) -> Tensor:
-        """(n,): whether one of the rows has it in its ball."""
-        found = torch.zeros(len(self._x), dtype=torch.bool, device=self._x.device)
-        for begin, inside in self._tiles(rows):
-            found[begin : begin + inside.shape[1]] |= inside.any(0)
-        return found
-
     def counts(self, rows: Tensor) -> Tensor:
         """(n,) int64: in how many balls of the rows it is."""
         found = torch.zeros(len(self._x), dtype=torch.int64, device=self._x.device)
         for begin, inside in self._tiles(rows):
-            found[begin : begin + inside.shape[1]] += inside.sum(0)
+            # A tile has no more rows than a byte can count.
+            found[begin : begin + inside.shape[1]] += inside.view(torch.uint8).sum(0, dtype=torch.uint8)
         return found
 
     def _tiles(self, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
         """The first column, and which pairs of the rows and the columns from there on are within delta."""
-        for some in rows.split(_TILE[0]):
+        columns = _COLUMNS_CPU if self._x.device.type == "cpu" else _COLUMNS_GPU
+        for some in rows.split(_ROWS):
             mine, norms = self._about[some], self._norms[some]
-            for begin in range(0, len(self._x), _TILE[1]):
-                others = self._about[begin : begin + _TILE[1]]
-                of_others = self._norms[begin : begin + _TILE[1]]
+            for begin in range(0, len(self._x), columns):
+                others = self._about[begin : begin + columns]
+                of_others = self._norms[begin : begin + columns]
                 keys = torch.addmm(
                     of_others, mine, others.t(), alpha=-2
                 )  # squared distances less the norms of `mine`
@@ -315,7 +308,7 @@ class _Balls:
                 bar = self._delta * self._delta - norms
                 inside = keys <= (bar - slack)[:, None]
                 doubtful = (keys <= (bar + slack)[:, None]) & ~inside
-                if bool(doubtful.any()):
+                if int(doubtful.count_nonzero()):
                     i, j = doubtful.nonzero(as_tuple=True)
                     inside[i, j] = self._exactly(some[i], j + begin)
                 yield begin, inside

@@ -13,7 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from prunefuse._names import DIVERSITY, Diversity
 from prunefuse._options import at_least, one_of, positive, require
+from prunefuse.errors import TooFewRowsError
 from prunefuse.extrapolation import KNN
 from prunefuse.extrapolation._interface import refuse_infinite
 from prunefuse.ops.arrays import as_tensor, require_floating
@@ -27,8 +29,10 @@ from prunefuse.selection._batches import (
     require_not_negative,
     turn_by_turn,
 )
+from prunefuse.selection._cold_start import probcover, typiclust
 from prunefuse.selection._custom import load_function
 from prunefuse.selection._k_center import k_center_on_host
+from prunefuse.selection._k_means import k_means
 from prunefuse.selection._top_b import best_first, require_selected
 
 # logits, features: of the unlabeled samples. all_features: of the labeled ones too. ensemble: dropout passes.
@@ -44,7 +48,7 @@ class Pool:
     What a strategy does not need may be None. ``logits`` (C,), ``features`` (d,) and what ``ensemble`` was updated
     with have one row for each of ``unlabeled``; for a strategy that needs ``all_features``, ``features`` has one row
     for each of ``labeled``, then one for each of ``unlabeled``. ``scores`` has one for each of ``labeled``, NaN where there is
-    none. ``generator`` is the strategy's only source of randomness.
+    none. ``generator`` is the strategy's only source of randomness. ``classes`` is how many there are.
     """
 
     unlabeled: Tensor
@@ -54,6 +58,7 @@ class Pool:
     features: Tensor | None = None
     ensemble: EnsembleScores | None = None
     scores: Tensor | None = None
+    classes: int = 2
 
 
 @dataclass(frozen=True)
@@ -74,13 +79,18 @@ class Strategy:
     """``pick(pool, b)`` chooses ``b`` unlabeled samples; ValueError if fewer can be chosen.
 
     ``needs`` says what the network has to be asked, ``passes`` how many forward passes over the pool that takes,
-    ``dynamics`` which preset of `prunefuse.dynamics` is recorded while it is trained.
+    ``dynamics`` which preset of `prunefuse.dynamics` is recorded while it is trained. ``cold_start``: it is made for a pool
+    without labels, and may pick the first samples too, by the features of a network that is not trained. ``distances``
+    is what it computes of these at most, in FLOPs, where needs do not say it: by what a distance reads, and how many
+    samples are labeled, to pick, and in the pool.
     """
 
     needs: frozenset[Need]
     pick: Callable[[Pool, int], Picks]
     passes: int = 1
     dynamics: str | None = None
+    cold_start: bool = False
+    distances: Callable[[int, int, int, int], float] | None = None
 
 
 def _random(pool: Pool, b: int) -> Picks:
@@ -104,6 +114,25 @@ def _badge(pool: Pool, b: int) -> Picks:
     assert pool.features is not None
     rows, unselectable = badge(pool.logits, pool.features, b, pool.generator)
     return Picks(pool.unlabeled[rows], None, unselectable)
+
+
+def _cold(choose: Callable[[Pool, int, Tensor], Any], pool: Pool, b: int) -> Picks:
+    """Picks by features alone. On a GPU it waits for the device several times."""
+    assert pool.features is not None
+    _require_enough(pool, b)
+    known = len(pool.labeled)
+    rows = choose(pool, b, torch.arange(known, device=pool.features.device))
+    least, most = row_extents(pool.features[known:])
+    unselectable = int((~(least.isfinite() & most.isfinite())).sum())
+    return Picks(pool.unlabeled[rows.cpu() - known], None, unselectable)
+
+
+def _typiclust(pool: Pool, b: int, labeled: Tensor) -> Any:
+    return typiclust(pool.features, b, labeled, generator=pool.generator)
+
+
+def _probcover(pool: Pool, b: int, labeled: Tensor) -> Any:
+    return probcover(pool.features, b, labeled, classes=max(2, pool.classes), generator=pool.generator)
 
 
 def _require_enough(pool: Pool, b: int) -> None:
@@ -193,10 +222,122 @@ def _by_utility(
     return Picks(pool.unlabeled[picked.long()], of_picked.to(utilities.dtype), int(unselectable))
 
 
+def _by_diversity(
+    utility: Callable[[Pool], Tensor],
+    stochastic: Stochastic,
+    beta: float,
+    diversity: Diversity,
+    preselect: int,
+    labeled_too: bool,
+    pool: Pool,
+    b: int,
+) -> Picks:
+    """Of the ``preselect * b`` samples of highest utility, perturbed if that was asked for, ``b`` that differ.
+
+    ``labeled_too``: features are of the labeled samples first. On a GPU it waits for the device for the samples, and then as
+    k-center or k-means do.
+    """
+    assert pool.features is not None
+    known = len(pool.labeled) if labeled_too else 0
+    features = pool.features[known:]
+    least, most = row_extents(features)
+    utilities = utility(pool).where(least.isfinite() & most.isfinite(), torch.nan)
+    ranking = perturbed(utilities, stochastic, beta, pool.generator)
+    rows, _ = best_first(ranking, b if b > len(ranking) else min(preselect * b, len(ranking)))
+    told = [
+        (rows >= 0).sum(),
+        utilities.isnan().sum(),
+        utilities.nan_to_num().amin() if len(rows) else rows.sum(),
+    ]
+    found, unselectable, lowest = torch.stack([number.double() for number in told]).tolist()
+    if stochastic == "power":
+        require_not_negative(lowest)
+    if b > found:
+        said = f"b is {b}, but only {int(found)} of {len(ranking)} rows can be selected (the others are NaN)"
+        raise TooFewRowsError(said, int(found), len(ranking))
+    rows = rows[: int(found)]
+    if diversity == "k_center":
+        both = torch.cat((pool.features[:known], features[rows]))
+        places = k_center_on_host(both, b, torch.arange(known, device=both.device))[0] - known
+    else:
+        places = _one_of_each(features[rows], utilities[rows], b, pool.generator)
+    picked = rows[upload(places, rows.device)]
+    host = torch.stack((picked.double(), utilities[picked].double())).cpu()
+    return Picks(pool.unlabeled[host[0].long()], host[1].to(utilities.dtype), int(unselectable))
+
+
+def _one_of_each(features: Tensor, utilities: Tensor, b: int, generator: torch.Generator) -> Tensor:
+    """Places (b,) of the rows nearest to the centers of ``b`` clusters, weighted by utility, rising (Zhdanov 2019).
+
+    Where rows coincide, so that there are fewer clusters, the first of the other rows fill up. The places are on the CPU.
+    """
+    if b == 0:
+        return torch.empty(0, dtype=torch.int64)
+    found = k_means(features, b, generator=generator, weights=_as_weights(utilities))
+    away = (features.double() - found.centers[found.labels].double()).square().sum(1).cpu()
+    nearest = away.sort(stable=True).indices
+    by_cluster = nearest[found.labels.cpu()[nearest].sort(stable=True).indices]
+    clusters = found.labels.cpu()[by_cluster]
+    first = torch.ones(len(clusters), dtype=torch.bool)
+    first[1:] = clusters[1:] != clusters[:-1]
+    taken = torch.zeros(len(clusters), dtype=torch.bool).index_fill_(0, by_cluster[first], True)
+    others = (~taken).nonzero()[:, 0][: b - int(taken.sum())]
+    return taken.index_fill_(0, others, True).nonzero()[:, 0]
+
+
+def _as_weights(utilities: Tensor) -> Tensor:
+    """Utilities as weights of k-means: their differences from 0, or from the least where that is negative; at most 1."""
+    u = utilities.double()
+    finite = u.isfinite()
+    low, high = u.where(finite, torch.inf).amin(), u.where(finite, -torch.inf).amax()
+    above = torch.minimum(torch.maximum(u, low), high) - low.clamp(max=0)
+    weights = above / above.amax()
+    # None is useful, or no difference is known.
+    return torch.where(weights.isfinite().all(), weights, 1.0)
+
+
+# Of k-means' assignments there are at most so many, beside the start.
+_ASSIGNMENTS = 100
+
+
+def _of_clusters(clusters: int, rows: int, width: int) -> float:
+    """FLOPs of k-means at most."""
+    return 2.0 * width * clusters * rows * (1 + _ASSIGNMENTS)
+
+
+def _of_diversity(
+    diversity: Diversity, preselect: int, width: int, labeled: int, picks: int, pool: int
+) -> float:
+    candidates = min(preselect * picks, pool - labeled)
+    if diversity == "k_center":
+        return 2.0 * width * (labeled + picks) * (labeled + candidates)
+    return _of_clusters(picks, candidates, width)
+
+
+def _of_typiclust(width: int, labeled: int, picks: int, pool: int) -> float:
+    # Neighbors inside of clusters are as many at most as in one assignment of equal clusters.
+    clusters = min(labeled + picks, 500, pool)
+    return _of_clusters(clusters, pool, width) + 2.0 * width * picks * (pool / clusters) ** 2
+
+
+def _of_probcover(width: int, labeled: int, picks: int, pool: int) -> float:
+    # The radius, the gains at the start, and what is covered: all pairs each.
+    return 3 * 2.0 * width * pool * pool
+
+
 _SEQUENTIAL = {
-    "random": Strategy(frozenset(), _random),
+    "random": Strategy(frozenset(), _random, cold_start=True),
     "k_center": Strategy(frozenset({"all_features"}), _k_center),
     "badge": Strategy(frozenset({"logits", "features"}), _badge),
+    "typiclust": Strategy(
+        frozenset({"all_features"}), partial(_cold, _typiclust), cold_start=True, distances=_of_typiclust
+    ),
+    "probcover": Strategy(
+        frozenset({"all_features"}),
+        partial(_cold, _probcover),
+        cold_start=True,
+        distances=_of_probcover,
+    ),
 }
 _UTILITIES: dict[str, tuple[Need, Callable[[Pool], Tensor]]] = {
     **{token: ("logits", partial(_of_logits, partial(score, strategy=token))) for token in LOGIT_STRATEGIES},
@@ -205,7 +346,10 @@ _UTILITIES: dict[str, tuple[Need, Callable[[Pool], Tensor]]] = {
 # By the score that is recorded: those of which higher means harder, and that are finite.
 _NEIGHBORS = 20
 _EXTRAPOLATED = {f"extrapolated_{score}": score for score in ("du", "dual", "tdds", "el2n", "loss")}
-STRATEGIES: tuple[str, ...] = ("random", *_UTILITIES, *_EXTRAPOLATED, "k_center", "badge")
+STRATEGIES: tuple[str, ...] = (
+    *("random", *_UTILITIES, *_EXTRAPOLATED),
+    *("k_center", "badge", "typiclust", "probcover"),
+)
 
 
 def strategy(
@@ -215,6 +359,8 @@ def strategy(
     stochastic: Stochastic = "none",
     beta: float = 1.0,
     class_balanced: bool = False,
+    diversity: Diversity = "none",
+    preselect: int = 10,
 ) -> Strategy:
     """A strategy by name, or made of a utility function.
 
@@ -227,6 +373,11 @@ def strategy(
         beta: how near that stays to the best one.
         class_balanced: as many of every predicted class as there are, the best of each; see
             `prunefuse.selection.batches.best_of_each`.
+        diversity: of the ``preselect`` times as many samples of highest utility as are to be picked, those that differ.
+            ``k_center`` takes each sample farthest from all labeled and picked ones. ``k_means`` makes as many clusters
+            as picks, weighted by utility, and takes the sample nearest to each center (Zhdanov 2019, *Diverse Mini-batch
+            Active Learning*).
+        preselect: how many times as many.
 
     Raises:
         TypeError: token is neither a string nor a function.
@@ -235,15 +386,24 @@ def strategy(
     at_least(2)("passes", passes)
     one_of(*STOCHASTIC)("stochastic", stochastic)
     positive()("beta", beta)
+    one_of(*DIVERSITY)("diversity", diversity)
+    at_least(1)("preselect", preselect)
+    diverse = diversity != "none"
+    require(not (diverse and class_balanced), "class_balanced", "False with diversity", class_balanced)
     need: Need = "logits"
     if isinstance(token, str) and token in _EXTRAPOLATED:
         needs: set[Need] = {"all_features", "dynamics"}
         if class_balanced:
             needs.add("logits")
-        pick = partial(_by_utility, _extrapolated, stochastic, beta, class_balanced)
-        return Strategy(frozenset(needs), pick, dynamics=_EXTRAPOLATED[token])
+        if diverse:
+            pick = partial(_by_diversity, _extrapolated, stochastic, beta, diversity, preselect, True)
+        else:
+            pick = partial(_by_utility, _extrapolated, stochastic, beta, class_balanced)
+        more = partial(_of_diversity, diversity, preselect) if diverse else None
+        return Strategy(frozenset(needs), pick, dynamics=_EXTRAPOLATED[token], distances=more)
     if isinstance(token, str) and token in _SEQUENTIAL:
         reason = f"for {token}, which has no utilities"
+        require(not diverse, "diversity", f"none {reason}", diversity)
         require(stochastic == "none", "stochastic", f"none {reason}", stochastic)
         require(not class_balanced, "class_balanced", f"False {reason}", class_balanced)
         return _SEQUENTIAL[token]
@@ -257,5 +417,11 @@ def strategy(
         utility = partial(_of_logits, token)
     else:
         raise TypeError(f"strategy must be a name or a function, got {type(token).__name__}")
-    pick = partial(_by_utility, utility, stochastic, beta, class_balanced)
-    return Strategy(frozenset({need}), pick, passes if need == "ensemble" else 1)
+    if not diverse:
+        pick = partial(_by_utility, utility, stochastic, beta, class_balanced)
+        return Strategy(frozenset({need}), pick, passes if need == "ensemble" else 1)
+    require(need == "logits", "diversity", f"none for {token}, whose passes give no features", diversity)
+    # k-center keeps away from what is labeled, too.
+    seen: Need = "all_features" if diversity == "k_center" else "features"
+    pick = partial(_by_diversity, utility, stochastic, beta, diversity, preselect, seen == "all_features")
+    return Strategy(frozenset({need, seen}), pick, distances=partial(_of_diversity, diversity, preselect))

@@ -13,10 +13,13 @@ from torch import Tensor
 
 from prunefuse import _files as files
 from prunefuse.ops.arrays import as_tensor, require_count, require_floating
+from prunefuse.ops.integers import as_integers
+from prunefuse.ops.transfer import upload
 from prunefuse.scoring import score
 from prunefuse.selection._candidates import Candidates
 
-_FORMAT = "prunefuse.StreamingTopB/1"
+# The second has rows that are excluded.
+_FORMATS = ("prunefuse.StreamingTopB/1", "prunefuse.StreamingTopB/2")
 
 
 class StreamingTopB:
@@ -35,6 +38,7 @@ class StreamingTopB:
         strategy: A name that `score` knows; or a function from the logits given to `update`, as they were given, to
             utilities. These are a floating array (N,), higher = label first, and NaN is never selected.
         probabilities, temperature: As for `score`; only for a strategy by name.
+        exclude: Indices in the data set that are never kept, as any integer sequence or array, or a mask of the data set.
 
     Raises:
         TypeError: An argument is not of its type.
@@ -48,6 +52,7 @@ class StreamingTopB:
         *,
         probabilities: bool = False,
         temperature: float = 1.0,
+        exclude: Any = None,
     ) -> None:
         self._b = require_count("b", b, 1)
         if isinstance(strategy, str):
@@ -60,6 +65,7 @@ class StreamingTopB:
             )
         self._strategy = strategy
         self._probabilities, self._temperature = bool(probabilities), float(temperature)
+        self._excluded = _indices(exclude)
         self._rows = 0
         self._numpy = False  # the latest batch was NumPy
         self._kept = Candidates(self._b, torch.device("cpu"))
@@ -76,7 +82,10 @@ class StreamingTopB:
 
     @property
     def unselectable(self) -> int:
-        """How many rows were seen that cannot be selected, their utility being NaN. Waits for the GPU, if there is one."""
+        """How many rows were seen that cannot be selected, their utility being NaN. Waits for the GPU, if there is one.
+
+        Rows that are excluded do not count.
+        """
         return self._kept.counts()[0]
 
     def update(self, logits: Any, indices: Any = None) -> None:
@@ -106,7 +115,16 @@ class StreamingTopB:
             return
         self._numpy = isinstance(logits, np.ndarray)
         self._move(utilities.device)
-        self._kept.add(utilities, given)
+        if len(self._excluded):
+            where = (
+                self._kept.next_indices(rows) if given is None else given.to(utilities.device, torch.int64)
+            )
+            at = torch.searchsorted(self._excluded, where).clamp_(max=len(self._excluded) - 1)
+            hidden = self._excluded[at] == where
+            self._kept.add(utilities.where(~hidden, torch.nan), given)
+            self._kept.forget(hidden.sum())
+        else:
+            self._kept.add(utilities, given)
         self._rows += rows
 
     def merge(self, other: StreamingTopB) -> None:
@@ -114,13 +132,17 @@ class StreamingTopB:
 
         Raises:
             TypeError: other is not a StreamingTopB.
-            ValueError: It keeps another number of rows, or ranks them by another strategy.
+            ValueError: It keeps another number of rows, ranks them by another strategy, or excludes others.
         """
         if not isinstance(other, StreamingTopB):
             raise TypeError(f"other must be a StreamingTopB, got {type(other).__name__}")
         if other._settings() != self._settings():
             raise ValueError(
                 f"other must be of the same settings, {self._settings()}, got {other._settings()}"
+            )
+        if not torch.equal(other._excluded.cpu(), self._excluded.cpu()):
+            raise ValueError(
+                f"other must exclude the same {len(self._excluded)} rows, got one that excludes {len(other._excluded)}"
             )
         if self._rows == 0:
             self._move(other._kept.device)
@@ -141,10 +163,11 @@ class StreamingTopB:
         """
         indices, utilities = self._kept.best()
         if len(indices) < self._b:
-            selectable = self._rows - self.unselectable
+            # As many as there are: none has been given up.
+            why = " (the others are NaN or excluded)" if len(self._excluded) else " (the others are NaN)"
             raise ValueError(
-                f"b is {self._b}, but only {selectable} of the {self._rows} rows seen can be selected"
-                + (" (the others are NaN)" if selectable < self._rows else "")
+                f"b is {self._b}, but only {len(indices)} of the {self._rows} rows seen can be selected"
+                + (why if len(indices) < self._rows else "")
             )
         return (indices.numpy(), utilities.numpy()) if self._numpy else (indices, utilities)
 
@@ -164,8 +187,11 @@ class StreamingTopB:
             "highest": highest,
             "numpy": self._numpy,
         }
-        metadata = {"format": _FORMAT, "state": json.dumps(state)}
-        files.save_tensors(path, {"indices": indices, "utilities": utilities}, metadata)
+        tensors = {"indices": indices, "utilities": utilities}
+        if len(self._excluded):  # which readers of the first format do not know
+            tensors["exclude"] = self._excluded
+        metadata = {"format": _FORMATS["exclude" in tensors], "state": json.dumps(state)}
+        files.save_tensors(path, tensors, metadata)
 
     @classmethod
     def load(
@@ -186,9 +212,10 @@ class StreamingTopB:
         try:
             with safe_open(os.fspath(path), framework="pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise ValueError(f"{path} is not a saved StreamingTopB of format {_FORMAT}")
+                if metadata.get("format") not in _FORMATS:
+                    raise ValueError(f"{path} is not a saved StreamingTopB of format {' or '.join(_FORMATS)}")
                 indices, utilities = file.get_tensor("indices"), file.get_tensor("utilities")
+                excluded = file.get_tensor("exclude") if metadata["format"] == _FORMATS[True] else None
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
         state = json.loads(metadata["state"])
@@ -200,6 +227,7 @@ class StreamingTopB:
             strategy or state["strategy"],
             probabilities=state["probabilities"],
             temperature=state["temperature"],
+            exclude=excluded,
         )
         keeper._rows, keeper._numpy = state["rows"], state["numpy"]
         keeper._kept.add(utilities, indices)
@@ -236,9 +264,23 @@ class StreamingTopB:
         if device != self._kept.device:
             before = self._kept
             self._kept = Candidates(self._b, device)
+            self._excluded = upload(self._excluded, device)
             self._take(before)
 
     def _take(self, other: Candidates) -> None:
         indices, utilities = other.best()
         self._kept.add(utilities.to(self._kept.device), indices)
         self._kept.add_counts(*other.counts())
+
+
+def _indices(exclude: Any) -> Tensor:
+    """Indices of a data set of any size, each once and rising, on the CPU."""
+    if exclude is None:
+        return torch.empty(0, dtype=torch.int64)
+    array = as_integers("exclude", exclude).cpu()
+    if array.dtype == torch.bool:
+        return array.nonzero()[:, 0]
+    if array.numel() and int(array.min()) < 0:
+        raise ValueError(f"exclude must hold indices of the data set, from 0 on, got {int(array.min())}")
+    unique: Tensor = array.unique()
+    return unique

@@ -170,8 +170,14 @@ def test_every_criterion_of_the_library_can_be_chosen(asked):
         (
             ["--strategy", "maxent"],
             "strategy must be one of random, least_confidence, margin, entropy, energy, logit_margin, bald, extrapolated_du, "
-            "extrapolated_dual, extrapolated_tdds, extrapolated_el2n, extrapolated_loss, k_center, badge, got 'maxent'",
+            "extrapolated_dual, extrapolated_tdds, extrapolated_el2n, extrapolated_loss, k_center, badge, "
+            "typiclust, probcover, got 'maxent'",
         ),
+        (
+            ["--strategy", "badge", "--diversity", "k_means"],
+            "diversity must be none for badge, which has no utilities",
+        ),
+        (["--preselect", "0"], "preselect must be at least 1, got 0"),
         (["--model", "resnet21"], "model must be one of resnet8"),
         (
             ["--data", "mnist"],

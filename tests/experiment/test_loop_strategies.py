@@ -44,6 +44,9 @@ CASES: dict[str, dict[str, Any]] = {
     "function": {"strategy": largest},
     "stochastic": {"strategy": "entropy", "stochastic": "power", "beta": 2.0},
     "balanced": {"strategy": "bald", "class_balanced": True},
+    "diverse by k-center": {"strategy": "margin", "diversity": "k_center", "preselect": 2},
+    "diverse by k-means": {"strategy": largest, "diversity": "k_means", "preselect": 3},
+    "diverse dynamics": {"strategy": "extrapolated_el2n", "diversity": "k_means", "recipe": LONG},
     "dense": {"strategy": "bald", "selector": "dense", "stochastic": "softrank"},
 }
 

@@ -152,6 +152,7 @@ def test_laws_of_both(pick):
         pick(x.numpy(), 30, mask, exclude=np.array([5])).tolist() == pick(x, 30, [0, 1], exclude=[5]).tolist()
     )
     assert isinstance(pick(x.numpy(), 3), np.ndarray)
+    assert probcover(torch.zeros(9, 2), 9, classes=3).sort().values.tolist() == list(range(9))
     assert pick(torch.zeros(9, 2), 9).sort().values.tolist() == list(range(9))
 
 
@@ -186,11 +187,6 @@ def test_what_both_refuse(pick, change, error, message):
         ({"delta": "1"}, TypeError, "delta must be a number, got str"),
         ({"classes": 1}, ValueError, "classes must be at least 2, got 1"),
         ({"classes": 2, "purity": 1.0}, ValueError, r"purity must be in \(0, 1\)"),
-        (
-            {"classes": 2, "features": torch.zeros(10, 3)},
-            ValueError,
-            "delta must be given where 10 rows .* coincide",
-        ),
     ],
 )
 def test_what_probcover_refuses(change, error, message):

@@ -12,6 +12,7 @@ from torch import Tensor
 from prunefuse._seeds import generator
 from prunefuse.ops import reference
 from prunefuse.scoring import EnsembleScores
+from prunefuse.selection import k_center_greedy, k_means, probcover, typiclust
 from prunefuse.selection._batches import STOCHASTIC
 from prunefuse.selection._strategies import STRATEGIES, Pool, Strategy, strategy
 
@@ -27,6 +28,11 @@ def utility(logits: Tensor) -> Tensor:
     return logits.amax(1)
 
 
+def utility_of_one(logits: Tensor) -> Tensor:
+    """Infinite for some, alike for the others."""
+    return torch.where(logits[:, 0] > 1, torch.inf, logits[:, 0] * 0)
+
+
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     **{token: (token, {}) for token in STRATEGIES},
     "function": (utility, {}),
@@ -37,6 +43,12 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         for kind in STOCHASTIC[1:]
     },
     **{f"{token}-balanced": (token, {"class_balanced": True}) for token in ("margin", "bald")},
+    **{
+        f"{token}-{kind}": (token, {"diversity": kind, "preselect": 3})
+        for token in ("margin", "logit_margin", "extrapolated_du")
+        for kind in ("k_center", "k_means")
+    },
+    "function-k_means-softmax": (utility_of_one, {"diversity": "k_means", "stochastic": "softmax"}),
     "function-softmax-balanced": (utility, {"stochastic": "softmax", "class_balanced": True}),
 }
 
@@ -100,7 +112,10 @@ def test_template(case: str) -> None:
             chooser.pick(pool(chooser, broken=True), count + 1)
 
 
-RANDOM = ("random", "badge", *(case for case in CASES if any(kind in case for kind in STOCHASTIC[1:])))
+RANDOM = (
+    *("random", "badge", "typiclust", "probcover"),
+    *(case for case in CASES if any(kind in case for kind in (*STOCHASTIC[1:], "k_means"))),
+)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -168,6 +183,20 @@ def test_unknown_token_lists_the_known_ones() -> None:
             {"class_balanced": True},
             "class_balanced must be False for random, which has no utilities",
         ),
+        ("entropy", {"diversity": "badge"}, "diversity must be one of none, k_center, k_means, got 'badge'"),
+        ("entropy", {"diversity": "k_means", "preselect": 0}, "preselect must be at least 1, got 0"),
+        (
+            "entropy",
+            {"diversity": "k_means", "class_balanced": True},
+            "class_balanced must be False with diversity",
+        ),
+        (
+            "k_center",
+            {"diversity": "k_center"},
+            "diversity must be none for k_center, which has no utilities",
+        ),
+        ("typiclust", {"diversity": "k_center"}, "diversity must be none for typiclust"),
+        ("bald", {"diversity": "k_center"}, "diversity must be none for bald, whose passes give no features"),
         ("no.such.module:f", {}, r"strategy must be a function that can be loaded, got no\.such\.module:f"),
         ("nowhere.py:f", {}, r"strategy must be a function that can be loaded, got nowhere\.py:f"),
         ("math:nothing", {}, "strategy must name a function of math, got 'nothing'"),
@@ -323,3 +352,60 @@ def test_extrapolated_scores_are_those_of_the_neighbors() -> None:
     utilities = strategy("extrapolated_du").pick(alone, 3).utilities
     assert utilities is not None
     assert utilities.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("preselect", [1, 3, 100])
+@pytest.mark.parametrize("token", ["margin", "logit_margin", "extrapolated_du"])
+def test_diversity_picks_of_the_most_useful(token: str, preselect: int) -> None:
+    """k-center: as if only these and the labeled ones were there. k-means: one of each cluster, nearest to its center."""
+    for kind in ("k_center", "k_means"):
+        chooser = strategy(token, diversity=kind, preselect=preselect)  # type: ignore[arg-type]
+        assert not chooser.cold_start
+        given = pool(chooser)
+        assert given.features is not None
+        plain = strategy(token).pick(replace(given, generator=generator(0)), len(UNLABELED))
+        assert plain.utilities is not None
+        useful = plain.indices[: 6 * preselect]
+        picks = chooser.pick(given, 6)
+        assert set(picks.indices.tolist()) <= set(useful.tolist())
+        known = len(LABELED) if "all_features" in chooser.needs else 0
+        places = [known + UNLABELED.tolist().index(i) for i in useful.tolist()]
+        seen = given.features[places]
+        if kind == "k_center":
+            both = torch.cat((given.features[:known], seen))
+            expected = useful[k_center_greedy(both, 6, range(known)) - known]
+            assert picks.indices.tolist() == expected.tolist()
+        else:
+            least = min(0.0, float(plain.utilities[: len(useful)].min()))
+            weights = plain.utilities[: len(useful)].double() - least
+            found = k_means(seen, 6, generator=generator(0), weights=weights / weights.max())
+            chosen = [useful.tolist().index(i) for i in picks.indices.tolist()]
+            assert chosen == sorted(chosen)
+            assert sorted(found.labels[chosen].tolist()) == list(range(6))
+            away = (seen - found.centers[found.labels]).norm(dim=1)
+            for place in chosen:
+                assert away[place] <= away[found.labels == found.labels[place]].min() * (1 + 1e-6)
+        assert picks.utilities is not None
+        where = [plain.indices.tolist().index(i) for i in picks.indices.tolist()]
+        assert torch.equal(picks.utilities, plain.utilities[where])
+
+
+def test_strategies_without_labels_say_so_and_pick_of_nothing_labeled() -> None:
+    rows = torch.randn(50, 4, generator=generator(3))
+    for token in ("typiclust", "probcover"):
+        chooser = strategy(token)
+        assert chooser.cold_start
+        nothing = torch.empty(0, dtype=torch.int64)
+        given = Pool(torch.arange(100, 150), nothing, generator(0), features=rows, classes=3)
+        picks = chooser.pick(given, 8)
+        if token == "typiclust":
+            expected = typiclust(rows, 8, generator=generator(0))
+        else:
+            expected = probcover(rows, 8, classes=3, generator=generator(0))
+        assert picks.indices.tolist() == (100 + expected).tolist()
+        assert picks.utilities is None
+    assert {token for token in STRATEGIES if strategy(token).cold_start} == {
+        "random",
+        "typiclust",
+        "probcover",
+    }

@@ -339,3 +339,75 @@ def test_a_stream_may_change_its_device_and_an_update_does_not_wait():
     keeper.update(column([0.0]))
     assert [part.tolist() for part in keeper.result()] == [[2, 4], [3.0, 2.0]]
     assert (keeper.rows, keeper.unselectable) == (11, 5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(streams(), st.integers(1, 60), st.booleans(), st.data())
+def test_excluded_rows_are_as_if_they_were_not_there(stream, b, named, data):
+    utilities, parts = stream
+    rows = len(utilities)
+    exclude = data.draw(st.lists(st.integers(0, rows + 5), max_size=10))
+    keeper = StreamingTopB(b, own_utility, exclude=exclude)
+    for part in parts:
+        keeper.update(column(utilities[part]), torch.arange(rows)[part] if named else None)
+    left = [math.nan if i in exclude else u for i, u in enumerate(utilities)]
+    selectable = sum(not math.isnan(u) for u in left)
+    assert keeper.rows == rows
+    assert keeper.unselectable == sum(math.isnan(u) for i, u in enumerate(utilities) if i not in exclude)
+    if selectable < b:
+        with pytest.raises(ValueError, match=f"b is {b}, but only {selectable} of the {rows} rows seen"):
+            keeper.result()
+        return
+    assert keeper.result()[0].tolist() == sorted_picks(left, range(rows), b)[0]
+
+
+def test_what_is_excluded_is_saved_and_merged_only_with_the_same(tmp_path):
+    rows = column([5.0, 9.0, 7.0, 8.0])
+    keeper = StreamingTopB(2, own_utility, exclude=np.array([1]))
+    keeper.update(rows)
+    keeper.save(tmp_path / "kept")
+    again = StreamingTopB.load(tmp_path / "kept", own_utility)
+    again.update(rows)  # 4 to 7
+    assert again.result()[0].tolist() == [5, 3]
+    mask = StreamingTopB(2, own_utility, exclude=[False, True])
+    mask.merge(keeper)
+    assert mask.result()[0].tolist() == [3, 2]
+    with pytest.raises(ValueError, match="other must exclude the same 0 rows, got one that excludes 1"):
+        StreamingTopB(2, own_utility).merge(keeper)
+    four = StreamingTopB(4, own_utility, exclude=[1])
+    four.update(rows)
+    with pytest.raises(ValueError, match=r"only 3 of the 4 rows seen .* \(the others are NaN or excluded\)"):
+        four.result()
+
+
+@pytest.mark.parametrize(
+    ("exclude", "error", "message"),
+    [
+        ([-1], ValueError, "exclude must hold indices of the data set, from 0 on, got -1"),
+        ([0.5], TypeError, "exclude must be a sequence of row indices"),
+        ("12", TypeError, "exclude must be a sequence of row indices"),
+        (7, TypeError, "exclude must be a sequence of row indices"),
+    ],
+)
+def test_wrong_rows_to_exclude(exclude, error, message):
+    with pytest.raises(error, match=message):
+        StreamingTopB(2, exclude=exclude)
+
+
+def test_excluding_waits_for_no_device(count_waits):
+    def run(rows):
+        keeper = StreamingTopB(2, own_utility, exclude=[1, 5])
+        keeper.update(rows)
+        keeper.update(rows)
+        return keeper._kept._indices
+
+    _, waits = count_waits(run, column([5.0, 9.0, 7.0, 8.0]))
+
+    def without(rows):
+        keeper = StreamingTopB(2, own_utility)
+        keeper.update(rows)
+        keeper.update(rows)
+        return keeper._kept._indices
+
+    _, expected = count_waits(without, column([5.0, 9.0, 7.0, 8.0]))
+    assert waits == expected

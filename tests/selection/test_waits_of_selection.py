@@ -210,6 +210,29 @@ def test_the_strategy_k_center(count_waits, what):
     assert waits == (2 if what == "large" else 1)  # values out of range are seen when it has picked
 
 
+@pytest.mark.parametrize("kind", ["k_center", "k_means"])
+def test_strategies_with_diversity(count_waits, kind):
+    """Once for what is preselected, then as k-center and k-means do, and once for the picks."""
+    scores = torch.randn(70, 5, generator=torch.Generator().manual_seed(5)).round()
+    scores[20] = NAN
+    chooser = strategy("margin", diversity=kind, preselect=3)
+    features = integers(80, 6)
+
+    def pick(x, seen):
+        known = torch.arange(10) if kind == "k_center" else torch.empty(0, dtype=torch.int64)
+        picks = chooser.pick(Pool(torch.arange(10, 80), known, generator(0), x, seen), 12)
+        return picks.indices, picks.utilities, picks.unselectable
+
+    arguments = scores, features if kind == "k_center" else features[10:]
+    (indices, utilities, unselectable), waits = count_waits(pick, *arguments)
+    expected = pick(*arguments)
+    assert indices.tolist() == expected[0].tolist()
+    torch.testing.assert_close(utilities, expected[1])
+    assert unselectable == expected[2] == 1
+    if kind == "k_center":
+        assert waits == 3
+
+
 @pytest.mark.parametrize("what", ["usual", "large", "16 bits"])
 def test_badge(count_waits, what):
     scores = torch.randn(80, 5, generator=torch.Generator().manual_seed(5)).round()
