@@ -27,6 +27,7 @@ MODELS = (
     "mlp",
 )
 LOGIT_STRATEGIES = ("least_confidence", "margin", "entropy", "energy", "logit_margin")
+ENSEMBLE_STRATEGIES = ("bald", "predictive_entropy", "variation_ratio", "mean_entropy")
 STRATEGIES = (
     *("random", *LOGIT_STRATEGIES, "bald"),
     *("extrapolated_du", "extrapolated_dual", "extrapolated_tdds", "extrapolated_el2n", "extrapolated_loss"),
