@@ -33,6 +33,7 @@ STRATEGIES = (
     *("extrapolated_du", "extrapolated_dual", "extrapolated_tdds", "extrapolated_el2n", "extrapolated_loss"),
     *("k_center", "badge"),
 )
+LABEL_FORMATS = ("csv", "label-studio", "cvat", "fiftyone", "huggingface")
 SCORES = (
     *("du", "du:every-window", "du:paper", "dual", "dual:cifar"),
     *("tdds", "tdds:cifar100-30%", "tdds:cifar100-50%", "tdds:cifar100-70%", "tdds:cifar100-80%"),
