@@ -151,7 +151,7 @@ def score(
                     probabilities=probabilities,
                     temperature=temperature,
                     tensor=tensor,
-                    columns=columns.split(",") if columns else (),
+                    columns=[name.strip() for name in columns.split(",")] if columns else (),
                     id=id,
                     header=header,
                     members=_MEMBERS[members] if members else None,

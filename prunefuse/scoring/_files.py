@@ -212,9 +212,9 @@ def _checked(path: Path, layout: Layout) -> LogitsFile:
     kind = _suffix(path)
     if kind not in FORMATS:
         raise LogitsFileError(f"logits must be a {_or(SUFFIXES)} file, or a folder of them, got {path}")
-    if kind not in TABLES and (layout.columns or layout.id is not None):
-        given = "columns" if layout.columns else "id"
-        raise LogitsFileError(f"{path}: has no columns to choose from (--{given} is for CSV and Parquet)")
+    given = [name for name in ("columns", "id", "header") if getattr(layout, name) not in ((), None)]
+    if kind not in TABLES and given:
+        raise LogitsFileError(f"{path}: has no columns to choose from (--{given[0]} is for CSV and Parquet)")
     if kind in TABLES and layout.members is not None:
         raise LogitsFileError(
             f"{path}: a table has no axis of members; give a file for each (--members files)"

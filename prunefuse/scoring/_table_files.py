@@ -88,6 +88,9 @@ def _places(path: Path, names: Sequence[str], layout: Layout) -> tuple[int, ...]
         if names.count(name) != 1:
             count = "no column" if name not in names else f"{names.count(name)} columns"
             raise LogitsFileError(f"{path}: has {count} {name!r}; its columns are {_few(names)}")
+    if len({*layout.columns, layout.id}) <= len(layout.columns):
+        given = ", ".join(map(repr, layout.columns))
+        raise LogitsFileError(f"{path}: columns must be different, and not the one of id, got {given}")
     if layout.columns:
         return tuple(names.index(name) for name in layout.columns)
     found = tuple(place for place, name in enumerate(names) if name != layout.id)
@@ -127,6 +130,8 @@ def _csv_blocks(
     while block := list(islice(lines, rows)):
         texts = [fields if every else [fields[place] for place in places] for _, fields in block]
         try:
+            if any("_" in text for fields in texts for text in fields):  # Python's 1_000
+                raise ValueError
             yield np.array(texts, dtype=np.float64)
         except ValueError:
             yield np.array(
@@ -140,6 +145,8 @@ def _csv_blocks(
 def _value(path: Path, line: int, name: str, text: str) -> float:
     """A number, NaN where nothing is written."""
     try:
+        if "_" in text:
+            raise ValueError
         return float(text) if text.strip() else np.nan
     except ValueError:
         raise LogitsFileError(

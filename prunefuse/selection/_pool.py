@@ -110,6 +110,11 @@ def score_pool(
         raise FileExistsError(f"{out} exists and is not overwritten")
     reading: dict[str, Any] = {"tensor": tensor, "columns": columns, "id": id, "header": header}
     if members == "files":
+        paths = list(paths)
+        if len(paths) < 2:
+            raise ValueError(
+                f"members files must have two files or folders or more, each of them a member, got {len(paths)}"
+            )
         whole = [logits_files([path], **reading) for path in paths]
     else:
         whole = [logits_files(paths, members=members, **reading)]
@@ -173,7 +178,9 @@ def _wanted(
     left = int(wanted.sum())
     many = int(sample * left) if isinstance(sample, Fraction) else require_count("sample", sample, 1)
     if not 1 <= many <= left:
-        raise ValueError(f"sample must be 1 to {left} rows, those that can be drawn, got {many}")
+        raise ValueError(
+            f"sample must be at least 1 of the {left} rows that can be drawn, and at most all, got {many}"
+        )
     random = np.random.default_rng(derive(seed, "rows of a pool"))
     drawn = random.choice(left, many, replace=False, shuffle=False)
     rest = np.flatnonzero(wanted) if left < rows else None

@@ -15,6 +15,7 @@ from prunefuse.errors import ConfigError
 from prunefuse.ops.integers import row_indices
 
 _INDEX = "index"
+_DIGITS = 18  # of 64 bits
 
 
 def rows_given(argument: str, given: Any, rows: int) -> Tensor:
@@ -67,10 +68,7 @@ def _lines(argument: str, path: Path) -> Any:
     found = []
     for number, fields in lines:
         text = fields[place].strip() if place < len(fields) else ""
-        if not text.removeprefix("-").isdecimal():
+        if not text.removeprefix("-").isdecimal() or len(text) > _DIGITS:
             raise ConfigError(f"{argument} line {number}: must have the index of a row, got {text!r:.40}")
         found.append(int(text))
-    try:
-        return np.array(found, dtype=np.int64)
-    except OverflowError as error:
-        raise ConfigError(f"{argument} must have indices of rows: {error}") from error
+    return np.array(found, dtype=np.int64)

@@ -59,6 +59,22 @@ def test_quiet_prints_nothing(shards):
         (["cut.npy"], 1, "cut.npy: truncated"),
         (["a.npy", "--strategy", "bald"], 2, "got bald, which is for an ensemble (--members)"),
         (["a.npy", "--strategy", "k_center"], 2, "top must be a number of rows with strategy k_center"),
+        (
+            ["a.npy", "--members", "files"],
+            2,
+            "members files must have two files or folders or more, each of them a",
+        ),
+        (["a.npy", "--header"], 1, "a.npy: has no columns to choose from (--header is for CSV and Parquet)"),
+        (
+            ["x.csv", "--columns", "a,a"],
+            1,
+            "x.csv: columns must be different, and not the one of id, got 'a', 'a'",
+        ),
+        (
+            ["x.csv", "--columns", "a", "--id", "a"],
+            1,
+            "columns must be different, and not the one of id, got 'a'",
+        ),
         (["a.npy", "--members", "2"], 2, "members must be files, 0 or 1, got 2"),
         (
             ["a.npy", "b.npy", "--members", "files"],
@@ -71,7 +87,7 @@ def test_quiet_prints_nothing(shards):
             "a.npy: logits must have the shape (members, rows, classes), got (20, 4)",
         ),
         (["a.npy", "--sample", "half"], 2, "sample must be a number of samples (1000) or a per cent"),
-        (["a.npy", "--sample", "21"], 2, "sample must be 1 to 20 rows"),
+        (["a.npy", "--sample", "21"], 2, "sample must be at least 1 of the 20 rows"),
         (
             ["a.npy", "--exclude", "none.txt"],
             2,

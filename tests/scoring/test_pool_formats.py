@@ -122,6 +122,7 @@ def test_csv_of_numpy_and_of_pandas(tmp_path):
         (["0,0.5,1", "1,0.5,2", "2,0.25,3"], "column '0' counts the rows, so it is no logit"),
         (["a.png,0.5,1", "b.png,0.5,2"], "line 1, column '0' must be a number, got 'a.png'"),
         (["1,5;2,5", "1,5;2,5"], "column '1' must be a number, got '5;2'"),
+        (["a,b", "1_0,2"], "line 2, column 'a' must be a number, got '1_0'"),
         ([], "is empty"),
     ],
 )

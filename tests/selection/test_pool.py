@@ -224,6 +224,7 @@ def test_rows_that_are_excluded_or_labeled_are_not_written(pool, tmp_path, kind)
     ("content", "message"),
     [
         ("3\n1.5\n", "line 2: must have the index of a row, got '1.5'"),
+        ("9" * 30, "line 1: must have the index of a row, got '9999"),
         ("3\n\nx\n", "line 3: must have the index"),
         ("100\n", r"must hold rows of the pool \(0 to 99\), got 100"),
         ("-1\n", r"must hold rows of the pool \(0 to 99\), got -1"),
