@@ -223,6 +223,11 @@ def _names(found: Mapping[str, Any], own: Mapping[str, Any], path: str) -> tuple
             f"weights must have the model's names once, got them in {path} with different prefixes: {', '.join(best)}"
         )
     stripped = {there: name.removeprefix(best[0]) for there, name in names.items()}
+    twice = [name for name, count in Counter(stripped.values()).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"weights must have the model's names once, got {_few(twice)} in {path} with and without {best[0] or _INSIDE[0]}"
+        )
     return {there: plain.get(name, name) for there, name in stripped.items()}, best[0]
 
 

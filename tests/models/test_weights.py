@@ -135,6 +135,10 @@ STATE = network().state_dict()
             "weights must have the model's names once, got .* different prefixes: student., teacher.",
         ),
         (
+            prefixed("module.", STATE) | {"3.bias": torch.ones(3)},
+            "weights must have the model's names once, got 3.bias in .* with and without module.",
+        ),
+        (
             STATE | {"3.weight": torch.ones(3, 16, dtype=torch.int8)},
             "weights must be floating numbers where the model has such, got 3.weight of torch.int8",
         ),
