@@ -10,14 +10,17 @@ from prunefuse.errors import MissingPackageError
 # Module: the package that has it, and the extra of pyproject.toml that installs it.
 PACKAGES = {
     "faiss": ("faiss", "faiss"),
+    "h5py": ("h5py", "files"),
     "jinja2": ("jinja2", "cli"),
     "matplotlib": ("matplotlib", "cli"),
+    "pyarrow": ("pyarrow", "files"),
     "rich": ("rich", "cli"),
     "sklearn": ("scikit-learn", "cli"),
     "tensorboard": ("tensorboard", "tensorboard"),
     "tomli": ("tomli", "cli"),
     "torch_geometric": ("torch-geometric", "gnn"),
     "typer": ("typer", "cli"),
+    "zarr": ("zarr", "files"),
 }
 
 

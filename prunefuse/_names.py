@@ -31,12 +31,14 @@ MODELS = (
     "mlp",
 )
 LOGIT_STRATEGIES = ("least_confidence", "margin", "entropy", "energy", "logit_margin")
+ENSEMBLE_STRATEGIES = ("bald", "predictive_entropy", "variation_ratio", "mean_entropy")
 STRATEGIES = (
     *("random", *LOGIT_STRATEGIES, "bald"),
     *("extrapolated_du", "extrapolated_dual", "extrapolated_tdds", "extrapolated_el2n", "extrapolated_loss"),
     *("k_center", "badge", "typiclust", "probcover"),
 )
 COLD_STARTS = ("random", "k_center", "typiclust", "probcover")
+LABEL_FORMATS = ("csv", "label-studio", "cvat", "fiftyone", "huggingface")
 SCORES = (
     *("du", "du:every-window", "du:paper", "dual", "dual:cifar"),
     *("tdds", "tdds:cifar100-30%", "tdds:cifar100-50%", "tdds:cifar100-70%", "tdds:cifar100-80%"),

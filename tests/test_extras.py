@@ -75,6 +75,13 @@ def test_tensorboard_is_missed_before_the_data_are_read(without, tmp_path, name)
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(("module", "file"), [("h5py", "x.h5"), ("zarr", "x.zarr"), ("pyarrow", "x.parquet")])
+def test_a_file_says_which_package_reads_it(without, module, file):
+    done = without([module], *command("score", file, "--out", "out.csv"))
+    expected = f'Error: {file} needs {module}, which is not installed: pip install "prunefuse[files]"\n'
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
+
+
 def test_the_command_by_module_says_the_same(without):
     done = without(EXTRA, "-m", "prunefuse.cli", "score", "logits.npy")
     expected = 'Error: prunefuse score needs typer, which is not installed: pip install "prunefuse[cli]"\n'

@@ -27,12 +27,13 @@ from prunefuse.dynamics import PRESETS as SCORES
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.config import PRESETS, RunConfig
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
+from prunefuse.experiment.labeling import formats
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.pruning._choose.ranking import ROUNDINGS
 from prunefuse.pruning._choose.scores import ALL_CRITERIA, CRITERIA, NEEDS
 from prunefuse.pruning._choose.targets import QUANTITIES
 from prunefuse.pruning.options import PRESETS as PLAN_PRESETS
-from prunefuse.scoring import LOGIT_STRATEGIES
+from prunefuse.scoring import ENSEMBLE_STRATEGIES, LOGIT_STRATEGIES
 from prunefuse.selection._strategies import STRATEGIES
 from prunefuse.training import RECIPES, Recipe
 
@@ -141,6 +142,8 @@ def test_the_names_of_options_are_those_of_what_they_stand_for():
     assert registry.NAMES == _names.DATA
     assert tuple(name for name in ALL_CRITERIA if name not in NEEDS) == _names.CRITERIA_WITHOUT_DATA
     assert tuple(LOGIT_STRATEGIES) == _names.LOGIT_STRATEGIES
+    assert tuple(ENSEMBLE_STRATEGIES) == _names.ENSEMBLE_STRATEGIES
+    assert formats.NAMES == _names.LABEL_FORMATS
     assert tuple(PLAN_PRESETS) == _names.PLAN_PRESETS
     assert tuple(QUANTITIES) == _names.QUANTITIES
 

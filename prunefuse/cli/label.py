@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from prunefuse._names import LABEL_FORMATS
 from prunefuse.cli._options import ConfigFile, Given, configure, configured
 from prunefuse.cli.errors import reported
 from prunefuse.experiment.config import WHAT
@@ -28,6 +29,15 @@ Out: TypeAlias = Annotated[
     Path,
     typer.Option(
         "--out", "-o", help="File to write, which must not exist; - is standard output.", metavar="FILE"
+    ),
+]
+
+Format: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Format of the file: {', '.join(LABEL_FORMATS)}. Left out: by its ending and content.",
+        metavar="NAME",
+        show_default=False,
     ),
 ]
 
@@ -106,17 +116,34 @@ def next_(
         int, typer.Option("--count", "-n", help="How many images.", metavar="N", show_default=True)
     ] = 100,
     out: Out = Path("batch.csv"),
+    person: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            help="Who is to label them: not what another was asked for and has not labeled yet.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = "",
+    format: Format = None,
 ) -> None:
     """Write the images to label next as CSV, and a page beside it that shows them and takes labels by keys.
 
-    Where labels are new, the network is trained first; after a kill the same command goes on. With --out FILE.json: tasks of
-    Label Studio instead.
+    Images that have come into the folder are taken in. Where labels or images are new, the network is trained first; after a
+    kill the same command goes on. Or write the file of a tool, by the ending of --out or by --format.
     """
     with reported():
+        from prunefuse.cli.progress import TrainingProgress
         from prunefuse.experiment.labeling.work import next_batch
 
-        batch = next_batch(folder, count, out, say=_say)
-        if not batch.picks:
+        with TrainingProgress() as progress:
+            batch = next_batch(
+                folder, count, out, person=person, format=format, say=progress.note, listener=progress
+            )
+        if not batch.picks and batch.left:
+            with_others = f"{batch.others} with others, who were asked for them (--for)"
+            _say(f"Nothing is left to ask: {batch.left} images are without a label, {with_others}")
+        elif not batch.picks:
             _say("Nothing is left to label: every image has a label, or nobody can tell")
         elif batch.page is None:
             _say(f"{len(batch.picks)} images to label: {batch.out}")
@@ -134,7 +161,7 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            help="CSV with the columns path and label; or what Label Studio exports as JSON, by its ending.",
+            help="CSV with the columns path and label; or the file of a tool, by its ending or --format.",
             metavar="FILE",
         ),
     ],
@@ -149,12 +176,13 @@ def import_(
             help="Take a file that was imported before as the last word on what was corrected since.",
         ),
     ] = False,
+    format: Format = None,
 ) -> None:
     """Take the labels of a file: all of them, or none where a line is wrong. Empty is not labeled yet, ? is "cannot tell"."""
     with reported():
         from prunefuse.experiment.labeling.labels import import_labels
 
-        done = import_labels(folder, file, annotator=annotator, again=again)
+        done = import_labels(folder, file, annotator=annotator, again=again, format=format)
         typer.echo(f"{done.new} new, {len(done.changed)} changed, {done.empty} not labeled yet")
         for line in done.changed:
             typer.echo(f"  {line}")
@@ -181,25 +209,28 @@ def status(folder: Folder) -> None:
             ("labeled", str(total)),
             *((f"  {name}", str(count)) for name, count in now.labels.items()),
             ("open", str(now.open)),
+            *((f"  asked of {name}", str(count)) for name, count in sorted(now.open_for.items()) if name),
             ("cannot tell", str(now.cannot_tell)),
             ("disagreements", str(len(now.disputed))),
             *((f"by {name or 'unnamed'}", str(count)) for name, count in now.annotators.items()),
             ("last training", _trained(now.trained)),
         ]
         if now.added:
-            rows.append(("images added since the start, not in the project", str(now.added)))
+            rows.append(("new images, which `next` takes in", str(now.added)))
+        if now.gone:
+            rows.append(("images no longer there", str(now.gone)))
         show(Table((), rows, left=2))
         if now.disputed:
             show("", Table(("image", "label", "votes"), now.disputed, left=3))
 
 
 @label.command()
-def export(folder: Folder, *, out: Out = Path("labels.csv")) -> None:
-    """Write the labels so far: path, label, votes, annotators, note."""
+def export(folder: Folder, *, out: Out = Path("labels.csv"), format: Format = None) -> None:
+    """Write the labels so far: path, label, votes, annotators, note. Or the labels alone, as the file of a tool."""
     with reported():
         from prunefuse.experiment.labeling.labels import export as write
 
-        count = write(folder, out)
+        count = write(folder, out, format=format)
         _say(f"{count} labels: {out}")
 
 
@@ -207,9 +238,11 @@ def export(folder: Folder, *, out: Out = Path("labels.csv")) -> None:
 def predict(folder: Folder, *, out: Out = Path("predictions.csv")) -> None:
     """Label the rest by the network, with probabilities; it is trained first where labels are new."""
     with reported():
+        from prunefuse.cli.progress import TrainingProgress
         from prunefuse.experiment.labeling.work import predict as write
 
-        count = write(folder, out, say=_say)
+        with TrainingProgress() as progress:
+            count = write(folder, out, say=progress.note, listener=progress)
         _say(f"{count} predictions: {out}")
 
 

@@ -76,7 +76,7 @@ def folder(path: str, reading: Reading) -> Data:
     return data_of_files(f"folder:{path}", train, test, classes, reading, _told(left))
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
     return name.startswith(".") or name in _NOTHING
 
 
@@ -84,7 +84,7 @@ def _folders(base: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones."""
     if not base.is_dir():
         return []
-    return sorted(entry for entry in base.iterdir() if entry.is_dir() and not _hidden(entry.name))
+    return sorted(entry for entry in base.iterdir() if entry.is_dir() and not hidden(entry.name))
 
 
 def _class_names(path: str, part: Path) -> list[str]:
@@ -138,9 +138,9 @@ def _samples(
 
 def _files_in(folder: Path) -> Iterator[str]:
     for root, _, names in sorted(os.walk(folder, followlinks=True)):
-        if any(map(_hidden, Path(root).relative_to(folder).parts)):
+        if any(map(hidden, Path(root).relative_to(folder).parts)):
             continue
-        yield from (os.path.join(root, name) for name in sorted(names) if not _hidden(name))
+        yield from (os.path.join(root, name) for name in sorted(names) if not hidden(name))
 
 
 def _told(left: Counter[str]) -> list[str]:

@@ -27,7 +27,7 @@ _ENDINGS = (
     *(".tif", ".tiff", ".webp", ".gif", ".avif", ".avifs", ".jp2", ".j2k", ".jpx", ".jpf", ".tga", ".pcx"),
     *(".sgi", ".dds", ".qoi", ".ico"),
 )
-_GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _THREADS = 8  # Pillow decodes without Python's lock
 
 Sample = tuple[str, int]
@@ -189,11 +189,11 @@ def data_of_files(
     if not test:
         raise ValueError(f"data {name}: there is no test image")
     step = max(1, len(train) // SAMPLED)
-    sampled = [_header(path) for path, _ in train[::step]]
+    sampled = [header(path) for path, _ in train[::step]]
     gray = reading.channels == 1
-    if reading.channels is None and all(mode in _GRAY_MODES for mode, _ in sampled):
+    if reading.channels is None and all(mode in GRAY_MODES for mode, _ in sampled):
         with ThreadPoolExecutor(_THREADS) as pool:
-            gray = all(mode in _GRAY_MODES for mode, _ in pool.map(_header, [p for p, _ in (*train, *test)]))
+            gray = all(mode in GRAY_MODES for mode, _ in pool.map(header, [p for p, _ in (*train, *test)]))
     sides = sorted(side for _, side in sampled)
     side = reading.image_size or min(median_low(sides), MAX_SIDE)
     if sides[0] == sides[-1] == side:
@@ -275,13 +275,30 @@ def _wrong(path: str) -> str | None:
     return None
 
 
-def _header(path: str) -> tuple[str, int]:
+def header(path: str) -> tuple[str, int]:
     """Mode and shorter side of an image, without decoding it."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.mode, min(image.size)
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(said if path in said else f"{path} cannot be read as an image: {said}") from error
+
+
+def upright_size(path: str) -> tuple[int, int]:
+    """Width and height of an image as `read_image` gives it, without decoding it.
+
+    Raises:
+        OSError: it cannot be read; the message names the file.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) >= 5 else (width, height)
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise OSError(said if path in said else f"{path} cannot be read as an image: {said}") from error

@@ -9,10 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from prunefuse._extras import needed_for
 from prunefuse.data._images import Reading, Sample, data_of_files, expanded
 from prunefuse.data._split import held_out
 from prunefuse.data._types import Data
-from prunefuse.errors import MissingPackageError
 
 _PARTS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test", "": "train"}
 
@@ -67,12 +67,8 @@ def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _parquet(name: str, file: Path) -> Iterator[Mapping[str, Any]]:
-    try:
+    with needed_for(f"data {name}"):
         parquet = import_module("pyarrow.parquet")
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            f"data {name} needs pyarrow, which is not installed: pip install pyarrow", name="pyarrow"
-        ) from error
     yield from parquet.read_table(file).to_pylist()
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
-from pathlib import Path
+from itertools import accumulate, pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,12 +14,14 @@ from prunefuse.data._items import check_map_style
 from prunefuse.data._labels import labels_at, listed_labels
 from prunefuse.data._tensors import in_memory
 from prunefuse.dynamics import Recorder
+from prunefuse.experiment.budgets import to_samples
 from prunefuse.experiment.loop_config import GIVEN, LoopConfig
 from prunefuse.experiment.rounds import syncs
 from prunefuse.experiment.state import LoopState
 from prunefuse.experiment.trial import Names
 from prunefuse.ops.arrays import as_tensor, require_floating
-from prunefuse.ops.integers import class_indices
+from prunefuse.ops.integers import class_indices, row_indices
+from prunefuse.training import read_features
 
 _LABELS_READ = (
     1000  # labels of the test set that are looked at before any work, where images are decoded for them
@@ -80,6 +80,39 @@ def names_of(ids: Sequence[str] | None, classes: Sequence[str] | None, pool: int
     return Names(ids, classes)
 
 
+def excluded(exclude: Any, config: LoopConfig, pool: int) -> Tensor:
+    """Indices of the samples that are never picked.
+
+    Raises:
+        TypeError: they are neither indices nor a mask.
+        ValueError: one is out of range, or too few samples are left for the schedule.
+    """
+    if exclude is None:
+        return torch.empty(0, dtype=torch.int64)
+    rows: Tensor = row_indices("exclude", exclude, pool).cpu().unique()
+    if pool - len(rows) < config.budget:
+        raise ValueError(
+            f"exclude must leave {config.budget} samples for the schedule, got {len(rows)} of {pool} samples"
+        )
+    return rows
+
+
+def candidates_of(config: LoopConfig, pool: int) -> int | None:
+    """How many unlabeled samples a round looks at; None is all.
+
+    Raises:
+        ValueError: fewer than a round picks.
+    """
+    if config.candidates is None:
+        return None
+    found = to_samples(config.candidates, pool, "candidates")
+    sizes = (0, *config.sizes) if config.chooser_of(0).needs else config.sizes  # random picks look at nothing
+    most = max((after - before for before, after in pairwise(sizes)), default=0)
+    if found < most:
+        raise ValueError(f"candidates must be at least the {most} samples that a round picks, got {found}")
+    return found
+
+
 def given_features(features: Any, config: LoopConfig, pool: int) -> tuple[LoopConfig, Tensor | None]:
     """The features of the pool that no network is asked for, if there are some, and the configuration that says so.
 
@@ -89,26 +122,19 @@ def given_features(features: Any, config: LoopConfig, pool: int) -> tuple[LoopCo
     """
     if features is None and not config.has_features:
         return config, None
-    name = "features"
     if features is not None and config.features_from is not None:
         raise ValueError(f"features must be None with features_from={config.features_from!r}, got some")
     if features is None:
-        name = f"features_from: {config.features_from}"
         try:
-            features = np.load(
-                Path(str(config.features_from)).expanduser(), mmap_mode="r", allow_pickle=False
-            )
-        except FileNotFoundError:
-            raise ValueError(f"{name} must be a file with features, got none there") from None
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{name} cannot be read as an array of NumPy: {error}") from error
-    else:
-        config = replace(config, features_from=GIVEN)
-    found = as_tensor(name, features)
-    require_floating(name, found)
+            return config, read_features(str(config.features_from), pool)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"features_from: {error}") from error
+    config = replace(config, features_from=GIVEN)
+    found = as_tensor("features", features)
+    require_floating("features", found)
     if found.ndim != 2 or len(found) != pool or found.shape[1] == 0:
         raise ValueError(
-            f"{name} must have a row for each of the {pool} samples of the pool, got shape {tuple(found.shape)}"
+            f"features must have a row for each of the {pool} samples of the pool, got shape {tuple(found.shape)}"
         )
     return config, found
 
@@ -121,7 +147,8 @@ def check_features_from(config: LoopConfig) -> None:
     compares = [bool(config.chooser_of(index).needs & {"features", "all_features"}) for index in (0, 1)]
     if not any(compares):
         raise ValueError(
-            f"{name} must be left out with {config.strategy} after a {config.cold_start} start, which compare no features"
+            f"{name} must be left out with {config.strategy} after a {config.cold_start or 'random'} start, which compare no "
+            "features"
         )
     if config.strategy == "badge":
         raise ValueError(f"{name} must be left out with badge, which is made for the last layer's, got some")

@@ -296,6 +296,14 @@ class RunConfig(
             metavar="FILE",
         ),
     )
+    exclude: str | None = field(
+        default=None,
+        metadata=option(
+            LABELS,
+            "CSV file of samples that are never picked, with a column path or index",
+            metavar="FILE",
+        ),
+    )
     baselines: tuple[str, ...] = field(
         default=BASELINES,
         metadata=option(

@@ -21,8 +21,8 @@ C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(
   F    FLOPs of one forward pass per image = 2 * multiply-adds of convolutions, linear layers and matrix products
        (counted by fvcore, which reports multiply-adds); a backward pass counts as two forward passes
   E    epochs (more for a small |L_r| if the recipe has a least number of steps); |L_r| labels in round r
-  S_r  samples scored: the unlabeled pool |U_r|; with k_center and extrapolated scores the whole pool, as they need the
-       labeled features too;
+  S_r  samples scored: the unlabeled pool |U_r|, or the part of it that is looked at; with k_center and extrapolated
+       scores the labeled ones too, as they need their features;
        with bald |U_r| for each of its passes with dropout; 0 where all that is compared are features that are given
   K_r  with k_center, distance work 2*d*(|L_r| + picks)*pool for d features; with badge 2*(d + C)*picks*|U_r| for C
        classes; with extrapolated scores 2*(d + 1)*|L_r|*|U_r|; with probcover 6*d*pool^2; with k clusters of n samples
@@ -39,7 +39,8 @@ class Sizes:
     """What the work of a run depends on besides its configuration.
 
     ``selector`` and ``final`` are FLOPs per input, ``features`` is what a distance
-    reads of a sample: the selector's features, with BADGE its logits too, without distances 0.
+    reads of a sample: the selector's features, with BADGE its logits too, without distances 0. ``candidates`` is how many
+    unlabeled samples are looked at in a round, None being all.
     """
 
     selector: float
@@ -47,6 +48,7 @@ class Sizes:
     features: int
     pool: int
     test: int
+    candidates: int | None = None
 
 
 def training_flops(recipe: Recipe, samples: int, flops: float) -> float:
@@ -64,26 +66,33 @@ def test_flops(config: LoopConfig, recipe: Recipe, labels: int, flops: float, si
     return flops * sizes.test * (recipe.epochs_for(labels) if config.test_every_epoch else 1)
 
 
+def _looked_at(sizes: Sizes, labeled: int) -> int:
+    """The unlabeled samples that a round looks at."""
+    unlabeled = sizes.pool - labeled
+    return unlabeled if sizes.candidates is None else min(sizes.candidates, unlabeled)
+
+
 def scoring_flops(chooser: Strategy, asks: frozenset[Need], sizes: Sizes, labeled: int) -> float:
     """Forward passes over the pool for what the selector is asked."""
     if not asks - {"dynamics"}:
         return 0.0
-    samples = sizes.pool if "all_features" in asks else sizes.pool - labeled
+    samples = _looked_at(sizes, labeled) + labeled * ("all_features" in asks)
     return chooser.passes * samples * sizes.selector
 
 
 def choosing_flops(chooser: Strategy, sizes: Sizes, labeled: int, picks: int) -> float:
     """Distances, to pick with ``chooser``."""
-    unlabeled, distances = sizes.pool - labeled, 0.0
-    if chooser.distances is not None:
-        distances = chooser.distances(sizes.features, labeled, picks, sizes.pool)
+    unlabeled = _looked_at(sizes, labeled)
+    distances = 0.0
     if "dynamics" in chooser.needs:
-        return distances + nearest_neighbors_flops(unlabeled, labeled, sizes.features)
+        distances = float(nearest_neighbors_flops(unlabeled, labeled, sizes.features))
+    elif chooser.distances is None and chooser.needs & {"features", "all_features"}:
+        whole = "all_features" in chooser.needs
+        centers, seen = (labeled + picks, labeled + unlabeled) if whole else (picks, unlabeled)
+        distances = 2.0 * sizes.features * centers * seen
     if chooser.distances is not None:
-        return distances
-    if "all_features" in chooser.needs:
-        return 2.0 * sizes.features * (labeled + picks) * sizes.pool
-    return 2.0 * sizes.features * picks * unlabeled if "features" in chooser.needs else 0.0
+        distances += chooser.distances(sizes.features, labeled, picks, labeled + unlabeled)
+    return distances
 
 
 @dataclass(frozen=True)

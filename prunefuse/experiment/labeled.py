@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prunefuse.data import Data
@@ -26,18 +26,35 @@ def read_labeled(file: str, data: Data) -> dict[int, int]:
     Raises:
         ConfigError: it cannot be read, has no such columns, or a line names an unknown sample or class; names each line.
     """
+    found = _listed("labeled", file, data)
+    own = [index for index, answer in found.items() if answer is None]
+    answers = dict(zip(own, OwnLabels(data.pool)(own), strict=True)) if own else {}
+    return {index: answers[index] if answer is None else answer for index, answer in found.items()}
+
+
+def read_excluded(file: str, data: Data) -> list[int]:
+    """Pool indices of the samples that a CSV file lists, by the columns ``path`` (or ``id``) or ``index``.
+
+    Raises:
+        ConfigError: as `read_labeled`.
+    """
+    return list(_listed("exclude", file, data, labels=False))
+
+
+def _listed(argument: str, file: str, data: Data, *, labels: bool = True) -> dict[int, int | None]:
+    """Pool indices of the rows of a file, and their classes as far as they have one."""
     place = Path(file).expanduser()
     try:
         text = place.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
-        raise ConfigError(f"labeled: {file} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{argument}: {file} cannot be read: {error.strerror}") from error
     head = text.splitlines()[0] if text.strip() else ""
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
     header = [name.strip().lower() for name in next(lines, [])]
     key = next((name for name in ("index", "path", "id") if name in header), None)
     if key is None:
         raise ConfigError(
-            f"labeled: {file} must have a column path or index, got {', '.join(header) or 'none'}"
+            f"{argument}: {file} must have a column path or index, got {', '.join(header) or 'none'}"
         )
     known = _indices(data, place) if key != "index" else {}
     found: dict[int, int | None] = {}
@@ -50,8 +67,8 @@ def read_labeled(file: str, data: Data) -> dict[int, int]:
             wrong.append(f"{where}: fields must be {len(header)}, got {len(fields)}")
             continue
         row = dict(zip(header, fields, strict=True))
-        label = row.get("label", "").strip()
-        if "label" in row and not label:
+        label = row.get("label", "").strip() if labels else ""
+        if labels and "label" in row and not label:
             continue
         index = _index(row[key], len(data.pool)) if key == "index" else _place(row[key], known, place, data)
         answer = _class(label, data) if label else None
@@ -66,18 +83,17 @@ def read_labeled(file: str, data: Data) -> dict[int, int]:
             found[index] = answer
     if wrong:
         more = f"; and {len(wrong) - _MOST} more" if len(wrong) > _MOST else ""
-        raise ConfigError(f"labeled: {'; '.join(wrong[:_MOST])}{more}")
+        raise ConfigError(f"{argument}: {'; '.join(wrong[:_MOST])}{more}")
     if not found:
-        raise ConfigError(f"labeled: {file} must have a sample with a label, got none")
-    own = [index for index, answer in found.items() if answer is None]
-    answers = dict(zip(own, OwnLabels(data.pool)(own), strict=True)) if own else {}
-    return {index: answers[index] if answer is None else answer for index, answer in found.items()}
+        raise ConfigError(f"{argument}: {file} must have a sample{' with a label' * labels}, got none")
+    return found
 
 
-def summary(labeled: Mapping[int, int]) -> str:
-    """What labels there are, to compare with when a run goes on."""
-    content = repr(sorted(labeled.items())).encode()
-    return f"{len(labeled)} labels with SHA-256 {hashlib.sha256(content).hexdigest()}"
+def summary(samples: Mapping[int, int] | Sequence[int]) -> str:
+    """What samples a file lists, to compare with when a run goes on."""
+    listed = samples.items() if isinstance(samples, Mapping) else samples
+    content = repr(sorted(listed)).encode()
+    return f"{len(samples)} samples with SHA-256 {hashlib.sha256(content).hexdigest()}"
 
 
 def _index(text: str, pool: int) -> int | None:

@@ -23,12 +23,14 @@ from prunefuse.dynamics import Recorder as Dynamics
 from prunefuse.errors import FolderInUseError, TooFewRowsError
 from prunefuse.experiment import people, rounds, stopping, trial
 from prunefuse.experiment.checks import (
+    candidates_of,
     check_data,
     check_dynamics,
     check_features_from,
     check_state,
     check_test_labels,
     check_weights,
+    excluded,
     given_features,
     make,
     names_of,
@@ -45,6 +47,7 @@ from prunefuse.experiment.steps import Bench, Result, Step, carry_out, clear
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, plan_pruning
 from prunefuse.pruning._graph.copies import fingerprint
+from prunefuse.selection._part import random_part
 from prunefuse.selection._strategies import Picks, Pool
 from prunefuse.training import (
     Distillation,
@@ -95,6 +98,7 @@ class ActiveLearning:
         oracle: Answers pool indices with class indices; default the labels of ``pool``. With ``"people"`` labels come by `ask`
             and `tell`.
         labeled: Labels that there are before the start, class by pool index: they are the first size of the schedule.
+        exclude: Samples of the pool that are never picked: indices, or a mask.
         features: (N, d) floating: what strategies that compare features take for those of the pool, such as embeddings
             that were learned without labels. No network is asked then.
         ids: What each sample of the pool is called, for `ask` and ``picks.csv``: paths, say.
@@ -134,6 +138,7 @@ class ActiveLearning:
         train: Any = None,
         oracle: Oracle | Literal["people"] | None = None,
         labeled: Mapping[int, int] | None = None,
+        exclude: Any = None,
         features: Any = None,
         ids: Sequence[str] | None = None,
         classes: Sequence[str] | None = None,
@@ -151,6 +156,8 @@ class ActiveLearning:
         config = config.for_pool(len(pool))
         if labeled is not None:
             config = starting_from(config, labeled, len(pool))
+        self._excluded = excluded(exclude, config, len(pool))
+        self._candidates = candidates_of(config, len(pool))
         config, self._features = given_features(features, config, len(pool))
         check_features_from(config)
         if len(train) != len(pool):
@@ -315,13 +322,16 @@ class ActiveLearning:
         mask = torch.ones(len(self._pool), dtype=torch.bool)
         for taken in (labeled.tolist(), before, state.unclear):
             mask[torch.tensor(taken, dtype=torch.int64)] = False
+        mask[self._excluded] = False
         if int(mask.sum()) < count:
             raise ValueError(
                 f"schedule must leave {count} samples to ask for, got {int(mask.sum())}: of {len(state.unclear)} "
                 "nobody can tell"
             )
         purpose = ("picks", index, len(before)) if before else ("picks", index)
-        pool = Pool(mask.nonzero()[:, 0], labeled, generator(self.config.seed, *purpose))
+        pool = Pool(
+            mask.nonzero()[:, 0], labeled, generator(self.config.seed, *purpose), classes=self.num_classes
+        )
         chosen = self._choose(pool, index, count, step, bench)
         self._take_signals(index, chosen.signals, chosen.classes)
         if chosen.picks is None:
@@ -519,7 +529,9 @@ class ActiveLearning:
         labeled, _ = self._labeled()
         mask = torch.ones(len(self._pool), dtype=torch.bool)
         mask[labeled] = False
-        pool = Pool(mask.nonzero()[:, 0], labeled, generator(self.config.seed, "picks", index))
+        mask[self._excluded] = False
+        source = generator(self.config.seed, "picks", index)
+        pool = Pool(mask.nonzero()[:, 0], labeled, source, classes=self.num_classes)
         count = self.config.sizes[index] - len(labeled)
         chosen = self._choose(pool, index, count, step, bench)
         picks, tensors = chosen.picks, {} if chosen.classes is None else {"classes": chosen.classes}
@@ -549,6 +561,10 @@ class ActiveLearning:
         signals = {} if index == 0 else self._cost_of(index)
         if self._stops(index, signals):
             return _Chosen(None, epochs, signals)
+        if chooser.needs and self._candidates is not None:
+            source = generator(config.seed, "candidates", index)
+            part = random_part(len(pool.unlabeled), self._candidates, generator=source)
+            pool = replace(pool, unlabeled=pool.unlabeled[part])
         if not chooser.needs:
             return _Chosen(chooser.pick(pool, count), epochs, signals)
         selector = self._initial_selector()
@@ -750,6 +766,7 @@ class ActiveLearning:
             compared,
             len(self._pool),
             0 if self._test is None else len(self._test),
+            self._candidates,
         )
 
     def _tell(self, event: Event) -> None:

@@ -32,7 +32,7 @@ from prunefuse._options import (
     positive,
     require,
 )
-from prunefuse.experiment.budgets import check_sizes, to_samples
+from prunefuse.experiment.budgets import check_size, check_sizes, to_samples
 from prunefuse.training._recipe import RECIPES, Recipe
 
 if TYPE_CHECKING:
@@ -109,13 +109,24 @@ class SelectionOptions:
             check=at_least(1),
         ),
     )
-    cold_start: str = field(
-        default="random",
+    cold_start: str | None = field(
+        default=None,
         metadata=option(
             SELECT,
-            "How the first size is chosen, without labels: at random, or by features, of which the untrained network's say "
-            "little",
+            "How the first size is chosen, without labels: at random, or by features. Left out: by the strategy where it is "
+            "typiclust or probcover, else at random",
+            more="The features of the untrained network say little; see ``features_from``.",
             check=one_of(*COLD_STARTS),
+        ),
+    )
+    candidates: str | None = field(
+        default=None,
+        metadata=option(
+            SELECT,
+            "How much of a large pool is looked at in a round: a random part of so many samples, or per cent. Left out, all",
+            more="Another part in each round. Random picks look at nothing.",
+            check=check_size,
+            metavar="SIZE",
         ),
     )
     features_from: str | None = field(
@@ -356,6 +367,8 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, StoppingOption
     def _first_chooser(self) -> Strategy:
         from prunefuse.selection._strategies import strategy
 
+        if self.cold_start is None:
+            return self.chooser if self.chooser.cold_start else strategy("random")
         return strategy(self.cold_start)
 
     def chooser_of(self, index: int) -> Strategy:

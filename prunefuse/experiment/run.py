@@ -26,7 +26,7 @@ from prunefuse.experiment.config import SELECTORS, RunConfig
 from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.datasets import load_data
 from prunefuse.experiment.folder import Trial
-from prunefuse.experiment.labeled import read_labeled, summary
+from prunefuse.experiment.labeled import read_excluded, read_labeled, summary
 from prunefuse.experiment.loop import ActiveLearning
 from prunefuse.experiment.records import Event, Listener, Round
 from prunefuse.experiment.steps import clear
@@ -227,6 +227,9 @@ class LoopRun:
         self.labeled: dict[int, int] | None = None
         if config.labeled is not None:
             self.labeled = read_labeled(config.labeled, self.data)
+        self.excluded: list[int] | None = None
+        if config.exclude is not None:
+            self.excluded = read_excluded(config.exclude, self.data)
         self.schedule = resolve_schedule(
             config.schedule,
             self.pool_size,
@@ -289,6 +292,7 @@ class LoopRun:
                 config,
                 train=self.data.train,
                 labeled=self.labeled,
+                exclude=self.excluded,
                 ids=self.data.ids,
                 classes=self.data.classes or None,
                 selector_factory=self.proxy if config.selector == "model" else None,
@@ -322,8 +326,9 @@ class LoopRun:
 
     def data_facts(self) -> dict[str, Any]:
         """What the data are, for the report and to compare with when the run goes on."""
-        labeled = {} if self.labeled is None else {"labeled": summary(self.labeled)}
-        return labeled | {
+        listed = {"labeled": self.labeled, "exclude": self.excluded}
+        told = {name: summary(samples) for name, samples in listed.items() if samples is not None}
+        return told | {
             "name": self.data.name,
             "pool": self.pool_size,
             "test": len(self.data.test),

@@ -84,7 +84,9 @@ def build(
             options["dropout"] = dropout
         return _torchvision(name.removeprefix(_TORCHVISION), num_classes, in_channels, options)
     if name.startswith(_TIMM):
-        options = {"num_classes": num_classes, "in_chans": in_channels, "drop_rate": dropout, **options}
+        options = {"num_classes": num_classes, "in_chans": in_channels, **options}
+        if dropout:
+            options["drop_rate"] = dropout
         return _timm(name.removeprefix(_TIMM), image_size, options)
     if name not in _FACTORIES:
         raise ValueError(

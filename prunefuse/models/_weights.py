@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from prunefuse._options import require_type
+
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "network", "module", "weights")
-_INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # what torch puts into names
+_INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _NAMED = 3  # tensors that a message names, of each kind
 _Shape = tuple[int, ...]
 
@@ -83,9 +85,13 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str], *, strict: boo
         strict: Whether everything must match. Otherwise what does not match stays as it is in the model.
 
     Raises:
+        TypeError: ``model`` is not a module.
         OSError: The file cannot be read.
         ValueError: It is not a checkpoint, something does not match and ``strict`` is true, or nothing matches.
     """
+    require_type(model, nn.Module, "model", "an nn.Module")
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
     return put_weights_(model, read_weights(path), str(path), strict=strict)
 
 
@@ -199,26 +205,37 @@ def _names(found: Mapping[str, Any], own: Mapping[str, Any], path: str) -> tuple
     Raises:
         ValueError: Several prefixes would do.
     """
-    names = {name: name for name in found}
-    for part in _INSIDE:
-        if not any(part in name for name in own):
-            names = {there: name.replace(part, "") for there, name in names.items()}
+    plain = {_plain(name): name for name in own}
+    names = {name: _plain(name) for name in found}
     fitting = Counter(
         name[:start]
         for name in names.values()
         for start in (0, *(dot.end() for dot in re.finditer(r"\.", name)))
-        if name[start:] in own
+        if name[start:] in plain
     )
-    plain = fitting.pop("", 0)
+    whole = fitting.pop("", 0)
     most = max(fitting.values(), default=0)
-    if most <= plain or 2 * most < len(own):
-        return names, ""
     best = [prefix for prefix, count in fitting.items() if count == most]
+    if most <= whole or 2 * most < len(own):
+        best = [""]
     if len(best) > 1:
         raise ValueError(
             f"weights must have the model's names once, got them in {path} with different prefixes: {', '.join(best)}"
         )
-    return {there: name.removeprefix(best[0]) for there, name in names.items()}, best[0]
+    stripped = {there: name.removeprefix(best[0]) for there, name in names.items()}
+    twice = [name for name, count in Counter(stripped.values()).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"weights must have the model's names once, got {_few(twice)} in {path} with and without {best[0] or _INSIDE[0]}"
+        )
+    return {there: plain.get(name, name) for there, name in stripped.items()}, best[0]
+
+
+def _plain(name: str) -> str:
+    """A name without what torch.compile and others put into it."""
+    for part in _INSIDE:
+        name = name.replace(part, "")
+    return name
 
 
 def _differs(value: Tensor, own: Any) -> bool:

@@ -1,11 +1,14 @@
-"""Logits on disk, larger than memory: arrays of NumPy and tensors of safetensors, read in blocks of rows."""
+"""Logits on disk, larger than memory: files of arrays and of tables, read in blocks of rows."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,79 +16,120 @@ import numpy as np
 from torch import Tensor
 
 from prunefuse.errors import LogitsFileError as LogitsFileError
+from prunefuse.errors import MissingPackageError
 from prunefuse.ops.arrays import as_tensor, require_count
+from prunefuse.scoring._array_files import ARRAYS
+from prunefuse.scoring._layout import Facts, Format, Layout
+from prunefuse.scoring._table_files import TABLES
 
 BLOCK_BYTES = 32 << 20
-SUFFIXES = (".npy", ".safetensors")
-# Bytes of a value, by the names that the two formats have for types.
-_NUMPY = {"float16": 2, "float32": 4, "float64": 8}
-_SAFETENSORS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+FORMATS: dict[str, Format] = {**ARRAYS, **TABLES}
+SUFFIXES = tuple(FORMATS)
+_FIRST = (".npy", ".safetensors")  # in a folder with these, files of other kinds are something else
+_ZARR = ("zarr.json", ".zarray", ".zgroup")
 
 
 @dataclass(frozen=True)
 class LogitsFile:
-    """A file whose header has been checked: (rows, classes) of a floating type, of which the file has every byte."""
+    """A file that has been checked: (rows, classes) of a floating type, of which the file has every byte.
+
+    Attributes:
+        path: Where it is.
+        rows: How many.
+        classes: How many.
+        value_bytes: Bytes of a value.
+        tensor: The name of the array, in a file that has names.
+        members: Of an ensemble, how many predictions there are of every row; else 1.
+    """
 
     path: Path
     rows: int
     classes: int
     value_bytes: int
-    tensor: str | None  # the name of the tensor in a safetensors file
+    tensor: str | None
+    members: int
+    layout: Layout
+    facts: Facts
 
     def blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[Tensor]:
         """The rows in order, as CPU tensors of whole rows of at most `block_bytes` (but one row at least).
 
-        Those of a .npy file are parts of its memory map, read when they are used; they must not be written to.
+        Those of a .npy file are parts of its memory map, read when they are used; they must not be written to. Blocks of an
+        ensemble are (members, n, classes).
 
         Raises:
             LogitsFileError: the file is no longer what it was.
         """
-        step = _rows_of(require_count("block_bytes", block_bytes, 1), self.classes * self.value_bytes)
-        values = _open_npy(self.path) if self.tensor is None else _open_safetensors(self.path, self.tensor)[0]
-        for first in range(0, self.rows, step):
-            yield as_tensor(str(self.path), values[first : min(first + step, self.rows)])
+        row_bytes = self.classes * self.members * self.value_bytes
+        step = _rows_of(require_count("block_bytes", block_bytes, 1), row_bytes)
+        row = 0
+        with _named(self.path):
+            for block in _format(self.path).blocks(self.path, self.layout, self.facts, step):
+                found = as_tensor(str(self.path), block)
+                row += found.shape[-2]
+                yield found
+            if row != self.rows:
+                raise LogitsFileError(f"{self.path}: has changed: it had {self.rows} rows, and has {row}")
+
+    def ids(self) -> Iterator[str]:
+        """The names of the rows, in order; none where the layout has no column of them."""
+        ids = _format(self.path).ids
+        if ids is not None and self.layout.id is not None:
+            with _named(self.path):
+                yield from ids(self.path, self.layout, self.facts)
 
 
 def logits_files(
-    paths: Iterable[str | os.PathLike[str]], *, tensor: str | None = None
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    tensor: str | None = None,
+    columns: Sequence[str] = (),
+    id: str | None = None,
+    header: bool | None = None,
+    members: int | None = None,
 ) -> tuple[LogitsFile, ...]:
-    """The files of a pool, in order, every header checked.
+    """The files of a pool, in order, every one checked.
+
+    Arrays are in .npy, .npz, .safetensors, HDF5 (.h5, .hdf5) and Zarr (.zarr); tables are CSV (.csv, .tsv) and Parquet. HDF5,
+    Zarr and Parquet need the extra ``files``. Compressed arrays of .npz are unpacked whole, anything else is read in parts.
 
     Args:
-        paths: .npy and .safetensors files, and folders of them, whose files are taken in natural order (``shard-2`` before
-            ``shard-10``), without their subfolders and hidden files.
-        tensor: the name of the logits in safetensors files; None where each holds one tensor.
+        paths: files, and folders of them, whose files are taken in natural order (``shard-2`` before ``shard-10``), without
+            their subfolders and hidden files. Where a folder has .npy or .safetensors files, others in it are not taken; else
+            all must be of one kind.
+        tensor: the name of the logits in files that hold more than one array.
+        columns: the columns of tables, in this order; left out, all but ``id``. A column of lists is the whole row. Columns
+            without a header are named by their place, from 0.
+        id: the column of tables with the names of rows.
+        header: whether CSV files begin with names of columns. None: they do where the first line has no numbers, or counts.
+        members: the axis of the members of an ensemble, 0 for arrays (members, rows, classes), 1 for (rows, members,
+            classes). None: arrays are (rows, classes).
 
     Raises:
-        LogitsFileError: there is no file; or one is missing, of another kind, truncated, without that tensor, not a
+        LogitsFileError: there is no file; or one is missing, of another kind, truncated, without that array or column, not a
             floating matrix (float16, float32 and float64, bfloat16 in safetensors), or of another number of classes.
+        MissingPackageError: the package that reads a file is not installed.
+        ValueError: members is no axis.
     """
-    found: list[LogitsFile] = []
-    for path in map(Path, paths):
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(
-                (
-                    file
-                    for file in path.iterdir()
-                    if file.suffix in SUFFIXES and not file.name.startswith(".")
-                ),
-                key=_natural,
-            )
-            if not inside:
-                raise LogitsFileError(f"{path}: the folder has no {' or '.join(SUFFIXES)} file")
-        found += [_checked(file, tensor) for file in inside]
+    if members not in (None, 0, 1):
+        raise ValueError(f"members must be 0 or 1, got {members!r}")
+    layout = Layout(tensor, tuple(columns), id, header, members)
+    found = [_checked(file, layout) for path in map(Path, paths) for file in _inside(path)]
     if not found:
         raise LogitsFileError("there is no file of logits")
     for file in found:
-        if file.classes != found[0].classes:
-            raise LogitsFileError(
-                f"{file.path}: has {file.classes} classes, where {found[0].path} has {found[0].classes}"
-            )
+        for what in ("classes", "members"):
+            if getattr(file, what) != getattr(found[0], what):
+                raise LogitsFileError(
+                    f"{file.path}: has {getattr(file, what)} {what}, where {found[0].path} has "
+                    f"{getattr(found[0], what)}"
+                )
     return tuple(found)
 
 
-def logits_blocks(source: Any, *, tensor: str | None = None, block_bytes: int = BLOCK_BYTES) -> Iterator[Any]:
+def logits_blocks(
+    source: Any, *, tensor: str | None = None, block_bytes: int = BLOCK_BYTES, **layout: Any
+) -> Iterator[Any]:
     """Blocks of rows of a pool that need not fit in memory, each (n, C) and at most `block_bytes` (but one row at least).
 
     Args:
@@ -93,6 +137,7 @@ def logits_blocks(source: Any, *, tensor: str | None = None, block_bytes: int = 
             `score` takes them: a list, a generator. The blocks of a path are CPU tensors, those of an array parts of it.
         tensor: as for `logits_files`.
         block_bytes: size of a block.
+        layout: columns, id, header and members, as for `logits_files`. With members, blocks of files are (members, n, C).
 
     Raises:
         LogitsFileError: as for `logits_files`. Files in a list are checked together, before the first block; those of a
@@ -103,12 +148,12 @@ def logits_blocks(source: Any, *, tensor: str | None = None, block_bytes: int = 
     if isinstance(source, (str, os.PathLike)):
         source = [source]
     if isinstance(source, (list, tuple)) and all(isinstance(one, (str, os.PathLike)) for one in source):
-        source = logits_files(source, tensor=tensor)
+        source = logits_files(source, tensor=tensor, **layout)
     for one in source:
         if isinstance(one, LogitsFile):
             yield from one.blocks(block_bytes)
         elif isinstance(one, (str, os.PathLike)):
-            for file in logits_files([one], tensor=tensor):
+            for file in logits_files([one], tensor=tensor, **layout):
                 yield from file.blocks(block_bytes)
         else:
             array = one if isinstance(one, np.ndarray) else as_tensor("logits", one)
@@ -121,64 +166,83 @@ def _rows_of(block_bytes: int, row_bytes: int) -> int:
     return max(1, block_bytes // max(row_bytes, 1))
 
 
+def _inside(path: Path) -> list[Path]:
+    """The files of a folder in natural order; what is no folder alone."""
+    if not path.is_dir() or _suffix(path) == ".zarr":
+        return [path]
+    found = [
+        file
+        for file in path.iterdir()
+        if _suffix(file) in SUFFIXES
+        and not file.name.startswith(".")
+        and (file.is_file() or _suffix(file) == ".zarr")
+    ]
+    found = [file for file in found if _suffix(file) in _FIRST] or found
+    kinds = {FORMATS[_suffix(file)].what: file for file in found if _suffix(file) not in _FIRST}
+    if len(kinds) > 1:
+        names = " and ".join(file.name for file in sorted(kinds.values()))
+        raise LogitsFileError(f"{path}: the folder must have files of one kind, got {names}")
+    if not found:
+        raise LogitsFileError(f"{path}: the folder has no {_or(SUFFIXES)} file")
+    return sorted(found, key=_natural)
+
+
 def _natural(path: Path) -> tuple[list[tuple[bool, int, str]], str]:
     """Numbers by value, before letters."""
     parts = re.findall(r"[0-9]+|[^0-9]+", path.name)
     return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts], path.name
 
 
-def _checked(path: Path, tensor: str | None) -> LogitsFile:
-    if path.suffix == ".npy":
-        array = _open_npy(path)
-        name, sizes, shape, dtype = None, _NUMPY, array.shape, array.dtype.name
-    elif path.suffix == ".safetensors":
-        values, name = _open_safetensors(path, tensor)
-        sizes, shape, dtype = _SAFETENSORS, tuple(values.get_shape()), str(values.get_dtype())
-    else:
+def _suffix(path: Path) -> str:
+    """The ending that says the kind, in lower case. A folder that has the files of a Zarr store is one by any name."""
+    known = path.suffix.lower()
+    zarr = known != ".zarr" and path.is_dir() and any((path / name).is_file() for name in _ZARR)
+    return ".zarr" if zarr else known
+
+
+def _format(path: Path) -> Format:
+    return FORMATS[_suffix(path)]
+
+
+def _or(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _checked(path: Path, layout: Layout) -> LogitsFile:
+    kind = _suffix(path)
+    if kind not in FORMATS:
+        raise LogitsFileError(f"logits must be a {_or(SUFFIXES)} file, or a folder of them, got {path}")
+    given = [name for name in ("columns", "id", "header") if getattr(layout, name) not in ((), None)]
+    if kind not in TABLES and given:
+        raise LogitsFileError(f"{path}: has no columns to choose from (--{given[0]} is for CSV and Parquet)")
+    if kind in TABLES and layout.members is not None:
         raise LogitsFileError(
-            f"logits must be a {' or '.join(SUFFIXES)} file, or a folder of them, got {path}"
+            f"{path}: a table has no axis of members; give a file for each (--members files)"
         )
-    if dtype not in sizes:
-        raise LogitsFileError(f"{path}: values must be of {', '.join(sizes)}, got {dtype}")
-    if len(shape) != 2 or shape[1] == 0:
-        raise LogitsFileError(f"{path}: logits must have the shape (rows, classes), got {shape}")
-    return LogitsFile(path, shape[0], shape[1], sizes[dtype], name)
+    with _named(path):
+        facts = FORMATS[kind].check(path, layout)
+    axis = 1 if layout.members == 0 else 0
+    many = 1 if layout.members is None else facts.shape[layout.members]
+    # What was found is what will be read, also where nothing was named.
+    known = replace(layout, tensor=facts.tensor)
+    return LogitsFile(
+        path, facts.shape[axis], facts.shape[-1], facts.value_bytes, facts.tensor, many, known, facts
+    )
 
 
-def _open_npy(path: Path) -> Any:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of reading, in one line that names the file."""
     try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read(file)
-            if 0 in shape:  # an empty file cannot be mapped
-                return np.empty(shape, dtype)
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        yield
+    except (LogitsFileError, MissingPackageError):
+        raise
     except OSError as error:
-        raise LogitsFileError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
-        raise LogitsFileError(f"{path}: truncated, or not an array of numbers ({error})") from error
+        raise LogitsFileError(f"{path}: {error.strerror or _line(error)}") from error
+    except (ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        what = _format(path).what
+        raise LogitsFileError(f"{path}: truncated, or not {what} ({_line(error)})") from error
 
 
-def _open_safetensors(path: Path, tensor: str | None) -> tuple[Any, str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = sorted(file.keys())
-            if tensor is None and len(names) != 1:
-                raise LogitsFileError(
-                    f"{path}: has {len(names)} tensors, so name the one with the logits: {names}"
-                )
-            if tensor is not None and tensor not in names:
-                raise LogitsFileError(f"{path}: has no tensor {tensor!r}, but {names}")
-            name = tensor or names[0]
-            return file.get_slice(name), name
-    except OSError as error:
-        raise LogitsFileError(f"{path}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise LogitsFileError(f"{path}: truncated, or not a safetensors file ({error})") from error
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,13 @@ def load_function(place: str, option: str = "strategy") -> Callable[..., Any]:
     where, _, name = place.rpartition(":")
     try:
         if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(where).stem, Path(where).expanduser())
+            # Not by its own name: a file wandb.py may import the package of that name.
+            own = f"_prunefuse_{Path(where).stem}"
+            spec = importlib.util.spec_from_file_location(own, Path(where).expanduser())
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
+            sys.modules[own] = module  # which dataclasses look for
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(where)

@@ -48,7 +48,7 @@ class Pool:
     What a strategy does not need may be None. ``logits`` (C,), ``features`` (d,) and what ``ensemble`` was updated
     with have one row for each of ``unlabeled``; for a strategy that needs ``all_features``, ``features`` has one row
     for each of ``labeled``, then one for each of ``unlabeled``. ``scores`` has one for each of ``labeled``, NaN where there is
-    none. ``generator`` is the strategy's only source of randomness.
+    none. ``generator`` is the strategy's only source of randomness. ``classes`` is how many there are.
     """
 
     unlabeled: Tensor
@@ -58,6 +58,7 @@ class Pool:
     features: Tensor | None = None
     ensemble: EnsembleScores | None = None
     scores: Tensor | None = None
+    classes: int = 2
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,10 @@ class Strategy:
     """``pick(pool, b)`` chooses ``b`` unlabeled samples; ValueError if fewer can be chosen.
 
     ``needs`` says what the network has to be asked, ``passes`` how many forward passes over the pool that takes,
-    ``dynamics`` which preset of `prunefuse.dynamics` is recorded while it is trained. ``cold_start``: it takes no label, and
-    may pick the first samples too, by the features of a network that is not trained, or by given ones. ``distances`` is what
-    it computes of distances at most, in FLOPs, where needs do not say it: by what a distance reads, and how many samples are
-    labeled, to pick, and in the pool.
+    ``dynamics`` which preset of `prunefuse.dynamics` is recorded while it is trained. ``cold_start``: it is made for a pool
+    without labels, and may pick the first samples too, by the features of a network that is not trained. ``distances``
+    is what it computes of these at most, in FLOPs, where needs do not say it: by what a distance reads, and how many
+    samples are labeled, to pick, and in the pool.
     """
 
     needs: frozenset[Need]
@@ -131,9 +132,7 @@ def _typiclust(pool: Pool, b: int, labeled: Tensor) -> Any:
 
 
 def _probcover(pool: Pool, b: int, labeled: Tensor) -> Any:
-    assert pool.logits is not None
-    classes = max(2, pool.logits.shape[1])
-    return probcover(pool.features, b, labeled, classes=classes, generator=pool.generator)
+    return probcover(pool.features, b, labeled, classes=max(2, pool.classes), generator=pool.generator)
 
 
 def _require_enough(pool: Pool, b: int) -> None:
@@ -328,13 +327,13 @@ def _of_probcover(width: int, labeled: int, picks: int, pool: int) -> float:
 
 _SEQUENTIAL = {
     "random": Strategy(frozenset(), _random, cold_start=True),
-    "k_center": Strategy(frozenset({"all_features"}), _k_center, cold_start=True),
+    "k_center": Strategy(frozenset({"all_features"}), _k_center),
     "badge": Strategy(frozenset({"logits", "features"}), _badge),
     "typiclust": Strategy(
         frozenset({"all_features"}), partial(_cold, _typiclust), cold_start=True, distances=_of_typiclust
     ),
     "probcover": Strategy(
-        frozenset({"all_features", "logits"}),
+        frozenset({"all_features"}),
         partial(_cold, _probcover),
         cold_start=True,
         distances=_of_probcover,

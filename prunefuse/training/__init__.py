@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prunefuse.training._adversarial import trades_loss as trades_loss
     from prunefuse.training._checkpoint import Checkpoint as Checkpoint
     from prunefuse.training._distillation import Distillation as Distillation
+    from prunefuse.training._feature_file import read_features as read_features
     from prunefuse.training._flops import flops_per_input as flops_per_input
     from prunefuse.training._predict import dropout_layers as dropout_layers
     from prunefuse.training._predict import evaluate as evaluate
@@ -34,6 +35,7 @@ __getattr__, __dir__, __all__ = lazily(
         "_adversarial": "Adversarial Pgd evaluate_attacked perturb trades_loss",
         "_checkpoint": "Checkpoint",
         "_distillation": "Distillation",
+        "_feature_file": "read_features",
         "_flops": "flops_per_input",
         "_predict": "dropout_layers evaluate features predict predict_dropout predict_with_features",
         "_recipe": "RECIPES Recipe",

@@ -182,3 +182,46 @@ def _header(samples: int, width: int) -> bytes:
         header, {"descr": "<f4", "fortran_order": False, "shape": (samples, width)}
     )
     return header.getvalue()
+
+
+def read_features(path: str | os.PathLike[str], samples: int) -> Tensor:
+    """Features (samples, d) of a .npy file, float64 where the file has that, else float32.
+
+    >>> _ = prunefuse.features(torch.nn.Linear(4, 2), torch.rand(10, 4), out="mine.npy")
+    >>> prunefuse.training.read_features("mine.npy", 10).shape
+    torch.Size([10, 4])
+
+    Args:
+        path: The file: an array (samples, d) of floating numbers, of any width, order and byte order.
+        samples: How many rows it must have: one for each sample, in their order.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It has something else, or a number that is not finite; the message names the row.
+    """
+    place = Path(path).expanduser()
+    try:
+        found = np.load(place, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"features must be a .npy file of numbers, got {path}: {told}") from error
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise ValueError(f"features must be a .npy file, got several arrays in {path}")
+    if found.dtype.kind != "f" or found.itemsize > 8:
+        raise ValueError(f"features must be float16, float32 or float64, got {found.dtype} in {path}")
+    if found.ndim != 2 or len(found) != samples or found.shape[1] == 0:
+        raise ValueError(
+            f"features must have shape ({samples}, d), a row for each sample, got {found.shape} in {path}"
+        )
+    kind = np.float64 if found.itemsize == 8 else np.float32
+    rows = torch.from_numpy(np.array(found, dtype=kind, order="C"))
+    # A sum is finite or not as its parts are, but for an overflow, which is looked at again.
+    odd = (~torch.isfinite(rows.sum(1))).nonzero()[:, 0]
+    odd = odd[~torch.isfinite(rows[odd]).all(1)]
+    if len(odd):
+        raise ValueError(
+            f"features must be finite, got {len(odd)} of {samples} rows in {path} that are not, the first of them row "
+            f"{int(odd[0])}"
+        )
+    return rows

@@ -122,7 +122,7 @@ def features(
 
     Raises:
         ValueError: There is no submodule ``module``, the model did not run it, or it ran no ``nn.Linear``; or
-            ``<out>.partial`` is of another call.
+            ``<out>.partial`` is of another call. Or ``module`` does not give a row for each sample.
         TypeError: The output of ``module`` is not a tensor.
         FileExistsError: ``out`` exists.
         BlockingIOError: Another process is writing it.
@@ -250,7 +250,13 @@ def _with_features(
         for images, _ in _batches(model, data, indices, batch_size, workers, on_progress):
             seen.clear()
             output = _run(model, images, recipe)
-            yield output, feature_of(seen, module).flatten(1).float()
+            feature = feature_of(seen, module)
+            if feature.ndim == 0 or len(feature) != len(images):
+                raise ValueError(
+                    f"module must be a layer that gives a row for each of the {len(images)} samples of a batch, got shape "
+                    f"{tuple(feature.shape)} from {module or 'the last linear layer'!r}"
+                )
+            yield output, feature.reshape(len(feature), -1).float()
 
 
 def plain(model: nn.Module) -> nn.Module:

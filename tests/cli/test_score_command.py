@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from prunefuse.cli.app import app
 from prunefuse.cli.progress import RowsProgress
+from prunefuse.scoring import score, score_ensemble
 
 
 def call(*arguments, stdin=None):
@@ -56,16 +57,94 @@ def test_quiet_prints_nothing(shards):
         (["none.npy"], 1, "none.npy: No such file"),
         (["-"], 1, "there is no file of logits"),
         (["cut.npy"], 1, "cut.npy: truncated"),
+        (["a.npy", "--strategy", "bald"], 2, "got bald, which is for an ensemble (--members)"),
+        (["a.npy", "--strategy", "k_center"], 2, "top must be a number of rows with strategy k_center"),
+        (
+            ["a.npy", "--members", "files"],
+            2,
+            "members files must have two files or folders or more, each of them a",
+        ),
+        (["a.npy", "--header"], 1, "a.npy: has no columns to choose from (--header is for CSV and Parquet)"),
+        (
+            ["x.csv", "--columns", "a,a"],
+            1,
+            "x.csv: columns must be different, and not the one of id, got 'a', 'a'",
+        ),
+        (
+            ["x.csv", "--columns", "a", "--id", "a"],
+            1,
+            "columns must be different, and not the one of id, got 'a'",
+        ),
+        (["a.npy", "--members", "2"], 2, "members must be files, 0 or 1, got 2"),
+        (
+            ["a.npy", "b.npy", "--members", "files"],
+            1,
+            "b.npy: has 10 rows, where the first member, a.npy, has 20",
+        ),
+        (
+            ["a.npy", "--members", "0"],
+            1,
+            "a.npy: logits must have the shape (members, rows, classes), got (20, 4)",
+        ),
+        (["a.npy", "--sample", "half"], 2, "sample must be a number of samples (1000) or a per cent"),
+        (["a.npy", "--sample", "21"], 2, "sample must be at least 1 of the 20 rows"),
+        (
+            ["a.npy", "--exclude", "none.txt"],
+            2,
+            "exclude, none.txt, cannot be read: No such file or directory",
+        ),
+        (["a.npy", "--labeled", "a.npy"], 2, "labeled, a.npy, must be a sequence of row indices, or a mask"),
+        (["x.csv"], 1, "x.csv: column 'label' is no logit by its name (--columns names those to read"),
+        (["x.csv", "--columns", "a,c"], 1, "x.csv: has no column 'c'; its columns are 'label', 'a'"),
     ],
 )
 def test_an_error_is_one_line_and_nothing_is_written(shards, arguments, code, message):
     (shards / "cut.npy").write_bytes((shards / "a.npy").read_bytes()[:-9])
+    (shards / "x.csv").write_text("label,a\n1,0.5\n")
     result = call(*arguments, "--out", "out.csv", stdin="")
     assert result.exit_code == code
     assert message in result.output
     assert result.output.startswith("Error: ")
     assert len(result.output.splitlines()) == 1
     assert not (shards / "out.csv").exists()
+
+
+def test_a_pool_of_other_files_with_names_in_two_passes(shards):
+    """What a user does next: the second batch leaves out the first, and what has labels."""
+    rows = np.load(shards / "a.npy")
+    lines = [f"img{i}.png,{','.join(map(str, row))}" for i, row in enumerate(rows)]
+    (shards / "pool.csv").write_text("\n".join(["name,a,b,c,d", *lines]))
+    (shards / "known.txt").write_text("0\n3\n")
+    usual = ("pool.csv", "--id", "name", "--labeled", "known.txt", "--top", "4", "--quiet")
+    assert call(*usual, "--out", "1.csv").exit_code == 0
+    assert call(*usual, "--exclude", "1.csv", "--out", "2.csv").exit_code == 0
+    picks = [
+        line.split(",")
+        for name in ("1.csv", "2.csv")
+        for line in (shards / name).read_text().splitlines()[1:]
+    ]
+    best = np.argsort(-score(rows.astype(np.float64)), kind="stable")
+    assert [int(pick[0]) for pick in picks] == [i for i in best if i not in (0, 3)][:8]
+    assert all(pick[4] == f"img{pick[0]}.png" for pick in picks)
+    result = call("a.npy", "--sample", "50%", "--seed", "1", "--out", "3.csv")
+    assert result.output == "10 of 20 rows, 10 scored: 3.csv\n"
+    result = call("a.npy", "--strategy", "k_center", "--top", "2", "--out", "4.csv")
+    assert (shards / "4.csv").read_text().splitlines()[1].split(",")[1] == ""
+
+
+def test_an_ensemble(shards):
+    passes = np.stack([np.load(shards / "a.npy"), np.load(shards / "a.npy")[::-1]])
+    np.save("both.npy", passes)
+    np.save("turned.npy", passes[1])
+    assert call("both.npy", "--members", "0", "--out", "1.csv").exit_code == 0
+    assert (
+        call("a.npy", "turned.npy", "--members", "files", "--strategy", "bald", "--out", "2.csv").exit_code
+        == 0
+    )
+    found = [
+        [line.split(",")[1] for line in (shards / n).read_text().splitlines()[1:]] for n in ("1.csv", "2.csv")
+    ]
+    assert found[0] == found[1] == [str(one) for one in score_ensemble(passes, "bald")]
 
 
 def test_an_existing_file_is_not_overwritten(shards):

@@ -234,7 +234,7 @@ def test_parquet_by_pyarrow_or_an_error_that_names_it(photos: Path, monkeypatch:
     file.write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(
-        MissingPackageError, match="needs pyarrow, which is not installed: pip install pyarrow"
+        MissingPackageError, match=r'needs pyarrow, which is not installed: pip install "prunefuse\[files\]"'
     ):
         load(f"table:{file}")
     rows = [{"path": f"images/{i}.png", "label": i % 2, "split": None} for i in range(12)]

@@ -108,7 +108,7 @@ def test_the_first_samples_are_chosen_by_features_without_labels(source):
         (
             None,
             {"features_from": "no.npy"},
-            "features_from: no.npy must be a file with features, got none there",
+            "features_from: .*no.npy",
         ),
         (None, {"features_from": "x", "strategy": "margin"}, "features_from must be left out with margin"),
     ],
@@ -121,7 +121,9 @@ def test_features_that_do_not_fit_are_refused_before_any_work(tmp_path, monkeypa
 
 def test_a_file_that_is_no_array_is_named(tmp_path):
     (tmp_path / "x.npy").write_bytes(b"not an array")
-    with pytest.raises(ValueError, match=r"x\.npy cannot be read as an array of NumPy"):
+    with pytest.raises(
+        ValueError, match=r"features_from: features must be a \.npy file of numbers, got .*x\.npy"
+    ):
         learner(features_from=str(tmp_path / "x.npy"))
 
 
@@ -149,5 +151,5 @@ def test_a_run_takes_them_from_a_file(tmp_path):
     expected = k_center_greedy(np.load(tmp_path / "pixels.npy"), 20).tolist()
     assert [int(line.split(",")[2]) for line in lines[:20]] == expected
     assert OwnLabels(pool)(expected) == [int(line.split(",")[4]) for line in lines[:20]]
-    with pytest.raises(ConfigError, match=r"missing\.npy must be a file with features"):
+    with pytest.raises(ConfigError, match=r"features_from: .*missing\.npy"):
         run(RunConfig(**settings, strategy="k_center", features_from="missing.npy"), quiet=True)

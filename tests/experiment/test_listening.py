@@ -144,6 +144,17 @@ def test_a_listener_that_fails_to_begin_ends_the_run_before_it_trains(tmp_path, 
     assert len(read(resume(tmp_path / "run", quiet=True)).trials) == 2
 
 
+def test_a_listener_may_be_a_class_in_a_file_with_the_name_of_a_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", module := StandIn("wandb"))
+    (tmp_path / "wandb.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom pathlib import Path\nimport wandb\n"
+        "@dataclass\nclass Start:\n    folder: Path\n    def __call__(self, task, event): wandb.log(task)\n"
+    )
+    config = replace(TINY, baselines=(), listener=f"{tmp_path}/wandb.py:Start")
+    run(replace(config, out=str(tmp_path / "run")), quiet=True)
+    assert module.calls[0] == ("log", ("prunefuse/seed0",), {})
+
+
 def examples():
     text = PAGE.read_text(encoding="utf-8")
     return {

@@ -224,7 +224,7 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path):
     out = tmp_path / "run"
     run(of_digits(labeled=str(file), out=str(out)), quiet=True)
     facts = json.loads((out / "config.json").read_text())
-    assert facts["data"]["labeled"].startswith("25 labels with SHA-256 ")
+    assert facts["data"]["labeled"].startswith("25 samples with SHA-256 ")
     assert resume(out) == out
 
 
@@ -368,3 +368,88 @@ def test_a_folder_of_images_may_have_grown(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / "cat" / "aa.png")
     with pytest.raises(ValueError, match="pool: its file names had the hash"):
         loop((3, 5, 13, 14))
+
+
+# --- samples that are never picked, and parts of a large pool
+
+
+@pytest.mark.parametrize("strategy", ["margin", "random", "k_center"])
+@pytest.mark.parametrize("form", ["indices", "mask"])
+def test_excluded_samples_are_never_picked(strategy, form):
+    excluded = list(range(0, 80, 2))
+    given = excluded if form == "indices" else torch.arange(80) % 2 == 0
+    rounds = list(learner((6, 12, 40), config={"strategy": strategy}, exclude=given))
+    picked = [index for one in rounds for index in one.picks]
+    assert len(set(picked)) == 40
+    assert all(index % 2 for index in picked)
+
+
+def test_people_are_not_asked_for_excluded_samples():
+    loop = learner(oracle="people", exclude=range(40))
+    while (asked := loop.ask()).indices:
+        assert min(asked.indices) >= 40
+        loop.tell([TRUTH[index] for index in asked.indices])
+
+
+@pytest.mark.parametrize(
+    ("exclude", "error", "said"),
+    [
+        (range(70), ValueError, "exclude must leave 20 samples for the schedule, got 70 of 80 samples"),
+        ([80], ValueError, "exclude"),
+        ([0.5], TypeError, "exclude"),
+        (torch.ones(79, dtype=torch.bool), ValueError, "exclude"),
+    ],
+)
+def test_what_is_excluded_is_checked(exclude, error, said):
+    with pytest.raises(error, match=said):
+        learner(exclude=exclude)
+
+
+def test_a_run_takes_a_list_of_samples_that_it_never_picks(tmp_path):
+    file = listed(tmp_path / "never.csv", "index", *map(str, range(1000)))
+    out = tmp_path / "run"
+    run(of_digits(exclude=file, out=str(out), baselines=("random",)), quiet=True)
+    for arm in ("prunefuse", "random"):
+        assert all(int(row["index"]) >= 1000 for row in rows(out / arm / "seed0" / "picks.csv"))
+    everything = listed(tmp_path / "all.csv", "index", *map(str, range(1400)))
+    with pytest.raises(ConfigError, match="exclude must leave 45 samples"):
+        run(of_digits(exclude=everything, out=str(tmp_path / "other")), quiet=True)
+
+
+def test_a_part_of_the_pool_is_looked_at_another_in_each_round():
+    seen = []
+
+    def watched(logits):
+        seen.append(logits)
+        return logits[:, 0]
+
+    whole = learner((6, 12, 20), config={"strategy": watched})
+    loop = learner((6, 12, 20), config={"strategy": watched, "candidates": "15"})
+    seen.clear()
+    rounds = list(loop)
+    assert [len(one) for one in seen] == [15, 15]
+    assert not torch.equal(seen[0], seen[1])
+    assert [len(one.picks) for one in rounds] == [6, 6, 8]
+    scored = [line.flops for line in loop.planned if line.phase == "score_pool"]
+    before = [line.flops for line in whole.planned if line.phase == "score_pool"]
+    assert scored == [pytest.approx(before[0] * 15 / 74), pytest.approx(before[1] * 15 / 68)]
+    again = list(learner((6, 12, 20), config={"strategy": watched, "candidates": "15"}))
+    assert [one.picks for one in again] == [one.picks for one in rounds]
+
+
+def test_a_part_must_have_what_a_round_picks():
+    with pytest.raises(
+        ValueError, match="candidates must be at least the 8 samples that a round picks, got 7"
+    ):
+        learner((6, 12, 20), config={"candidates": "7"})
+    with pytest.raises(ConfigError, match="candidates"):
+        learner((6, 12, 20), config={"candidates": "none"})
+
+
+@pytest.mark.parametrize("strategy", ["typiclust", "probcover"])
+def test_strategies_for_a_cold_start_choose_the_first_samples_too(strategy):
+    [first, *_] = learner((6, 12), config={"strategy": strategy})
+    [other, *_] = learner((6, 12), config={"strategy": "margin", "cold_start": strategy})
+    [drawn, *_] = learner((6, 12), config={"strategy": strategy, "cold_start": "random"})
+    assert first.picks == other.picks
+    assert first.picks != drawn.picks

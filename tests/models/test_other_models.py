@@ -57,6 +57,19 @@ def test_options_reach_the_model() -> None:
         models.build("mlp", shortcut="B")
 
 
+def test_timm_by_name() -> None:
+    pytest.importorskip("timm")
+    for name, size in (("test_resnet", 24), ("test_vit", 32), ("resnet18.a1_in1k", 32)):
+        model = models.build(f"timm:{name}", 5, 2, image_size=(size, size)).eval()
+        assert model(torch.randn(2, 2, size, size)).shape == (2, 5)
+    rates = [m.p for m in models.build("timm:test_vit", dropout=0.25).modules() if isinstance(m, nn.Dropout)]
+    assert 0.25 in rates
+    with pytest.raises(ValueError, match=r"model must be a classifier of timm, such as .*, got 'resnet_18'"):
+        models.build("timm:resnet_18")
+    with pytest.raises(TypeError, match="width"):
+        models.build("timm:test_resnet", width=3)
+
+
 def test_torchvision_by_name() -> None:
     model = models.build("torchvision:resnet18", 4)
     assert model.fc.weight.shape == (4, 512)

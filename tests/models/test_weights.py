@@ -48,6 +48,23 @@ def test_a_checkpoint_as_people_have_them(tmp_path, wrapped):
     assert same(ours, theirs.state_dict())
 
 
+def test_models_that_are_compiled_or_wrapped(tmp_path):
+    theirs = network().state_dict()
+    torch.save(theirs, tmp_path / "w.pt")
+    inside = network()
+    inside[3] = torch.compile(inside[3])
+    for ours in (torch.compile(network()), nn.DataParallel(network()), inside):
+        assert not load_weights_(ours, tmp_path / "w.pt")
+        assert all(
+            any(torch.equal(value, one) for one in theirs.values()) for value in ours.state_dict().values()
+        )
+
+
+def test_a_model_that_is_none_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"model must be an nn.Module, got OrderedDict"):
+        load_weights_(network().state_dict(), tmp_path / "w.pt")
+
+
 def test_safetensors_with_tied_weights_of_which_the_file_has_one(tmp_path):
     def tied():
         model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False))
@@ -116,6 +133,10 @@ STATE = network().state_dict()
         (
             prefixed("student.", STATE) | prefixed("teacher.", STATE),
             "weights must have the model's names once, got .* different prefixes: student., teacher.",
+        ),
+        (
+            prefixed("module.", STATE) | {"3.bias": torch.ones(3)},
+            "weights must have the model's names once, got 3.bias in .* with and without module.",
         ),
         (
             STATE | {"3.weight": torch.ones(3, 16, dtype=torch.int8)},

@@ -134,12 +134,12 @@ def test_missing_foreign_and_uneven_files_are_named(tmp_path):
     for name in ("none.npy", "none.safetensors"):
         with pytest.raises(LogitsFileError, match=rf"{name}: No such file"):
             logits_files([tmp_path / name])
-    (tmp_path / "x.csv").write_text("1")
+    (tmp_path / "x.txt").write_text("1")
     with pytest.raises(
-        LogitsFileError, match=r"logits must be a \.npy or \.safetensors file, .*got .*x\.csv"
+        LogitsFileError, match=r"logits must be a \.npy, .* or \.parquet file, .*got .*x\.txt"
     ):
-        logits_files([tmp_path / "x.csv"])
-    with pytest.raises(LogitsFileError, match=r"the folder has no \.npy or \.safetensors file"):
+        logits_files([tmp_path / "x.txt"])
+    with pytest.raises(LogitsFileError, match=r"the folder has no \.npy, .* or \.parquet file"):
         logits_files([tmp_path])
     with pytest.raises(LogitsFileError, match="there is no file of logits"):
         logits_files([])

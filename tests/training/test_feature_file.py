@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prunefuse import features, models
 from prunefuse.errors import DamagedFileError
 from prunefuse.extrapolation import KNN
-from prunefuse.training import Recipe
+from prunefuse.training import Recipe, read_features
 from prunefuse.training import _feature_file as feature_file
 
 IMAGES = torch.randn(45, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -258,3 +258,62 @@ class Rows(torch.utils.data.Dataset[Tensor]):
 def test_data_that_is_read_by_workers(model: nn.Module, tmp_path: Path) -> None:
     found = features(model, Rows(), batch_size=10, workers=1, out=tmp_path / "features.npy")
     np.testing.assert_array_equal(found, features(model, IMAGES, batch_size=10).numpy())
+
+
+@pytest.mark.parametrize("kind", ["<f2", "<f4", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_features_of_a_file_are_its_numbers(tmp_path: Path, kind: str, order: Any) -> None:
+    rows = np.random.default_rng(0).normal(size=(7, 3))
+    rows[0, 0] = 6e4  # the greatest of these types differ
+    np.save(tmp_path / "f.npy", np.array(rows, dtype=kind, order=order))
+    found = read_features(tmp_path / "f.npy", 7)
+    assert found.dtype == (torch.float64 if kind.endswith("8") else torch.float32)
+    np.testing.assert_array_equal(found.numpy(), rows.astype(kind))
+    found += 1  # the file stays as it is
+    np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), rows.astype(kind))
+
+
+def test_great_numbers_are_finite_though_their_sum_is_not(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", np.full((2, 3), 3e38, np.float32))
+    assert read_features(str(tmp_path / "f.npy"), 2).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.ones((6, 3)), r"shape \(7, d\), a row for each sample, got \(6, 3\)"),
+        (np.ones(7), r"shape \(7, d\), .*got \(7,\)"),
+        (np.ones((7, 3, 2)), r"shape \(7, d\), .*got \(7, 3, 2\)"),
+        (np.ones((7, 0)), r"shape \(7, d\), .*got \(7, 0\)"),
+        (np.ones((7, 3), np.int64), "float16, float32 or float64, got int64"),
+        (np.ones((7, 3), bool), "float16, float32 or float64, got bool"),
+        (np.ones((7, 3), np.complex64), "float16, float32 or float64, got complex64"),
+        (np.ones((7, 3), np.longdouble), "float16, float32 or float64, got float128"),
+        (np.array([[1.0, None]] * 7), r"be a \.npy file of numbers, got .*f\.npy: "),
+        (np.where(np.arange(21).reshape(7, 3) > 13, np.nan, 1), "finite, got 3 of 7 rows .*the first of them row 4"),
+        (np.where(np.arange(21).reshape(7, 3) == 5, -np.inf, 1), "finite, got 1 of 7 rows .*the first of them row 1"),
+        (b"1,2,3\n", r"be a \.npy file of numbers, got .*f\.npy: "),
+        (b"", r"be a \.npy file of numbers, got .*f\.npy: "),
+    ],
+)  # fmt: skip
+def test_features_of_a_file_that_do_not_fit(tmp_path: Path, value: Any, message: str) -> None:
+    if isinstance(value, bytes):
+        (tmp_path / "f.npy").write_bytes(value)
+    else:
+        np.save(tmp_path / "f.npy", value)
+    with pytest.raises(ValueError, match=f"features must .*{message}") as caught:
+        read_features(tmp_path / "f.npy", 7)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_features_that_is_torn_has_several_or_is_not_there(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", np.ones((7, 3)))
+    (tmp_path / "torn.npy").write_bytes((tmp_path / "f.npy").read_bytes()[:-8])
+    np.savez(tmp_path / "f.npz", a=np.ones((7, 3)))
+    with pytest.raises(ValueError, match=r"features must be a \.npy file of numbers, got .*torn"):
+        read_features(tmp_path / "torn.npy", 7)
+    with pytest.raises(ValueError, match=r"features must be a \.npy file, got several arrays"):
+        read_features(tmp_path / "f.npz", 7)
+    for name in ("none.npy", "."):
+        with pytest.raises(OSError, match=r"No such file|Is a directory"):
+            read_features(tmp_path / name, 7)

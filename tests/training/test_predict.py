@@ -154,6 +154,36 @@ def test_features_of_a_named_module_are_its_output(model: nn.Module) -> None:
     torch.testing.assert_close(pooled, features(model, IMAGES))
 
 
+def test_logits_and_the_output_of_a_named_module_of_one_pass(model: nn.Module) -> None:
+    logits, found = predict_with_features(model, IMAGES, module="stage3", batch_size=4, indices=[3, 1, 8])
+    torch.testing.assert_close(logits, predict(model, IMAGES, indices=[3, 1, 8]))
+    torch.testing.assert_close(found, features(model, IMAGES, module="stage3", indices=[3, 1, 8]))
+    with pytest.raises(ValueError, match=r"a submodule of the model, .*stage3.*got 'stage9'"):
+        predict_with_features(model, IMAGES, module="stage9")
+
+
+def test_features_are_a_row_for_each_sample() -> None:
+    class Parts(nn.Module):
+        """Looks at the quarters of an image one by one, as windows of a transformer are."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.part, self.one, self.head = nn.Linear(16, 3), nn.Flatten(0), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = self.part(x.reshape(-1, 16))  # (4 B, 3)
+            self.one(parts[::4, 0])
+            return self.head(parts.reshape(len(x), 12))  # type: ignore[no-any-return]
+
+    net = Parts()
+    assert features(net, IMAGES, module="one").shape == (10, 1)
+    for found in (features, predict_with_features):
+        with pytest.raises(
+            ValueError, match=r"a row for each of the 10 samples .*got shape \(40, 3\) from 'part'"
+        ):
+            found(net, IMAGES, module="part")
+
+
 def test_features_errors(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"a submodule of the model, .*stage3.*got 'stage9'"):
         features(model, IMAGES, module="stage9")

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 def listed(base: Path) -> Iterator[str]:
     """The image files under a folder, at any depth, as paths from there with slashes; hidden ones are nothing."""
-    from prunefuse.data._folder import _hidden
+    from prunefuse.data._folder import hidden
     from prunefuse.data._images import endings
 
     known = endings()
     for place, folders, names in os.walk(base, followlinks=True):
-        folders[:] = sorted(name for name in folders if not _hidden(name))
+        folders[:] = sorted(name for name in folders if not hidden(name))
         for name in sorted(names):
-            if not _hidden(name) and os.path.splitext(name)[1].lower() in known:
+            if not hidden(name) and os.path.splitext(name)[1].lower() in known:
                 yield (Path(place) / name).relative_to(base).as_posix()
 
 
@@ -54,13 +54,24 @@ def shape(base: Path, paths: Sequence[str], config: LabelConfig) -> tuple[int, i
     Raises:
         OSError: an image cannot be read.
     """
-    from prunefuse.data._images import _GRAY_MODES, MAX_SIDE, SAMPLED, _header
+    from prunefuse.data._images import GRAY_MODES, MAX_SIDE, SAMPLED, header
 
-    some = [_header(str(base / path)) for path in paths[:: max(1, len(paths) // SAMPLED)]]
+    some = [header(str(base / path)) for path in paths[:: max(1, len(paths) // SAMPLED)]]
     side = config.image_size or min(median_low(side for _, side in some), MAX_SIDE)
-    gray = all(mode in _GRAY_MODES for mode, _ in some)
-    gray = gray and all(_header(str(base / path))[0] in _GRAY_MODES for path in paths)
+    gray = all(mode in GRAY_MODES for mode, _ in some)
+    gray = gray and all(header(str(base / path))[0] in GRAY_MODES for path in paths)
     return 1 if gray else 3, side, side
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Width and height of the image of a file, upright.
+
+    Raises:
+        OSError: it cannot be read; names the file.
+    """
+    from prunefuse.data._images import upright_size
+
+    return upright_size(str(path))
 
 
 def data_of(base: Path, paths: Sequence[str], classes: Sequence[str], config: LabelConfig) -> Data:

@@ -36,6 +36,8 @@ class Journal:
     Attributes:
         votes: Path -> annotator -> vote.
         asked: Utility by path of the images that were ever asked, in order; None where they were drawn.
+        holders: Who was asked for an image last, by path, until somebody labels it; empty where nobody was named.
+        added: Images that were found after the start, in order, with the label that their folder says, or none.
         draws: How often images were drawn at random.
         imported: SHA-256 of the files imported, each with the annotator that the command named.
         trained: The trainings, oldest first.
@@ -44,6 +46,8 @@ class Journal:
 
     votes: dict[str, dict[str, Vote]] = field(default_factory=dict)
     asked: dict[str, float | None] = field(default_factory=dict)
+    holders: dict[str, str] = field(default_factory=dict)
+    added: dict[str, str] = field(default_factory=dict)
     draws: int = 0
     imported: set[tuple[str, str]] = field(default_factory=set)
     trained: list[Mapping[str, Any]] = field(default_factory=list)
@@ -56,9 +60,13 @@ class Journal:
             self.imported.add((entry["file_sha256"], entry["by"]))
             for path, annotator, label, note in entry["rows"]:
                 self.votes.setdefault(path, {})[annotator] = Vote(label, note)
+                self.holders.pop(path, None)
         elif entry["kind"] == "asked":
             self.draws += entry["drawn"]
             self.asked |= dict(entry["rows"])
+            self.holders |= dict.fromkeys(dict(entry["rows"]), entry.get("for", ""))
+        elif entry["kind"] == "images":
+            self.added |= dict(entry["rows"])
         else:
             self.trained.append(entry)
 

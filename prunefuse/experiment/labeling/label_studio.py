@@ -1,6 +1,6 @@
 """Batches as tasks of Label Studio, and its export read back: files alone, in its own JSON formats.
 
-Tasks have predictions where there is a network. An export is of the kind that Label Studio names JSON.
+Tasks have predictions where there is a network. An export is of the kind that Label Studio names JSON, or JSON-MIN.
 """
 
 from __future__ import annotations
@@ -8,25 +8,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.labeling.project import Project
-from prunefuse.experiment.labeling.table import Row, refuse
-
-if TYPE_CHECKING:
-    from prunefuse.experiment.labeling.work import Pick
+from prunefuse.experiment.labeling.table import Pick, Row, refuse
 
 _CHOICE, _IMAGE = "choice", "image"  # the names of the tags in a labeling configuration
 
 
-def tasks(project: Project, picks: Sequence[Pick]) -> str:
+def text(project: Project, picks: Sequence[Pick]) -> str:
     """The tasks of a batch, for images that Label Studio serves from the folder above theirs."""
     return json.dumps([_task(project, pick) for pick in picks], indent=1) + "\n"
 
 
-def rows(content: bytes, path: Path) -> tuple[Row, ...]:
+def rows(content: bytes, path: Path, project: Project) -> tuple[Row, ...]:
     """The labels of an export, a row for each annotation; what was skipped is not labeled yet.
 
     Raises:
@@ -37,22 +34,30 @@ def rows(content: bytes, path: Path) -> tuple[Row, ...]:
     except ValueError as error:
         raise ConfigError(f"{path}: content must be JSON: {error}") from error
     if not isinstance(told, list) or not all(isinstance(task, dict) for task in told):
-        raise ConfigError(f"{path}: content must be a list of tasks, as Label Studio exports as JSON")
+        raise ConfigError(
+            f"{path}: content must be a list of tasks, as Label Studio exports as JSON or JSON-MIN"
+        )
+    if told and all("data" not in task for task in told) and all(_CHOICE not in task for task in told):
+        raise ConfigError(
+            f"{path}: tasks must have data, or a {_CHOICE} as in JSON-MIN, got {', '.join(told[0])}"
+        )
     found, wrong = list[Row](), list[str]()
     for number, task in enumerate(told, 1):
-        data = task.get("data")
+        # JSON-MIN has the data itself, and the choice of one annotation.
+        short = "data" not in task
+        data = task if short else task["data"]
         place = data.get("path") if isinstance(data, dict) else None
-        if not isinstance(place, str) or not isinstance(task.get("annotations"), list):
-            wrong.append(
-                f"{path}, task {number}: must have data.path and annotations, as JSON, not JSON-MIN, has"
-            )
+        annotations = [task] if short else task.get("annotations")
+        if not isinstance(place, str) or not isinstance(annotations, list):
+            wrong.append(f"{path}, task {number}: must have data.path and annotations, or path in JSON-MIN")
             continue
-        for annotation in task["annotations"]:
-            choices = _choices(annotation)
+        for annotation in annotations:
+            choices = _short(task.get(_CHOICE)) if short else _choices(annotation)
             if len(choices) > 1:
                 wrong.append(f"{path}, task {number}: {place} must have one choice, got {', '.join(choices)}")
             else:
-                by, index = _annotator(annotation.get("completed_by")), str(data.get("index", ""))
+                by = _annotator(annotation.get("annotator" if short else "completed_by"))
+                index = str(data.get("index", ""))
                 found.append(Row(f"task {number}", place, "".join(choices).strip(), by, index=index))
     refuse(wrong, path)
     return tuple(found)
@@ -66,16 +71,17 @@ def _task(project: Project, pick: Pick) -> dict[str, Any]:
         "utility": pick.utility,
         "why": pick.why,
     }
-    if not pick.predicted:
-        return {"data": data}
-    choice = {
-        "type": "choices",
-        "from_name": _CHOICE,
-        "to_name": _IMAGE,
-        "value": {"choices": [pick.predicted]},
-    }
-    prediction = {"model_version": "prunefuse", "score": pick.probability, "result": [choice]}
-    return {"data": data, "predictions": [prediction]}
+    task: dict[str, Any] = {"data": data}
+    if pick.predicted:
+        result = [_choice(pick.predicted)]
+        task["predictions"] = [{"model_version": "prunefuse", "score": pick.probability, "result": result}]
+    if pick.label:
+        task["annotations"] = [{"result": [_choice(pick.label)]}]
+    return task
+
+
+def _choice(label: str) -> dict[str, Any]:
+    return {"type": "choices", "from_name": _CHOICE, "to_name": _IMAGE, "value": {"choices": [label]}}
 
 
 def _choices(annotation: Mapping[str, Any]) -> list[str]:
@@ -84,6 +90,15 @@ def _choices(annotation: Mapping[str, Any]) -> list[str]:
         return []
     results = [one for one in annotation.get("result", []) if one.get("type") == "choices"]
     return [str(choice) for one in results for choice in one.get("value", {}).get("choices", [])]
+
+
+def _short(told: Any) -> list[str]:
+    """The choices of JSON-MIN: a name where there is one, else an object or a list of them."""
+    if isinstance(told, dict):
+        told = told.get("choices")
+    if isinstance(told, list):
+        return [str(choice) for choice in told]
+    return [] if told is None else [str(told)]
 
 
 def _annotator(told: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from prunefuse import _files as files
 from prunefuse.errors import ConfigError
-from prunefuse.experiment.labeling import journal, label_studio, project, table
+from prunefuse.experiment.labeling import formats, journal, project, table
 from prunefuse.experiment.labeling.journal import CANNOT_TELL, Merged
 
 EXPORTED = ("path", "label", "votes", "annotators", "note")
@@ -39,7 +39,12 @@ class Imported:
 
 
 def import_labels(
-    folder: Path | str, file: Path | str, *, annotator: str = "", again: bool = False
+    folder: Path | str,
+    file: Path | str,
+    *,
+    annotator: str = "",
+    again: bool = False,
+    format: str | None = None,
 ) -> Imported:
     """Take the labels of a file, all or none; the last word of an annotator on an image counts.
 
@@ -48,10 +53,10 @@ def import_labels(
 
     Args:
         folder: The project.
-        file: CSV with the columns path and label, and perhaps index, annotator and note; or an export of Label Studio as
-            JSON, by its ending.
+        file: CSV with the columns path and label, and perhaps index, annotator and note; or the file of a tool.
         annotator: Of the rows that name none.
         again: Take labels of a file that was imported before as the last word.
+        format: One of `formats.NAMES`; None: by the ending and the content of the file.
 
     Raises:
         ConfigError: wrong lines, each named; nothing is taken.
@@ -61,8 +66,8 @@ def import_labels(
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    read = label_studio.rows if path.suffix.lower() == ".json" else table.parsed
-    rows = table.checked(read(content, path), path, found.classes, found.index, annotator)
+    read = formats.chosen(format, path, content).read(content, path, found)
+    rows = table.checked(read, path, found.classes, found.index, annotator, found.base)
     digest = hashlib.sha256(content).hexdigest()
     with found.held() as now:
         new, changed, add = 0, list[str](), list[tuple[str, str, str, str]]()
@@ -85,16 +90,31 @@ def import_labels(
 
 @dataclass(frozen=True)
 class Status:
-    """Where a project stands. ``labels`` and ``votes`` are numbers by class; ``disputed`` are images, with who said what."""
+    """Where a project stands.
+
+    Attributes:
+        images: How many the project has.
+        labels: How many have each class.
+        open: How many were asked and have no label yet.
+        open_for: Of these, how many whom; empty for nobody in particular.
+        cannot_tell: How many nobody can tell.
+        disputed: Images whose annotators disagree, with their label and who said what.
+        annotators: How many images each has labeled.
+        trained: The last training.
+        added: Images that have come into the folder and are not in the project yet.
+        gone: Images of the project that are no longer in the folder.
+    """
 
     images: int
     labels: Mapping[str, int]
     open: int
+    open_for: Mapping[str, int]
     cannot_tell: int
     disputed: tuple[tuple[str, str, str], ...]
     annotators: Mapping[str, int]
     trained: Mapping[str, Any] | None
     added: int
+    gone: int
 
 
 def status(folder: Path | str) -> Status:
@@ -116,11 +136,13 @@ def status(folder: Path | str) -> Status:
         len(found.paths),
         {name: counted[name] for name in found.classes},
         sum(is_open(path, merged) for path in now.asked),
+        Counter(now.holders[path] for path in now.asked if path in now.holders and is_open(path, merged)),
         counted[CANNOT_TELL],
         disputed,
         dict(sorted(annotators.items())),
         now.trained[-1] if now.trained else None,
         len(there - found.index.keys() - set(found.skipped)),
+        len(found.index.keys() - there),
     )
 
 
@@ -129,17 +151,30 @@ def is_open(path: str, merged: Mapping[str, Merged]) -> bool:
     return path not in merged or not merged[path].label
 
 
-def export(folder: Path | str, out: Path | str) -> int:
-    """Write the labels of a project to a CSV file, which must not exist; how many there are.
+def export(folder: Path | str, out: Path | str, *, format: str | None = None) -> int:
+    """Write the labels of a project to a file, which must not exist; how many there are.
 
-    The columns are path, label, votes, annotators and note. Images that nobody can tell have the label ``?``. Those whose
-    votes are a tie have none.
+    The columns of CSV are path, label, votes, annotators and note. Images that nobody can tell have the label ``?``. Those
+    whose votes are a tie have none. The file of a tool has the labels alone.
+
+    Args:
+        folder: The project.
+        out: The file; ``-`` is standard output.
+        format: One of `formats.NAMES`; None: by the ending.
 
     Raises:
         ConfigError: ``out`` exists.
     """
-    found = project.find(folder)
+    found, out = project.find(folder), Path(out).expanduser()
     merged = found.merged(found.read())
+    told = formats.chosen(format, out)
+    if told is not formats.CSV:
+        known = {path: one for path, one in merged.items() if one.label not in ("", CANNOT_TELL)}
+        picks = [
+            table.Pick(path, None, "labeled", label=one.label, note=one.note) for path, one in known.items()
+        ]
+        write_new(out, told.write(found, picks))
+        return len(picks)
     rows = [
         {
             "path": path,
@@ -150,7 +185,7 @@ def export(folder: Path | str, out: Path | str) -> int:
         }
         for path, one in merged.items()
     ]
-    write_new(Path(out).expanduser(), files.csv_text(EXPORTED, rows))
+    write_new(out, files.csv_text(EXPORTED, rows))
     return sum(bool(row["label"]) and row["label"] != CANNOT_TELL for row in rows)
 
 

@@ -25,14 +25,14 @@ PATIENCE = 30.0  # seconds to wait for another command, which holds a project fo
 
 @dataclass(frozen=True)
 class Project:
-    """A project as it was made: nothing of it changes.
+    """A project as it was made, with the images that have come since.
 
     Attributes:
         folder: Where its state is.
         base: The folder of the images.
         classes: Names, in the order of the network's outputs.
-        paths: The images by index, as paths from ``base``.
-        given: Labels by path that there were at the start, of nobody in particular.
+        paths: The images by index, as paths from ``base``; later ones are at the end, so an index stays what it is.
+        given: Labels by path that there were at the start, or that folders of later images say; of nobody in particular.
         told: Votes by path and annotator that there were at the start.
         skipped: Files that cannot be read, which were left out.
         config: How images are chosen.
@@ -167,7 +167,7 @@ def find(folder: Path | str) -> Project:
         raise DamagedFileError(
             f"{folder} cannot be read: format {content['format']}, this version reads {FORMAT}"
         )
-    return Project(
+    made = Project(
         folder,
         Path(content["data"]),
         tuple(content["classes"]),
@@ -177,6 +177,49 @@ def find(folder: Path | str) -> Project:
         tuple(content["skipped"]),
         changed(LabelConfig(), content["config"]),
     )
+    added = made.read().added
+    given = {path: label for path, label in added.items() if label}
+    return replace(made, paths=(*made.paths, *added), given={**made.given, **given}) if added else made
+
+
+@dataclass(frozen=True)
+class Grown:
+    """What has become of the images: those that are there now, new ones, broken new ones, and those that are gone."""
+
+    project: Project
+    there: tuple[str, ...]
+    new: tuple[str, ...]
+    broken: tuple[str, ...]
+    gone: tuple[str, ...]
+
+
+def grow(found: Project) -> Grown:
+    """Take in the images that have come into the folder. Those that cannot be read are looked at again the next time.
+
+    Raises:
+        ConfigError: none of the images is there.
+    """
+    listed = tuple(images.listed(found.base)) if found.base.is_dir() else ()
+    standing = set(listed)
+    gone = tuple(path for path in found.paths if path not in standing)
+    if len(gone) == len(found.paths):
+        raise ConfigError(f"{found.base} must have the images of {found.folder}, got none of them")
+    new = tuple(path for path in listed if path not in found.index)
+    broken = images.broken(found.base, new, skip=True) if new else ()
+    if set(new) - set(broken):
+        beside = _class_folders(found.base)
+        with found.held() as now:
+            rows = [
+                (path, name if (name := _folder_class(path, beside)) in found.classes else "")
+                for path in new
+                if path not in broken and path not in now.added
+            ]
+            if rows:
+                journal.append(found.folder, now, "images", rows=rows)
+        found = find(found.folder)
+    there = tuple(path for path in found.paths if path in standing)
+    told = tuple(path for path in broken if path not in found.skipped)
+    return Grown(found, there, tuple(path for path in new if path not in broken), told, gone)
 
 
 def _class_folders(base: Path) -> dict[str, str]:

@@ -9,25 +9,22 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prunefuse._extras import needed_for
 from prunefuse.experiment.labeling import images, table
 from prunefuse.experiment.labeling.journal import CANNOT_TELL
 from prunefuse.experiment.labeling.project import Project
+from prunefuse.experiment.labeling.table import Pick
 
 with needed_for("a page for labeling"):
     from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
-if TYPE_CHECKING:
-    from prunefuse.experiment.labeling.work import Pick
 
 _SIDE = 192  # of a thumbnail, at most
 _KEYS = "123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def draw(project: Project, picks: Sequence[Pick], name: str) -> str:
-    """The page of a batch, whose labels it exports as a CSV file of this name.
+def draw(project: Project, picks: Sequence[Pick], name: str, person: str = "") -> str:
+    """The page of a batch, whose labels it exports as a CSV file of this name, by this annotator.
 
     Raises:
         OSError: an image cannot be read; names the file.
@@ -39,6 +36,7 @@ def draw(project: Project, picks: Sequence[Pick], name: str) -> str:
     identity = "\0".join([str(project.folder.resolve()), name, *paths])
     return _template().render(
         name=name,
+        person=person,
         classes=[*keys, ("?", CANNOT_TELL)],
         items=[
             {

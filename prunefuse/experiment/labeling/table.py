@@ -8,11 +8,30 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from prunefuse import _files as files
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.labeling.journal import CANNOT_TELL
 
+if TYPE_CHECKING:
+    from prunefuse.experiment.labeling.project import Project
+
 COLUMNS = ("path", "index", "utility", "predicted", "why", "label", "annotator", "note")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """An image to label: its path, and why it is asked; None and empty where nothing is known. Or one with its label."""
+
+    path: str
+    utility: float | None
+    why: str
+    predicted: str = ""
+    probability: float | None = None
+    label: str = ""
+    annotator: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,8 +60,32 @@ def read(path: Path) -> tuple[Row, ...]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def parsed(content: bytes, path: Path) -> tuple[Row, ...]:
-    """The rows of a file's content; ``path`` is for messages."""
+def fields(project: Project, picks: Sequence[Pick]) -> list[dict[str, Any]]:
+    """What the columns have; utilities are numbers, None where nothing is known."""
+    return [
+        {
+            "path": pick.path,
+            "index": project.index[pick.path],
+            "utility": None if pick.utility is None else float(f"{pick.utility:.6g}"),
+            "predicted": pick.predicted,
+            "why": pick.why,
+            "label": pick.label,
+            "annotator": pick.annotator,
+            "note": pick.note,
+        }
+        for pick in picks
+    ]
+
+
+def text(project: Project, picks: Sequence[Pick]) -> str:
+    """The images to label as CSV, which people fill."""
+    utilities = ("" if pick.utility is None else f"{pick.utility:.6g}" for pick in picks)
+    rows = zip(fields(project, picks), utilities, strict=True)
+    return files.csv_text(COLUMNS, [row | {"utility": utility} for row, utility in rows])
+
+
+def parsed(content: bytes, path: Path, *, name: str = "path") -> tuple[Row, ...]:
+    """The rows of a file's content, whose column ``name`` has the paths; the argument ``path`` is for messages."""
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     text = content.decode(encoding, errors="surrogateescape" if encoding == "utf-8-sig" else "strict")
     head = text.splitlines()[0] if text.strip() else ""
@@ -50,11 +93,11 @@ def parsed(content: bytes, path: Path) -> tuple[Row, ...]:
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows, wrong = list[Row](), list[str]()
     try:
-        header = [name.strip().lower() for name in next(lines, [])]
-        for name in ("path", "label"):
-            if header.count(name) != 1:
+        header = [column.strip().lower() for column in next(lines, [])]
+        for needed in (name, "label"):
+            if header.count(needed) != 1:
                 raise ConfigError(
-                    f"{path}, line 1: columns must have {name} once, got {', '.join(header) or 'none'}"
+                    f"{path}, line 1: columns must have {needed} once, got {', '.join(header) or 'none'}"
                 )
         line = lines.line_num + 1
         for fields in lines:
@@ -63,10 +106,8 @@ def parsed(content: bytes, path: Path) -> tuple[Row, ...]:
                     wrong.append(f"{path}, line {line}: fields must be {len(header)}, got {len(fields)}")
                 else:
                     row = dict(zip(header, fields, strict=True))
-                    known = {
-                        name: row.get(name, "").strip() for name in ("label", "annotator", "note", "index")
-                    }
-                    rows.append(Row(f"line {line}", row["path"], **known))
+                    known = {key: row.get(key, "").strip() for key in ("label", "annotator", "note", "index")}
+                    rows.append(Row(f"line {line}", row[name], **known))
             line = lines.line_num + 1
     except csv.Error as error:
         raise ConfigError(f"{path}, line {lines.line_num}: content must be CSV: {error}") from error
@@ -75,9 +116,14 @@ def parsed(content: bytes, path: Path) -> tuple[Row, ...]:
 
 
 def checked(
-    rows: Iterable[Row], file: Path, classes: Sequence[str], index: Mapping[str, int], by: str = ""
+    rows: Iterable[Row],
+    file: Path,
+    classes: Sequence[str],
+    index: Mapping[str, int],
+    by: str = "",
+    base: Path | None = None,
 ) -> list[Row]:
-    """The rows, with ``by`` as annotator where none is named.
+    """The rows, with ``by`` as annotator where none is named. With ``base``, paths may begin with that folder.
 
     Raises:
         ConfigError: lines with an unknown path or class, twice the same, or an annotator's two labels; names each.
@@ -85,7 +131,7 @@ def checked(
     found, wrong = list[Row](), list[str]()
     before: dict[tuple[str, str], Row] = {}
     for row in rows:
-        row = replace(row, path=_known(row.path, index), annotator=row.annotator or by)
+        row = replace(row, path=_known(row.path, index, base), annotator=row.annotator or by)
         error = _wrong(row, classes, index)
         first = before.setdefault((row.path, row.annotator), row)
         if error is None and first is not row:
@@ -110,9 +156,13 @@ def refuse(wrong: Sequence[str], file: Path) -> None:
         raise ConfigError("\n".join([*wrong, f"Nothing of {file} was taken, as {count} wrong"]))
 
 
-def _known(path: str, index: Mapping[str, int]) -> str:
+def _known(path: str, index: Mapping[str, int], base: Path | None) -> str:
     """A path as the project has it; blanks belong to names of files, but not those that a spreadsheet added."""
-    return next((form for form in (path, path.strip(), os.path.normpath(path)) if form in index), path)
+    forms = [path, path.strip(), os.path.normpath(path)]
+    if base is not None:
+        above = (f"{base}{os.sep}", f"{base.name}/")
+        forms += [form.removeprefix(one) for form in tuple(forms) for one in above if form.startswith(one)]
+    return next((form for form in forms if form in index), path)
 
 
 def _wrong(row: Row, classes: Sequence[str], index: Mapping[str, int]) -> str | None:

@@ -8,8 +8,9 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,13 +20,21 @@ from prunefuse import _lock
 from prunefuse._seeds import generator
 from prunefuse.data import Data
 from prunefuse.data._fingerprint import fingerprint
-from prunefuse.errors import ConfigError, DamagedFileError, RunError, TrainingDivergedError
+from prunefuse.errors import (
+    ConfigError,
+    DamagedFileError,
+    FolderInUseError,
+    RunError,
+    TrainingDivergedError,
+)
 from prunefuse.experiment import machine, networks
 from prunefuse.experiment.config import SELECTORS
-from prunefuse.experiment.labeling import images, journal, label_studio, labels, project, sheet, table
+from prunefuse.experiment.labeling import formats, images, journal, labels, project, sheet
 from prunefuse.experiment.labeling.journal import Journal, Merged
 from prunefuse.experiment.labeling.project import Project
+from prunefuse.experiment.labeling.table import Pick
 from prunefuse.experiment.loop import ActiveLearning
+from prunefuse.experiment.records import Listener
 from prunefuse.training import predict as logits_of
 
 ROUNDS = "rounds"
@@ -33,76 +42,98 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Pick:
-    """An image to label: its path, and why it is asked; None and empty where nothing is known."""
-
-    path: str
-    utility: float | None
-    why: str
-    predicted: str = ""
-    probability: float | None = None
-
-
-@dataclass(frozen=True)
 class Batch:
-    """What was asked, where it stands, and how many images are left beside it."""
+    """What was asked, where it stands, how many images are left beside it, and how many of these others were asked for."""
 
     picks: tuple[Pick, ...]
     out: Path
     page: Path | None
     left: int
+    others: int
 
 
-def next_batch(folder: Path | str, count: int, out: Path | str, *, say: Say = lambda text: None) -> Batch:
+def next_batch(
+    folder: Path | str,
+    count: int,
+    out: Path | str,
+    *,
+    person: str = "",
+    format: str | None = None,
+    say: Say = lambda text: None,
+    listener: Listener | None = None,
+) -> Batch:
     """Write the images to label next as a CSV file, with a page for a browser beside it.
 
-    Images without a label whose votes are a tie come first, then those that were asked before. The selector is trained where
-    labels are new. Without labels of two classes, images are drawn at random by the seed.
+    Images that have come into the folder are taken in first. Images without a label whose votes are a tie come first, then
+    those that were asked before. The selector is trained where labels or images are new. Without labels of two classes,
+    images are drawn at random by the seed.
 
     Args:
         folder: The project.
         count: How many images; fewer where no more are left.
-        out: The CSV file, which must not exist; ``-`` is standard output, without a page. With the ending .json: tasks of
-            Label Studio instead.
+        out: The CSV file, which must not exist; ``-`` is standard output, without a page. Or the file of a tool.
+        person: Who is to label them. Images that another was asked for, and has not labeled yet, are not among them.
+        format: One of `formats.NAMES`; None: by the ending.
         say: Called with what is done, in a line.
+        listener: Called with the events of the training.
 
     Raises:
         ConfigError: ``out`` exists, or an option does not suit the images.
         RunError: the training diverged.
         OSError: an image cannot be read.
     """
-    found, out = project.find(folder), Path(out).expanduser()
+    found, out, person = project.find(folder), Path(out).expanduser(), person.strip()
     if count < 1:
         raise ConfigError(f"n must be at least 1, got {count}")
-    tasks = out.suffix.lower() == ".json"
-    page = None if tasks or str(out) == "-" else out.with_suffix(".html")
+    told = formats.chosen(format, out)
+    page = None if not told.page or str(out) == "-" else out.with_suffix(".html")
     labels.refuse_existing(*(path for path in (out, page) if path is not None and str(path) != "-"))
     if page == out:
         raise ConfigError(f"out must not be the page beside it: a name such as batch.csv, got {out}")
-    now = found.read()
-    merged = found.merged(now)
-    picks, trained, drawn = _choose(found, now, merged, count, say)
-    text = sheet.draw(found, picks, out.name) if picks and page is not None else ""
-    with found.held() as later:
-        merged = found.merged(later)
-        chosen, picks = picks, [pick for pick in picks if labels.is_open(pick.path, merged)]
-        if not picks:
-            return Batch((), out, page, 0)
-        if page is not None and picks != chosen:  # labels have come in the meantime
-            text = sheet.draw(found, picks, out.name)
-        if trained is not None:
-            _record(found, later, *trained)
-        if page is not None:
-            labels.write_new(page, text)
-        labels.write_new(out, label_studio.tasks(found, picks) if tasks else _table(found, picks))
-        new = [(pick.path, pick.utility) for pick in picks if pick.path not in later.asked]
-        if new:
-            journal.append(found.folder, later, "asked", rows=new, drawn=int(drawn), time=labels.time())
-    left = sum(labels.is_open(path, merged) for path in found.paths) - len(picks)
-    return Batch(tuple(picks), out, page, left)
+    found, there = _grown(found, say)
+    while True:
+        now = found.read()
+        merged = found.merged(now)
+        with _engine(found, there, now, say, listener) as engine:
+            picks, drawn = _choose(engine, now, merged, count, person)
+        text = sheet.draw(found, picks, out.name, person) if picks and page is not None else ""
+        with found.held() as later:
+            if any(later.holders.get(pick.path, person) != person for pick in picks):
+                continue  # another person has just been asked for one of them
+            merged = found.merged(later)
+            chosen, picks = picks, [pick for pick in picks if labels.is_open(pick.path, merged)]
+            if chosen and not picks:
+                continue
+            if not picks:
+                break
+            if page is not None and picks != chosen:  # labels have come in the meantime
+                text = sheet.draw(found, picks, out.name, person)
+            if engine.trained:
+                _record(found, later, engine.digest, len(engine.have))
+            if page is not None:
+                labels.write_new(page, text)
+            labels.write_new(out, told.write(found, picks))
+            new = [
+                (pick.path, pick.utility)
+                for pick in picks
+                if pick.path not in later.asked or later.holders.get(pick.path) != person
+            ]
+            if new:
+                entry = {"rows": new, "drawn": int(drawn), "time": labels.time()}
+                journal.append(found.folder, later, "asked", **entry, **({"for": person} if person else {}))
+        break
+    left = [path for path in there if labels.is_open(path, merged)]
+    others = sum(later.holders.get(path, person) != person for path in left)
+    return Batch(tuple(picks), out, page, len(left) - len(picks), others)
 
 
-def predict(folder: Path | str, out: Path | str, *, say: Say = lambda text: None) -> int:
+def predict(
+    folder: Path | str,
+    out: Path | str,
+    *,
+    say: Say = lambda text: None,
+    listener: Listener | None = None,
+) -> int:
     """Label all images without a label by the selector, and write a CSV file; how many there are.
 
     The columns are path, index, label, probability, and the probability of each class under its name.
@@ -111,6 +142,7 @@ def predict(folder: Path | str, out: Path | str, *, say: Say = lambda text: None
         folder: The project.
         out: The file, which must not exist; ``-`` is standard output.
         say: Called with what is done, in a line.
+        listener: Called with the events of the training.
 
     Raises:
         ConfigError: ``out`` exists, or there are no labels of two classes.
@@ -119,71 +151,100 @@ def predict(folder: Path | str, out: Path | str, *, say: Say = lambda text: None
     """
     found, out = project.find(folder), Path(out).expanduser()
     labels.refuse_existing(out)
-    now = found.read()
-    have = found.labels(found.merged(now))
-    if not _can_train(have):
-        raise ConfigError(
-            f"{found.folder} must have labels of two classes to predict the others, got {_known(found, have)}"
-        )
-    rest = [index for index in range(len(found.paths)) if index not in have]
+    found, there = _grown(found, say)
+    have = found.labels(found.merged(found.read()))
     header = ["path", "index", "label", "probability", *found.classes]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    if rest:
-        with _engine(found, have, say) as engine:
+    with _engine(found, there, found.read(), say, listener) as engine:
+        if not engine.can_train:
+            raise ConfigError(
+                f"{found.folder} must have labels of two classes to predict the others, got {_known(found, have)}"
+            )
+        rest = [place for place, path in enumerate(there) if found.index[path] not in have]
+        if rest:
             engine.train()
             rows = engine.probabilities(rest)
-            trained = (engine.digest, len(have))
-        for index, row in zip(rest, rows.tolist(), strict=True):
+    if rest:
+        for place, row in zip(rest, rows.tolist(), strict=True):
             best = max(range(len(row)), key=row.__getitem__)
             values = [f"{value:.6f}" for value in (row[best], *row)]
-            writer.writerow([found.paths[index], index, found.classes[best], *values])
+            writer.writerow([there[place], found.index[there[place]], found.classes[best], *values])
         with found.held() as later:
-            _record(found, later, *trained)
+            _record(found, later, engine.digest, len(engine.have))
     labels.write_new(out, text.getvalue())
     return len(rest)
 
 
+def _grown(found: Project, say: Say) -> tuple[Project, tuple[str, ...]]:
+    """The project with the images that have come since, and those that are there; what has changed is said."""
+    grown = project.grow(found)
+    if grown.new:
+        size = "x".join(map(str, images.shape(grown.project.base, grown.there, grown.project.config)))
+        say(f"{_images(len(grown.new))} new; images are read as {size}")
+    for path in grown.broken:
+        say(f"left out, as it cannot be read: {path}")
+    if grown.gone:
+        some = ", ".join(grown.gone[:5]) + (", ..." if len(grown.gone) > 5 else "")
+        say(f"{_images(len(grown.gone))} no longer there: {some}")
+    return grown.project, grown.there
+
+
+def _images(count: int) -> str:
+    return "1 image is" if count == 1 else f"{count} images are"
+
+
 def _choose(
-    found: Project, now: Journal, merged: Mapping[str, Merged], count: int, say: Say
-) -> tuple[list[Pick], tuple[str, int] | None, bool]:
-    """The picks, the training that they are by, and whether some were drawn at random."""
-    candidates = [path for path in found.paths if labels.is_open(path, merged)]
-    ties = [path for path in candidates if path in merged and merged[path].tied]
-    before = [path for path in now.asked if labels.is_open(path, merged) and path not in ties]
+    engine: _Engine, now: Journal, merged: Mapping[str, Merged], count: int, person: str
+) -> tuple[list[Pick], bool]:
+    """The picks, and whether some were drawn at random."""
+    found = engine.found
+    candidates = [
+        path
+        for path in engine.there
+        if labels.is_open(path, merged) and now.holders.get(path, person) == person
+    ]
+    standing = set(candidates)
+    ties = [
+        path
+        for path in candidates
+        if path in merged and merged[path].tied and (not person or person not in now.votes[path])
+    ]
+    before = [path for path in now.asked if path in standing and now.holders.get(path) == person]
     picks = [
         Pick(path, now.asked.get(path), f"annotators disagree: {journal.said(now.votes[path])}")
         for path in ties
     ]
-    picks += [Pick(path, now.asked[path], "asked before") for path in before]
-    known = {pick.path for pick in picks}
+    picks += [Pick(path, now.asked[path], "asked before") for path in before if path not in ties]
+    known = {pick.path for pick in picks} | {
+        path for path in candidates if path in merged and merged[path].tied
+    }
     picks = picks[:count]
     more = min(count - len(picks), len(candidates) - len(known))
-    have = found.labels(merged)
-    if not _can_train(have):
-        why = (
-            "random draw"
-            if found.config.strategy == "random"
-            else "random draw: no labels of two classes yet"
-        )
-        return picks + _drawn(found, now, candidates, known, more, why), None, more > 0
     random = found.config.strategy == "random"
-    open_paths = set(candidates) - known
-    taken = [i for i, path in enumerate(found.paths) if path not in open_paths and i not in have]
-    with _engine(found, have, say) as engine:
-        asked = engine.train(0 if random else more, taken)
-        if random:
-            picks += _drawn(found, now, candidates, known, more, "random draw")
-        why = f"highest {engine.strategy}"
-        picks += [Pick(found.paths[index], utility, why) for index, utility in asked]
-        best = engine.probabilities([found.index[pick.path] for pick in picks]).max(1)
-        trained = (engine.digest, len(have))
+    if not engine.can_train:
+        why = "random draw" if random else "random draw: no labels of two classes yet"
+        return _signed(picks + _drawn(found, now, candidates, known, more, why), person), more > 0
+    free = standing - known
+    taken = [
+        place for place, path in enumerate(engine.there) if path not in free and place not in engine.have
+    ]
+    asked = engine.train(0 if random else more, taken)
+    if random:
+        picks += _drawn(found, now, candidates, known, more, "random draw")
+    why = f"highest {engine.strategy}"
+    picks += [Pick(engine.there[place], utility, why) for place, utility in asked]
+    best = engine.probabilities([engine.place[pick.path] for pick in picks]).max(1)
     named = [
         replace(pick, predicted=found.classes[i], probability=round(p, 6))
         for pick, i, p in zip(picks, best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-    return named, trained, random and more > 0
+    return _signed(named, person), random and more > 0
+
+
+def _signed(picks: Sequence[Pick], person: str) -> list[Pick]:
+    return [replace(pick, annotator=person) for pick in picks]
 
 
 def _drawn(
@@ -195,23 +256,9 @@ def _drawn(
     return [Pick(rest[i], None, why) for i in order[:count].tolist()]
 
 
-def _can_train(have: Mapping[int, int]) -> bool:
-    return len(set(have.values())) > 1
-
-
 def _known(found: Project, have: Mapping[int, int]) -> str:
     names = sorted({found.classes[label] for label in have.values()})
     return f"{len(have)} labels, of {names[0]} alone" if names else "no labels"
-
-
-def _table(found: Project, picks: Sequence[Pick]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.COLUMNS)
-    for pick in picks:
-        utility = "" if pick.utility is None else f"{pick.utility:.6g}"
-        writer.writerow([pick.path, found.index[pick.path], utility, pick.predicted, pick.why, "", "", ""])
-    return text.getvalue()
 
 
 def _record(found: Project, now: Journal, digest: str, count: int) -> None:
@@ -225,13 +272,12 @@ def _record(found: Project, now: Journal, digest: str, count: int) -> None:
 
 
 @contextmanager
-def _engine(found: Project, have: Mapping[int, int], say: Say) -> Iterator[_Engine]:
-    """The network of these labels; what a user can mend is told in the errors of commands."""
-    config = found.config
+def _engine(
+    found: Project, there: tuple[str, ...], now: Journal, say: Say, listener: Listener | None
+) -> Iterator[_Engine]:
+    """The network of the labels there are; what a user can mend is told in the errors of commands."""
     try:
-        data = images.data_of(found.base, found.paths, found.classes, config)
-        with machine.running_on(config.threads or machine.usual_threads(data.input_shape)):
-            yield _Engine(found, dict(sorted(have.items())), data, say)
+        yield _Engine(found, there, now, say, listener)
     except (ConfigError, DamagedFileError):
         raise
     except TrainingDivergedError as error:
@@ -241,29 +287,77 @@ def _engine(found: Project, have: Mapping[int, int], say: Say) -> Iterator[_Engi
 
 
 class _Engine:
-    """The loop that starts from the labels there are; its folder is named after these and the images."""
+    """The loop that starts from the labels there are; its folder is named after these and the images.
 
-    def __init__(self, found: Project, have: dict[int, int], data: Data, say: Say) -> None:
-        self._found, self._have, self._data, self._say = found, have, data, say
-        self._dense = networks.dense(found.config.model, data, found.config)
-        weights = [self._dense.sha256] if self._dense.sha256 else []
-        told = json.dumps([sorted(have.items()), fingerprint(data.pool), *weights])
-        self.digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-        self._learner: ActiveLearning | None = None
+    Attributes:
+        found: The project.
+        there: The images that are there: the pool.
+        place: Where in the pool each is.
+        have: Class by place of those that have a label.
+        trained: Whether the network was needed, so that its folder is there.
+    """
+
+    def __init__(
+        self, found: Project, there: tuple[str, ...], now: Journal, say: Say, listener: Listener | None
+    ) -> None:
+        self.found, self.there, self._say, self._listener = found, there, say, listener
+        self.place = {path: place for place, path in enumerate(there)}
+        known = found.labels(found.merged(now))
+        self.have = {
+            self.place[path]: known[index]
+            for path, index in found.index.items()
+            if index in known and path in self.place
+        }
+        self.have = dict(sorted(self.have.items()))
         self.strategy = str(found.config.strategy)
+        self.trained = False
+        self._learner: ActiveLearning | None = None
+
+    @property
+    def can_train(self) -> bool:
+        """Whether there are labels of two classes."""
+        return len(set(self.have.values())) > 1
+
+    @cached_property
+    def _data(self) -> Data:
+        return images.data_of(self.found.base, self.there, self.found.classes, self.found.config)
+
+    @cached_property
+    def _dense(self) -> networks.Dense:
+        return networks.dense(self.found.config.model, self._data, self.found.config)
+
+    @cached_property
+    def digest(self) -> str:
+        """What the training is of."""
+        weights = [self._dense.sha256] if self._dense.sha256 else []
+        told = json.dumps([sorted(self.have.items()), fingerprint(self._data.pool), *weights])
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def train(self, more: int = 0, taken: Sequence[int] = ()) -> list[tuple[int, float | None]]:
         """Train the selector, or go on with its training, unless that is done.
 
+        Where another process trains the same network, its end is waited for.
+
         Returns:
-            So many ``more`` images with their utilities, best first, beside those that are ``taken``.
+            So many ``more`` places with their utilities, best first, beside those that are ``taken``.
         """
+        self.trained, waits = True, False
+        while True:
+            try:
+                with self._threads():
+                    return self._train(more, taken)
+            except FolderInUseError as error:
+                if not waits:
+                    self._say(f"waiting for another process, which trains the same network ({error})")
+                waits = True
+
+    def _train(self, more: int, taken: Sequence[int]) -> list[tuple[int, float | None]]:
         self._learner = learner = self._loop(max(more, 1), asks=more > 0)
         done = bool(learner.state.rounds)
         if not done:
             for note in self._dense.notes:
                 self._say(note)
-            self._say(f"training the selector on {len(self._have)} labels")
+            self._say(f"training the selector on {len(self.have)} labels")
         if not more:
             if not done:
                 next(iter(learner))
@@ -273,28 +367,32 @@ class _Engine:
         values = [None] * len(asked.indices) if asked.utilities is None else list(asked.utilities)
         return list(zip(asked.indices, values, strict=True))[:more]
 
-    def probabilities(self, indices: Sequence[int]) -> Tensor:
+    def probabilities(self, places: Sequence[int]) -> Tensor:
         """Probabilities (N, C) of the classes by the selector, on the CPU."""
-        learner, config = self._learner, self._found.config
+        learner, config = self._learner, self.found.config
         assert learner is not None
         selector = learner._initial_selector()
         selector.load_state_dict(learner.state.selector)
-        if not indices:
+        if not places:
             return torch.empty(0, learner.num_classes)
-        found: Tensor = torch.as_tensor(
-            logits_of(
-                selector,
-                self._data.pool,
-                indices=list(indices),
-                recipe=config.recipe,
-                workers=config.workers,
+        with self._threads():
+            found: Tensor = torch.as_tensor(
+                logits_of(
+                    selector,
+                    self._data.pool,
+                    indices=list(places),
+                    recipe=config.recipe,
+                    workers=config.workers,
+                )
             )
-        )
         return found.softmax(1).cpu()
 
+    def _threads(self) -> AbstractContextManager[None]:
+        return machine.running_on(self.found.config.threads or machine.usual_threads(self._data.input_shape))
+
     def _loop(self, more: int, *, asks: bool) -> ActiveLearning:
-        found, config, data = self._found, self._found.config, self._data
-        size = len(self._have)
+        found, config, data = self.found, self.found.config, self._data
+        size = len(self.have)
 
         def network(name: str) -> Callable[[], torch.nn.Module]:
             return networks.factory(name, data, **networks.options(name, config))
@@ -306,9 +404,10 @@ class _Engine:
             config.loop_for((size, size + more)),
             train=data.train,
             oracle="people" if asks else _nobody,
-            labeled=self._have,
+            labeled=self.have,
             selector_factory=None if config.selector in SELECTORS else network(config.selector),
             device=machine.resolve_device(config.device),
+            listener=self._listener,
             folder=found.folder / ROUNDS / self.digest,
             checkpoint_seconds=config.checkpoint_seconds,
         )
