@@ -223,13 +223,18 @@ def _choose(
     picks = picks[:count]
     more = min(count - len(picks), len(candidates) - len(known))
     random = found.config.strategy == "random"
-    if not engine.can_train:
-        why = "random draw" if random else "random draw: no labels of two classes yet"
-        return _signed(picks + _drawn(found, now, candidates, known, more, why), person), more > 0
     free = standing - known
     taken = [
         place for place, path in enumerate(engine.there) if path not in free and place not in engine.have
     ]
+    if not engine.can_train and found.config.first != "random":
+        why = f"{found.config.first}, which needs no labels"
+        first = engine.first(more, [*taken, *engine.have]) if more else []
+        picks += [Pick(engine.there[place], None, why) for place in first]
+        return _signed(picks, person), False
+    if not engine.can_train:
+        why = "random draw" if random else "random draw: no labels of two classes yet"
+        return _signed(picks + _drawn(found, now, candidates, known, more, why), person), more > 0
     asked = engine.train(0 if random else more, taken)
     if random:
         picks += _drawn(found, now, candidates, known, more, "random draw")
@@ -351,8 +356,20 @@ class _Engine:
                     self._say(f"waiting for another process, which trains the same network ({error})")
                 waits = True
 
+    def first(self, more: int, taken: Sequence[int]) -> list[int]:
+        """So many places that are chosen without labels, beside those that are ``taken``."""
+        with self._threads():
+            learner = self._loop((more,), None, folder=None, asks=True)
+            learner.state.unclear = list(taken)
+            return list(learner.ask().indices)
+
     def _train(self, more: int, taken: Sequence[int]) -> list[tuple[int, float | None]]:
-        self._learner = learner = self._loop(max(more, 1), asks=more > 0)
+        self._learner = learner = self._loop(
+            (len(self.have), len(self.have) + max(more, 1)),
+            self.have,
+            folder=self.found.folder / ROUNDS / self.digest,
+            asks=more > 0,
+        )
         done = bool(learner.state.rounds)
         if not done:
             for note in self._dense.notes:
@@ -390,9 +407,10 @@ class _Engine:
     def _threads(self) -> AbstractContextManager[None]:
         return machine.running_on(self.found.config.threads or machine.usual_threads(self._data.input_shape))
 
-    def _loop(self, more: int, *, asks: bool) -> ActiveLearning:
-        found, config, data = self.found, self.found.config, self._data
-        size = len(self.have)
+    def _loop(
+        self, sizes: tuple[int, ...], labeled: dict[int, int] | None, *, folder: Path | None, asks: bool
+    ) -> ActiveLearning:
+        config, data = self.found.config, self._data
 
         def network(name: str) -> Callable[[], torch.nn.Module]:
             return networks.factory(name, data, **networks.options(name, config))
@@ -401,14 +419,14 @@ class _Engine:
             self._dense,
             data.pool,
             None,
-            config.loop_for((size, size + more)),
+            config.loop_for(sizes),
             train=data.train,
             oracle="people" if asks else _nobody,
-            labeled=self.have,
+            labeled=labeled,
             selector_factory=None if config.selector in SELECTORS else network(config.selector),
             device=machine.resolve_device(config.device),
             listener=self._listener,
-            folder=found.folder / ROUNDS / self.digest,
+            folder=folder,
             checkpoint_seconds=config.checkpoint_seconds,
         )
 
