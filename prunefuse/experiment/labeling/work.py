@@ -8,7 +8,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -110,17 +110,18 @@ def next_batch(
                 text = sheet.draw(found, picks, out.name, person)
             if engine.trained:
                 _record(found, later, engine.digest, len(engine.have))
-            if page is not None:
-                labels.write_new(page, text)
-            labels.write_new(out, told.write(found, picks))
+            content = told.write(found, picks)
             new = [
                 (pick.path, pick.utility)
                 for pick in picks
                 if pick.path not in later.asked or later.holders.get(pick.path) != person
             ]
-            if new:
+            if new:  # before the files: what is in them is asked of nobody else, whatever happens
                 entry = {"rows": new, "drawn": int(drawn), "time": labels.time()}
                 journal.append(found.folder, later, "asked", **entry, **({"for": person} if person else {}))
+            if page is not None:
+                labels.write_new(page, text)
+            labels.write_new(out, content)
         break
     left = [path for path in there if labels.is_open(path, merged)]
     others = sum(later.holders.get(path, person) != person for path in left)
@@ -270,10 +271,14 @@ def _record(found: Project, now: Journal, digest: str, count: int) -> None:
     """Write down that a training is done, and remove those before it. The project is locked."""
     if not now.trained or now.trained[-1]["digest"] != digest:
         journal.append(found.folder, now, "trained", digest=digest, labels=count, time=labels.time())
-    for entry in now.trained:
-        old = found.folder / ROUNDS / str(entry["digest"])
-        if entry["digest"] != digest and old.is_dir() and _lock.owner(old) is None:
-            shutil.rmtree(old)
+    trainings = found.folder / ROUNDS
+    with (
+        suppress(FolderInUseError),
+        _lock.locked(trainings),
+    ):  # else a process needs them: they go the next time
+        for entry in now.trained:
+            if entry["digest"] != digest and (trainings / str(entry["digest"])).is_dir():
+                shutil.rmtree(trainings / str(entry["digest"]))
 
 
 @contextmanager
@@ -341,20 +346,31 @@ class _Engine:
     def train(self, more: int = 0, taken: Sequence[int] = ()) -> list[tuple[int, float | None]]:
         """Train the selector, or go on with its training, unless that is done.
 
-        Where another process trains the same network, its end is waited for.
+        Where another process trains a network of this project, its end is waited for.
 
         Returns:
             So many ``more`` places with their utilities, best first, beside those that are ``taken``.
         """
-        self.trained, waits = True, False
-        while True:
-            try:
-                with self._threads():
-                    return self._train(more, taken)
-            except FolderInUseError as error:
-                if not waits:
-                    self._say(f"waiting for another process, which trains the same network ({error})")
-                waits = True
+        self.trained = True
+        with self._alone(), self._threads():
+            return self._train(more, taken)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have the trainings of the project for this process: a loop may not be made while another writes to its folder."""
+        trainings = self.found.folder / ROUNDS
+        trainings.mkdir(exist_ok=True)
+        with ExitStack() as held:
+            waits = False
+            while True:
+                try:
+                    held.enter_context(_lock.locked(trainings, patience=1.0))
+                    break
+                except FolderInUseError as error:
+                    if not waits:
+                        self._say(f"waiting for another training: {error}")
+                    waits = True
+            yield
 
     def first(self, more: int, taken: Sequence[int]) -> list[int]:
         """So many places that are chosen without labels, beside those that are ``taken``."""
