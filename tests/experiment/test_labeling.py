@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from labeling_projects import (
@@ -120,6 +121,20 @@ def test_without_labels_images_are_drawn_by_the_seed(images, tmp_path):
         assert {row["utility"] + row["predicted"] for row in rows(tmp_path / f"{name}.csv")} == {""}
     assert drawn[0] == drawn[1] != drawn[2]
     assert not (tmp_path / "a" / "rounds").exists()
+
+
+def test_without_labels_images_are_chosen_by_features_if_asked(images, tmp_path):
+    """Rows of a file, in the order of the project's images: two clusters, of which typiclust takes one image each."""
+    project = tmp_path / "project"
+    names = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+    features = np.stack([[float(truth(name) == DARK) * 10 + 0.01 * i, 0.0] for i, name in enumerate(names)])
+    np.save(tmp_path / "features.npy", features)
+    given = f"--cold-start typiclust --features-from {tmp_path / 'features.npy'}"
+    label(f"start {project} --data {images} --classes {DARK},{LIGHT} {OPTIONS} --strategy k_center {given}")
+    label(f"next {project} -n 2 --out {tmp_path / 'batch.csv'}")
+    picked = rows(tmp_path / "batch.csv")
+    assert {truth(row["path"]) for row in picked} == {DARK, LIGHT}
+    assert {row["why"] for row in picked} == {"typiclust, which needs no labels"}
 
 
 def test_what_is_not_labeled_is_asked_again_and_what_nobody_can_tell_is_not(made, tmp_path):

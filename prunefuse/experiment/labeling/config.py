@@ -7,7 +7,14 @@ from typing import Any, Literal
 
 from prunefuse._options import checked, documented, like
 from prunefuse.experiment.config import DataOptions, MachineOptions, RunConfig
-from prunefuse.experiment.loop_config import LoopConfig, PruneFuseOptions, SelectionOptions, TrainingOptions
+from prunefuse.experiment.loop_config import (
+    LoopConfig,
+    PruneFuseOptions,
+    SelectionOptions,
+    StartOptions,
+    StoppingOptions,
+    TrainingOptions,
+)
 
 
 def _hidden(kind: Any, name: str, default: Any) -> Any:
@@ -47,6 +54,19 @@ class LabelConfig(RunConfig):
     initial: str | None = field(default=None, metadata=checked())
     rounds: int | None = field(default=None, metadata=checked())
     baselines: tuple[str, ...] = field(default=(), metadata=checked())
+    labeled: str | None = field(default=None, metadata=checked())
+    exclude: str | None = field(default=None, metadata=checked())
+    # Each training is new, and people stop when they like.
+    start: Literal["fresh", "continue", "shrink"] = _hidden(StartOptions, "start", "fresh")
+    shrink_to: float = _hidden(StartOptions, "shrink_to", 0.6)
+    noise: float = _hidden(StartOptions, "noise", 0.01)
+    stop_when: tuple[str, ...] = _hidden(StoppingOptions, "stop_when", ())
+    stop: bool = _hidden(StoppingOptions, "stop", False)
+
+    @property
+    def first(self) -> str:
+        """The strategy that chooses where there are no labels of two classes yet."""
+        return self.cold_start or (self.strategy if self.loop_for((1,)).chooser.cold_start else "random")
 
     def loop_for(self, sizes: tuple[int, ...]) -> LoopConfig:
         """The loop that trains a selector on the first of these sizes, and asks up to the second.

@@ -8,7 +8,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -110,17 +110,18 @@ def next_batch(
                 text = sheet.draw(found, picks, out.name, person)
             if engine.trained:
                 _record(found, later, engine.digest, len(engine.have))
-            if page is not None:
-                labels.write_new(page, text)
-            labels.write_new(out, told.write(found, picks))
+            content = told.write(found, picks)
             new = [
                 (pick.path, pick.utility)
                 for pick in picks
                 if pick.path not in later.asked or later.holders.get(pick.path) != person
             ]
-            if new:
+            if new:  # before the files: what is in them is asked of nobody else, whatever happens
                 entry = {"rows": new, "drawn": int(drawn), "time": labels.time()}
                 journal.append(found.folder, later, "asked", **entry, **({"for": person} if person else {}))
+            if page is not None:
+                labels.write_new(page, text)
+            labels.write_new(out, content)
         break
     left = [path for path in there if labels.is_open(path, merged)]
     others = sum(later.holders.get(path, person) != person for path in left)
@@ -223,13 +224,18 @@ def _choose(
     picks = picks[:count]
     more = min(count - len(picks), len(candidates) - len(known))
     random = found.config.strategy == "random"
-    if not engine.can_train:
-        why = "random draw" if random else "random draw: no labels of two classes yet"
-        return _signed(picks + _drawn(found, now, candidates, known, more, why), person), more > 0
     free = standing - known
     taken = [
         place for place, path in enumerate(engine.there) if path not in free and place not in engine.have
     ]
+    if not engine.can_train and found.config.first != "random":
+        why = f"{found.config.first}, which needs no labels"
+        first = engine.first(more, [*taken, *engine.have]) if more else []
+        picks += [Pick(engine.there[place], None, why) for place in first]
+        return _signed(picks, person), False
+    if not engine.can_train:
+        why = "random draw" if random else "random draw: no labels of two classes yet"
+        return _signed(picks + _drawn(found, now, candidates, known, more, why), person), more > 0
     asked = engine.train(0 if random else more, taken)
     if random:
         picks += _drawn(found, now, candidates, known, more, "random draw")
@@ -265,10 +271,14 @@ def _record(found: Project, now: Journal, digest: str, count: int) -> None:
     """Write down that a training is done, and remove those before it. The project is locked."""
     if not now.trained or now.trained[-1]["digest"] != digest:
         journal.append(found.folder, now, "trained", digest=digest, labels=count, time=labels.time())
-    for entry in now.trained:
-        old = found.folder / ROUNDS / str(entry["digest"])
-        if entry["digest"] != digest and old.is_dir() and _lock.owner(old) is None:
-            shutil.rmtree(old)
+    trainings = found.folder / ROUNDS
+    with (
+        suppress(FolderInUseError),
+        _lock.locked(trainings),
+    ):  # else a process needs them: they go the next time
+        for entry in now.trained:
+            if entry["digest"] != digest and (trainings / str(entry["digest"])).is_dir():
+                shutil.rmtree(trainings / str(entry["digest"]))
 
 
 @contextmanager
@@ -336,23 +346,46 @@ class _Engine:
     def train(self, more: int = 0, taken: Sequence[int] = ()) -> list[tuple[int, float | None]]:
         """Train the selector, or go on with its training, unless that is done.
 
-        Where another process trains the same network, its end is waited for.
+        Where another process trains a network of this project, its end is waited for.
 
         Returns:
             So many ``more`` places with their utilities, best first, beside those that are ``taken``.
         """
-        self.trained, waits = True, False
-        while True:
-            try:
-                with self._threads():
-                    return self._train(more, taken)
-            except FolderInUseError as error:
-                if not waits:
-                    self._say(f"waiting for another process, which trains the same network ({error})")
-                waits = True
+        self.trained = True
+        with self._alone(), self._threads():
+            return self._train(more, taken)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have the trainings of the project for this process: a loop may not be made while another writes to its folder."""
+        trainings = self.found.folder / ROUNDS
+        trainings.mkdir(exist_ok=True)
+        with ExitStack() as held:
+            waits = False
+            while True:
+                try:
+                    held.enter_context(_lock.locked(trainings, patience=1.0))
+                    break
+                except FolderInUseError as error:
+                    if not waits:
+                        self._say(f"waiting for another training: {error}")
+                    waits = True
+            yield
+
+    def first(self, more: int, taken: Sequence[int]) -> list[int]:
+        """So many places that are chosen without labels, beside those that are ``taken``."""
+        with self._threads():
+            learner = self._loop((more,), None, folder=None, asks=True)
+            learner.state.unclear = list(taken)
+            return list(learner.ask().indices)
 
     def _train(self, more: int, taken: Sequence[int]) -> list[tuple[int, float | None]]:
-        self._learner = learner = self._loop(max(more, 1), asks=more > 0)
+        self._learner = learner = self._loop(
+            (len(self.have), len(self.have) + max(more, 1)),
+            self.have,
+            folder=self.found.folder / ROUNDS / self.digest,
+            asks=more > 0,
+        )
         done = bool(learner.state.rounds)
         if not done:
             for note in self._dense.notes:
@@ -390,9 +423,10 @@ class _Engine:
     def _threads(self) -> AbstractContextManager[None]:
         return machine.running_on(self.found.config.threads or machine.usual_threads(self._data.input_shape))
 
-    def _loop(self, more: int, *, asks: bool) -> ActiveLearning:
-        found, config, data = self.found, self.found.config, self._data
-        size = len(self.have)
+    def _loop(
+        self, sizes: tuple[int, ...], labeled: dict[int, int] | None, *, folder: Path | None, asks: bool
+    ) -> ActiveLearning:
+        config, data = self.found.config, self._data
 
         def network(name: str) -> Callable[[], torch.nn.Module]:
             return networks.factory(name, data, **networks.options(name, config))
@@ -401,14 +435,14 @@ class _Engine:
             self._dense,
             data.pool,
             None,
-            config.loop_for((size, size + more)),
+            config.loop_for(sizes),
             train=data.train,
             oracle="people" if asks else _nobody,
-            labeled=self.have,
+            labeled=labeled,
             selector_factory=None if config.selector in SELECTORS else network(config.selector),
             device=machine.resolve_device(config.device),
             listener=self._listener,
-            folder=found.folder / ROUNDS / self.digest,
+            folder=folder,
             checkpoint_seconds=config.checkpoint_seconds,
         )
 
