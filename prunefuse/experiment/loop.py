@@ -759,7 +759,7 @@ class ActiveLearning:
         compared = 0
         if any(one.needs & {"features", "all_features"} for one in chosen):
             compared = width_of_features(selector, self._example, self._features, config.features_from)
-            compared += ("logits" in config.chooser.needs) * self.num_classes
+            compared += (config.strategy == "badge") * self.num_classes
         self._sizes = Sizes(
             flops_per_input(selector, self._example),
             flops_per_input(self._dense, self._example),

@@ -201,8 +201,7 @@ class StoppingOptions:
         default=(),
         metadata=option(
             LABELS,
-            "Rules that propose to stop: kappa:0.99, predictions are stable; uncertainty:0.05, of 1 little is left; cost:1e15, "
-            "FLOPs with the next round are more",
+            "Rules that propose to stop: kappa:0.99, for stable predictions; uncertainty:0.05, of 1; cost:1e15, in FLOPs",
             more="Any of them is enough; see `prunefuse.experiment.stopping`.",
             check=Check(
                 "any of kappa:X, uncertainty:X, with X in [0, 1], and cost:FLOPS, each once", _are_rules
