@@ -114,7 +114,8 @@ def score(
         str | None,
         typer.Option(
             "--id",
-            help="Column of CSV and Parquet with the names of rows, which are written as a column id.",
+            help="Column of CSV and Parquet with the names of rows, written as a column id. Left out: the only column "
+            "that looks so by its name, such as path.",
             metavar="NAME",
             show_default=False,
         ),

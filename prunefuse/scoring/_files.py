@@ -72,9 +72,9 @@ class LogitsFile:
                 raise LogitsFileError(f"{self.path}: has changed: it had {self.rows} rows, and has {row}")
 
     def ids(self) -> Iterator[str]:
-        """The names of the rows, in order; none where the layout has no column of them."""
+        """The names of the rows, in order; nothing where they have none."""
         ids = _format(self.path).ids
-        if ids is not None and self.layout.id is not None:
+        if ids is not None and self.facts.id is not None:
             with _named(self.path):
                 yield from ids(self.path, self.layout, self.facts)
 
@@ -100,7 +100,7 @@ def logits_files(
         tensor: the name of the logits in files that hold more than one array.
         columns: the columns of tables, in this order; left out, all but ``id``. A column of lists is the whole row. Columns
             without a header are named by their place, from 0.
-        id: the column of tables with the names of rows.
+        id: the column of tables with the names of rows. Left out, the only column that looks so by its name, such as path.
         header: whether CSV files begin with names of columns. None: they do where the first line has no numbers, or counts.
         members: the axis of the members of an ensemble, 0 for arrays (members, rows, classes), 1 for (rows, members,
             classes). None: arrays are (rows, classes).
@@ -124,6 +124,11 @@ def logits_files(
                     f"{file.path}: has {getattr(file, what)} {what}, where {found[0].path} has "
                     f"{getattr(found[0], what)}"
                 )
+        if (file.facts.id is None) != (found[0].facts.id is None):
+            one, other = (file, found[0]) if file.facts.id is None else (found[0], file)
+            raise LogitsFileError(
+                f"{one.path}: has no names of rows, where {other.path} has them, as {other.facts.id!r} (--columns)"
+            )
     return tuple(found)
 
 

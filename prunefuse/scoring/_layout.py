@@ -19,7 +19,7 @@ class Layout:
     Attributes:
         tensor: The name of the array in files that may hold several.
         columns: The columns of tables; empty: all but `id`.
-        id: A column of tables that is no number of a row but its name.
+        id: A column of tables that is no number of a row but its name; None: the only one that looks so by its own name.
         header: Whether the first line of CSV files has names; None: by what it looks like.
         members: The axis of the members of an ensemble, 0 or 1; None: arrays have rows alone.
     """
@@ -39,6 +39,7 @@ class Facts(NamedTuple):
     value_bytes: int
     tensor: str | None = None
     columns: tuple[int, ...] = ()  # places of the columns
+    id: str | None = None
 
 
 class Format(NamedTuple):

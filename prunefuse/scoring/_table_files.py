@@ -17,11 +17,13 @@ from prunefuse.scoring._layout import NUMPY, Facts, Format, Layout
 
 _CHECK_ROWS = 4096
 _TEXTS = 1 << 18  # fields of CSV at a time, which as text are some ten times as large as their numbers
-# Names of columns that are no logits, whatever their numbers are. The empty one is the index that pandas writes.
-_NAMES = frozenset(
+# Names of columns that name rows, and of others that are no logits, whatever their numbers are. The empty one is the index
+# that pandas writes.
+_IDS = frozenset(
     ("", "id", "ids", "index", "idx", "row", "path", "file", "filename", "file_name", "filepath", "image")
-    + ("name", "label", "labels", "target", "class", "y", "split", "unnamed: 0", "__index_level_0__")
+    + ("name", "unnamed: 0", "__index_level_0__")
 )
+_OTHERS = frozenset(("label", "labels", "target", "targets", "class", "y", "split"))
 _HOW = "(--columns names those to read, --id the one that names rows)"
 
 
@@ -79,8 +81,8 @@ def _number(text: str) -> bool:
     return True
 
 
-def _places(path: Path, names: Sequence[str], layout: Layout) -> tuple[int, ...]:
-    """Places of the columns with numbers.
+def _places(path: Path, names: Sequence[str], layout: Layout) -> tuple[tuple[int, ...], str | None]:
+    """Places of the columns with numbers, and the column that names rows.
 
     Raises:
         LogitsFileError: a column is not there, or there twice, or looks like no logits and is not named.
@@ -93,14 +95,16 @@ def _places(path: Path, names: Sequence[str], layout: Layout) -> tuple[int, ...]
         given = ", ".join(map(repr, layout.columns))
         raise LogitsFileError(f"{path}: columns must be different, and not the one of id, got {given}")
     if layout.columns:
-        return tuple(names.index(name) for name in layout.columns)
-    found = tuple(place for place, name in enumerate(names) if name != layout.id)
+        return tuple(names.index(name) for name in layout.columns), layout.id
+    ids = [name for name in names if name.lower() in _IDS]
+    named = layout.id if layout.id is not None or len(ids) != 1 else ids[0]
+    found = tuple(place for place, name in enumerate(names) if name != named)
     for place in found:
-        if names[place].lower() in _NAMES:
+        if names[place].lower() in _IDS | _OTHERS:
             raise LogitsFileError(f"{path}: column {names[place]!r} is no logit by its name {_HOW}")
     if not found:
         raise LogitsFileError(f"{path}: has no column of numbers")
-    return found
+    return found, named
 
 
 def _few(names: Sequence[str]) -> str:
@@ -163,7 +167,7 @@ def _check_csv(path: Path, layout: Layout) -> Facts:
     with _csv(path, layout) as table:
         if not table.width:
             raise LogitsFileError(f"{path}: is empty")
-        places = _places(path, table.names, layout)
+        places, named = _places(path, table.names, layout)
         counts = np.full(len(places), not layout.columns and len(places) > 1)  # columns that count the rows
         starts = np.zeros(len(places))
         for block in _csv_blocks(path, table, places, _CHECK_ROWS):
@@ -174,7 +178,7 @@ def _check_csv(path: Path, layout: Layout) -> Facts:
         if rows > 2 and counts.any():
             name = table.names[places[int(counts.argmax())]]
             raise LogitsFileError(f"{path}: column {name!r} counts the rows, so it is no logit {_HOW}")
-    return Facts((rows, len(places)), "float64", 8, columns=places)
+    return Facts((rows, len(places)), "float64", 8, columns=places, id=named)
 
 
 def _read_csv(path: Path, layout: Layout, facts: Facts, rows: int) -> Iterator[Any]:
@@ -184,7 +188,7 @@ def _read_csv(path: Path, layout: Layout, facts: Facts, rows: int) -> Iterator[A
 
 def _ids_of_csv(path: Path, layout: Layout, facts: Facts) -> Iterator[str]:
     with _csv(path, layout) as table:
-        place = table.names.index(layout.id or "")
+        place = table.names.index(facts.id or "")
         yield from (fields[place] for _, fields in _rows_of_csv(path, table))
 
 
@@ -203,7 +207,7 @@ def _check_parquet(path: Path, layout: Layout) -> Facts:
 
         schema = file.schema_arrow
         names = list(schema.names)
-        places = _places(path, names, layout)
+        places, named = _places(path, names, layout)
         lists = [place for place in places if hasattr(schema.types[place], "value_type")]
         if lists and len(places) > 1:
             raise LogitsFileError(
@@ -218,7 +222,7 @@ def _check_parquet(path: Path, layout: Layout) -> Facts:
         dtype = np.result_type(*(kind.to_pandas_dtype() for kind in kinds))
         rows = file.metadata.num_rows
         classes = _list_size(path, file, names[places[0]]) if lists else len(places)
-    return Facts((rows, classes), dtype.name, dtype.itemsize, columns=places)
+    return Facts((rows, classes), dtype.name, dtype.itemsize, columns=places, id=named)
 
 
 def _list_size(path: Path, file: Any, name: str) -> int:
@@ -258,7 +262,7 @@ def _read_parquet(path: Path, layout: Layout, facts: Facts, rows: int) -> Iterat
 
 def _ids_of_parquet(path: Path, layout: Layout, facts: Facts) -> Iterator[str]:
     with _parquet(path) as file:
-        for batch in file.iter_batches(_CHECK_ROWS, columns=[layout.id]):
+        for batch in file.iter_batches(_CHECK_ROWS, columns=[facts.id]):
             yield from ("" if value is None else str(value) for value in batch.column(0).to_pylist())
 
 

@@ -74,8 +74,8 @@ def score_pool(
 ) -> PoolScores:
     """Score logits on disk, block by block, and write a CSV file with the columns index, utility, file, row.
 
-    ``index`` counts the rows of all files in order, ``row`` those of one file; both start at 0. With ``id`` there is a column
-    ``id`` with the names of rows.
+    ``index`` counts the rows of all files in order, ``row`` those of one file; both start at 0. Where rows have
+    names, there is a column ``id``.
 
     Args:
         paths: files and folders, as for `logits_files`.
@@ -253,7 +253,7 @@ class _Pool:
 
         Numbers are written as NumPy prints them: the shortest digits that give the same number in its own type.
         """
-        named = any(file.layout.id is not None for file in self.files)
+        named = self.files[0].facts.id is not None
         ids = chain.from_iterable(file.ids() for file in self.files) if named else None
         with _opened(out) as file:
             writer = csv.writer(file)

@@ -95,9 +95,9 @@ def test_csv_of_numpy_and_of_pandas(tmp_path):
 
     frame = pandas.DataFrame(LOGITS)
     frame.to_csv(tmp_path / "index.csv")
-    assert "column '' is no logit by its name (--columns names those to read, --id" in refused(
-        tmp_path / "index.csv"
-    )
+    (file,) = logits_files([tmp_path / "index.csv"])
+    assert list(file.ids()) == list(map(str, range(37)))
+    assert np.array_equal(read(tmp_path / "index.csv").astype(np.float32), LOGITS)
     assert np.array_equal(read(tmp_path / "index.csv", id="").astype(np.float32), LOGITS)
     frame.to_csv(tmp_path / "plain.csv", index=False)
     assert "line 1, 0,1,2,3, may be names or numbers: say which (--header or --no-header)" in refused(
@@ -119,6 +119,8 @@ def test_csv_of_numpy_and_of_pandas(tmp_path):
         (["a,b", "1,2,3"], "line 2 must have 2 fields, got 3"),
         (["a,b", "1,2", '3,"4'], "line 3 must be CSV"),
         (["a,label", "1,2"], "column 'label' is no logit by its name"),
+        (["id,a,path", "1,2,3"], "column 'id' is no logit by its name"),
+        (["id", "1"], "has no column of numbers"),
         (["0,0.5,1", "1,0.5,2", "2,0.25,3"], "column '0' counts the rows, so it is no logit"),
         (["a.png,0.5,1", "b.png,0.5,2"], "line 1, column '0' must be a number, got 'a.png'"),
         (["1,5;2,5", "1,5;2,5"], "column '1' must be a number, got '5;2'"),
@@ -130,6 +132,18 @@ def test_a_csv_file_that_is_no_matrix_is_named_with_its_line(tmp_path, lines, me
     path = tmp_path / "x.csv"
     path.write_text("".join(f"{line}\n" for line in lines))
     assert message in refused(path)
+
+
+def test_files_with_names_of_rows_and_without_are_not_one_pool(tmp_path):
+    table(tmp_path / "1.csv", ["Path", "a"], [["x.png", 0.5], ["y.png", 1.5]])
+    table(tmp_path / "2.csv", ["a"], [[0.5]])
+    with pytest.raises(
+        LogitsFileError, match=r"2\.csv: has no names of rows, where .*1\.csv has them, as 'Path'"
+    ):
+        logits_files([tmp_path])
+    assert [list(file.ids()) for file in logits_files([tmp_path], columns=["a"])] == [[], []]
+    (file,) = logits_files([tmp_path / "1.csv"])
+    assert (file.classes, list(file.ids())) == (1, ["x.png", "y.png"])
 
 
 def test_columns_and_the_names_of_rows(tmp_path):
@@ -166,7 +180,7 @@ def test_parquet(tmp_path):
     assert (file.rows, file.classes, list(file.ids())[36]) == (37, 4, "36.png")
     assert np.array_equal(read(path, id="path"), whole)
     assert np.array_equal(read(path, columns=("c3", "c1")), whole[:, [3, 1]])
-    assert "column 'path' is no logit by its name" in refused(path)
+    assert np.array_equal(read(path), whole)
     table = pyarrow.table({"a": pyarrow.array([0.5, None, 1.5]), "b": [1.0, 2.0, 3.0], "n": [1, 2, 3]})
     parquet.write_table(table, path)
     assert "column 'n' must be of float16, float32, float64, got int64" in refused(path)

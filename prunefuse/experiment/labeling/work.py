@@ -153,12 +153,13 @@ def predict(
     found, out = project.find(folder), Path(out).expanduser()
     labels.refuse_existing(out)
     found, there = _grown(found, say)
-    have = found.labels(found.merged(found.read()))
+    now = found.read()
+    have = found.labels(found.merged(now))
     header = ["path", "index", "label", "probability", *found.classes]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    with _engine(found, there, found.read(), say, listener) as engine:
+    with _engine(found, there, now, say, listener) as engine:
         if not engine.can_train:
             raise ConfigError(
                 f"{found.folder} must have labels of two classes to predict the others, got {_known(found, have)}"
@@ -212,12 +213,17 @@ def _choose(
         for path in candidates
         if path in merged and merged[path].tied and (not person or person not in now.votes[path])
     ]
-    before = [path for path in now.asked if path in standing and now.holders.get(path) == person]
+    first = set(ties)
+    before = [
+        path
+        for path in now.asked
+        if path in standing and path not in first and now.holders.get(path) == person
+    ]
     picks = [
         Pick(path, now.asked.get(path), f"annotators disagree: {journal.said(now.votes[path])}")
         for path in ties
     ]
-    picks += [Pick(path, now.asked[path], "asked before") for path in before if path not in ties]
+    picks += [Pick(path, now.asked[path], "asked before") for path in before]
     known = {pick.path for pick in picks} | {
         path for path in candidates if path in merged and merged[path].tied
     }
