@@ -133,8 +133,8 @@ class SelectionOptions:
         default=None,
         metadata=option(
             SELECT,
-            "Where strategies that compare features get them: a .npy file with a row for each sample of the pool, or a "
-            "module of the selector, whose output is taken. Left out: what enters its last linear layer",
+            "Where features to compare come from: a .npy file with a row for each sample of the pool, or a module of the selector",
+            more="Of a module the output is taken. Left out, it is what enters the last linear layer.",
             metavar="FILE|MODULE",
         ),
     )
