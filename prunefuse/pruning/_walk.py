@@ -31,6 +31,7 @@ def trace(
     whole: Mapping[Kind, bool] = MappingProxyType({}),
     free: bool = False,
     kept: Mapping[str, Sequence[Tensor | None]] | None = None,
+    smallest: Collection[Kind] = (),
 ) -> Trace:
     """Apply the rules to every operator of the exported model.
 
@@ -43,6 +44,7 @@ def trace(
             and whose size they give to an operator; false: all axes inside.
         free: The graph will be cut and not the module: sizes and constants follow.
         kept: What is kept is known: indices of every axis of every tensor, None = all.
+        smallest: Types of modules that lose the smallest factor of an axis that they split, not the largest.
 
     Raises:
         RuntimeError: a rule failed.
@@ -73,7 +75,8 @@ def trace(
             tracing.notes.append(Note(describe(model, [path]), why))
     if kept is not None:
         _separate(tracing, kept)
-    for split in tracing.couplings.resolve():
+    other = [path for path, module in tracing.modules.items() if type(module) in smallest]
+    for split in tracing.couplings.resolve(other):
         tracing.notes.append(Note(str(split.where), "splits a channel axis, or merges two"))
     if not free:
         _keep_lifted(tracing)

@@ -15,10 +15,12 @@ from typing_extensions import Unpack
 from prunefuse._options import require_type
 from prunefuse.pruning._choose.fit_code import (
     Decision,
+    Fault,
     Remedies,
     first_fault,
     next_remedies,
     number_that_stays,
+    remedies_before_whole,
 )
 from prunefuse.pruning._choose.gradients import Evidence, Loss, gather
 from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS, Scoring
@@ -151,11 +153,25 @@ def _settled(
         if attribute := number_that_stays(decision, fault, exporter):
             ranked = replace(ranked, remedies=ranked.remedies.with_staying(attribute))
         elif remedies := next_remedies(decision, fault):
-            ranked = dense.ranked(remedies)
+            ranked = _with_attributes_that_stay(dense, decision, fault, goal, exporter) or dense.ranked(
+                remedies
+            )
         else:
             break  # extraction will say what is wrong
         decision = ranked.at(goal)
     return ranked, decision
+
+
+def _with_attributes_that_stay(
+    dense: Dense, decision: Decision, fault: Fault, goal: Fraction | Target, exporter: Exporter
+) -> Ranked | None:
+    """The model ranked so that nothing has to stay whole for this fault; None if none of what is tried helps."""
+    for remedies, last in remedies_before_whole(decision, fault):
+        ranked = dense.ranked(remedies)
+        next_fault = first_fault(ranked.at(goal), exporter)
+        if next_fault is None or next_fault.call > last:
+            return ranked
+    return None
 
 
 def _gathered(

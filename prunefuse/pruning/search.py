@@ -57,7 +57,15 @@ class Dense:
 
     def ranked(self, remedies: Remedies) -> Ranked:
         """The model with scores, where modules are treated as the remedies say."""
-        traced = trace(self.model, self.evaluation, self.ignored, self.training, remedies.whole, self.free)
+        traced = trace(
+            self.model,
+            self.evaluation,
+            self.ignored,
+            self.training,
+            remedies.whole,
+            self.free,
+            smallest=remedies.smallest,
+        )
         own_ratios = {
             name: self.options.own_ratios[path]
             for name in traced.writers
@@ -107,7 +115,9 @@ class Ranked:
         """The different axes of computed tensors that may lose all they have."""
         arrays = {id(ids): ids for call in self.trace.calls for out in call.outputs for ids in out.axes}
         labels = (np.unique(self.component[ids]) for ids in arrays.values())
-        return list({channels.tobytes(): channels for channels in labels if channels[0]}.values())
+        return list(
+            {channels.tobytes(): channels for channels in labels if len(channels) and channels[0]}.values()
+        )
 
     @cached_property
     def costs(self) -> Costs:

@@ -405,3 +405,57 @@ def test_a_number_that_happens_to_be_as_large_as_a_size_stays():
     small = assert_pruning_is_masking(model, plan, TOKENS)
     assert (small[1].width, small[1].max_distance) == (6, 12)
     assert plan.notes == ()
+
+
+class Square(nn.Module):
+    """Attention whose module holds the number of heads, of key and value heads and of channels in each."""
+
+    def __init__(self, heads: int, dim: int, groups: int = 1) -> None:
+        super().__init__()
+        self.heads, self.key_heads, self.dim, width = heads, heads // groups, dim, heads * dim
+        self.q, self.k, self.v = (
+            nn.Linear(width, n * dim) for n in (heads, heads // groups, heads // groups)
+        )
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x):
+        counts = (self.heads, self.key_heads, self.key_heads)
+        q, k, v = (
+            f(x).view(*x.shape[:2], n, self.dim).transpose(1, 2)
+            for f, n in zip((self.q, self.k, self.v), counts, strict=True)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.heads > self.key_heads)
+        return self.out(y.transpose(1, 2).reshape(*x.shape[:2], self.heads * self.dim))
+
+
+@pytest.mark.parametrize(("dim", "groups"), [(4, 1), (8, 1), (8, 2)])
+def test_heads_leave_also_where_there_are_as_many_as_each_has_channels(dim, groups):
+    tokens = torch.arange(16).view(2, 8)  # as many tokens, too
+    layers = [Square(8, dim, groups), Square(8, dim, groups)]
+    model = scramble_(nn.Sequential(nn.Embedding(20, 8 * dim), *layers, nn.Linear(8 * dim, 2))).double()
+    plan = plan_pruning(model, tokens)
+    small = assert_pruning_is_masking(model, plan, tokens)
+    assert plan.notes == ()
+    assert [(m.heads, m.key_heads, m.dim, m.q.out_features) for m in small[1:3]] == [
+        (4, 4 // groups, dim, 4 * dim)
+    ] * 2
+
+
+class InHeads(nn.Module):
+    """Has the width of a head written in its code."""
+
+    def forward(self, x):
+        heads = x.view(len(x), -1, 16)
+        return torch.cat([heads[..., :16].sin(), heads[..., 16:]], -1).flatten(1)
+
+
+def test_heads_of_a_written_width_leave_whole():
+    model, x = (
+        scramble_(nn.Sequential(nn.Linear(6, 64), InHeads(), nn.Linear(64, 3))).double(),
+        torch.randn(2, 6),
+    )
+    plan = plan_pruning(model, x.double())
+    small = assert_pruning_is_masking(model, plan, x.double())
+    assert plan.notes == ()
+    kept = torch.tensor(plan.kept["0.weight"][0]).view(2, 16)
+    assert (small[0].out_features, kept.diff().unique().tolist()) == (32, [1])

@@ -139,6 +139,7 @@ class Trace(Walk):
         writers: Tensor name -> the axis of its output channels, for weights of convolutions and linear maps.
         sized: Which channels a module attribute counts.
         notes: What was kept whole, and why.
+        choices: Paths of the modules that split an axis of which another factor could lose channels.
     """
 
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -150,6 +151,7 @@ class Trace(Walk):
     writers: Mapping[str, int] = field(default_factory=dict)
     sized: Mapping[Size, Ids] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    choices: frozenset[str] = frozenset()
 
     def unused(self) -> bool:
         """Whether there are parameters or buffers that no call takes."""
@@ -212,6 +214,7 @@ class Tracing:
             writers=self.writers,
             sized=self.sized,
             notes=tuple(self.notes),
+            choices=frozenset(self.couplings.choices),
         )
 
     def origin(self, value: Value) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, zip_longest
 from operator import mul
 from typing import Any
 
@@ -22,6 +22,8 @@ from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown,
 def reshape(call: Call, x: Value, *args: Any) -> Value:
     """Splits and merges axes: ids follow their elements, over the factors that both shapes consist of."""
     axes = [fixed(1)] * len(call.shape)
+    if 0 in x.shape:
+        axes = _axes_of_nothing(call, x)
     for source, target in _equal_products(x.shape, call.shape):
         for axis, ids in zip(target, _regroup(call, x, source, target), strict=True):
             axes[axis] = ids
@@ -33,9 +35,18 @@ def reshape(call: Call, x: Value, *args: Any) -> Value:
     return Value(tuple(axes))
 
 
+def _axes_of_nothing(call: Call, x: Value) -> list[Ids]:
+    """The axes of a tensor without elements: as in the input from the end on where they are as long, else anything."""
+    pairs = zip_longest(reversed(call.shape), reversed(x.axes[-len(call.shape) :]))
+    return [
+        ids if ids is not None and len(ids) == size else call.trace.couplings.open(size)
+        for size, ids in pairs
+    ][::-1]
+
+
 def _equal_products(a: Sequence[int], b: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Pair the axes of two shapes of the same product, in the smallest runs of equal product."""
-    rest = [[i for i, size in enumerate(shape) if size != 1] for shape in (a, b)]
+    rest = [[i for i, size in enumerate(shape) if size != 1 and 0 not in shape] for shape in (a, b)]
     pairs = []
     while rest[0] and rest[1]:
         left, right = [rest[0].pop(0)], [rest[1].pop(0)]
@@ -120,7 +131,9 @@ def expand(call: Call, x: Value, sizes: Any = (), **_: Any) -> Value:
 def repeat(call: Call, x: Value, counts: Sequence[int]) -> Value:
     """Every axis as often as wanted, one whole after the other; new axes in front."""
     axes = (fixed(1),) * (len(call.shape) - len(x.axes)) + x.axes
-    return Value(tuple(np.tile(ids, size // len(ids)) for ids, size in zip(axes, call.shape, strict=True)))
+    return Value(
+        tuple(np.tile(ids, size // max(1, len(ids))) for ids, size in zip(axes, call.shape, strict=True))
+    )
 
 
 @register_rule("aten::repeat_interleave")
@@ -145,7 +158,11 @@ def transpose(call: Call, x: Value, dim0: int = 0, dim1: int = -1) -> Value:
 
 @register_rule("aten::cat", "aten::concat")
 def cat(call: Call, tensors: Sequence[Value], dim: int = 0) -> Value:
-    """One axis holds the channels of all inputs, one after the other; the others are coupled."""
+    """One axis holds the channels of all inputs, one after the other; the others are coupled.
+
+    An input of shape (0,) stands for no tensor at all, whatever the others' shape.
+    """
+    tensors = [v for v in tensors if len(v.axes) == len(call.shape)]
     joined = np.concatenate([v.axes[dim] for v in tensors])
     return broadcast(call, *(v.with_axis(dim, fixed(1)) for v in tensors)).with_axis(dim, joined)
 
@@ -168,8 +185,10 @@ def slice_(
     first = range(len(ids))[start:].start  # counted from the front
     if step == 1 and size and not len(ids) % size and not first % size:
         return x.with_axis(dim, _blocks(call, ids, size)[first // size])
+    if not size:
+        return x.with_axis(dim, fixed(0))
     parts = [n for n in (first, size, len(ids) - first - size) if n]
-    if step != 1 or not size or 1 in parts:
+    if step != 1 or 1 in parts:
         call.keep(ids, "cuts a channel axis at fixed positions")
         return x.with_axis(dim, fixed(size))
     part = ids[first : first + size]
@@ -196,7 +215,7 @@ def split(call: Call, x: Value, sections: Any, dim: int = 0) -> list[Value]:
     """Several parts of an axis: of equal size, or of sizes that the module says."""
     ids = x.axes[dim]
     sizes = [shape[dim] for shape in call.shapes]
-    if len(set(sizes)) == 1:
+    if len(set(sizes)) == 1 and sizes[0]:
         return [x.with_axis(dim, block) for block in _blocks(call, ids, sizes[0])]
     if not isinstance(sections, list | tuple) or call.op == "aten::tensor_split":
         call.keep(ids, "cuts a channel axis at fixed positions")
@@ -209,6 +228,8 @@ def split(call: Call, x: Value, sections: Any, dim: int = 0) -> list[Value]:
 @register_rule("aten::glu")
 def glu(call: Call, x: Value, dim: int = -1) -> Value:
     """The first half of an axis times a function of the second."""
+    if not call.shape[dim]:
+        return Value(x.axes)
     return x.with_axis(dim, _blocks(call, x.axes[dim], call.shape[dim])[0])
 
 
