@@ -123,7 +123,7 @@ def coupled_in(model: nn.Module, inputs: tuple[Tensor, ...], free: bool) -> Coup
     Raises:
         RuntimeError: ``torch.export`` cannot capture the model.
     """
-    exporter = Exporter(model, inputs)
+    exporter = Exporter(model, inputs, exported=free)
     evaluation = exporter.dense()
     traced = trace(model, evaluation, free=free)
     if traced.unused() and (training := exporter.dense_in_training()) is not None:

@@ -20,14 +20,14 @@ from prunefuse.pruning._graph.trace import OFFER, Call, Kind, Note, Record, Trac
 from prunefuse.pruning._rules.registry import find_rule, unknown, values_in
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
+    from prunefuse.pruning._graph.program import Program
 
 
 def trace(
     model: nn.Module,
-    program: ExportedProgram,
+    program: Program,
     ignored: Collection[str] = (),
-    training: ExportedProgram | None = None,
+    training: Program | None = None,
     whole: Mapping[Kind, bool] = MappingProxyType({}),
     free: bool = False,
     kept: Mapping[str, Sequence[Tensor | None]] | None = None,
@@ -104,18 +104,17 @@ def _separate(tracing: Tracing, kept: Mapping[str, Sequence[Tensor | None]]) -> 
             tracing.couplings.link(ids, np.where(stays, 0, gone))
 
 
-def _walk(tracing: Tracing, program: ExportedProgram) -> Walk:
+def _walk(tracing: Tracing, program: Program) -> Walk:
     """Apply the rules to one graph."""
     outputs: tuple[tuple[int, ...], ...] = ()
-    names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
-    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    constants = program.constants
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.name in constants:
-            axes = (tracing.couplings.fresh(size) for size in _shapes(node.meta["val"])[0])
-            values[node] = tracing.lifted[constants[node.name]] = Value(tuple(axes))
+            axes = map(tracing.couplings.fresh, _shapes(node.meta["val"])[0])
+            values[node] = tracing.lifted.setdefault(constants[node.name], Value(tuple(axes)))
         elif node.op == "placeholder":
-            values[node] = tracing.tensors.get(names[node.name] or "") or _fixed_value(node)
+            values[node] = tracing.tensors.get(program.tensors.get(node.name, "")) or _fixed_value(node)
         elif node.op == "call_function":
             values[node] = _call(tracing, node, values)
         elif node.op == "get_attr":  # the body of a higher-order operator
@@ -124,7 +123,7 @@ def _walk(tracing: Tracing, program: ExportedProgram) -> Walk:
             returned = [(x.name, values[x]) for x in tree_leaves(node.args) if isinstance(x, fx.Node)]
             for ids in (ids for value in values_in(value for _, value in returned) for ids in value.axes):
                 tracing.couplings.link(ids, fixed(len(ids)), Place("output", ""))
-            users = [value for name, value in returned if name in program.graph_signature.user_outputs]
+            users = [value for name, value in returned if name in program.returned]
             outputs = tuple(value.shape for value in values_in(users))
     return tracing.walked(outputs)
 
@@ -157,11 +156,11 @@ LAYOUT = frozenset("aten::" + name for name in ("contiguous", "clone", "alias", 
 
 
 def call_shapes(
-    program: ExportedProgram,
+    graph: fx.Graph,
 ) -> list[tuple[str, tuple[tuple[int, ...], ...], tuple[float, ...]]]:
-    """What a trace of the program records of every call, but for :data:`LAYOUT`: name, output shapes, numbers."""
+    """What a trace of the graph records of every call, but for :data:`LAYOUT`: name, output shapes, numbers."""
     result = []
-    for node in _calls(program.graph):
+    for node in _calls(graph):
         name, shapes = _operator(node)
         if name is not None and name not in LAYOUT:
             result.append((name, shapes, _numbers(node)))
@@ -229,6 +228,9 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     call = Call(name, stack[-1][0] if stack else "", shapes, tracing)
     rule = find_rule(node.target)
     try:
+        if name == "aten::resolve_neg" and not node.users:  # the last that is seen of x.numpy()
+            for ids in (ids for value in values_in(args) for ids in value.axes):
+                call.keep(ids, "gives the values of channels to NumPy")
         if rule is unknown and (parts := parts_of(node)) is not None:
             before = len(tracing.calls)
             result = _call_block(tracing, parts, map(values.__getitem__, node.all_input_nodes))
@@ -281,7 +283,10 @@ def parts_of(node: fx.Node) -> fx.Graph | None:
         kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
         return operator.decompose(*args, **kwargs)
 
-    graph = make_fx(composed)(*(x.meta["val"] for x in inputs)).graph
+    try:
+        graph = make_fx(composed)(*(x.meta["val"] for x in inputs)).graph
+    except Exception:  # it looks at values
+        return None
     for part in graph.nodes:
         part.meta["nn_module_stack"] = node.meta.get("nn_module_stack", {})
     return graph

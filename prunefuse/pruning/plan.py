@@ -86,7 +86,8 @@ class PruningPlan:
         rounding: How counts were rounded.
         seed: Of the criterion ``random``.
         inputs: The example inputs.
-        outputs: Shapes of the tensors the model returned for them; pruning does not change them.
+        outputs: Shapes of the tensors the model returned for them; pruning does not change them. -1: a size that depends
+            on values. None at all if the model does not run on zeros.
         kept: Parameter or buffer name -> axis -> the indices that are kept, increasing. Axes that stay whole
             are left out.
         attributes: Module path -> attribute -> its value in the small model.

@@ -29,6 +29,7 @@ from prunefuse.pruning._explain import Coupled
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning._graph.export import Exporter, TensorSpec
 from prunefuse.pruning._graph.trace import Note, Product, Trace, note_lines
+from prunefuse.pruning.extract import checkable_outputs
 from prunefuse.pruning.options import (
     ModulePlanOptions,
     check_choice,
@@ -100,10 +101,11 @@ def plan_pruning(
     ignored = matching_modules(model, "ignore", wanted["ignore"])
     evidence = _gathered(model, checked.scoring, wanted["loss"], wanted["batches"])
 
-    exporter = Exporter(model, inputs)
+    exporter = Exporter(model, inputs, exported=free)
     dense = Dense(model, inputs, exporter.dense(), None, checked, evidence, ignored, free)
     ranked = dense.ranked(Remedies())
-    if ranked.trace.unused() and (training := exporter.dense_in_training()) is not None:
+    unused = ranked.trace.unused()
+    if unused and (training := exporter.dense_in_training()) is not None:
         dense = replace(dense, training=training)
         ranked = dense.ranked(Remedies())
 
@@ -121,9 +123,15 @@ def plan_pruning(
 
     tensors = named_tensors(model)
     kept = decision.kept(tensors)
-    notes = note_lines(settled.notes)
+    notes = (
+        *_notes_on_capture(exporter, [name for name in unused if name in tensors]),
+        *note_lines(settled.notes),
+    )
     checked.check_pruned(kept, decision.ratio, notes)
     layers = _layers(decision, tensors, kept, dense.batch)
+    outputs = decision.trace.outputs
+    if exporter.refusal:
+        outputs = checkable_outputs(model, inputs, outputs)
     plan = PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(decision.ratio),
@@ -132,7 +140,7 @@ def plan_pruning(
         rounding=wanted["rounding"],
         seed=wanted["seed"],
         inputs=tuple(map(TensorSpec.of, inputs)),
-        outputs=decision.trace.outputs,
+        outputs=outputs,
         kept=kept,
         attributes=decision.attributes(),
         layers=layers,
@@ -142,6 +150,22 @@ def plan_pruning(
     )
     total = time.perf_counter() - start
     return replace(plan, seconds=(total, total - exporter.seconds))
+
+
+def _notes_on_capture(exporter: Exporter, unused: Sequence[str]) -> tuple[str, ...]:
+    """What a user must know of how the graphs were made."""
+    notes: tuple[str, ...] = ()
+    if exporter.refusal:
+        notes += (
+            f"planned by one run on the example inputs: where code looks at values, these decide ({exporter.refusal})",
+        )
+    if exporter.training_refusal and unused:
+        why = (
+            "evaluation does not use these, and training mode cannot be followed "
+            f"({exporter.training_refusal}), so they keep their size, which may not fit what they meet there"
+        )
+        notes += note_lines(Note(name, why) for name in unused)
+    return notes
 
 
 def _settled(

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from pruning_oracle import assert_pruning_is_masking, assert_same_function, masked, scramble_
+from pruning_oracle import assert_pruning_is_masking, scramble_
 from torch import nn
 
 from prunefuse.fusion import fuse_
@@ -325,15 +325,19 @@ class Packing(Recurrent):
         return self.head(y[:, -1]) + self.last(state)[-1]
 
 
-def test_a_model_that_packs_is_planned_without_packing():
-    model = scramble_(Packing(nn.LSTM, 1)).double()
-    with pytest.raises(RuntimeError, match=r"in module 'layer' \(LSTM\).*a forward that does not pack"):
-        plan_pruning(model, TOKENS)
-    model.packs = False
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}])
+def test_packed_sequences(options):
+    model = scramble_(Packing(nn.LSTM, 1, **options)).double()
     plan = plan_pruning(model, TOKENS)
     small = assert_pruning_is_masking(model, plan, TOKENS)
-    model.packs = small.packs = True
-    assert_same_function(small, masked(model, plan), TOKENS)
+    assert (small.layer.input_size, small.layer.hidden_size) == (5, 4)
+    weights = sum(p.numel() for n, p in small.layer.named_parameters() if "weight" in n)
+    assert plan.flops[1] * 2 == 2 * (8 * weights + 2 * 4 * 3 * (1 + options.get("num_layers", 1)))
+
+
+def test_the_exported_program_cannot_pack():
+    with pytest.raises(RuntimeError, match=r"in module 'layer' \(LSTM\).*a forward that does not pack"):
+        plan_pruning(Packing(nn.LSTM, 1), TOKENS, expressed_by="program")
 
 
 def test_bags_of_embeddings():

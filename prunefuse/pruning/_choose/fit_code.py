@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import combinations, islice, zip_longest
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,10 @@ from prunefuse.pruning._graph.attributes import sizes_of
 from prunefuse.pruning._graph.copies import named_tensors
 from prunefuse.pruning._graph.couplings import Ids
 from prunefuse.pruning._graph.export import CaptureError, Exporter
-from prunefuse.pruning._graph.trace import Kind, Size, Trace, kind_of
+from prunefuse.pruning._graph.trace import Kind, Record, Size, Trace, kind_of
 from prunefuse.pruning._walk import LAYOUT, call_shapes
+
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 class Remedy(NamedTuple):
@@ -298,7 +300,7 @@ def first_fault(decision: Decision, exporter: Exporter) -> Fault | None:
         return None
     indices = decision.indices(named_tensors(exporter.model))
     try:
-        made = call_shapes(exporter.small(indices, decision.attributes()))
+        made = call_shapes(exporter.small(indices, decision.attributes()).graph)
     except CaptureError as error:
         return Fault(trace.last_call(error.module))
     calls = [number for number, call in enumerate(trace.calls) if call.op not in LAYOUT]
@@ -306,9 +308,22 @@ def first_fault(decision: Decision, exporter: Exporter) -> Fault | None:
         if number is None or real is None:
             return Fault(len(trace.calls) - 1 if number is None else number)
         planned = trace.calls[number].op, decision.sizes[number]
-        if (*planned, trace.calls[number].numbers) != real:
+        if exporter.by_values:  # numbers and sizes may come from values; channels do not
+            if planned[0] != real[0] or not _same_channels(trace.calls[number], planned[1], real[1]):
+                return Fault(number)
+        elif (*planned, trace.calls[number].numbers) != real:
             return Fault(number, planned == real[:2])
     return None
+
+
+def _same_channels(call: Record, planned: Shapes, real: Shapes) -> bool:
+    """Whether outputs of a call are as planned, but for the sizes of axes that never lose any."""
+    return [len(shape) for shape in planned] == [len(shape) for shape in real] and all(
+        wanted == made
+        for value, one, other in zip(call.outputs, planned, real, strict=True)
+        for ids, wanted, made in zip(value.axes, one, other, strict=True)
+        if ids.any()
+    )
 
 
 def number_that_stays(decision: Decision, fault: Fault, exporter: Exporter) -> Attribute | None:

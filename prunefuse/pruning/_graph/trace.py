@@ -153,10 +153,11 @@ class Trace(Walk):
     notes: tuple[Note, ...] = ()
     choices: frozenset[str] = frozenset()
 
-    def unused(self) -> bool:
-        """Whether there are parameters or buffers that no call takes."""
+    def unused(self) -> list[str]:
+        """The parameters and buffers that no call takes."""
         used = {value.name for call in self.calls for value in call.inputs}
-        return any(value.axes and value.name not in used for value in self.tensors.values())
+        tensors = self.tensors.values()
+        return list(dict.fromkeys(str(x.name) for x in tensors if x.axes and x.name not in used))
 
     def modules_with_literals(self, last: int) -> list[nn.Module]:
         """The modules that gave sizes to operators, from call number ``last`` backwards."""

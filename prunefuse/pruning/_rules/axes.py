@@ -201,6 +201,30 @@ def unpool(call: Call, x: Value, picks: Value, *_: Any) -> list[Value]:
     return over_space(call, x, int(call.op[-2]))
 
 
+@register_rule(*("aten::" + name for name in ("nonzero", "nonzero_numpy", "argwhere", "masked_select")))
+def places(call: Call, x: Value, *masks: Value) -> list[Value]:
+    """What is found depends on the values along all axes."""
+    for ids in (ids for value in (x, *masks) for ids in value.axes):
+        call.keep(ids, _PICKS)
+    return [call.fixed_output(i) for i in range(len(call.shapes))]
+
+
+@register_rule("aten::_pack_padded_sequence")
+def pack(call: Call, x: Value, lengths: Value, *_: Any) -> list[Value]:
+    """x (B, T, ...) or (T, B, ...) -> (steps of all sequences, ...), and how many sequences have each step."""
+    for ids in (*x.axes[:2], *lengths.axes):
+        call.keep(ids, _ALONG)
+    return [Value((fixed(call.shape[0]), *x.axes[2:])), call.fixed_output(1)]
+
+
+@register_rule("aten::_pad_packed_sequence")
+def unpack(call: Call, x: Value, sizes: Value, *_: Any) -> list[Value]:
+    """The inverse of `pack`, and the lengths of the sequences."""
+    for ids in (x.axes[0], *sizes.axes):
+        call.keep(ids, _ALONG)
+    return [Value((*map(fixed, call.shape[:2]), *x.axes[1:])), call.fixed_output(1)]
+
+
 @register_rule("aten::grid_sampler", "aten::grid_sampler_2d", "aten::grid_sampler_3d")
 def grid_sampler(call: Call, x: Value, grid: Value, *_: Any) -> Value:
     """x (N, C, ...), grid (N, out..., dimensions) -> (N, C, out...): all channels from the same places."""

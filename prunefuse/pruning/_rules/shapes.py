@@ -138,7 +138,10 @@ def repeat(call: Call, x: Value, counts: Sequence[int]) -> Value:
 
 @register_rule("aten::repeat_interleave")
 def repeat_interleave(call: Call, x: Value, repeats: Any, dim: int | None = None, **_: Any) -> Value:
-    """Every index of one axis several times in a row."""
+    """Every index of one axis several times in a row; an axis of which each has its own number of times stays."""
+    if dim is not None and isinstance(repeats, Value):
+        call.keep(x.axes[dim], "picks channels by index")
+        return x.with_axis(dim, fixed(call.shape[dim]))
     if dim is None or not isinstance(repeats, int):
         return unknown(call, x, repeats)[0]
     return x.with_axis(dim, np.repeat(x.axes[dim], repeats))
@@ -251,7 +254,9 @@ def unbind(call: Call, x: Value, dim: int = 0) -> list[Value]:
 @register_rule("aten::index")
 def index(call: Call, x: Value, indices: Sequence[Value | None]) -> Value:
     """Picks by index tensors along some axes, which stay; their result takes the place of the first, if adjacent."""
-    at = [axis for axis, picks in enumerate(indices) if picks is not None]
+    at = _indexed_axes(call, x, indices)
+    if at is None:
+        return unknown(call, x, indices)[0]
     for axis in at:
         call.keep(
             x.axes[axis], "" if x.name else "picks channels by index"
@@ -263,6 +268,23 @@ def index(call: Call, x: Value, indices: Sequence[Value | None]) -> Value:
     first = at[0] if at == list(range(at[0], at[-1] + 1)) else 0
     shape = call.shape[first : first + picked]
     return Value((*rest[:first], *map(fixed, shape), *rest[first:]))
+
+
+def _indexed_axes(call: Call, x: Value, indices: Sequence[Value | None]) -> list[int] | None:
+    """The axes that index tensors take the place of: one for each, or as many as a mask has; None if it is not clear."""
+    ranks = [0 if picks is None else len(picks.axes) for picks in indices]
+    for masks in (False, True):
+        at: list[int] = []
+        made = axis = 0
+        for picks, rank in zip(indices, ranks, strict=True):
+            wide = max(1, rank) if masks else 1
+            if picks is not None:
+                at += range(axis, axis + wide)
+                made = max(made, 1 if masks else rank)
+            axis += 1 if picks is None else wide
+        if len(x.axes) - len(at) + made == len(call.shape):
+            return at
+    return None
 
 
 @register_rule("aten::index_put")
