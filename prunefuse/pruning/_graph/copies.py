@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from itertools import chain
-from typing import Any
+from itertools import chain, zip_longest
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +53,22 @@ def cut(
     model: nn.Module,
     kept: Mapping[str, Sequence[Tensor | None]],
     attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
-    values: bool = True,
+    values: bool | Literal["meta"] = True,
 ) -> nn.Module:
     """A copy of ``model`` with these indices of every axis of its tensors (None = all), and these attributes.
 
-    Without ``values``, its parameters and buffers have shapes only.
+    Without ``values``, its parameters and buffers have shapes only: fake tensors on their devices, or those of the meta device.
     """
+    if values == "meta":
+        bare = {
+            id(tensor): _bare(
+                tensor, [n if one is None else len(one) for n, one in zip_longest(tensor.shape, kept[name])]
+            )
+            for name, tensor in named_tensors(model).items()
+        }
+        result = copied(model, bare)
+        _set_attributes(result, attributes)
+        return result
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     # deepcopy takes what its memo already holds for an object: hand it the cut tensors, and every module that
@@ -74,6 +84,12 @@ def cut(
     result = copied(model, memo)
     _set_attributes(result, attributes)
     return result
+
+
+def _bare(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor like it on the meta device, with this shape."""
+    small = torch.empty(tuple(shape), dtype=tensor.dtype, device="meta")
+    return nn.Parameter(small, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
 
 
 def cut_tensor(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from prunefuse._seeds import isolated
 from prunefuse.errors import CaptureError as CaptureError
-from prunefuse.pruning._graph.copies import copied, cut, hollow
+from prunefuse.pruning._graph.copies import copied, cut, hollow, named_tensors
 from prunefuse.pruning._graph.program import READS, Program, record
+from prunefuse.pruning._graph.recorder import on_meta, record_shapes
 
 if TYPE_CHECKING:
     from torch import fx
@@ -124,6 +125,7 @@ class Exporter:
         inputs: Its example inputs.
         exported: Whether it must be torch.export that makes the graphs.
         seconds: What it took so far.
+        by_shapes: Whether that in evaluation mode is of a run on shapes alone.
         values: Whether copies with values were needed.
         refusal: Why the graph in evaluation mode had to be recorded.
         training_refusal: Why there is none in training mode.
@@ -134,6 +136,7 @@ class Exporter:
     inputs: tuple[Tensor, ...]
     exported: bool = False
     seconds: float = 0.0
+    by_shapes: bool = False
     values: bool = False
     refusal: str = ""
     training_refusal: str = ""
@@ -145,6 +148,9 @@ class Exporter:
         Raises:
             RuntimeError: as of :func:`export`.
         """
+        if (program := self._shapes(self.inputs, False)) is not None:
+            self.by_shapes = True
+            return program
         try:
             return self._exported(self.inputs, False)
         except CaptureError as error:
@@ -162,6 +168,8 @@ class Exporter:
         inputs = self.inputs
         if inputs[0].ndim and len(inputs[0]) == 1:  # batch norm cannot train on one sample
             inputs = tuple(torch.cat([x, x]) if x.ndim and len(x) == 1 else x for x in inputs)
+        if (program := self._shapes(inputs, True)) is not None:
+            return program
         try:
             return self._exported(inputs, True)
         except CaptureError as error:
@@ -177,9 +185,23 @@ class Exporter:
         attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
     ) -> Program:
         """The graph of the model that is cut first, in evaluation mode; see :func:`cut`."""
+        if self.by_shapes:
+            # What the dense model could run, the small one can if it fits.
+            small = cut(self.model, kept, attributes, "meta")
+            return self._timed(_record_shapes, small, on_meta(self.inputs), False)
         values = self.values or bool(self.refusal)
         way = _record if self.refusal else _exported
         return self._timed(way, cut(self.model, kept, attributes, values), self.inputs, False)
+
+    def _shapes(self, inputs: tuple[Tensor, ...], training: bool) -> Program | None:
+        """The graph of a run on shapes alone; None if that does not work, as where Python looks at values."""
+        if self.exported:
+            return None
+        try:
+            model = cut(self.model, dict.fromkeys(named_tensors(self.model), ()), {}, "meta")
+            return self._timed(_record_shapes, model, on_meta(inputs), training)
+        except Exception:  # of any kind: code meets tensors that it never saw
+            return None
 
     def _exported(self, inputs: tuple[Tensor, ...], training: bool) -> Program:
         program = self._without_values(inputs, training)
@@ -228,13 +250,26 @@ def _exported(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> P
 
 def _record(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Program:
     """The graph of one run on the example inputs, or on others like them."""
+    return _run(record, model, [x.detach().clone() for x in inputs], training)
+
+
+def _record_shapes(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Program:
+    """The graph of one run on shapes alone."""
+    return _run(record_shapes, model, inputs, training)
+
+
+def _run(
+    way: Callable[[nn.Module, Sequence[Tensor], Sequence[str]], Program],
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    training: bool,
+) -> Program:
     model.train(training)
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    given = [x.detach().clone() for x in inputs]
+    device = next((tensor.device for tensor in model.parameters() if not tensor.is_meta), torch.device("cpu"))
     with running_modules(model) as running, quiet(), warnings.catch_warnings(), isolated(0, device):
         warnings.simplefilter("ignore")
         try:
-            program = record(model, given, running)
+            program = way(model, inputs, running)
         except Exception as error:
             where = describe(model, running)
             raise CaptureError(
