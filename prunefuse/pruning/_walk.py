@@ -38,7 +38,7 @@ def trace(
     Args:
         model: The dense model.
         program: Its graph in evaluation mode.
-        ignored: Paths of modules whose output channels are kept whole.
+        ignored: Paths of modules whose output channels are kept whole, and tensors that keep theirs.
         training: Its graph in training mode, for parameters that only that one uses.
         whole: Modules that cannot follow; true: their axes stay whole that are as long as one that may be pruned
             and whose size they give to an operator; false: all axes inside.
@@ -59,6 +59,11 @@ def trace(
         tracing.tensors[name] = tracing.tensors[first]
     evaluation = _walk(tracing, program)
     walks = [evaluation] if training is None else [evaluation, _walk(tracing.of_next_graph(), training)]
+    for name in tracing.ignored & tracing.tensors.keys():
+        value = tracing.tensors[name]
+        if value.name not in tracing.writers:  # of a weight only what it writes
+            for ids in value.axes:
+                tracing.couplings.link(ids, fixed(len(ids)), Place("ignore", name))
     if kept is None:
         _keep_unread(tracing, model, walks)
     for path in evaluation.literals:

@@ -155,9 +155,25 @@ def _for_itself(call: Call, dim: int, picks: Value, *others: Value) -> Value:
             if axis != dim % len(picks.axes) and len(mine) == len(ids) and mine.any() == ids.any():
                 call.link(mine, ids)
             else:
-                call.keep(mine, _PICKS)
+                call.keep(mine)
                 call.keep(ids, _PICKS)
     return Value(picks.axes)
+
+
+@register_rule("aten::masked_scatter")
+def masked_scatter(call: Call, x: Value, mask: Value, source: Value) -> Value:
+    """Puts the elements of a source, in their order, where a mask holds; if it is alike along the last axis, whole rows."""
+    alike = (
+        len(mask.axes) == len(x.axes) and call.trace.couplings.is_open(mask.axes[-1]) and bool(source.axes)
+    )
+    rows = alike and len(source.axes[-1]) == len(x.axes[-1]) == len(mask.axes[-1])
+    if rows:
+        call.link(x.axes[-1], mask.axes[-1])
+        call.link(x.axes[-1], source.axes[-1])
+    for value in (x, mask, source):
+        for ids in value.axes[:-1] if rows else value.axes:
+            call.keep(ids, _PICKS)
+    return Value(x.axes)
 
 
 @register_rule("aten::index_add", "aten::index_copy", "aten::index_fill", "aten::index_reduce")
