@@ -17,6 +17,7 @@ from prunefuse.pruning._graph.copies import all_names
 from prunefuse.pruning._graph.couplings import Place, Value, fixed
 from prunefuse.pruning._graph.export import describe
 from prunefuse.pruning._graph.trace import OFFER, Call, Kind, Note, Record, Trace, Tracing, Walk, kind_of
+from prunefuse.pruning._rules.norms import normalizes
 from prunefuse.pruning._rules.registry import find_rule, unknown, values_in
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def _walk(tracing: Tracing, program: Program) -> Walk:
     """Apply the rules to one graph."""
     outputs: tuple[tuple[int, ...], ...] = ()
     constants = program.constants
+    tracing.held.update(program.tensors, constants)
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.name in constants:
@@ -230,7 +232,8 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     if name is None:
         return _number(node.meta.get("val"))
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    call = Call(name, stack[-1][0] if stack else "", shapes, tracing)
+    module = stack[-1][0] if stack else ""
+    call = Call(name, module, shapes, tracing, normalizes=normalizes(node, tracing.held))
     rule = find_rule(node.target)
     try:
         if name == "aten::resolve_neg" and not node.users:  # the last that is seen of x.numpy()

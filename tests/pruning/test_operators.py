@@ -29,6 +29,11 @@ def written(x):
     return y
 
 
+def twice(x):
+    mean = x.mean(1, keepdim=True)
+    return (x - mean) * mean.tanh()
+
+
 PICKS = torch.tensor([0, 2, 4])
 PASSING = {
     "flip": lambda x: x.flip(2) + x.transpose(1, 2).fliplr().transpose(1, 2),
@@ -147,7 +152,11 @@ MIXING = {
     "sort": (lambda x: x.sort(1)[0], 8, "works along a channel axis"),
     "argsort": (lambda x: x * x.argsort(dim=1, stable=True), 8, "works along a channel axis"),
     "variance": (lambda x: x.var(1, keepdim=True), 1, "reduces over channels"),
-    "unit length": (lambda x: F.normalize(x, dim=1), 8, "reduces over channels"),
+    "times their mean": (lambda x: x * x.mean(1, keepdim=True), 8, "reduces over channels"),
+    "gated by their mean": (lambda x: x * x.mean(1, keepdim=True).sigmoid(), 8, "reduces over channels"),
+    "softmax by hand": (lambda x: x.exp() / x.exp().sum(1, keepdim=True), 8, "reduces over channels"),
+    "less another's mean": (lambda x: x.relu() - x.mean(1, keepdim=True), 8, "reduces over channels"),
+    "a mean that is used twice": (twice, 8, "reduces over channels"),
     "median": (lambda x: x - x.median(), 8, "reduces over channels"),
     "quantile": (lambda x: x.quantile(0.5, 1, keepdim=True), 1, "reduces over channels"),
     "softmax": (nn.Softmax2d(), 8, "normalizes over channels"),
@@ -182,6 +191,71 @@ def test_channels_that_mix_stay(name):
     assert widths["0"] == 3
     assert widths["2.first"] == 8
     assert any(reason in note for note in plan.notes)
+
+
+def centered(x, dim=1):
+    c = x - x.mean(dim, keepdim=True)
+    return c / (c.pow(2).mean(dim, keepdim=True) + 1e-6).sqrt()
+
+
+def in_steps(x):
+    mean = x.mean(1, keepdim=True)
+    square = (x - mean) ** 2
+    rest = x - mean
+    return rest * torch.rsqrt(square.mean(1, keepdim=True) + 1e-6)
+
+
+def mean_and_variance(x):
+    variance, mean = torch.var_mean(x, 1, keepdim=True, correction=0)
+    return (x - mean) * (variance + 1e-5).rsqrt()
+
+
+def response(x):
+    size = x.norm(p=2, dim=(2, 3), keepdim=True)
+    return x * (size / (size.mean(1, keepdim=True) + 1e-6)) + x
+
+
+WRITTEN_NORMS = {
+    "layer norm": centered,
+    "in steps": in_steps,
+    "variance": lambda x: (
+        (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True, unbiased=False) + 1e-5)
+    ),
+    "without a mean": lambda x: x / torch.sqrt(x.var(1, keepdim=True) + 1e-5),
+    "variance and mean": mean_and_variance,
+    "deviation": lambda x: (x - x.mean(1).unsqueeze(1)) / (x.std(1)[:, None] + 1e-5),
+    "negative power": lambda x: x * (x.var(1, keepdim=True) + 1e-6) ** -0.5,
+    "one over": lambda x: x * (1 / (x.var(1, keepdim=True) + 1e-6).sqrt()),
+    "channels last": lambda x: centered(x.movedim(1, -1), -1).movedim(-1, 1),
+    "in another precision": lambda x: centered(x.to(torch.float32)).to(x.dtype),
+    "over all": lambda x: (x - x.mean((1, 2, 3), keepdim=True)) / (x.std((1, 2, 3), keepdim=True) + 1e-6),
+    "length": lambda x: F.normalize(x, dim=1),
+    "length by hand": lambda x: x / torch.linalg.norm(x, dim=1, keepdim=True).clamp(min=1e-6),
+    "global response": response,
+}
+
+
+@pytest.mark.parametrize("norm", WRITTEN_NORMS.values(), ids=WRITTEN_NORMS.keys())
+def test_norms_written_by_hand_are_over_what_is_left(norm):
+    model = scramble_(Between(norm)).double()
+    x = torch.randn(2, 3, 6, 6).double()
+    plan = plan_pruning(model, x)
+    kept = torch.tensor(plan.kept["first.weight"][0])
+    assert (len(kept), plan.notes) == (4, ())
+    inner = norm(model.first(x)[:, kept])
+    wanted = F.conv2d(inner, model.last.weight[:, kept], model.last.bias).flatten(2).mean(2)
+    torch.testing.assert_close(plan.extract(model)(x), wanted)
+
+
+def test_a_weight_that_is_standardized_keeps_its_inputs():
+    class Standardized(nn.Conv2d):
+        def forward(self, x):
+            w = self.weight
+            w = (w - w.mean((1, 2, 3), keepdim=True)) / (w.std((1, 2, 3), keepdim=True) + 1e-5)
+            return F.conv2d(x, w, self.bias)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Standardized(8, 6, 1), nn.Conv2d(6, 2, 1))
+    assert [layer.width_after for layer in plan_pruning(model, torch.zeros(1, 3, 4, 4)).layers] == [8, 3, 2]
 
 
 class Matrix(nn.Module):

@@ -174,6 +174,7 @@ class Tracing:
         ignored: Paths of the modules whose output channels are kept whole, and tensors that keep theirs.
         free: As of :class:`Trace`; so are the others, up to the notes.
         couplings: The equalities.
+        held: Names of the nodes of the graph that are parameters, buffers or constants.
         choices: Tensor name -> the axes of which one may be that in ``writers``.
         calls: Those of the graph that is walked now; so are literals and products.
     """
@@ -185,6 +186,7 @@ class Tracing:
     lifted: dict[str, Value] = field(default_factory=dict)
     couplings: Couplings = field(default_factory=Couplings)
     writers: dict[str, int] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
     choices: dict[str, tuple[int, ...]] = field(default_factory=dict)
     sized: dict[Size, Ids] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
@@ -253,12 +255,14 @@ class Call:
         module: Path of the innermost module that makes the call.
         shapes: The shape of each output tensor.
         trace: Where the findings go; rules use the methods below.
+        normalizes: Whether it is a statistic over channels that serves nothing but to normalize these.
     """
 
     op: str
     module: str
     shapes: tuple[tuple[int, ...], ...]
     trace: Tracing
+    normalizes: bool = field(default=False, kw_only=True)
 
     @property
     def shape(self) -> tuple[int, ...]:

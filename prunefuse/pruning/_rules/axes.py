@@ -19,7 +19,8 @@ def along(call: Call, x: Value, dims: Any, why: str = _ALONG) -> list[Value]:
     axes = [dims] if isinstance(dims, int) else dims
     inside = {dim % rank for dim in axes} if rank and axes else set(range(rank))
     for axis in inside:
-        call.keep(x.axes[axis], why)
+        if not call.normalizes:
+            call.keep(x.axes[axis], why)
     return [
         Value(tuple(fixed(shape[axis]) if axis in inside else ids for axis, ids in enumerate(x.axes)))
         if len(shape) == rank
@@ -34,13 +35,15 @@ def along(call: Call, x: Value, dims: Any, why: str = _ALONG) -> list[Value]:
     *("aten::" + name for name in ("median", "nanmedian", "var", "std", "var_mean", "std_mean")),
 )
 def reduction(call: Call, x: Value, dim: Any = None, *_: Any, **__: Any) -> Sequence[Value]:
-    """Reduced axes stay whole: the result depends on every one of their channels."""
+    """Reduced axes stay whole: the result depends on every one of their channels; but a norm's is over what is left."""
     if isinstance(dim, Value):  # the larger or smaller of two tensors
         return [broadcast(call, x, dim)]
     return along(call, x, None if isinstance(dim, bool) else dim, "reduces over channels")
 
 
-@register_rule("aten::linalg_vector_norm", "aten::norm", "aten::quantile", "aten::nanquantile")
+@register_rule(
+    "aten::linalg_vector_norm", "aten::linalg_norm", "aten::norm", "aten::quantile", "aten::nanquantile"
+)
 def reduction_of_order(
     call: Call, x: Value, order: Any = 2, dim: Any = None, *_: Any, **__: Any
 ) -> Sequence[Value]:
