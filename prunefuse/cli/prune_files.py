@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import os
+import pickle
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -141,10 +142,15 @@ def load_weights_(model: nn.Module, path: Path) -> None:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # pickle, zip and safetensors have their own
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error):
+            raise _unreadable(path, error) from error
         raise ValueError(
-            f"weights must be a checkpoint that is safe to read, got {path}: {first_line(error)}"
+            f"weights must be tensors by name, got {path}, which holds pickled objects, such as a whole model, that may run "
+            "code when they are read: save model.state_dict() in its place"
         ) from error
+    except Exception as error:  # zip and safetensors have their own
+        raise _unreadable(path, error) from error
     while isinstance(found, Mapping) and (
         inner := next((k for k in ("state_dict", "model") if k in found), None)
     ):
@@ -153,10 +159,46 @@ def load_weights_(model: nn.Module, path: Path) -> None:
         raise ValueError(
             f"weights must be tensors by name, or these under 'state_dict' or 'model', got others in {path}"
         )
+    found = _without_prefix(found, set(model.state_dict()))
     try:
         model.load_state_dict(found)
     except RuntimeError as error:
-        raise ValueError(f"weights must fit the model, got {path}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"weights must fit the model, got {path}: {_misfits(model, found, error)}") from None
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"weights must be a checkpoint that is safe to read, got {path}: {first_line(error)}")
+
+
+def _without_prefix(found: Mapping[str, Tensor], names: set[str]) -> Mapping[str, Tensor]:
+    """The tensors by the names that a model has, where wrappers have put the same in front of all of them."""
+    shorter = found
+    while shorter and names.isdisjoint(shorter):
+        first = {str(name).partition(".")[0] for name in shorter}
+        if len(first) > 1 or not all("." in str(name) for name in shorter):
+            return found
+        shorter = {str(name).partition(".")[2]: tensor for name, tensor in shorter.items()}
+    return shorter
+
+
+def _misfits(model: nn.Module, found: Mapping[str, Tensor], error: RuntimeError) -> str:
+    """What does not fit, in a line: some names of each kind."""
+    own = model.state_dict()
+    lists = {
+        "it lacks": [name for name in own if name not in found],
+        "the model does not have": [str(name) for name in found if name not in own],
+        "other shapes": [
+            f"{name} {list(found[name].shape)} for {list(x.shape)}"
+            for name, x in own.items()
+            if isinstance(x, Tensor) and name in found and found[name].shape != x.shape
+        ],
+    }
+    parts = [
+        f"{what}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for what, names in lists.items()
+        if names
+    ]
+    return "; ".join(parts) or first_line(error)
 
 
 def prune_to_folder(

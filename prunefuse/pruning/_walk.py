@@ -17,6 +17,7 @@ from prunefuse.pruning._graph.copies import all_names
 from prunefuse.pruning._graph.couplings import Place, Value, fixed
 from prunefuse.pruning._graph.export import describe
 from prunefuse.pruning._graph.trace import OFFER, Call, Kind, Note, Record, Trace, Tracing, Walk, kind_of
+from prunefuse.pruning._rules.norms import normalizes
 from prunefuse.pruning._rules.registry import find_rule, unknown, values_in
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def trace(
     Args:
         model: The dense model.
         program: Its graph in evaluation mode.
-        ignored: Paths of modules whose output channels are kept whole.
+        ignored: Paths of modules whose output channels are kept whole, and tensors that keep theirs.
         training: Its graph in training mode, for parameters that only that one uses.
         whole: Modules that cannot follow; true: their axes stay whole that are as long as one that may be pruned
             and whose size they give to an operator; false: all axes inside.
@@ -59,6 +60,11 @@ def trace(
         tracing.tensors[name] = tracing.tensors[first]
     evaluation = _walk(tracing, program)
     walks = [evaluation] if training is None else [evaluation, _walk(tracing.of_next_graph(), training)]
+    for name in tracing.ignored & tracing.tensors.keys():
+        value = tracing.tensors[name]
+        if value.name not in tracing.writers:  # of a weight only what it writes
+            for ids in value.axes:
+                tracing.couplings.link(ids, fixed(len(ids)), Place("ignore", name))
     if kept is None:
         _keep_unread(tracing, model, walks)
     for path in evaluation.literals:
@@ -108,6 +114,7 @@ def _walk(tracing: Tracing, program: Program) -> Walk:
     """Apply the rules to one graph."""
     outputs: tuple[tuple[int, ...], ...] = ()
     constants = program.constants
+    tracing.held.update(program.tensors, constants)
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.name in constants:
@@ -225,7 +232,8 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     if name is None:
         return _number(node.meta.get("val"))
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    call = Call(name, stack[-1][0] if stack else "", shapes, tracing)
+    module = stack[-1][0] if stack else ""
+    call = Call(name, module, shapes, tracing, normalizes=normalizes(node, tracing.held))
     rule = find_rule(node.target)
     try:
         if name == "aten::resolve_neg" and not node.users:  # the last that is seen of x.numpy()

@@ -23,7 +23,7 @@ from prunefuse.pruning._graph.copies import all_names, fingerprint, named_tensor
 from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning.extract import extract, extract_program
 from prunefuse.pruning.fuse import check_arguments, write_back
-from prunefuse.pruning.options import check_choice, checked_inputs
+from prunefuse.pruning.options import check_choice, inputs_for
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -188,7 +188,7 @@ class PruningPlan:
                 because an operator gets sizes that are not known to be such.
         """
         kept = self.kept_indices(model)
-        return extract_program(model, kept, checked_inputs(example_inputs), dynamic_shapes, training)
+        return extract_program(model, kept, inputs_for(model, example_inputs), dynamic_shapes, training)
 
     def fuse_(
         self,
@@ -277,7 +277,7 @@ class PruningPlan:
         coupled = self.couplings
         if model is not None:
             self.check_model(model)
-            coupled = coupled_in(model, checked_inputs(example_inputs), self.expressed_by == "program")
+            coupled = coupled_in(model, inputs_for(model, example_inputs), self.expressed_by == "program")
         if coupled is None:
             raise ValueError(
                 "model must be given to explain a plan that was loaded, which has no couplings: "

@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from prunefuse._options import require_type
 from prunefuse.pruning._choose.fit_code import (
     Decision,
     Fault,
@@ -33,9 +32,9 @@ from prunefuse.pruning.extract import checkable_outputs
 from prunefuse.pruning.options import (
     ModulePlanOptions,
     check_choice,
-    checked_inputs,
     checked_options,
     completed,
+    inputs_for,
     lists,
     matching_modules,
 )
@@ -85,8 +84,7 @@ def plan_pruning(
         Rachwan, Günnemann and Charpentier 2024, *Structurally Prune Anything: Any Architecture, Any Framework, Any Time*.
     """
     start = time.perf_counter()
-    require_type(model, nn.Module, "model", "an nn.Module")
-    inputs = checked_inputs(example_inputs)
+    inputs = inputs_for(model, example_inputs)
     wanted: ModulePlanOptions = completed("plan_pruning", ModulePlanOptions, options)
     expressed_by, target = wanted["expressed_by"], wanted["target"]
     checked = checked_options(
@@ -98,7 +96,7 @@ def plan_pruning(
         raise ValueError(
             'target must be parameters, flops or memory with expressed_by="program", got latency'
         )
-    ignored = matching_modules(model, "ignore", wanted["ignore"])
+    ignored = matching_modules(model, "ignore", wanted["ignore"], tensors=True)
     evidence = _gathered(model, checked.scoring, wanted["loss"], wanted["batches"])
 
     exporter = Exporter(model, inputs, exported=free)
@@ -127,7 +125,8 @@ def plan_pruning(
         *_notes_on_capture(exporter, [name for name in unused if name in tensors]),
         *note_lines(settled.notes),
     )
-    checked.check_pruned(kept, decision.ratio, notes)
+    couplings = Coupled.of(settled.trace, ignored, settled.notes)
+    checked.check_pruned(kept, decision.ratio, notes, couplings.reasons)
     layers = _layers(decision, tensors, kept, dense.batch)
     outputs = decision.trace.outputs
     if exporter.refusal:
@@ -146,7 +145,7 @@ def plan_pruning(
         layers=layers,
         notes=(*checked.notes, *reached, *thin_notes(layers), *notes),
         expressed_by=expressed_by,
-        couplings=Coupled.of(settled.trace, ignored, settled.notes),
+        couplings=couplings,
     )
     total = time.perf_counter() - start
     return replace(plan, seconds=(total, total - exporter.seconds))

@@ -71,7 +71,7 @@ def einsum(
         others = "".join(terms[:n] + terms[n + 1 :])
         made = [axis for axis, letter in enumerate(term) if letter in right and letter not in others]
         if made:
-            call.writes(value, made[0])
+            call.writes(value, *made)
     weight = next((value.name for value in tensors if value.name is not None), None)
     wide = {letter for letter, ids in letters.items() if len(ids) > 1}
     for product in _products([wide.intersection(term) for term in terms], wide.intersection(right), path):

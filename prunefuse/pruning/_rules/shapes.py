@@ -119,8 +119,8 @@ def _merge(call: Call, parts: Sequence[Ids]) -> Ids:
 
 @register_rule("aten::expand", "aten::expand_as")
 def expand(call: Call, x: Value, sizes: Any = (), **_: Any) -> Value:
-    """New axes and repeated axes have sizes written in the code: they stay."""
-    out = broadcast(call, x)
+    """New axes and repeated axes are alike in every index; their sizes may be written in the code."""
+    out = _repeated(call, broadcast(call, x), x)
     for ids in out.axes:
         if not isinstance(sizes, Value) and len(ids) in sizes:
             call.holds(ids)
@@ -131,9 +131,19 @@ def expand(call: Call, x: Value, sizes: Any = (), **_: Any) -> Value:
 def repeat(call: Call, x: Value, counts: Sequence[int]) -> Value:
     """Every axis as often as wanted, one whole after the other; new axes in front."""
     axes = (fixed(1),) * (len(call.shape) - len(x.axes)) + x.axes
-    return Value(
-        tuple(np.tile(ids, size // max(1, len(ids))) for ids, size in zip(axes, call.shape, strict=True))
-    )
+    whole = tuple(np.tile(ids, size // max(1, len(ids))) for ids, size in zip(axes, call.shape, strict=True))
+    out = _repeated(call, Value(whole), x)
+    for mine, ids in zip(out.axes, whole, strict=True):
+        if mine is not ids:
+            call.holds(mine)
+    return out
+
+
+def _repeated(call: Call, out: Value, x: Value) -> Value:
+    """The output, of which axes that repeat one index are like those of a constant: any of their indices may leave."""
+    old = (fixed(1),) * (len(out.axes) - len(x.axes)) + x.axes
+    pairs = zip(out.axes, old, strict=True)
+    return Value(tuple(call.trace.couplings.open(len(a)) if len(a) > len(b) == 1 else a for a, b in pairs))
 
 
 @register_rule("aten::repeat_interleave")
