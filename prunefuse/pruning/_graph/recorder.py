@@ -13,6 +13,7 @@ from torch._dispatch.python import enable_pre_dispatch, enable_python_dispatcher
 from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunefuse._attention import unfused_attention
 from prunefuse.pruning._graph.copies import named_tensors
@@ -82,19 +83,21 @@ class _Recorder(SchemaCheckMode):
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
         self.graph = fx.Graph()
         self.constants: list[tuple[fx.Node, Tensor]] = []
-        self._nodes: dict[int, fx.Node] = {}
-        self._alive: list[Tensor] = []  # an id says who a tensor is only while it lives
+        # Not held: a factory's tensor that somebody holds is copied on its way to Python, and nobody knows the copy.
+        self._nodes = WeakTensorKeyDictionary()
+        self._placeholders = 0
         self._stack = stack
 
     def placeholder(self, tensor: Tensor) -> fx.Node:
         """A tensor that is there before the run."""
-        node = self.graph.placeholder(f"x{len(self._alive)}")
+        node = self.graph.placeholder(f"x{self._placeholders}")
+        self._placeholders += 1
         self._know(tensor, node)
         return node
 
     def node_of(self, tensor: Tensor) -> fx.Node:
         """Where a tensor comes from; one that comes from nowhere is a constant."""
-        if (node := self._nodes.get(id(tensor))) is not None:
+        if (node := self._nodes.get(tensor)) is not None:
             return node
         node = self.graph.get_attr(f"constant{len(self.constants)}")
         node.meta["nn_module_stack"] = self._stack()
@@ -112,19 +115,27 @@ class _Recorder(SchemaCheckMode):
         if isinstance(result, Tensor):
             self._know(result, node)
             return result
-        node.meta["val"] = result
         if isinstance(result, list | tuple):
+            node.meta["val"] = tuple(map(_like, result))
             for place, part in enumerate(result):
                 if isinstance(part, Tensor):
                     item = self.graph.call_function(operator.getitem, (node, place))
                     item.meta["nn_module_stack"] = node.meta["nn_module_stack"]
                     self._know(part, item)
+        else:
+            node.meta["val"] = result
         return result
 
     def _know(self, tensor: Tensor, node: fx.Node) -> None:
-        node.meta["val"] = tensor
-        self._nodes[id(tensor)] = node
-        self._alive.append(tensor)
+        node.meta["val"] = _like(tensor)
+        self._nodes[tensor] = node
+
+
+def _like(value: Any) -> Any:
+    """A tensor of the same shape, strides and type, without values; what is no tensor is itself."""
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
 
 
 @contextmanager
