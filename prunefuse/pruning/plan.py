@@ -202,7 +202,8 @@ class PruningPlan:
 
         A weight with kept outputs O and inputs I becomes ``dense[o, i] = small[rank(o), rank(i)]`` for o in O and i in I.
         Here rank is the place in the kept set. Norm layers and their statistics are written over O. What was not pruned is
-        copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit.
+        copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit. Gains of weight norms and
+        vectors of spectral norms are so up to rounding, since the weights as applied are what is kept.
 
         Args:
             dense: The dense model; written in place. Training mode and ``requires_grad`` stay.
