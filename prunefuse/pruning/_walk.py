@@ -147,6 +147,8 @@ def _keep_lifted(tracing: Tracing) -> None:
             path, _, attribute = name.rpartition(".")
             where = describe(tracing.modules[""], [path])
             is_attribute = isinstance(getattr(tracing.modules[path], attribute, None), Tensor)
+            if is_attribute:
+                tracing.pinning.append(name)
             what = f"{attribute!r} of {where}" if is_attribute else f"a tensor that {where} holds"
             why = (
                 "a tensor that is neither parameter nor buffer cannot be cut, so the channels it meets stay "

@@ -24,6 +24,7 @@ from prunefuse.pruning._graph.export import (
     quiet,
     running_modules,
 )
+from prunefuse.pruning._graph.normed import gains_of_part, set_gains_
 from prunefuse.pruning._graph.program import Program, tensors_in
 from prunefuse.pruning._graph.trace import Record, Trace
 from prunefuse.pruning._walk import LAYOUT, call_shapes, trace
@@ -55,6 +56,7 @@ def extract(
         ValueError: The small model cannot run, or returns other shapes; or already the dense one does.
     """
     small = cut(model, kept, attributes)
+    set_gains_(small, gains_of_part(model, kept))
     _check_runs(small, model, inputs, outputs)
     return small
 
@@ -291,7 +293,11 @@ def _cut(
 ) -> None:
     """Cut the tensors that the program holds; those that were one stay one."""
     names = all_names(model)
-    cuts: dict[str, Tensor] = {}
+    cuts: dict[str, Tensor] = {
+        name: nn.Parameter(gain, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else gain
+        for name, gain in gains_of_part(model, kept).items()
+        for tensor in [names[name][1]]
+    }
     for held in (program.state_dict, program.constants):
         for name, tensor in list(held.items()):
             if name in names:

@@ -90,7 +90,8 @@ class PruningPlan:
             on values. None at all if the model does not run on zeros.
         kept: Parameter or buffer name -> axis -> the indices that are kept, increasing. Axes that stay whole
             are left out.
-        attributes: Module path -> attribute -> its value in the small model.
+        attributes: Module path -> attribute -> its value in the small model. Of a tensor that an earlier forward has cached:
+            () for None, (0,) for no such attribute, until the next forward makes it again.
         layers: One record per module with parameters or products of its own.
         notes: What was kept whole although it is no input or output, and why.
         expressed_by: What the small network is: ``"module"``, of the dense model's class, or ``"program"``, the
@@ -202,7 +203,8 @@ class PruningPlan:
 
         A weight with kept outputs O and inputs I becomes ``dense[o, i] = small[rank(o), rank(i)]`` for o in O and i in I.
         Here rank is the place in the kept set. Norm layers and their statistics are written over O. What was not pruned is
-        copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit.
+        copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit. Gains of weight norms and
+        vectors of spectral norms are so up to rounding, since the weights as applied are what is kept.
 
         Args:
             dense: The dense model; written in place. Training mode and ``requires_grad`` stay.

@@ -25,6 +25,7 @@ from prunefuse.pruning._choose.gradients import Evidence, Loss, gather
 from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS, Scoring
 from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning._explain import Coupled
+from prunefuse.pruning._graph.caches import caches, without_caches
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning._graph.export import Exporter, TensorSpec
 from prunefuse.pruning._graph.trace import Note, Product, Trace, note_lines
@@ -65,9 +66,9 @@ def plan_pruning(
     notes name it, and ``plan.explain`` tells of a layer.
 
     Args:
-        model: The dense model, of any class that ``torch.export`` captures. It is not changed.
-        example_inputs: The input of its forward, or the inputs in order. Only shapes and dtypes matter; to a latency the
-            values too, if the model's code looks at them. Axis 0 of the first is taken as the batch.
+        model: The dense model. It is not changed. What ``torch.export`` does not capture is recorded in one run.
+        example_inputs: The input of its forward, or the inputs in order. Only shapes and dtypes matter, unless the model's
+            code looks at values. Axis 0 of the first is taken as the batch. They may be on another device than the model.
         options: Those of `ModulePlanOptions`.
 
     Returns:
@@ -77,7 +78,8 @@ def plan_pruning(
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: An argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
-        RuntimeError: ``torch.export`` cannot capture the model; the message names the module and the reason.
+        RuntimeError: The model cannot run, or not be exported where ``expressed_by`` is ``"program"``. The message names
+            the module and the reason.
 
     References:
         Kousar, Bhatti and Moon 2025, *PruneFuse: Efficient Data Selection via Weight Pruning and Network Fusion*. Wang,
@@ -102,6 +104,12 @@ def plan_pruning(
     exporter = Exporter(model, inputs, exported=free)
     dense = Dense(model, inputs, exporter.dense(), None, checked, evidence, ignored, free)
     ranked = dense.ranked(Remedies())
+    found: dict[str, dict[str, int | tuple[int, ...]]] = {}
+    if ranked.trace.pinning and (found := caches(model, inputs, ranked.trace.pinning)):
+        fresh = without_caches(model, found)
+        exporter = Exporter(fresh, inputs)
+        dense = replace(dense, model=fresh, evaluation=exporter.dense())
+        ranked = dense.ranked(Remedies())
     unused = ranked.trace.unused()
     if unused and (training := exporter.dense_in_training()) is not None:
         dense = replace(dense, training=training)
@@ -114,7 +122,7 @@ def plan_pruning(
         settled, decision = _settled(dense, ranked, target, exporter)
         reached = (target.describe(settled.cost(target), settled.cost(target, decision.ratio)),)
     else:
-        race = Race(model, inputs, target)
+        race = Race(dense.model, inputs, target)
         runnable, _ = _settled(dense, ranked, Fraction(1, 2), exporter)
         settled, decision = _settled(dense, ranked, race.ratio(runnable), exporter)
         reached = (race.describe(decision),)
@@ -129,6 +137,9 @@ def plan_pruning(
     checked.check_pruned(kept, decision.ratio, notes, couplings.reasons)
     layers = _layers(decision, tensors, kept, dense.batch)
     outputs = decision.trace.outputs
+    attributes = decision.attributes()
+    for path, states in found.items():
+        attributes[path] = {**attributes.get(path, {}), **states}
     if exporter.refusal:
         outputs = checkable_outputs(model, inputs, outputs)
     plan = PruningPlan(
@@ -141,7 +152,7 @@ def plan_pruning(
         inputs=tuple(map(TensorSpec.of, inputs)),
         outputs=outputs,
         kept=kept,
-        attributes=decision.attributes(),
+        attributes=attributes,
         layers=layers,
         notes=(*checked.notes, *reached, *thin_notes(layers), *notes),
         expressed_by=expressed_by,

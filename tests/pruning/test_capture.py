@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from prunefuse.errors import CaptureError
-from prunefuse.pruning import plan_pruning
+from prunefuse.pruning import PruningPlan, plan_pruning
 
 
 class Branches(nn.Module):
@@ -363,3 +363,54 @@ def test_what_nobody_reads_still_has_to_run():
     model, x = WithDeadCode(lambda h: h + offsets), torch.randn(4, 6)
     with pytest.raises(ValueError, match="nothing was pruned"):
         plan_pruning(model, x, ratio=0.5)
+
+
+class Caches(nn.Module):
+    """Keeps what it computes from a parameter for later forwards: in an attribute that is None or not there before."""
+
+    def __init__(self, absent):
+        super().__init__()
+        self.i, self.o, self.table = nn.Linear(3, 16), nn.Linear(16, 3), nn.Parameter(torch.randn(16, 2))
+        if not absent:
+            self.cache = None
+
+    def forward(self, x):
+        if self.training or getattr(self, "cache", None) is None:
+            self.cache = self.table.exp().select(1, 0)
+        return self.o(self.i(x) * self.cache)
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_what_a_forward_has_cached_does_not_count(absent, tmp_path):
+    model, x = nn.Sequential(nn.Linear(4, 3), Caches(absent)).eval(), torch.randn(5, 4)
+    before = plan_pruning(model, x)
+    with torch.no_grad():
+        model(x)
+    plan = plan_pruning(model, x)
+    assert plan.kept == before.kept
+    assert model[1].cache.shape == (16,)
+    plan.save(tmp_path / "plan.json")
+    small = PruningPlan.load(tmp_path / "plan.json").extract(model)
+    torch.testing.assert_close(
+        small(x), before.extract(nn.Sequential(model[0], copy_without_cache(model[1])))(x)
+    )
+    assert small[1].cache.shape == (8,)
+
+
+def copy_without_cache(module):
+    fresh = Caches(False).eval()
+    fresh.load_state_dict(module.state_dict())
+    return fresh
+
+
+def test_a_tensor_that_a_forward_can_do_without_is_no_cache():
+    class Optional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.rand(8)
+
+        def forward(self, x):
+            return x if self.scale is None else x * self.scale
+
+    with pytest.raises(ValueError, match="'scale' of module '1'"):
+        plan_pruning(nn.Sequential(nn.Linear(4, 8), Optional(), nn.Linear(8, 2)), torch.zeros(1, 4))

@@ -82,7 +82,7 @@ def cut(
         elif (small := cut_tensor(tensor, kept[name])) is not tensor:
             memo[id(tensor)] = small
     result = copied(model, memo)
-    _set_attributes(result, attributes)
+    set_attributes(result, attributes)
     return result
 
 
@@ -111,12 +111,22 @@ def hollow(model: nn.Module) -> nn.Module:
     return cut(model, dict.fromkeys(named_tensors(model), ()), {}, values=False)
 
 
-def _set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]) -> None:
+def set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]) -> None:
     modules = dict(small.named_modules(remove_duplicate=False))
     for path, mine in attributes.items():
         for name, value in mine.items():
             owner: Any = modules.get(path)
             held, _, attribute = name.rpartition(".")
+            if (
+                isinstance(value, tuple)
+                and value in ((), (0,))
+                and not isinstance(getattr(owner, attribute, None), tuple | list | int)
+            ):  # what an earlier forward has made, for the next to make again
+                if value:
+                    vars(owner).pop(attribute, None)
+                else:
+                    setattr(owner, attribute, None)
+                continue
             if hasattr(owner, held):  # an object that other modules may hold as well
                 setattr(owner, held, copy.copy(getattr(owner, held)))
                 owner = getattr(owner, held)

@@ -139,6 +139,7 @@ class Trace(Walk):
         writers: Tensor name -> the axis of its output channels, for weights of convolutions and linear maps.
         sized: Which channels a module attribute counts.
         notes: What was kept whole, and why.
+        pinning: Module path and attribute of the tensors that no plan can cut, and whose channels stay for that.
         choices: Paths of the modules that split an axis of which another factor could lose channels.
     """
 
@@ -151,6 +152,7 @@ class Trace(Walk):
     writers: Mapping[str, int] = field(default_factory=dict)
     sized: Mapping[Size, Ids] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    pinning: tuple[str, ...] = ()
     choices: frozenset[str] = frozenset()
 
     def unused(self) -> list[str]:
@@ -174,6 +176,7 @@ class Tracing:
         ignored: Paths of the modules whose output channels are kept whole, and tensors that keep theirs.
         free: As of :class:`Trace`; so are the others, up to the notes.
         couplings: The equalities.
+        pinning: As of :class:`Trace`.
         held: Names of the nodes of the graph that are parameters, buffers or constants.
         choices: Tensor name -> the axes of which one may be that in ``writers``.
         calls: Those of the graph that is walked now; so are literals and products.
@@ -186,6 +189,7 @@ class Tracing:
     lifted: dict[str, Value] = field(default_factory=dict)
     couplings: Couplings = field(default_factory=Couplings)
     writers: dict[str, int] = field(default_factory=dict)
+    pinning: list[str] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
     choices: dict[str, tuple[int, ...]] = field(default_factory=dict)
     sized: dict[Size, Ids] = field(default_factory=dict)
@@ -223,6 +227,7 @@ class Tracing:
             writers=self.writers,
             sized=self.sized,
             notes=tuple(self.notes),
+            pinning=tuple(self.pinning),
             choices=frozenset(self.couplings.choices),
         )
 
