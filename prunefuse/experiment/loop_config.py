@@ -133,7 +133,8 @@ class SelectionOptions:
         default=None,
         metadata=option(
             SELECT,
-            "Where features to compare come from: a .npy file with a row for each sample of the pool, or a module of the selector",
+            "Where features to compare come from: a .npy file with a row for each sample of the pool, or a module of the "
+            "selector",
             more="Of a module the output is taken. Left out, it is what enters the last linear layer.",
             metavar="FILE|MODULE",
         ),

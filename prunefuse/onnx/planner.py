@@ -100,7 +100,8 @@ def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> Pr
         reached = (target.describe(ranked.cost(target), ranked.cost(target, decision.ratio)),)
     kept = decision.kept(tensors)
     notes = note_lines(ranked.notes)
-    checked.check_pruned(kept, decision.ratio, notes)
+    couplings = Coupled.of(traced, ignored, ranked.notes)
+    checked.check_pruned(kept, decision.ratio, notes, couplings.reasons)
     layers = _layers(model, tensors, decision, kept, batch)
     types = {str(value.name): value.dtype for value in model.graph.inputs}
     return PruningPlan(
@@ -116,7 +117,7 @@ def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> Pr
         attributes=_sizes(model, inputs, traced, decision.keep),
         layers=layers,
         notes=(*checked.notes, *reached, *thin_notes(layers), *notes),
-        couplings=Coupled.of(traced, ignored, ranked.notes),
+        couplings=couplings,
     )
 
 

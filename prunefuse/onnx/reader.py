@@ -277,7 +277,8 @@ def trace(model: ir.Model, inputs: Mapping[str, Sequence[int]], ignored: Collect
 def _outputs(call: NodeCall, inputs: list[Value | None], tensor: Any) -> list[Value]:
     node = call.node
     taken = [tensor(value) for value in captured(node)]
-    seen = all(value is None or value in call.sizes.shapes for value in (*node.inputs, *node.outputs))
+    read = [value for value in node.outputs if value.uses() or value.is_graph_output()]
+    seen = all(value is None or value in call.sizes.shapes for value in (*node.inputs, *read))
     try:
         if seen and not taken:
             result = find_rule(call.op)(call, *inputs)

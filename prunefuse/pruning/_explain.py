@@ -61,6 +61,22 @@ class Coupled:
             traced.notes if notes is None else tuple(notes),
         )
 
+    def reasons(self) -> tuple[str, ...]:
+        """Why nothing can leave: for each reason the first weights that it is about."""
+        weights: dict[str, list[str]] = {}
+        for name, axis in self.writers.items():
+            ids = self.tensors[name].axes[axis]
+            why = "too few of its channels may leave to be rounded to some"
+            if not self.component[ids].any() and len(ids) > 1:
+                why = f"all {len(ids)} channels stay {_why_fixed(self, ids)}"
+            elif len(ids) == 1:
+                why = "the only channel of an axis stays"
+            weights.setdefault(why, []).append(name)
+        return tuple(
+            f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {why}"
+            for why, names in list(weights.items())[:8]
+        )
+
     def tensors_of(self, name: str) -> list[str]:
         """The tensors of a layer, or the tensor of this name.
 
@@ -104,7 +120,9 @@ class Coupled:
         reached[axis[axis != 0]] = True
         edge = np.full(len(reached), -1)  # by which each node was reached
         while not reached[0]:
-            edges = np.flatnonzero(reached[left] != reached[right])
+            edges = np.flatnonzero(reached[left] != reached[right])[
+                ::-1
+            ]  # so that of several the first call counts
             if not len(edges):
                 return []
             nodes = np.where(reached[left[edges]], right[edges], left[edges])
@@ -123,7 +141,7 @@ def coupled_in(model: nn.Module, inputs: tuple[Tensor, ...], free: bool) -> Coup
     Raises:
         RuntimeError: ``torch.export`` cannot capture the model.
     """
-    exporter = Exporter(model, inputs)
+    exporter = Exporter(model, inputs, exported=free)
     evaluation = exporter.dense()
     traced = trace(model, evaluation, free=free)
     if traced.unused() and (training := exporter.dense_in_training()) is not None:
@@ -347,6 +365,8 @@ def _why_fixed(coupled: Coupled, axis: Ids) -> str:
         why = (
             f"because they meet a tensor that {where.module or 'the model itself'} holds, which cannot be cut"
         )
+    elif where.op == "ignore":
+        why = f"because {where.module} is ignored"
     elif where.op == "output":
         why = "as outputs of the network"
     elif where.module in coupled.ignored and not _is_read(coupled, way[-1]):

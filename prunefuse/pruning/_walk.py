@@ -17,32 +17,35 @@ from prunefuse.pruning._graph.copies import all_names
 from prunefuse.pruning._graph.couplings import Place, Value, fixed
 from prunefuse.pruning._graph.export import describe
 from prunefuse.pruning._graph.trace import OFFER, Call, Kind, Note, Record, Trace, Tracing, Walk, kind_of
+from prunefuse.pruning._rules.norms import normalizes
 from prunefuse.pruning._rules.registry import find_rule, unknown, values_in
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
+    from prunefuse.pruning._graph.program import Program
 
 
 def trace(
     model: nn.Module,
-    program: ExportedProgram,
+    program: Program,
     ignored: Collection[str] = (),
-    training: ExportedProgram | None = None,
+    training: Program | None = None,
     whole: Mapping[Kind, bool] = MappingProxyType({}),
     free: bool = False,
     kept: Mapping[str, Sequence[Tensor | None]] | None = None,
+    smallest: Collection[Kind] = (),
 ) -> Trace:
     """Apply the rules to every operator of the exported model.
 
     Args:
         model: The dense model.
         program: Its graph in evaluation mode.
-        ignored: Paths of modules whose output channels are kept whole.
+        ignored: Paths of modules whose output channels are kept whole, and tensors that keep theirs.
         training: Its graph in training mode, for parameters that only that one uses.
         whole: Modules that cannot follow; true: their axes stay whole that are as long as one that may be pruned
             and whose size they give to an operator; false: all axes inside.
         free: The graph will be cut and not the module: sizes and constants follow.
         kept: What is kept is known: indices of every axis of every tensor, None = all.
+        smallest: Types of modules that lose the smallest factor of an axis that they split, not the largest.
 
     Raises:
         RuntimeError: a rule failed.
@@ -57,6 +60,11 @@ def trace(
         tracing.tensors[name] = tracing.tensors[first]
     evaluation = _walk(tracing, program)
     walks = [evaluation] if training is None else [evaluation, _walk(tracing.of_next_graph(), training)]
+    for name in tracing.ignored & tracing.tensors.keys():
+        value = tracing.tensors[name]
+        if value.name not in tracing.writers:  # of a weight only what it writes
+            for ids in value.axes:
+                tracing.couplings.link(ids, fixed(len(ids)), Place("ignore", name))
     if kept is None:
         _keep_unread(tracing, model, walks)
     for path in evaluation.literals:
@@ -73,7 +81,8 @@ def trace(
             tracing.notes.append(Note(describe(model, [path]), why))
     if kept is not None:
         _separate(tracing, kept)
-    for split in tracing.couplings.resolve():
+    other = [path for path, module in tracing.modules.items() if type(module) in smallest]
+    for split in tracing.couplings.resolve(other):
         tracing.notes.append(Note(str(split.where), "splits a channel axis, or merges two"))
     if not free:
         _keep_lifted(tracing)
@@ -101,18 +110,18 @@ def _separate(tracing: Tracing, kept: Mapping[str, Sequence[Tensor | None]]) -> 
             tracing.couplings.link(ids, np.where(stays, 0, gone))
 
 
-def _walk(tracing: Tracing, program: ExportedProgram) -> Walk:
+def _walk(tracing: Tracing, program: Program) -> Walk:
     """Apply the rules to one graph."""
     outputs: tuple[tuple[int, ...], ...] = ()
-    names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
-    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    constants = program.constants
+    tracing.held.update(program.tensors, constants)
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.name in constants:
-            axes = (tracing.couplings.fresh(size) for size in _shapes(node.meta["val"])[0])
-            values[node] = tracing.lifted[constants[node.name]] = Value(tuple(axes))
+            axes = map(tracing.couplings.fresh, _shapes(node.meta["val"])[0])
+            values[node] = tracing.lifted.setdefault(constants[node.name], Value(tuple(axes)))
         elif node.op == "placeholder":
-            values[node] = tracing.tensors.get(names[node.name] or "") or _fixed_value(node)
+            values[node] = tracing.tensors.get(program.tensors.get(node.name, "")) or _fixed_value(node)
         elif node.op == "call_function":
             values[node] = _call(tracing, node, values)
         elif node.op == "get_attr":  # the body of a higher-order operator
@@ -121,7 +130,7 @@ def _walk(tracing: Tracing, program: ExportedProgram) -> Walk:
             returned = [(x.name, values[x]) for x in tree_leaves(node.args) if isinstance(x, fx.Node)]
             for ids in (ids for value in values_in(value for _, value in returned) for ids in value.axes):
                 tracing.couplings.link(ids, fixed(len(ids)), Place("output", ""))
-            users = [value for name, value in returned if name in program.graph_signature.user_outputs]
+            users = [value for name, value in returned if name in program.returned]
             outputs = tuple(value.shape for value in values_in(users))
     return tracing.walked(outputs)
 
@@ -138,6 +147,8 @@ def _keep_lifted(tracing: Tracing) -> None:
             path, _, attribute = name.rpartition(".")
             where = describe(tracing.modules[""], [path])
             is_attribute = isinstance(getattr(tracing.modules[path], attribute, None), Tensor)
+            if is_attribute:
+                tracing.pinning.append(name)
             what = f"{attribute!r} of {where}" if is_attribute else f"a tensor that {where} holds"
             why = (
                 "a tensor that is neither parameter nor buffer cannot be cut, so the channels it meets stay "
@@ -154,11 +165,11 @@ LAYOUT = frozenset("aten::" + name for name in ("contiguous", "clone", "alias", 
 
 
 def call_shapes(
-    program: ExportedProgram,
+    graph: fx.Graph,
 ) -> list[tuple[str, tuple[tuple[int, ...], ...], tuple[float, ...]]]:
-    """What a trace of the program records of every call, but for :data:`LAYOUT`: name, output shapes, numbers."""
+    """What a trace of the graph records of every call, but for :data:`LAYOUT`: name, output shapes, numbers."""
     result = []
-    for node in _calls(program.graph):
+    for node in _calls(graph):
         name, shapes = _operator(node)
         if name is not None and name not in LAYOUT:
             result.append((name, shapes, _numbers(node)))
@@ -223,9 +234,13 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     if name is None:
         return _number(node.meta.get("val"))
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    call = Call(name, stack[-1][0] if stack else "", shapes, tracing)
+    module = stack[-1][0] if stack else ""
+    call = Call(name, module, shapes, tracing, normalizes=normalizes(node, tracing.held))
     rule = find_rule(node.target)
     try:
+        if name == "aten::resolve_neg" and not node.users:  # the last that is seen of x.numpy()
+            for ids in (ids for value in values_in(args) for ids in value.axes):
+                call.keep(ids, "gives the values of channels to NumPy")
         if rule is unknown and (parts := parts_of(node)) is not None:
             before = len(tracing.calls)
             result = _call_block(tracing, parts, map(values.__getitem__, node.all_input_nodes))
@@ -278,7 +293,10 @@ def parts_of(node: fx.Node) -> fx.Graph | None:
         kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__)
         return operator.decompose(*args, **kwargs)
 
-    graph = make_fx(composed)(*(x.meta["val"] for x in inputs)).graph
+    try:
+        graph = make_fx(composed)(*(x.meta["val"] for x in inputs)).graph
+    except Exception:  # it looks at values
+        return None
     for part in graph.nodes:
         part.meta["nn_module_stack"] = node.meta.get("nn_module_stack", {})
     return graph

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from prunefuse._seeds import isolated
 from prunefuse.pruning._choose.fit_code import Decision
@@ -25,6 +24,8 @@ from prunefuse.pruning._graph.export import (
     quiet,
     running_modules,
 )
+from prunefuse.pruning._graph.normed import gains_of_part, set_gains_
+from prunefuse.pruning._graph.program import Program, tensors_in
 from prunefuse.pruning._graph.trace import Record, Trace
 from prunefuse.pruning._walk import LAYOUT, call_shapes, trace
 
@@ -55,6 +56,7 @@ def extract(
         ValueError: The small model cannot run, or returns other shapes; or already the dense one does.
     """
     small = cut(model, kept, attributes)
+    set_gains_(small, gains_of_part(model, kept))
     _check_runs(small, model, inputs, outputs)
     return small
 
@@ -69,8 +71,10 @@ def _check_runs(small: nn.Module, dense: nn.Module, inputs: Sequence[TensorSpec]
         for values in (False, True):
             running.clear()
             shapes, error = _tried(small, inputs, values)
-            if shapes == outputs:
+            if shapes is not None and _fit(shapes, outputs):
                 return
+        if not outputs:  # the model runs on no zeros, so that nothing can be said
+            return
         _check_outputs_of_dense(dense, inputs, outputs)
         if error is not None:
             raise ValueError(
@@ -88,7 +92,7 @@ def _check_outputs_of_dense(dense: nn.Module, inputs: Sequence[TensorSpec], outp
     """Raise ``ValueError`` if the model behaves otherwise than the planned one, whose tensors are like its own."""
     for values in (False, True):
         shapes, error = _tried(dense, inputs, values)
-        if shapes == outputs:
+        if shapes is not None and _fit(shapes, outputs):
             return
     planned = ", ".join(str(spec.shape) for spec in inputs)
     differs = (
@@ -99,6 +103,24 @@ def _check_outputs_of_dense(dense: nn.Module, inputs: Sequence[TensorSpec], outp
     raise ValueError(
         f"model must be like the model that was planned, got another {type(dense).__name__}: for the planned inputs "
         f"of shape {planned} it {differs}, before any pruning (another stride, padding or forward?)"
+    )
+
+
+def checkable_outputs(model: nn.Module, inputs: Sequence[Tensor], outputs: Shapes) -> Shapes:
+    """What can be checked without a user's values where sizes may depend on them: -1 stands for every size.
+
+    None of the outputs if the model does not run on zeros.
+    """
+    shapes, _ = _tried(model, tuple(map(TensorSpec.of, inputs)), values=True)
+    unknown = tuple((-1,) * len(shape) for shape in outputs)
+    return unknown if shapes is not None and _fit(shapes, unknown) else ()
+
+
+def _fit(shapes: Shapes, outputs: Shapes) -> bool:
+    return list(map(len, shapes)) == list(map(len, outputs)) and all(
+        wanted in (-1, size)
+        for shape, planned in zip(shapes, outputs, strict=True)
+        for size, wanted in zip(shape, planned, strict=True)
     )
 
 
@@ -127,7 +149,7 @@ def _output_shapes(model: nn.Module, planned: Sequence[TensorSpec], values: bool
         inputs = [spec.empty(first.device).zero_() for spec in planned]
         # The model may have another precision by now than when it was planned.
         outputs = model(*(x.to(first.dtype) if x.is_floating_point() else x for x in inputs))
-    return tuple(tuple(x.shape) for x in tree_leaves(outputs) if isinstance(x, Tensor))
+    return tuple(tuple(x.shape) for x in tensors_in(outputs))
 
 
 def _suspect(small: nn.Module, running: list[str]) -> str:
@@ -148,7 +170,7 @@ def extract_program(
 ) -> ExportedProgram:
     """See :meth:`PruningPlan.extract_program`."""
     program = export(model, inputs, training, dynamic_shapes)
-    traced = trace(model, program, free=True, kept=kept)
+    traced = trace(model, Program.of(program), free=True, kept=kept)
     decision = Decision(traced, _kept_nodes(traced, kept))
     for call, shapes in zip(traced.calls, decision.sizes, strict=True):
         _set_sizes(call, shapes, decision.count)
@@ -271,7 +293,11 @@ def _cut(
 ) -> None:
     """Cut the tensors that the program holds; those that were one stay one."""
     names = all_names(model)
-    cuts: dict[str, Tensor] = {}
+    cuts: dict[str, Tensor] = {
+        name: nn.Parameter(gain, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else gain
+        for name, gain in gains_of_part(model, kept).items()
+        for tensor in [names[name][1]]
+    }
     for held in (program.state_dict, program.constants):
         for name, tensor in list(held.items()):
             if name in names:
@@ -290,7 +316,7 @@ def _check(program: ExportedProgram, decision: Decision) -> None:
     """Raise unless every call gives the planned shapes."""
     calls = [(call.op, shapes) for call, shapes in zip(decision.trace.calls, decision.sizes, strict=True)]
     wanted = [call for call in calls if call[0] not in LAYOUT]
-    for plan, real in zip_longest(wanted, call_shapes(program)):
+    for plan, real in zip_longest(wanted, call_shapes(program.graph)):
         if plan is None or real is None or plan != real[:2]:
             raise RuntimeError(
                 f"the pruned program does not do what was planned: {plan} is {real[:2] if real else None}; an operator "

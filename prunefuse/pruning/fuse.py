@@ -12,6 +12,7 @@ from prunefuse import ops
 from prunefuse._options import require, require_type
 from prunefuse._seeds import isolated
 from prunefuse.pruning._graph.copies import named_tensors
+from prunefuse.pruning._graph.normed import restore_gains_
 
 _COMPLEMENTS = ("keep", "reinit", "zero")
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -64,6 +65,7 @@ def write_back(
             _clear(dense, target, pruned)
         names = list(target)
         ops.scatter_([target[n] for n in names], [source[n] for n in names], [kept[n] for n in names])
+    restore_gains_(dense, small, kept)
 
 
 def _fitting(

@@ -34,7 +34,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Unpack
 
 from prunefuse._attention import unfused_attention
-from prunefuse._options import require_type
 from prunefuse.pruning._graph.copies import copied, named_tensors
 from prunefuse.pruning._graph.export import Exporter
 from prunefuse.pruning._obspa.readers import Application, Enough, Reader, Watch, find_readers
@@ -48,7 +47,7 @@ from prunefuse.pruning._obspa.refit import (
     with_notes,
 )
 from prunefuse.pruning._walk import trace
-from prunefuse.pruning.options import ModulePlanOptions, lists
+from prunefuse.pruning.options import ModulePlanOptions, inputs_for, lists
 from prunefuse.pruning.plan import PruningPlan
 from prunefuse.pruning.planner import plan_pruning
 
@@ -160,16 +159,15 @@ def prune_without_finetuning(
         Wang, Rachwan, Günnemann and Charpentier 2024, *Structurally Prune Anything: Any Architecture, Any Framework, Any
         Time*. Hassibi and Stork 1992, *Second Order Derivatives for Network Pruning: Optimal Brain Surgeon*.
     """
-    require_type(model, nn.Module, "model", "an nn.Module")
     check_planning(options, damping)
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    inputs = inputs_for(model, example_inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = Batches(calibration, len(inputs), device)
     dense = ModuleNetwork(copied(model).eval())
 
     traced = trace(model, Exporter(model, inputs).dense())
     readers, unrepaired = find_readers(traced)
-    stuck = {name.rpartition(".")[0]: where for name, where in unrepaired.items()}
+    stuck = {name.rpartition(".")[0] or name: where for name, where in unrepaired.items()}
     if not readers:
         raise ValueError(
             "model must have a convolution or linear layer that reads channels that may be pruned, got none"

@@ -10,14 +10,16 @@ from fractions import Fraction
 from numbers import Real
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from prunefuse._options import require
+from prunefuse._options import require, require_type
 from prunefuse.pruning._choose.gradients import Loss
 from prunefuse.pruning._choose.ranking import NORMALIZATIONS, RANKINGS, ROUNDINGS, Selection
 from prunefuse.pruning._choose.scores import AGGREGATIONS, SCOPES, Function, Scores, Scoring
 from prunefuse.pruning._choose.targets import Target
+from prunefuse.pruning._graph.copies import all_names
 
 PRESETS = {
     "prunefuse": {"scope": "writers", "aggregation": "norm", "normalization": "none", "ranking": "local"},
@@ -88,7 +90,8 @@ class PlanOptions(TypedDict, total=False):
         Key(
             (),
             'Names of modules, or patterns such as ``"stage1.*.conv2"`` (`fnmatch`), whose output channels are kept '
-            "whole; a module stands for all those inside it. What is tied to those channels stays whole as well.",
+            "whole; a module stands for all those inside it. A parameter or buffer by its name keeps the channels that it "
+            "writes, or has. What is tied to those channels stays whole as well.",
         ),
     ]
     seed: Annotated[int, Key(0, 'For ``"random"``, and for what is random in ``loss``.')]
@@ -249,14 +252,13 @@ class Options:
         by = "" if self.normalization == "none" else f", over the {self.normalization} of their group"
         return (f"scores of {self.scoring.scope} parameters, aggregation {self.scoring.aggregation}{by}",)
 
-    def check_pruned(self, kept: object, ratio: Fraction, notes: tuple[str, ...]) -> None:
+    def check_pruned(
+        self, kept: object, ratio: Fraction, notes: tuple[str, ...], reasons: Callable[[], tuple[str, ...]]
+    ) -> None:
         """Raise ``ValueError`` with the reasons if nothing was pruned although something was to be."""
         if kept or not (ratio or any(self.own_ratios.values())):
             return
-        why = notes or (
-            "every channel is an input, an output, ignored, the only one of its axis, or too few are left to round",
-        )
-        raise ValueError(f"nothing was pruned at ratio {float(ratio):g}: {'; '.join(why)}")
+        raise ValueError(f"nothing was pruned at ratio {float(ratio):g}: {'; '.join((*notes, *reasons()))}")
 
 
 def checked_options(
@@ -332,6 +334,40 @@ def checked_inputs(example_inputs: Tensor | Sequence[Tensor] | None) -> tuple[Te
     return tuple(inputs)
 
 
+def inputs_for(model: nn.Module, example_inputs: Tensor | Sequence[Tensor] | None) -> tuple[Tensor, ...]:
+    """The inputs as a tuple of tensors, on the device of the model; the model checked to be one that can be planned."""
+    check_module(model)
+    inputs = checked_inputs(example_inputs)
+    devices = {tensor.device for _, tensor in all_names(model).values()}
+    return tuple(x.to(devices.copy().pop()) for x in inputs) if len(devices) == 1 else inputs
+
+
+_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
+
+
+def check_module(model: nn.Module) -> None:
+    """Raise ``TypeError`` unless the model is a module whose Python code and whole parameters are there."""
+    require_type(model, nn.Module, "model", "an nn.Module")
+    for path, module in model.named_modules():
+        where = f" as {path!r}" if path else ""
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(
+                f"model must be a module of Python code, got a scripted one{where}: plan the module from which "
+                "torch.jit.script or torch.jit.trace made it"
+            )
+        for kind in type(module).__mro__:
+            if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
+                raise TypeError(
+                    f"model must be the module inside, got a {kind.__name__} around it{where}: plan its .module, "
+                    "with whole parameters, and wrap the small model"
+                )
+    for name, (_, tensor) in all_names(model).items():
+        if type(tensor).__name__ == "DTensor":
+            raise TypeError(
+                f"model must have whole parameters, got {name} sharded over processes: plan the model before it is sharded"
+            )
+
+
 def checked_ratio(argument: str, ratio: float | Fraction) -> Fraction:
     """A ratio in [0, 1), exactly."""
     if isinstance(ratio, bool) or not isinstance(ratio, float | int | Real):
@@ -352,16 +388,23 @@ def check_count(argument: str, value: int) -> None:
     require(value >= 1, argument, "at least 1", value)
 
 
-def matching_modules(model: nn.Module, argument: str, patterns: Iterable[str] | str) -> set[str]:
-    """Paths of the modules with these names or patterns, and of all inside them."""
+def matching_modules(
+    model: nn.Module, argument: str, patterns: Iterable[str] | str, tensors: bool = False
+) -> set[str]:
+    """Paths of the modules with these names or patterns, and of all inside them; also names of tensors, if wanted."""
     paths = [path for path, _ in model.named_modules(remove_duplicate=False) if path]
+    names = [*all_names(model)] if tensors else []
     chosen: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if not isinstance(pattern, str):
             raise TypeError(f"{argument} must be names of modules, got {type(pattern).__name__}")
         matches = [path for path in paths if fnmatchcase(path, pattern)]
         if not matches:
-            raise ValueError(f"{argument} must match modules of the model, got {pattern!r}")
+            matches = [name for name in names if fnmatchcase(name, pattern)]
+            chosen.update(matches)
+        if not matches:
+            kinds = "modules, parameters or buffers" if tensors else "modules"
+            raise ValueError(f"{argument} must match {kinds} of the model, got {pattern!r}")
         chosen |= {
             path for path in paths for match in matches if path == match or path.startswith(match + ".")
         }

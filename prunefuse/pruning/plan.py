@@ -23,7 +23,7 @@ from prunefuse.pruning._graph.copies import all_names, fingerprint, named_tensor
 from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning.extract import extract, extract_program
 from prunefuse.pruning.fuse import check_arguments, write_back
-from prunefuse.pruning.options import check_choice, checked_inputs
+from prunefuse.pruning.options import check_choice, inputs_for
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -86,10 +86,12 @@ class PruningPlan:
         rounding: How counts were rounded.
         seed: Of the criterion ``random``.
         inputs: The example inputs.
-        outputs: Shapes of the tensors the model returned for them; pruning does not change them.
+        outputs: Shapes of the tensors the model returned for them; pruning does not change them. -1: a size that depends
+            on values. None at all if the model does not run on zeros.
         kept: Parameter or buffer name -> axis -> the indices that are kept, increasing. Axes that stay whole
             are left out.
-        attributes: Module path -> attribute -> its value in the small model.
+        attributes: Module path -> attribute -> its value in the small model. Of a tensor that an earlier forward has cached:
+            () for None, (0,) for no such attribute, until the next forward makes it again.
         layers: One record per module with parameters or products of its own.
         notes: What was kept whole although it is no input or output, and why.
         expressed_by: What the small network is: ``"module"``, of the dense model's class, or ``"program"``, the
@@ -187,7 +189,7 @@ class PruningPlan:
                 because an operator gets sizes that are not known to be such.
         """
         kept = self.kept_indices(model)
-        return extract_program(model, kept, checked_inputs(example_inputs), dynamic_shapes, training)
+        return extract_program(model, kept, inputs_for(model, example_inputs), dynamic_shapes, training)
 
     def fuse_(
         self,
@@ -201,7 +203,8 @@ class PruningPlan:
 
         A weight with kept outputs O and inputs I becomes ``dense[o, i] = small[rank(o), rank(i)]`` for o in O and i in I.
         Here rank is the place in the kept set. Norm layers and their statistics are written over O. What was not pruned is
-        copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit.
+        copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit. Gains of weight norms and
+        vectors of spectral norms are so up to rounding, since the weights as applied are what is kept.
 
         Args:
             dense: The dense model; written in place. Training mode and ``requires_grad`` stay.
@@ -276,7 +279,7 @@ class PruningPlan:
         coupled = self.couplings
         if model is not None:
             self.check_model(model)
-            coupled = coupled_in(model, checked_inputs(example_inputs), self.expressed_by == "program")
+            coupled = coupled_in(model, inputs_for(model, example_inputs), self.expressed_by == "program")
         if coupled is None:
             raise ValueError(
                 "model must be given to explain a plan that was loaded, which has no couplings: "

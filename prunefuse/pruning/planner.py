@@ -12,27 +12,30 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from prunefuse._options import require_type
 from prunefuse.pruning._choose.fit_code import (
     Decision,
+    Fault,
     Remedies,
     first_fault,
     next_remedies,
     number_that_stays,
+    remedies_before_whole,
 )
 from prunefuse.pruning._choose.gradients import Evidence, Loss, gather
 from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS, Scoring
 from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning._explain import Coupled
+from prunefuse.pruning._graph.caches import caches, without_caches
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning._graph.export import Exporter, TensorSpec
 from prunefuse.pruning._graph.trace import Note, Product, Trace, note_lines
+from prunefuse.pruning.extract import checkable_outputs
 from prunefuse.pruning.options import (
     ModulePlanOptions,
     check_choice,
-    checked_inputs,
     checked_options,
     completed,
+    inputs_for,
     lists,
     matching_modules,
 )
@@ -63,9 +66,9 @@ def plan_pruning(
     notes name it, and ``plan.explain`` tells of a layer.
 
     Args:
-        model: The dense model, of any class that ``torch.export`` captures. It is not changed.
-        example_inputs: The input of its forward, or the inputs in order. Only shapes and dtypes matter; to a latency the
-            values too, if the model's code looks at them. Axis 0 of the first is taken as the batch.
+        model: The dense model. It is not changed. What ``torch.export`` does not capture is recorded in one run.
+        example_inputs: The input of its forward, or the inputs in order. Only shapes and dtypes matter, unless the model's
+            code looks at values. Axis 0 of the first is taken as the batch. They may be on another device than the model.
         options: Those of `ModulePlanOptions`.
 
     Returns:
@@ -75,15 +78,15 @@ def plan_pruning(
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: An argument has a value that is not allowed, a target cannot be reached, or nothing would be pruned.
-        RuntimeError: ``torch.export`` cannot capture the model; the message names the module and the reason.
+        RuntimeError: The model cannot run, or not be exported where ``expressed_by`` is ``"program"``. The message names
+            the module and the reason.
 
     References:
         Kousar, Bhatti and Moon 2025, *PruneFuse: Efficient Data Selection via Weight Pruning and Network Fusion*. Wang,
         Rachwan, Günnemann and Charpentier 2024, *Structurally Prune Anything: Any Architecture, Any Framework, Any Time*.
     """
     start = time.perf_counter()
-    require_type(model, nn.Module, "model", "an nn.Module")
-    inputs = checked_inputs(example_inputs)
+    inputs = inputs_for(model, example_inputs)
     wanted: ModulePlanOptions = completed("plan_pruning", ModulePlanOptions, options)
     expressed_by, target = wanted["expressed_by"], wanted["target"]
     checked = checked_options(
@@ -95,13 +98,20 @@ def plan_pruning(
         raise ValueError(
             'target must be parameters, flops or memory with expressed_by="program", got latency'
         )
-    ignored = matching_modules(model, "ignore", wanted["ignore"])
+    ignored = matching_modules(model, "ignore", wanted["ignore"], tensors=True)
     evidence = _gathered(model, checked.scoring, wanted["loss"], wanted["batches"])
 
-    exporter = Exporter(model, inputs)
+    exporter = Exporter(model, inputs, exported=free)
     dense = Dense(model, inputs, exporter.dense(), None, checked, evidence, ignored, free)
     ranked = dense.ranked(Remedies())
-    if ranked.trace.unused() and (training := exporter.dense_in_training()) is not None:
+    found: dict[str, dict[str, int | tuple[int, ...]]] = {}
+    if ranked.trace.pinning and (found := caches(model, inputs, ranked.trace.pinning)):
+        fresh = without_caches(model, found)
+        exporter = Exporter(fresh, inputs)
+        dense = replace(dense, model=fresh, evaluation=exporter.dense())
+        ranked = dense.ranked(Remedies())
+    unused = ranked.trace.unused()
+    if unused and (training := exporter.dense_in_training()) is not None:
         dense = replace(dense, training=training)
         ranked = dense.ranked(Remedies())
 
@@ -112,16 +122,26 @@ def plan_pruning(
         settled, decision = _settled(dense, ranked, target, exporter)
         reached = (target.describe(settled.cost(target), settled.cost(target, decision.ratio)),)
     else:
-        race = Race(model, inputs, target)
+        race = Race(dense.model, inputs, target)
         runnable, _ = _settled(dense, ranked, Fraction(1, 2), exporter)
         settled, decision = _settled(dense, ranked, race.ratio(runnable), exporter)
         reached = (race.describe(decision),)
 
     tensors = named_tensors(model)
     kept = decision.kept(tensors)
-    notes = note_lines(settled.notes)
-    checked.check_pruned(kept, decision.ratio, notes)
+    notes = (
+        *_notes_on_capture(exporter, [name for name in unused if name in tensors]),
+        *note_lines(settled.notes),
+    )
+    couplings = Coupled.of(settled.trace, ignored, settled.notes)
+    checked.check_pruned(kept, decision.ratio, notes, couplings.reasons)
     layers = _layers(decision, tensors, kept, dense.batch)
+    outputs = decision.trace.outputs
+    attributes = decision.attributes()
+    for path, states in found.items():
+        attributes[path] = {**attributes.get(path, {}), **states}
+    if exporter.refusal:
+        outputs = checkable_outputs(model, inputs, outputs)
     plan = PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(decision.ratio),
@@ -130,16 +150,32 @@ def plan_pruning(
         rounding=wanted["rounding"],
         seed=wanted["seed"],
         inputs=tuple(map(TensorSpec.of, inputs)),
-        outputs=decision.trace.outputs,
+        outputs=outputs,
         kept=kept,
-        attributes=decision.attributes(),
+        attributes=attributes,
         layers=layers,
         notes=(*checked.notes, *reached, *thin_notes(layers), *notes),
         expressed_by=expressed_by,
-        couplings=Coupled.of(settled.trace, ignored, settled.notes),
+        couplings=couplings,
     )
     total = time.perf_counter() - start
     return replace(plan, seconds=(total, total - exporter.seconds))
+
+
+def _notes_on_capture(exporter: Exporter, unused: Sequence[str]) -> tuple[str, ...]:
+    """What a user must know of how the graphs were made."""
+    notes: tuple[str, ...] = ()
+    if exporter.refusal:
+        notes += (
+            f"planned by one run on the example inputs: where code looks at values, these decide ({exporter.refusal})",
+        )
+    if exporter.training_refusal and unused:
+        why = (
+            "evaluation does not use these, and training mode cannot be followed "
+            f"({exporter.training_refusal}), so they keep their size, which may not fit what they meet there"
+        )
+        notes += note_lines(Note(name, why) for name in unused)
+    return notes
 
 
 def _settled(
@@ -151,11 +187,25 @@ def _settled(
         if attribute := number_that_stays(decision, fault, exporter):
             ranked = replace(ranked, remedies=ranked.remedies.with_staying(attribute))
         elif remedies := next_remedies(decision, fault):
-            ranked = dense.ranked(remedies)
+            ranked = _with_attributes_that_stay(dense, decision, fault, goal, exporter) or dense.ranked(
+                remedies
+            )
         else:
             break  # extraction will say what is wrong
         decision = ranked.at(goal)
     return ranked, decision
+
+
+def _with_attributes_that_stay(
+    dense: Dense, decision: Decision, fault: Fault, goal: Fraction | Target, exporter: Exporter
+) -> Ranked | None:
+    """The model ranked so that nothing has to stay whole for this fault; None if none of what is tried helps."""
+    for remedies, last in remedies_before_whole(decision, fault):
+        ranked = dense.ranked(remedies)
+        next_fault = first_fault(ranked.at(goal), exporter)
+        if next_fault is None or next_fault.call > last:
+            return ranked
+    return None
 
 
 def _gathered(

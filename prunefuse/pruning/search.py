@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from prunefuse.pruning._choose.fit_code import Decision, Remedies
 from prunefuse.pruning._choose.gradients import Evidence
@@ -19,6 +18,7 @@ from prunefuse.pruning._choose.scores import channel_scores
 from prunefuse.pruning._choose.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
 from prunefuse.pruning._graph.copies import copied, cut, named_tensors
 from prunefuse.pruning._graph.couplings import Ids
+from prunefuse.pruning._graph.program import Program
 from prunefuse.pruning._graph.trace import Note, Trace, fix_unranked, note_lines
 from prunefuse.pruning._walk import trace
 from prunefuse.pruning.options import Options
@@ -43,8 +43,8 @@ class Dense:
 
     model: nn.Module
     inputs: tuple[Tensor, ...]
-    evaluation: ExportedProgram
-    training: ExportedProgram | None
+    evaluation: Program
+    training: Program | None
     options: Options
     evidence: Evidence
     ignored: set[str]
@@ -57,7 +57,15 @@ class Dense:
 
     def ranked(self, remedies: Remedies) -> Ranked:
         """The model with scores, where modules are treated as the remedies say."""
-        traced = trace(self.model, self.evaluation, self.ignored, self.training, remedies.whole, self.free)
+        traced = trace(
+            self.model,
+            self.evaluation,
+            self.ignored,
+            self.training,
+            remedies.whole,
+            self.free,
+            smallest=remedies.smallest,
+        )
         own_ratios = {
             name: self.options.own_ratios[path]
             for name in traced.writers
@@ -107,7 +115,9 @@ class Ranked:
         """The different axes of computed tensors that may lose all they have."""
         arrays = {id(ids): ids for call in self.trace.calls for out in call.outputs for ids in out.axes}
         labels = (np.unique(self.component[ids]) for ids in arrays.values())
-        return list({channels.tobytes(): channels for channels in labels if channels[0]}.values())
+        return list(
+            {channels.tobytes(): channels for channels in labels if len(channels) and channels[0]}.values()
+        )
 
     @cached_property
     def costs(self) -> Costs:

@@ -101,6 +101,33 @@ def test_a_checkpoint_and_a_function(folder, form):
     assert "from mynets import build" in result.output
 
 
+@pytest.mark.parametrize("prefix", ["module.", "module._orig_mod.", "net."])
+def test_a_checkpoint_whose_names_all_begin_alike(folder, prefix):
+    import importlib
+
+    sys.path.insert(0, str(folder))
+    state = importlib.import_module("mynets").build().state_dict()
+    torch.save({"state_dict": {prefix + name: tensor for name, tensor in state.items()}}, "wrapped.pth")
+    result = call("mynets:build --weights wrapped.pth --input 2x3x8x8 -o small")
+    assert result.exit_code == 0, result.output
+    small, kept = (
+        load_file("small/weights.safetensors"),
+        PruningPlan.load("small/plan.json").kept["0.weight"][0],
+    )
+    assert torch.equal(small["0.weight"], state["0.weight"][list(kept)])
+
+
+def test_many_names_that_do_not_fit_are_told_in_a_line(folder):
+    torch.save({f"layer{n}.weight": torch.zeros(1) for n in range(500)}, "other.pth")
+    result = call("mynets:build --weights other.pth --input 2x3x8x8 -o small")
+    assert result.exit_code == 2
+    assert (
+        "0.weight, 0.bias, 4.weight and 1 more are not in other.pth; layer0.weight, layer1.weight, layer2.weight and 497 more"
+        in result.output
+    )
+    assert len(result.output) < 400
+
+
 def test_options_reach_the_plan(folder):
     result = call(
         "mynets:words --input 1x6:int64 --criterion random --seed 3 --ranking global --ignore 3 --round-to 8 "
@@ -132,12 +159,13 @@ def test_options_reach_the_plan(folder):
         ("mynets:build --target-latency 5", 2, "an amount such as 5ms, got '5'"),
         ("mynets:build --target-flops 0.0001 --input 1x3x8x8", 2, "target must be at least 1,952 for flops, got 3.123"),
         ("mynets:build --criterion snip", 2, "for the criterion 'snip'"),
-        ("mynets:build --ignore conv9", 2, "ignore must match modules of the model, got 'conv9'"),
+        ("mynets:build --ignore conv9", 2, "ignore must match modules, parameters or buffers of the model, got 'conv9'"),
         ("mynets:build --weights none.pth", 1, "No such file"),
         ("mynets:build --weights mynets.py", 2, "weights must be a checkpoint that is safe to read, got mynets.py"),
         ("mynets:build --weights other.safetensors", 2, "weights must fit the model, got other.safetensors"),
-        ("mynets:build --weights whole.pth", 2, "which has a pickled torch.nn.modules.container.Sequential"),
-        ("mynets:Opaque --input 2x2", 1, "torch.export cannot capture the model"),
+        ("mynets:build --weights whole.pth", 2, "which has a pickled torch.nn.modules.linear.Linear"),
+        ("mynets:Opaque --input 2x2", 2, "nothing was pruned at ratio 0.5: planned by one run on the example inputs"),
+        ("mynets:build --weights wide.pth", 2, "0.weight is (4, 3, 3, 3) in wide.pth and (16, 3, 3, 3) in the model"),
         ("mynets:build --input 1x4x8x8", 1, "torch.export cannot capture the model, in module '0'"),
         ("net.onnx", 2, "model cannot be an ONNX file here"),
     ],
@@ -145,7 +173,9 @@ def test_options_reach_the_plan(folder):
 def test_an_error_is_one_line_and_nothing_is_written(folder, monkeypatch, line, code, message):
     monkeypatch.setitem(sys.modules, "prunefuse.onnx", None)
     save_file({"a": torch.zeros(1)}, "other.safetensors")
-    torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), "whole.pth")
+    torch.save(torch.nn.Linear(2, 2), "whole.pth")
+    narrow = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), *[torch.nn.Identity()] * 3, torch.nn.Linear(4, 4))
+    torch.save({f"module.{name}": tensor for name, tensor in narrow.state_dict().items()}, "wide.pth")
     result = call(line, "--out", "small")
     assert result.exit_code == code, result.output
     assert message in result.output

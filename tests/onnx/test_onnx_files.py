@@ -337,3 +337,14 @@ def test_a_size_of_minus_one_is_open(tmp_path):
     path = two_products(tmp_path / "open.onnx", -1)
     assert prunefuse.onnx.plan(path, ratio=0.5, shapes={"x": (4, 6)}).params == (180, 90)
     assert prunefuse.onnx.plan(path, ratio=0.5).inputs[0].shape == (1, 6)
+
+
+@pytest.mark.parametrize("opset", [7, 9])
+def test_an_output_that_nobody_reads_keeps_nothing(tmp_path, opset):
+    body = """(float[1, 3, 8, 8] x) => (float[1, 4, 6, 6] y) {
+        h = Conv (x, a)
+        r, mask = Dropout (h)
+        y = Conv (r, b) }"""
+    path = network(tmp_path / "net.onnx", body, {"a": (16, 3, 3, 3), "b": (4, 16, 1, 1)}, opset=opset)
+    plan = prunefuse.onnx.plan(path)
+    assert (plan.params, plan.notes) == ((496, 248), ())

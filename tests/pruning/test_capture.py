@@ -6,14 +6,16 @@ import logging
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import pytest
 import torch
+from pruning_oracle import assert_pruning_is_masking, scramble_
 from torch import nn
 from torch.nn.utils import prune
 
 from prunefuse.errors import CaptureError
-from prunefuse.pruning import plan_pruning
+from prunefuse.pruning import PruningPlan, plan_pruning
 
 
 class Branches(nn.Module):
@@ -23,11 +25,165 @@ class Branches(nn.Module):
 
 def test_a_model_that_cannot_be_exported_is_named_with_the_reason():
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), Branches()))
-    with pytest.raises(RuntimeError, match=r"module '1\.1' \(Branches\): Could not guard on data-dependent"):
-        plan_pruning(model, torch.zeros(1, 4))
-    with pytest.raises(CaptureError) as caught:
-        plan_pruning(model, torch.zeros(1, 4))
+    with pytest.raises(CaptureError, match=r"module '1\.1' \(Branches\): Could not guard on data") as caught:
+        plan_pruning(model, torch.zeros(1, 4), expressed_by="program")
     assert caught.value.module == "1.1"
+
+
+def test_a_model_that_cannot_run_is_named_with_the_reason():
+    with pytest.raises(CaptureError, match=r"in module '0' \(Linear\): "):
+        plan_pruning(nn.Sequential(nn.Linear(4, 4), Branches()), torch.zeros(1, 3))
+
+
+class Looks(nn.Module):
+    """Two layers with ``function`` between them, whose code looks at values."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.a, self.between, self.b = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 3)
+        self.function = function
+
+    def forward(self, x):
+        return self.b(self.function(self, self.a(x), x))
+
+
+def checks(_, h, x):
+    assert torch.isfinite(h).all()
+    assert x.abs().sum() > 0  # so that it does not run on zeros
+    return h
+
+
+def branches(_, h, x):
+    return h.relu() if (x > 0).any() else h.tanh()
+
+
+def some_rows(net, h, x):
+    result = torch.zeros_like(h)
+    rows = x.sum(-1) > 0
+    result[rows] = net.between(h[rows])
+    return result
+
+
+def indices(_, h, x):
+    return h[torch.where(x.sum(-1) > 0)].relu()
+
+
+def counted(_, h, x):
+    return h[:, : int((x.sum(-1) > 0).sum().clamp(1, 3))]
+
+
+def through_numpy(_, h, x):
+    return h * torch.from_numpy(x.numpy().sum(-1, keepdims=True))
+
+
+def repeated(_, h, x):
+    return h.repeat_interleave(torch.tensor([1, 2, 0, 1, 1]), 1)
+
+
+LOOKS = [checks, branches, some_rows, indices, counted, through_numpy, repeated]
+
+
+@pytest.mark.parametrize("function", LOOKS, ids=lambda function: function.__name__)
+def test_code_that_looks_at_values_is_planned_by_a_run(function):
+    model, x = scramble_(Looks(function)).double(), torch.randn(2, 5, 8).double()
+    before = x.clone()
+    plan = plan_pruning(model, x)
+    assert plan.layers[0].width_after == 16
+    assert "planned by one run on the example inputs" in plan.notes[0]
+    assert_pruning_is_masking(model, plan, x)
+    assert torch.equal(x, before)
+    rows = int((x.sum(-1) > 0).sum())
+    if function is some_rows:
+        assert plan.flops[0] * 2 == 2 * (10 * 32 * 8 + rows * 32 * 32 + 10 * 3 * 32)
+
+
+def largest(_, h, x):
+    return h * h.abs().max().item()
+
+
+def in_numpy(_, h, x):
+    return h * float(h.detach().numpy().mean())
+
+
+@pytest.mark.parametrize(("function", "why"), [(largest, "reduces over"), (in_numpy, "to NumPy")])
+def test_a_number_that_python_makes_of_all_channels_keeps_them(function, why):
+    with pytest.raises(ValueError, match=why):
+        plan_pruning(Looks(function), torch.randn(2, 5, 8))
+
+
+class TrainsWithToken(nn.Module):
+    """Replaces some rows by a token, in training mode only, where a mask is drawn by ``draw``."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.a, self.b, self.token = nn.Linear(8, 32), nn.Linear(32, 3), nn.Parameter(torch.randn(32))
+        self.draw = draw
+
+    def forward(self, x):
+        h = self.a(x)
+        if self.training:
+            h = torch.where(self.draw(h)[..., None], self.token, h)
+        return self.b(h)
+
+
+def test_what_only_training_uses_is_found_by_a_run_in_training_mode():
+    model, x = (
+        TrainsWithToken(lambda h: torch.from_numpy(torch.rand(h.shape[:2]).numpy() < 0.5)),
+        torch.randn(2, 5, 8),
+    )
+    state = torch.get_rng_state()
+    plan = plan_pruning(model, x)
+    assert torch.equal(state, torch.get_rng_state())
+    small = plan.extract(model).train()
+    small(x).sum().backward()
+    assert (small.token.shape, plan.notes) == ((16,), ())
+
+
+def test_what_only_training_uses_is_named_if_training_cannot_be_followed():
+    def fails(_):
+        raise RuntimeError("no targets")
+
+    (note,) = plan_pruning(TrainsWithToken(fails), torch.randn(2, 5, 8)).notes[:1]
+    assert "no targets" in note
+    assert note.endswith(": token")
+
+
+class Cache:
+    def __init__(self, *tensors):
+        self.tensors = tensors
+
+
+@dataclass
+class Result:
+    y: torch.Tensor
+    count: int = 3
+
+
+@pytest.mark.parametrize(
+    ("returns", "shape", "width"),
+    [
+        (lambda y, h: (y, Cache(h)), [2, 3], 16),
+        (lambda y, h: Result(y), [2, 3], 16),
+        (lambda y, h: [Result(h)], [2, 32], 32),
+    ],
+    ids=["a cache beside the output", "a dataclass", "a dataclass with the channels"],
+)
+def test_what_a_model_returns_in_objects(returns, shape, width):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 3)
+
+        def forward(self, x):
+            h = self.a(x)
+            return returns(self.b(h), h)
+
+    model, x = Net(), torch.randn(2, 8)
+    small = plan_pruning(model, x).extract(model)
+    assert small.a.out_features == width
+    returned = small(x)
+    returned = returned[0] if isinstance(returned, tuple | list) else returned
+    assert list((returned.y if isinstance(returned, Result) else returned).shape) == shape
 
 
 NOISY = """
@@ -51,8 +207,8 @@ class View(nn.Module):
         return x.reshape(-1, 8)
 
 for model, shape in [
-    (nn.Sequential(nn.Linear(4, 4), Branches()), (1, 4)),
-    (nn.Sequential(nn.Linear(4, 4), Loop()), (1, 4)),
+    (nn.Sequential(nn.Linear(4, 4), Branches(), nn.Linear(3, 4)), (1, 4)),
+    (nn.Sequential(nn.Linear(4, 4), Loop(), nn.Linear(3, 4)), (1, 4)),
     (nn.Linear(4, 8), (1, 3)),
     (nn.Sequential(nn.Linear(4, 8), View(), nn.Linear(8, 2)), (2, 4)),
 ]:
@@ -74,13 +230,13 @@ def test_loggers_and_stderr_are_left_as_found(fails, capsys):
     class Talks(nn.Linear):
         def forward(self, x):
             print("mine", file=sys.stderr)
-            return super().forward(x if not fails or x.sum() > 0 else -x)
+            return super().forward(x if not fails else x.flatten())
 
     loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
     before = [(logger.disabled, logger.level, list(logger.filters)) for logger in loggers]
     stream = sys.stderr
     with pytest.raises(RuntimeError) if fails else nullcontext():
-        plan_pruning(nn.Sequential(Talks(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4))
+        plan_pruning(nn.Sequential(Talks(4, 8), nn.Linear(8, 2)), torch.zeros(2, 4))
     assert sys.stderr is stream
     assert before == [(logger.disabled, logger.level, list(logger.filters)) for logger in loggers]
     assert ("mine" in capsys.readouterr().err) is not fails
@@ -207,3 +363,96 @@ def test_what_nobody_reads_still_has_to_run():
     model, x = WithDeadCode(lambda h: h + offsets), torch.randn(4, 6)
     with pytest.raises(ValueError, match="nothing was pruned"):
         plan_pruning(model, x, ratio=0.5)
+
+
+class Caches(nn.Module):
+    """Keeps what it computes from a parameter for later forwards: in an attribute that is None or not there before."""
+
+    def __init__(self, absent):
+        super().__init__()
+        self.i, self.o, self.table = nn.Linear(3, 16), nn.Linear(16, 3), nn.Parameter(torch.randn(16, 2))
+        if not absent:
+            self.cache = None
+
+    def forward(self, x):
+        if self.training or getattr(self, "cache", None) is None:
+            self.cache = self.table.exp().select(1, 0)
+        return self.o(self.i(x) * self.cache)
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_what_a_forward_has_cached_does_not_count(absent, tmp_path):
+    model, x = nn.Sequential(nn.Linear(4, 3), Caches(absent)).eval(), torch.randn(5, 4)
+    before = plan_pruning(model, x)
+    with torch.no_grad():
+        model(x)
+    plan = plan_pruning(model, x)
+    assert plan.kept == before.kept
+    assert model[1].cache.shape == (16,)
+    plan.save(tmp_path / "plan.json")
+    small = PruningPlan.load(tmp_path / "plan.json").extract(model)
+    torch.testing.assert_close(
+        small(x), before.extract(nn.Sequential(model[0], copy_without_cache(model[1])))(x)
+    )
+    assert small[1].cache.shape == (8,)
+
+
+def copy_without_cache(module):
+    fresh = Caches(False).eval()
+    fresh.load_state_dict(module.state_dict())
+    return fresh
+
+
+def test_a_tensor_that_a_forward_can_do_without_is_no_cache():
+    class Optional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.rand(8)
+
+        def forward(self, x):
+            return x if self.scale is None else x * self.scale
+
+    with pytest.raises(ValueError, match="'scale' of module '1'"):
+        plan_pruning(nn.Sequential(nn.Linear(4, 8), Optional(), nn.Linear(8, 2)), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "mobilenet_v3_small", "densenet121"])
+def test_models_are_planned_from_shapes_without_an_export(monkeypatch, name):
+    """What takes seconds there takes milliseconds, and gives the same plan."""
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None).eval()
+    image = torch.zeros(1, 3, 224, 224)
+
+    def refuse(*_, **__):
+        raise AssertionError("torch.export was asked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("torch.export.export", refuse)
+        fast = plan_pruning(model, image, ratio=0.5)
+    slow = plan_pruning(model, image, ratio=0.5, expressed_by="program")
+    assert fast.expressed_by == "module"
+    if name != "vit_b_16":  # the program can lose sizes that its code has written
+        assert fast.kept == slow.kept
+
+
+def test_a_tensor_that_a_factory_makes_is_where_it_was_made():
+    class Added(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = self.first(x)
+            noise = (
+                torch.zeros_like(x)
+                + torch.ones(8)
+                + x.new_zeros(8)
+                + torch.empty_like(x).fill_(1)
+                + torch.tensor(2.0)
+            )
+            return self.last(x + noise)
+
+    plan = plan_pruning(Added(), torch.zeros(2, 3), ratio=0.5, expressed_by="program")
+    assert plan.layers[0].width_after == 4
+    with pytest.raises(ValueError, match="nothing was pruned"):
+        plan_pruning(Added(), torch.zeros(2, 3), ratio=0.5)  # its code makes eight ones

@@ -6,13 +6,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunefuse.pruning._graph.couplings import Couplings, fixed
+from prunefuse.pruning._graph.couplings import Couplings, Place, fixed
+
+HERE = Place("aten::view", "here")
 
 
 def test_the_factor_that_may_go_is_chosen_and_the_other_stays():
     couplings = Couplings()
     axis = couplings.fresh(12)
-    heads, dims = couplings.split(axis, (4, 3), "here")
+    heads, dims = couplings.split(axis, (4, 3), HERE)
     couplings.link(dims, fixed(3))
     assert couplings.resolve() == []
     labels = couplings.components()
@@ -23,11 +25,11 @@ def test_the_factor_that_may_go_is_chosen_and_the_other_stays():
 def test_an_open_choice_follows_another_and_else_the_larger_factor():
     couplings = Couplings()
     query, value, alone = (couplings.fresh(12) for _ in range(3))
-    heads, dims = couplings.split(query, (3, 4), "query")
+    heads, dims = couplings.split(query, (3, 4), HERE)
     couplings.link(dims, fixed(4))
-    value_heads, _ = couplings.split(value, (3, 4), "value")
+    value_heads, _ = couplings.split(value, (3, 4), HERE)
     couplings.link(value_heads, heads)
-    _, columns = couplings.split(alone, (2, 6), "shuffle")
+    _, columns = couplings.split(alone, (2, 6), HERE)
     assert couplings.resolve() == []
     labels = couplings.components()
     assert np.array_equal(labels[value], labels[query])
@@ -37,17 +39,17 @@ def test_an_open_choice_follows_another_and_else_the_larger_factor():
 def test_an_axis_none_of_whose_factors_may_go_stays_and_is_reported():
     couplings = Couplings()
     axis = couplings.fresh(6)
-    for factor in couplings.split(axis, (2, 3), "here"):
+    for factor in couplings.split(axis, (2, 3), HERE):
         couplings.link(factor, fixed(len(factor)))
     (stuck,) = couplings.resolve()
-    assert stuck.where == "here"
+    assert stuck.where == HERE
     assert not couplings.components()[axis].any()
 
 
 def test_splitting_what_was_merged_gives_the_factors_back():
     couplings = Couplings()
     rows, columns = couplings.fresh(2), couplings.fresh(3)
-    axis = couplings.merge((rows, columns), "here")
+    axis = couplings.merge((rows, columns), HERE)
     assert couplings.merge((rows, columns), "again") is axis
     assert all(map(np.array_equal, couplings.split(axis, (2, 3), "there"), (rows, columns)))
 
@@ -68,7 +70,7 @@ def test_every_split_ends_in_whole_slices_along_one_factor(splits, links, stays)
         couplings.link(nodes[[one]], nodes[[other]])
     couplings.link(nodes[stays], fixed(len(stays)))
     for axis, shape in splits:
-        couplings.split(axes[axis], shape, "here")
+        couplings.split(axes[axis], shape, HERE)
     found = list(couplings.splits)
     couplings.resolve()
     labels = couplings.components()

@@ -16,6 +16,7 @@ from prunefuse.pruning._choose.gradients import Evidence, gather
 from prunefuse.pruning._choose.scores import Scoring, channel_scores
 from prunefuse.pruning._graph.copies import named_tensors
 from prunefuse.pruning._graph.export import export
+from prunefuse.pruning._graph.program import Program
 from prunefuse.pruning._walk import trace
 
 
@@ -39,7 +40,7 @@ BATCHES = [(X[:4], Y[:4]), (X[4:], Y[4:])]
 @pytest.fixture(scope="module")
 def traced():
     model = scramble_(Net(), 3)
-    found = trace(model, export(model, (X[:1],)))
+    found = trace(model, Program.of(export(model, (X[:1],))))
     return model, found, found.component
 
 

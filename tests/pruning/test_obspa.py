@@ -409,3 +409,23 @@ def test_wrong_arguments_are_named(calibration, options, error, words):
         prune_without_finetuning(model, torch.zeros(1, 3), calibration, **options)
     with pytest.raises(ValueError, match="model must have a convolution or linear layer"):
         prune_without_finetuning(nn.Linear(3, 2), torch.zeros(1, 3), torch.zeros(2, 3))
+
+
+class OwnMatrices(nn.Module):
+    """Multiplies by parameters of its own a second time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.i, self.f, self.o = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 3)
+        self.A, self.B = nn.Parameter(torch.randn(4, 32)), nn.Parameter(torch.randn(32, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.i(x).relu()
+        return self.o((self.f(h) + h @ self.A.t() @ self.B.t() + h @ (self.A + 0).t() @ self.B.t()).relu())
+
+
+def test_parameters_of_the_model_itself_that_something_reads_twice():
+    model, x = OwnMatrices(), torch.randn(64, 8)
+    plan, small = prune_without_finetuning(model, x[:2], x, ratio=0.3)
+    assert small(x).shape == (64, 3)
+    assert plan.kept

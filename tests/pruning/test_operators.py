@@ -29,6 +29,11 @@ def written(x):
     return y
 
 
+def twice(x):
+    mean = x.mean(1, keepdim=True)
+    return (x - mean) * mean.tanh()
+
+
 PICKS = torch.tensor([0, 2, 4])
 PASSING = {
     "flip": lambda x: x.flip(2) + x.transpose(1, 2).fliplr().transpose(1, 2),
@@ -77,6 +82,24 @@ PASSING = {
     "tensordot": lambda x: torch.tensordot(x, x.new_ones(6, 3), dims=([3], [0])),
     "triangles": lambda x: x.tril() + x.triu(1),
     "diagonal": lambda x: x.diagonal(dim1=2, dim2=3).unsqueeze(3),
+    "picked by one for all": lambda x: x.gather(2, PICKS.view(-1, 1).expand(2, x.size(1), -1, 6)),
+    "scattered by one for all": lambda x: torch.zeros_like(x).scatter_add(
+        2, PICKS.view(-1, 1).repeat(2, x.size(1), 1, 6), x[:, :, :3]
+    ),
+    "reduced by one for all": lambda x: torch.zeros_like(x).scatter_reduce(
+        2, PICKS.view(-1, 1).expand(2, x.size(1), 3, 6), x[:, :, :3], "mean"
+    ),
+    "written by a mask of rows": lambda x: (
+        x.movedim(1, -1).masked_scatter(
+            (torch.arange(36).view(1, 6, 6, 1) % 3 > 0).expand(2, -1, -1, x.size(1)), x.movedim(1, -1).relu()
+        )
+    ).movedim(-1, 1),
+    "times an expanded row": lambda x: x * torch.arange(6.0).double().view(1, 6).expand(2, x.size(1), -1, -1),
+    "nothing beside them": lambda x: torch.cat([x, x[:, x.size(1) :]], 1),
+    "no rows in front": lambda x: torch.cat([x[:, :, :0].flatten(2).unflatten(2, (0, 6)), x], 2),
+    "no batch": lambda x: torch.cat([x[:0].flatten(2).unflatten(2, (6, 6)), x.repeat(0, 1, 1, 1), x]),
+    "an empty placeholder": lambda x: torch.cat([torch.empty(0), x], 1),
+    "nothing in chunks": lambda x: torch.cat([*x[:, :0].chunk(2, 1), F.glu(x[:, :0], 1), x], 1),
     "moved axes": lambda x: x.movedim(1, -1).swapdims(1, 2).moveaxis(-1, 1).mT,
     "differences": lambda x: x.diff(dim=2),
     "windows": lambda x: x.unfold(2, 2, 1).sum(-1),
@@ -129,17 +152,16 @@ MIXING = {
     "sort": (lambda x: x.sort(1)[0], 8, "works along a channel axis"),
     "argsort": (lambda x: x * x.argsort(dim=1, stable=True), 8, "works along a channel axis"),
     "variance": (lambda x: x.var(1, keepdim=True), 1, "reduces over channels"),
-    "unit length": (lambda x: F.normalize(x, dim=1), 8, "reduces over channels"),
+    "times their mean": (lambda x: x * x.mean(1, keepdim=True), 8, "reduces over channels"),
+    "gated by their mean": (lambda x: x * x.mean(1, keepdim=True).sigmoid(), 8, "reduces over channels"),
+    "softmax by hand": (lambda x: x.exp() / x.exp().sum(1, keepdim=True), 8, "reduces over channels"),
+    "less another's mean": (lambda x: x.relu() - x.mean(1, keepdim=True), 8, "reduces over channels"),
+    "a mean that is used twice": (twice, 8, "reduces over channels"),
     "median": (lambda x: x - x.median(), 8, "reduces over channels"),
     "quantile": (lambda x: x.quantile(0.5, 1, keepdim=True), 1, "reduces over channels"),
     "softmax": (nn.Softmax2d(), 8, "normalizes over channels"),
     "gathered": (lambda x: x.gather(1, x.argsort(2)), 8, "picks channels by index"),
     "scattered": (lambda x: x.scatter(1, x.argsort(2), x), 8, "picks channels by index"),
-    "picked by one for all": (
-        lambda x: x.gather(2, x[:, :1].argsort(2).expand(-1, x.size(1), -1, -1)),
-        8,
-        "picks channels by index",
-    ),
     "added": (lambda x: x.index_add(1, PICKS, x[:, :3]), 8, "picks channels by index"),
     "local norm": (nn.LocalResponseNorm(3), 8, "pads channels"),
     "similar pixels": (
@@ -169,6 +191,71 @@ def test_channels_that_mix_stay(name):
     assert widths["0"] == 3
     assert widths["2.first"] == 8
     assert any(reason in note for note in plan.notes)
+
+
+def centered(x, dim=1):
+    c = x - x.mean(dim, keepdim=True)
+    return c / (c.pow(2).mean(dim, keepdim=True) + 1e-6).sqrt()
+
+
+def in_steps(x):
+    mean = x.mean(1, keepdim=True)
+    square = (x - mean) ** 2
+    rest = x - mean
+    return rest * torch.rsqrt(square.mean(1, keepdim=True) + 1e-6)
+
+
+def mean_and_variance(x):
+    variance, mean = torch.var_mean(x, 1, keepdim=True, correction=0)
+    return (x - mean) * (variance + 1e-5).rsqrt()
+
+
+def response(x):
+    size = x.norm(p=2, dim=(2, 3), keepdim=True)
+    return x * (size / (size.mean(1, keepdim=True) + 1e-6)) + x
+
+
+WRITTEN_NORMS = {
+    "layer norm": centered,
+    "in steps": in_steps,
+    "variance": lambda x: (
+        (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True, unbiased=False) + 1e-5)
+    ),
+    "without a mean": lambda x: x / torch.sqrt(x.var(1, keepdim=True) + 1e-5),
+    "variance and mean": mean_and_variance,
+    "deviation": lambda x: (x - x.mean(1).unsqueeze(1)) / (x.std(1)[:, None] + 1e-5),
+    "negative power": lambda x: x * (x.var(1, keepdim=True) + 1e-6) ** -0.5,
+    "one over": lambda x: x * (1 / (x.var(1, keepdim=True) + 1e-6).sqrt()),
+    "channels last": lambda x: centered(x.movedim(1, -1), -1).movedim(-1, 1),
+    "in another precision": lambda x: centered(x.to(torch.float32)).to(x.dtype),
+    "over all": lambda x: (x - x.mean((1, 2, 3), keepdim=True)) / (x.std((1, 2, 3), keepdim=True) + 1e-6),
+    "length": lambda x: F.normalize(x, dim=1),
+    "length by hand": lambda x: x / torch.linalg.norm(x, dim=1, keepdim=True).clamp(min=1e-6),
+    "global response": response,
+}
+
+
+@pytest.mark.parametrize("norm", WRITTEN_NORMS.values(), ids=WRITTEN_NORMS.keys())
+def test_norms_written_by_hand_are_over_what_is_left(norm):
+    model = scramble_(Between(norm)).double()
+    x = torch.randn(2, 3, 6, 6).double()
+    plan = plan_pruning(model, x)
+    kept = torch.tensor(plan.kept["first.weight"][0])
+    assert (len(kept), plan.notes) == (4, ())
+    inner = norm(model.first(x)[:, kept])
+    wanted = F.conv2d(inner, model.last.weight[:, kept], model.last.bias).flatten(2).mean(2)
+    torch.testing.assert_close(plan.extract(model)(x), wanted)
+
+
+def test_a_weight_that_is_standardized_keeps_its_inputs():
+    class Standardized(nn.Conv2d):
+        def forward(self, x):
+            w = self.weight
+            w = (w - w.mean((1, 2, 3), keepdim=True)) / (w.std((1, 2, 3), keepdim=True) + 1e-5)
+            return F.conv2d(x, w, self.bias)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Standardized(8, 6, 1), nn.Conv2d(6, 2, 1))
+    assert [layer.width_after for layer in plan_pruning(model, torch.zeros(1, 3, 4, 4)).layers] == [8, 3, 2]
 
 
 class Matrix(nn.Module):
@@ -243,6 +330,81 @@ def test_what_a_rule_computes_with_another_axis_is_kept():
     model = Between(lambda x: torch.bucketize(x, x.flatten()[:4].sort()[0]).to(x.dtype))
     with pytest.raises(ValueError, match="nothing was pruned"):
         plan_pruning(model, torch.zeros(2, 3, 6, 6))
+
+
+class Experts(nn.Module):
+    """Four experts, whose weights are one parameter, and a gate."""
+
+    def __init__(self, equations, up, down):
+        super().__init__()
+        self.a, self.gate, self.b = nn.Linear(6, 32), nn.Linear(32, 4), nn.Linear(32, 3)
+        self.up, self.down = nn.Parameter(torch.empty(up)), nn.Parameter(torch.empty(down))
+        self.equations = equations
+
+    def forward(self, x):
+        x = self.a(x)
+        y = torch.einsum(self.equations[0], x, self.up).relu()
+        y = torch.einsum(self.equations[1], y, self.down)
+        return self.b((y * self.gate(x).softmax(-1)[..., None]).sum(2))
+
+
+@pytest.mark.parametrize(
+    ("equations", "up", "down", "channels"),
+    [
+        (("btd,edf->btef", "btef,efd->bted"), (4, 32, 64), (4, 64, 32), 2),
+        (("btd,efd->btef", "btef,edf->bted"), (4, 64, 32), (4, 32, 64), 1),
+        (("btd,dfe->btef", "btef,fde->bted"), (32, 64, 4), (64, 32, 4), 1),
+    ],
+)
+def test_experts_in_one_parameter_lose_inner_channels(equations, up, down, channels):
+    model, x = scramble_(Experts(equations, up, down)).double(), torch.randn(2, 5, 6).double()
+    plan = plan_pruning(model, x)
+    small = assert_pruning_is_masking(model, plan, x)
+    assert small.up.shape[channels] == 32
+    assert small.up.numel() * 4 == model.up.numel()
+
+
+class Eca(nn.Module):
+    """A convolution that slides over channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.slide, self.b = nn.Conv2d(3, 32, 3), nn.Conv1d(1, 1, 3, padding=1), nn.Conv2d(32, 4, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        weights = self.slide(x.mean((2, 3)).unsqueeze(1)).transpose(1, 2).unsqueeze(-1)
+        return self.b(x * weights.sigmoid())
+
+
+class Gram(nn.Module):
+    """The products of all pairs of channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Linear(256, 4)
+
+    def forward(self, x):
+        y = self.a(x).flatten(2)
+        return self.b(torch.bmm(y, y.mT).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (Eca(), r"a.weight: all 32 channels stay because conv1d in slide needs them whole"),
+        (Gram(), r"a.weight: all 16 channels stay because .*(view|flatten|reshape)"),
+        (nn.Conv2d(3, 4, 1), r"weight: all 4 channels stay as outputs of the network"),
+        (
+            nn.Sequential(nn.Conv2d(3, 1, 1), nn.Conv2d(1, 2, 1)),
+            r"0.weight: the only channel of an axis stays",
+        ),
+    ],
+    ids=["sliding", "pairs", "outputs", "one"],
+)
+def test_nothing_pruned_names_what_keeps_the_channels(model, why):
+    with pytest.raises(ValueError, match=why):
+        plan_pruning(model, torch.zeros(2, 3, 8, 8))
 
 
 class Writes(nn.Module):

@@ -77,3 +77,49 @@ def test_an_option_that_there_is_not_is_named():
         plan_pruning(model, x, ration=0.5)
     with pytest.raises(TypeError, match=r"options of plan_pruning must be of ratio, .*, got 'ration'"):
         prune_and_finetune(model, x, lambda small: None, ration=0.5)
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+        self.gate = nn.Parameter(torch.rand(6))
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x)) * self.gate)
+
+
+@pytest.mark.parametrize(
+    ("ignore", "widths"), [("a.weight", [8, 3]), ("gate", [4, 6]), (["ga*", "a"], [8, 6]), ("*.b?as", [8, 6])]
+)
+def test_parameters_that_keep_their_channels(ignore, widths):
+    model, x = Gated(), torch.zeros(1, 4)
+    if widths == [8, 6]:
+        with pytest.raises(ValueError, match="is ignored"):
+            plan_pruning(model, x, ignore=ignore)
+    else:
+        plan = plan_pruning(model, x, ignore=ignore)
+        assert [layer.width_after for layer in plan.layers if layer.name in ("a", "b")] == widths
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_no_plain_module_is_told(tmp_path):
+    import torch.distributed
+
+    net, x = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4)
+    with pytest.raises(TypeError, match="must be a module of Python code, got a scripted one as '1'"):
+        plan_pruning(nn.Sequential(nn.Linear(4, 4), torch.jit.script(net)), x)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(net)
+        with pytest.raises(TypeError, match=r"got a DistributedDataParallel around it: plan its \.module"):
+            plan_pruning(wrapped, x)
+        assert plan_pruning(wrapped.module, x).params == (58, 30)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_the_example_may_be_on_another_device():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    assert plan_pruning(model, torch.zeros(1, 4), criterion="random").params == (58, 30)

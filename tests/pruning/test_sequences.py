@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from pruning_oracle import assert_pruning_is_masking, assert_same_function, masked, scramble_
+from pruning_oracle import assert_pruning_is_masking, scramble_
 from torch import nn
 
 from prunefuse.fusion import fuse_
@@ -325,15 +325,19 @@ class Packing(Recurrent):
         return self.head(y[:, -1]) + self.last(state)[-1]
 
 
-def test_a_model_that_packs_is_planned_without_packing():
-    model = scramble_(Packing(nn.LSTM, 1)).double()
-    with pytest.raises(RuntimeError, match=r"in module 'layer' \(LSTM\).*a forward that does not pack"):
-        plan_pruning(model, TOKENS)
-    model.packs = False
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}])
+def test_packed_sequences(options):
+    model = scramble_(Packing(nn.LSTM, 1, **options)).double()
     plan = plan_pruning(model, TOKENS)
     small = assert_pruning_is_masking(model, plan, TOKENS)
-    model.packs = small.packs = True
-    assert_same_function(small, masked(model, plan), TOKENS)
+    assert (small.layer.input_size, small.layer.hidden_size) == (5, 4)
+    weights = sum(p.numel() for n, p in small.layer.named_parameters() if "weight" in n)
+    assert plan.flops[1] * 2 == 2 * (8 * weights + 2 * 4 * 3 * (1 + options.get("num_layers", 1)))
+
+
+def test_the_exported_program_cannot_pack():
+    with pytest.raises(RuntimeError, match=r"in module 'layer' \(LSTM\).*a forward that does not pack"):
+        plan_pruning(Packing(nn.LSTM, 1), TOKENS, expressed_by="program")
 
 
 def test_bags_of_embeddings():
@@ -405,3 +409,57 @@ def test_a_number_that_happens_to_be_as_large_as_a_size_stays():
     small = assert_pruning_is_masking(model, plan, TOKENS)
     assert (small[1].width, small[1].max_distance) == (6, 12)
     assert plan.notes == ()
+
+
+class Square(nn.Module):
+    """Attention whose module holds the number of heads, of key and value heads and of channels in each."""
+
+    def __init__(self, heads: int, dim: int, groups: int = 1) -> None:
+        super().__init__()
+        self.heads, self.key_heads, self.dim, width = heads, heads // groups, dim, heads * dim
+        self.q, self.k, self.v = (
+            nn.Linear(width, n * dim) for n in (heads, heads // groups, heads // groups)
+        )
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x):
+        counts = (self.heads, self.key_heads, self.key_heads)
+        q, k, v = (
+            f(x).view(*x.shape[:2], n, self.dim).transpose(1, 2)
+            for f, n in zip((self.q, self.k, self.v), counts, strict=True)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.heads > self.key_heads)
+        return self.out(y.transpose(1, 2).reshape(*x.shape[:2], self.heads * self.dim))
+
+
+@pytest.mark.parametrize(("dim", "groups"), [(4, 1), (8, 1), (8, 2)])
+def test_heads_leave_also_where_there_are_as_many_as_each_has_channels(dim, groups):
+    tokens = torch.arange(16).view(2, 8)  # as many tokens, too
+    layers = [Square(8, dim, groups), Square(8, dim, groups)]
+    model = scramble_(nn.Sequential(nn.Embedding(20, 8 * dim), *layers, nn.Linear(8 * dim, 2))).double()
+    plan = plan_pruning(model, tokens)
+    small = assert_pruning_is_masking(model, plan, tokens)
+    assert plan.notes == ()
+    assert [(m.heads, m.key_heads, m.dim, m.q.out_features) for m in small[1:3]] == [
+        (4, 4 // groups, dim, 4 * dim)
+    ] * 2
+
+
+class InHeads(nn.Module):
+    """Has the width of a head written in its code."""
+
+    def forward(self, x):
+        heads = x.view(len(x), -1, 16)
+        return torch.cat([heads[..., :16].sin(), heads[..., 16:]], -1).flatten(1)
+
+
+def test_heads_of_a_written_width_leave_whole():
+    model, x = (
+        scramble_(nn.Sequential(nn.Linear(6, 64), InHeads(), nn.Linear(64, 3))).double(),
+        torch.randn(2, 6),
+    )
+    plan = plan_pruning(model, x.double())
+    small = assert_pruning_is_masking(model, plan, x.double())
+    assert plan.notes == ()
+    kept = torch.tensor(plan.kept["0.weight"][0]).view(2, 16)
+    assert (small[0].out_features, kept.diff().unique().tolist()) == (32, [1])

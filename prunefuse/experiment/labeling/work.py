@@ -236,8 +236,8 @@ def _choose(
     ]
     if not engine.can_train and found.config.first != "random":
         why = f"{found.config.first}, which needs no labels"
-        first = engine.first(more, [*taken, *engine.have]) if more else []
-        picks += [Pick(engine.there[place], None, why) for place in first]
+        places = engine.first(more, [*taken, *engine.have]) if more else []
+        picks += [Pick(engine.there[place], None, why) for place in places]
         return _signed(picks, person), False
     if not engine.can_train:
         why = "random draw" if random else "random draw: no labels of two classes yet"

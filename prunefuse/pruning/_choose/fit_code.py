@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from itertools import zip_longest
-from typing import NamedTuple
+from itertools import combinations, islice, zip_longest
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,10 @@ from prunefuse.pruning._graph.attributes import sizes_of
 from prunefuse.pruning._graph.copies import named_tensors
 from prunefuse.pruning._graph.couplings import Ids
 from prunefuse.pruning._graph.export import CaptureError, Exporter
-from prunefuse.pruning._graph.trace import Kind, Size, Trace, kind_of
+from prunefuse.pruning._graph.trace import Kind, Record, Size, Trace, kind_of
 from prunefuse.pruning._walk import LAYOUT, call_shapes
+
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 class Remedy(NamedTuple):
@@ -40,12 +42,15 @@ class Remedy(NamedTuple):
         alike: Axes that were equally long keep equally many indices.
         objects: Numbers change too that are attributes of an object that a module holds, as of a configuration; each
             module gets a copy of its own.
+        smallest: Of an axis that is split in factors, channels of the smallest factor leave, not of the largest: the size
+            of that may be written in the code.
         whole: "live": axes as long as one of theirs that may be pruned stay whole; "all": all axes inside.
     """
 
     doubtful: bool = True
     alike: bool = False
     objects: bool = False
+    smallest: bool = False
     whole: str = ""
 
 
@@ -56,9 +61,14 @@ STEPS = (
     Remedy(doubtful=False, alike=True),
     Remedy(objects=True),
     Remedy(alike=True, objects=True),
+    Remedy(smallest=True),
     Remedy(whole="live"),
     Remedy(whole="all"),
 )
+
+
+_TRIES = 16
+"""How many sets of attributes are tried before axes stay whole: each is an export."""
 
 
 class Attribute(NamedTuple):
@@ -90,6 +100,11 @@ class Remedies:
     def whole(self) -> dict[Kind, bool]:
         """The modules inside of which axes stay whole -> whether only those that are as long as a live one."""
         return {kind: STEPS[step].whole == "live" for kind, step in self.steps.items() if STEPS[step].whole}
+
+    @property
+    def smallest(self) -> list[Kind]:
+        """The modules that lose the smallest factor of an axis that they split."""
+        return [kind for kind, step in self.steps.items() if STEPS[step].smallest]
 
     def alike_axes(self, trace: Trace) -> list[list[Ids]]:
         """For every module that shall keep equally long axes equally long, the sets of these."""
@@ -214,11 +229,14 @@ class Decision:
         ]
         doubtful = any(not certain for inner, certain in mine if not inner)
         objects = any(inner for inner, _ in mine)
+        choice = any(type(self.trace.modules[path]) is type(module) for path in self.trace.choices)
         later = range(self.remedies.step(module) + 1, len(STEPS))
         useful = (
             step
             for step in later
-            if (STEPS[step].doubtful or doubtful) and (objects or not STEPS[step].objects)
+            if (STEPS[step].doubtful or doubtful)
+            and (objects or not STEPS[step].objects)
+            and (choice or not STEPS[step].smallest)
         )
         return next(useful, None)
 
@@ -282,7 +300,7 @@ def first_fault(decision: Decision, exporter: Exporter) -> Fault | None:
         return None
     indices = decision.indices(named_tensors(exporter.model))
     try:
-        made = call_shapes(exporter.small(indices, decision.attributes()))
+        made = call_shapes(exporter.small(indices, decision.attributes()).graph)
     except CaptureError as error:
         return Fault(trace.last_call(error.module))
     calls = [number for number, call in enumerate(trace.calls) if call.op not in LAYOUT]
@@ -290,9 +308,22 @@ def first_fault(decision: Decision, exporter: Exporter) -> Fault | None:
         if number is None or real is None:
             return Fault(len(trace.calls) - 1 if number is None else number)
         planned = trace.calls[number].op, decision.sizes[number]
-        if (*planned, trace.calls[number].numbers) != real:
+        if exporter.by_values:  # numbers and sizes may come from values; channels do not
+            if planned[0] != real[0] or not _same_channels(trace.calls[number], planned[1], real[1]):
+                return Fault(number)
+        elif (*planned, trace.calls[number].numbers) != real:
             return Fault(number, planned == real[:2])
     return None
+
+
+def _same_channels(call: Record, planned: Shapes, real: Shapes) -> bool:
+    """Whether outputs of a call are as planned, but for the sizes of axes that never lose any."""
+    return [len(shape) for shape in planned] == [len(shape) for shape in real] and all(
+        wanted == made
+        for value, one, other in zip(call.outputs, planned, real, strict=True)
+        for ids, wanted, made in zip(value.axes, one, other, strict=True)
+        if ids.any()
+    )
 
 
 def number_that_stays(decision: Decision, fault: Fault, exporter: Exporter) -> Attribute | None:
@@ -320,3 +351,29 @@ def next_remedies(decision: Decision, fault: Fault) -> Remedies | None:
         if (step := decision.next_step(module)) is not None:
             return decision.remedies.with_step(module, step)
     return None
+
+
+def remedies_before_whole(decision: Decision, fault: Fault) -> Iterator[tuple[Remedies, int]]:
+    """Where the next step would be to keep axes whole: that some attributes stay, of several with a number in doubt.
+
+    As many heads as each has channels are such numbers: one of the two attributes is to change.
+
+    Yields:
+        Remedies that start again for the modules of this type, and the last call that these must bring in order.
+    """
+    trace = decision.trace
+    for module in trace.modules_with_literals(fault.call):
+        if (step := decision.next_step(module)) is None:
+            continue
+        if STEPS[step].whole == "live":
+            doubtful = dict.fromkeys(
+                Attribute(type(module), name)
+                for (path, name, position), (_, certain) in decision.changing.items()
+                if type(trace.modules[path]) is type(module) and not certain and position is None
+            )
+            last = max(trace.last_call(path) for path, other in trace.modules.items() if other is module)
+            again = decision.remedies.with_step(module, 0)
+            sets = (some for size in range(1, len(doubtful)) for some in combinations(doubtful, size))
+            for staying in islice(sets, _TRIES):
+                yield replace(again, staying=again.staying.union(staying)), last
+        return

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from itertools import chain
-from typing import Any
+from itertools import chain, zip_longest
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +53,22 @@ def cut(
     model: nn.Module,
     kept: Mapping[str, Sequence[Tensor | None]],
     attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
-    values: bool = True,
+    values: bool | Literal["meta"] = True,
 ) -> nn.Module:
     """A copy of ``model`` with these indices of every axis of its tensors (None = all), and these attributes.
 
-    Without ``values``, its parameters and buffers have shapes only.
+    Without ``values``, its parameters and buffers have shapes only: fake tensors on their devices, or those of the meta device.
     """
+    if values == "meta":
+        bare = {
+            id(tensor): _bare(
+                tensor, [n if one is None else len(one) for n, one in zip_longest(tensor.shape, kept[name])]
+            )
+            for name, tensor in named_tensors(model).items()
+        }
+        result = copied(model, bare)
+        set_attributes(result, attributes)
+        return result
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     # deepcopy takes what its memo already holds for an object: hand it the cut tensors, and every module that
@@ -72,8 +82,14 @@ def cut(
         elif (small := cut_tensor(tensor, kept[name])) is not tensor:
             memo[id(tensor)] = small
     result = copied(model, memo)
-    _set_attributes(result, attributes)
+    set_attributes(result, attributes)
     return result
+
+
+def _bare(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor like it on the meta device, with this shape."""
+    small = torch.empty(tuple(shape), dtype=tensor.dtype, device="meta")
+    return nn.Parameter(small, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
 
 
 def cut_tensor(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
@@ -95,12 +111,22 @@ def hollow(model: nn.Module) -> nn.Module:
     return cut(model, dict.fromkeys(named_tensors(model), ()), {}, values=False)
 
 
-def _set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]) -> None:
+def set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]) -> None:
     modules = dict(small.named_modules(remove_duplicate=False))
     for path, mine in attributes.items():
         for name, value in mine.items():
             owner: Any = modules.get(path)
             held, _, attribute = name.rpartition(".")
+            if (
+                isinstance(value, tuple)
+                and value in ((), (0,))
+                and not isinstance(getattr(owner, attribute, None), tuple | list | int)
+            ):  # what an earlier forward has made, for the next to make again
+                if value:
+                    vars(owner).pop(attribute, None)
+                else:
+                    setattr(owner, attribute, None)
+                continue
             if hasattr(owner, held):  # an object that other modules may hold as well
                 setattr(owner, held, copy.copy(getattr(owner, held)))
                 owner = getattr(owner, held)

@@ -13,6 +13,7 @@ equalities are known; then one factor of each is chosen and the others stay.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,6 +102,7 @@ class Couplings:
     Attributes:
         links: The equalities.
         splits: Those of which no factor is chosen yet.
+        choices: Modules with a split of which another factor could have been chosen.
     """
 
     def __init__(self) -> None:
@@ -108,6 +110,7 @@ class Couplings:
         self.links: list[Link] = []
         self._open: list[tuple[int, int]] = []  # first and last node of each such axis, increasing
         self.splits: list[Split] = []
+        self.choices: set[str] = set()
 
     def split(self, flat: Ids, sizes: tuple[int, ...], where: Place) -> tuple[Ids, ...]:
         """The ids of the factors of an axis: new ones, or those it was merged from."""
@@ -158,12 +161,15 @@ class Couplings:
         if differ.any():
             self.links.append(Link(left[differ], right[differ], where))
 
-    def resolve(self) -> list[Split]:
+    def resolve(self, smallest: Collection[str] = ()) -> list[Split]:
         """Choose one factor of every split; its slices are coupled and the other factors stay.
 
         A factor that is the only one not fixed is chosen, then one along which the axis is coupled in whole
         slices already; of several the one that another split has chosen (whole heads, where the head
         dimension of query and key stays), then the largest, then the last.
+
+        Args:
+            smallest: Modules of which the smallest factor is chosen, not the largest.
 
         Returns:
             The splits that have no factor left to prune.
@@ -187,7 +193,12 @@ class Couplings:
                     for split, live in open_
                 ]
                 now = [n for n, live in enumerate(favorites) if live] or [0]
-                forced = [(open_[n][0], _largest(open_[n][0], favorites[n] or open_[n][1])) for n in now]
+                forced = [
+                    (split, _best(split, favorites[n] or live, split.where.module in smallest))
+                    for n in now
+                    for split, live in [open_[n]]
+                ]
+                self.choices.update(split.where.module for split, _ in forced)
                 open_ = [item for n, item in enumerate(open_) if n not in now]
             for split, live in forced:
                 if not live and labels[split.flat].any():
@@ -223,8 +234,8 @@ class Couplings:
         return rotated
 
 
-def _largest(split: Split, live: list[int]) -> list[int]:
-    return [max(live, key=lambda k: (len(split.factors[k]), k))]
+def _best(split: Split, live: list[int], smallest: bool) -> list[int]:
+    return [(min if smallest else max)(live, key=lambda k: (len(split.factors[k]), k))]
 
 
 def _equal_within(lanes: Ids) -> bool:

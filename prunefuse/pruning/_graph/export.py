@@ -1,4 +1,4 @@
-"""Exporting models: from copies, in silence, with errors that name the module."""
+"""Exporting or recording models: from copies, in silence, with errors that name the module."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prunefuse._seeds import isolated
 from prunefuse.errors import CaptureError as CaptureError
-from prunefuse.pruning._graph.copies import copied, cut, hollow
+from prunefuse.pruning._graph.copies import copied, cut, hollow, named_tensors
+from prunefuse.pruning._graph.program import READS, Program, record
+from prunefuse.pruning._graph.recorder import on_meta, record_shapes
 
 if TYPE_CHECKING:
     from torch import fx
@@ -113,58 +116,123 @@ def export(
 
 @dataclass
 class Exporter:
-    """Exports a model for planning: from copies whose weights have no values, unless that does not work.
+    """Gets the graphs of a model for planning: from copies whose weights have no values, unless that does not work.
+
+    What torch.export cannot capture, such as code that looks at values, is recorded in a run on the example inputs.
 
     Attributes:
         model: The dense model.
         inputs: Its example inputs.
+        exported: Whether it must be torch.export that makes the graphs.
         seconds: What it took so far.
+        by_shapes: Whether that in evaluation mode is of a run on shapes alone.
         values: Whether copies with values were needed.
+        refusal: Why the graph in evaluation mode had to be recorded.
+        training_refusal: Why there is none in training mode.
+        by_values: Whether that in evaluation mode depends on values.
     """
 
     model: nn.Module
     inputs: tuple[Tensor, ...]
+    exported: bool = False
     seconds: float = 0.0
+    by_shapes: bool = False
     values: bool = False
+    refusal: str = ""
+    training_refusal: str = ""
+    by_values: bool = False
 
-    def dense(self) -> ExportedProgram:
+    def dense(self) -> Program:
         """The graph of the model in evaluation mode.
 
         Raises:
             RuntimeError: as of :func:`export`.
         """
-        return self._dense(self.inputs, False)
+        if (program := self._shapes(self.inputs, False)) is not None:
+            self.by_shapes = True
+            return program
+        try:
+            return self._exported(self.inputs, False)
+        except CaptureError as error:
+            if self.exported:
+                raise
+            try:
+                program = self._timed(_record, _copied(self.model, copied), self.inputs, False)
+            except CaptureError:
+                raise error from None
+            self.refusal, self.by_values = str(error), program.by_values
+            return program
 
-    def dense_in_training(self) -> ExportedProgram | None:
-        """Its graph in training mode; None if it cannot be exported in that."""
+    def dense_in_training(self) -> Program | None:
+        """Its graph in training mode; None if there is none, as for a model that needs targets there."""
         inputs = self.inputs
         if inputs[0].ndim and len(inputs[0]) == 1:  # batch norm cannot train on one sample
             inputs = tuple(torch.cat([x, x]) if x.ndim and len(x) == 1 else x for x in inputs)
+        if (program := self._shapes(inputs, True)) is not None:
+            return program
         try:
-            return self._dense(inputs, True)
-        except CaptureError:
-            return None
+            return self._exported(inputs, True)
+        except CaptureError as error:
+            try:
+                return self._timed(_record, _copied(self.model, copied), inputs, True)
+            except CaptureError:
+                self.training_refusal = str(error)
+                return None
 
     def small(
         self,
         kept: Mapping[str, Sequence[Tensor | None]],
         attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
-    ) -> ExportedProgram:
+    ) -> Program:
         """The graph of the model that is cut first, in evaluation mode; see :func:`cut`."""
-        return self._timed(cut(self.model, kept, attributes, self.values), self.inputs, False)
+        if self.by_shapes:
+            # What the dense model could run, the small one can if it fits.
+            small = cut(self.model, kept, attributes, "meta")
+            return self._timed(_record_shapes, small, on_meta(self.inputs), False)
+        values = self.values or bool(self.refusal)
+        way = _record if self.refusal else _exported
+        return self._timed(way, cut(self.model, kept, attributes, values), self.inputs, False)
 
-    def _dense(self, inputs: tuple[Tensor, ...], training: bool) -> ExportedProgram:
+    def _shapes(self, inputs: tuple[Tensor, ...], training: bool) -> Program | None:
+        """The graph of a run on shapes alone; None if that does not work, as where Python looks at values."""
+        if self.exported:
+            return None
+        try:
+            model = cut(self.model, dict.fromkeys(named_tensors(self.model), ()), {}, "meta")
+            return self._timed(_record_shapes, model, on_meta(inputs), training)
+        except Exception:  # of any kind: code meets tensors that it never saw
+            return None
+
+    def _exported(self, inputs: tuple[Tensor, ...], training: bool) -> Program:
+        program = self._without_values(inputs, training)
+        if program is None:
+            program = self._timed(_exported, _copied(self.model, copied), inputs, training)
+        if program.has_unknown_sizes():
+            raise CaptureError(
+                "torch.export captures the model, but the sizes of some of its tensors depend on values, which "
+                'only expressed_by="module" can follow',
+                "",
+            )
+        return program
+
+    def _without_values(self, inputs: tuple[Tensor, ...], training: bool) -> Program | None:
         if not self.values:
             try:
-                return self._timed(_copied(self.model, hollow), inputs, training)
+                return self._timed(_exported, _copied(self.model, hollow), inputs, training)
             except CaptureError:
                 self.values = True
-        return self._timed(_copied(self.model, copied), inputs, training)
+        return None
 
-    def _timed(self, model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> ExportedProgram:
+    def _timed(
+        self,
+        way: Callable[[nn.Module, tuple[Tensor, ...], bool], Program],
+        model: nn.Module,
+        inputs: tuple[Tensor, ...],
+        training: bool,
+    ) -> Program:
         start = time.perf_counter()
         try:
-            return _export(model, inputs, training)
+            return way(model, inputs, training)
         finally:
             self.seconds += time.perf_counter() - start
 
@@ -174,6 +242,41 @@ def _copied(model: nn.Module, copier: Callable[[nn.Module], nn.Module]) -> nn.Mo
         return copier(model)
     except Exception as error:
         raise RuntimeError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
+
+
+def _exported(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Program:
+    return Program.of(_export(model, inputs, training))
+
+
+def _record(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Program:
+    """The graph of one run on the example inputs, or on others like them."""
+    return _run(record, model, [x.detach().clone() for x in inputs], training)
+
+
+def _record_shapes(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Program:
+    """The graph of one run on shapes alone."""
+    return _run(record_shapes, model, inputs, training)
+
+
+def _run(
+    way: Callable[[nn.Module, Sequence[Tensor], Sequence[str]], Program],
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    training: bool,
+) -> Program:
+    model.train(training)
+    device = next((tensor.device for tensor in model.parameters() if not tensor.is_meta), torch.device("cpu"))
+    with running_modules(model) as running, quiet(), warnings.catch_warnings(), isolated(0, device):
+        warnings.simplefilter("ignore")
+        try:
+            program = way(model, inputs, running)
+        except Exception as error:
+            where = describe(model, running)
+            raise CaptureError(
+                f"the model cannot run, in {where}: {first_line(error)}", running[-1] if running else ""
+            ) from error
+    _drop_unread(program.graph)
+    return program
 
 
 def _export(
@@ -203,7 +306,7 @@ def capture(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_shapes: Any = 
     with quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The tensor attribute")  # a recurrent layer's list of its weights
         program = torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes, strict=False)
-    _drop_unread(program)
+    _drop_unread(program.graph)
     return program
 
 
@@ -240,14 +343,15 @@ _STATISTICS = frozenset(
 )
 
 
-def _drop_unread(program: ExportedProgram) -> None:
+def _drop_unread(graph: fx.Graph) -> None:
     """Drop what nobody reads and what runs with any number of channels: statistics, single numbers, a shape's tensor.
 
-    What takes several tensors or sizes stays, since the code of a module runs it all the same.
+    What takes several tensors or sizes stays, since the code of a module runs it all the same. Python's look at a truth
+    value, as an assertion has it, is dropped as well.
     """
-    for node in reversed(program.graph.nodes):
+    for node in reversed(graph.nodes):
         if not node.users and _runs_with_any_size(node):
-            program.graph.erase_node(node)
+            graph.erase_node(node)
 
 
 def _runs_with_any_size(node: fx.Node) -> bool:
@@ -256,9 +360,15 @@ def _runs_with_any_size(node: fx.Node) -> bool:
         return False
     if schema.name == "aten::select":
         return node.args[2] in (0, -1)
+    if schema.name in READS:
+        return bool(node.all_input_nodes[0].meta["val"].dtype is torch.bool)
     return schema.name in _STATISTICS or torch.Tag.pointwise in node.target.tags  # type: ignore[union-attr]
+
+
+_LONGEST = 400
 
 
 def first_line(error: Exception) -> str:
     """The gist of an error, whose message may go on for pages."""
-    return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
+    line = next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -139,6 +139,8 @@ class Trace(Walk):
         writers: Tensor name -> the axis of its output channels, for weights of convolutions and linear maps.
         sized: Which channels a module attribute counts.
         notes: What was kept whole, and why.
+        pinning: Module path and attribute of the tensors that no plan can cut, and whose channels stay for that.
+        choices: Paths of the modules that split an axis of which another factor could lose channels.
     """
 
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -150,11 +152,14 @@ class Trace(Walk):
     writers: Mapping[str, int] = field(default_factory=dict)
     sized: Mapping[Size, Ids] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    pinning: tuple[str, ...] = ()
+    choices: frozenset[str] = frozenset()
 
-    def unused(self) -> bool:
-        """Whether there are parameters or buffers that no call takes."""
+    def unused(self) -> list[str]:
+        """The parameters and buffers that no call takes."""
         used = {value.name for call in self.calls for value in call.inputs}
-        return any(value.axes and value.name not in used for value in self.tensors.values())
+        tensors = self.tensors.values()
+        return list(dict.fromkeys(str(x.name) for x in tensors if x.axes and x.name not in used))
 
     def modules_with_literals(self, last: int) -> list[nn.Module]:
         """The modules that gave sizes to operators, from call number ``last`` backwards."""
@@ -168,19 +173,25 @@ class Tracing:
 
     Attributes:
         modules: Path -> module.
-        ignored: Paths of the modules whose output channels are kept whole.
+        ignored: Paths of the modules whose output channels are kept whole, and tensors that keep theirs.
         free: As of :class:`Trace`; so are the others, up to the notes.
         couplings: The equalities.
+        pinning: As of :class:`Trace`.
+        held: Names of the nodes of the graph that are parameters, buffers or constants.
+        choices: Tensor name -> the axes of which one may be that in ``writers``.
         calls: Those of the graph that is walked now; so are literals and products.
     """
 
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
-    ignored: Collection[str] = ()
+    ignored: frozenset[str] = frozenset()
     free: bool = False
     tensors: dict[str, Value] = field(default_factory=dict)
     lifted: dict[str, Value] = field(default_factory=dict)
     couplings: Couplings = field(default_factory=Couplings)
     writers: dict[str, int] = field(default_factory=dict)
+    pinning: list[str] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
+    choices: dict[str, tuple[int, ...]] = field(default_factory=dict)
     sized: dict[Size, Ids] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     calls: list[Record] = field(default_factory=list)
@@ -198,6 +209,10 @@ class Tracing:
 
     def traced(self, walk: Walk) -> Trace:
         """The trace: a walk, with what all of them say."""
+        component = self.couplings.components()
+        for name, axes in self.choices.items():
+            live = (axis for axis in axes if component[self.tensors[name].axes[axis]].any())
+            self.writers[name] = next(live, self.writers[name])
         return Trace(
             calls=walk.calls,
             literals=walk.literals,
@@ -207,11 +222,13 @@ class Tracing:
             free=self.free,
             tensors=self.tensors,
             lifted=self.lifted,
-            component=self.couplings.components(),
+            component=component,
             links=tuple(self.couplings.links),
             writers=self.writers,
             sized=self.sized,
             notes=tuple(self.notes),
+            pinning=tuple(self.pinning),
+            choices=frozenset(self.couplings.choices),
         )
 
     def origin(self, value: Value) -> Value:
@@ -243,12 +260,14 @@ class Call:
         module: Path of the innermost module that makes the call.
         shapes: The shape of each output tensor.
         trace: Where the findings go; rules use the methods below.
+        normalizes: Whether it is a statistic over channels that serves nothing but to normalize these.
     """
 
     op: str
     module: str
     shapes: tuple[tuple[int, ...], ...]
     trace: Tracing
+    normalizes: bool = field(default=False, kw_only=True)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -322,13 +341,19 @@ class Call:
         self.multiply(*weight.axes, *over, weight=named.name)
         self.writes(named, out_axis)
 
-    def writes(self, weight: Value, out_axis: int) -> None:
-        """Record that a value, if it is a parameter or buffer, computes the output's channels: for their score."""
+    def writes(self, weight: Value, out_axis: int, *others: int) -> None:
+        """Record that a value, if it is a parameter or buffer, computes the output's channels: for their score.
+
+        Where several axes are of the output, as experts and their channels are, the first counts that may lose some.
+        """
         if weight.name is None:
             return
         self.trace.writers[weight.name] = out_axis
-        if weight.name.rpartition(".")[0] in self.trace.ignored:
-            self.keep(weight.axes[out_axis])
+        if others:
+            self.trace.choices[weight.name] = (out_axis, *others)
+        if not {weight.name, weight.name.rpartition(".")[0]}.isdisjoint(self.trace.ignored):
+            for axis in (out_axis, *others):
+                self.keep(weight.axes[axis])
 
     def pad(self, ids: Ids, axis: int, before: int, after: int) -> Ids:
         """The ids of an axis after adding constant channels, whose number the calling module must hold."""

@@ -71,7 +71,7 @@ def einsum(
         others = "".join(terms[:n] + terms[n + 1 :])
         made = [axis for axis, letter in enumerate(term) if letter in right and letter not in others]
         if made:
-            call.writes(value, made[0])
+            call.writes(value, *made)
     weight = next((value.name for value in tensors if value.name is not None), None)
     wide = {letter for letter, ids in letters.items() if len(ids) > 1}
     for product in _products([wide.intersection(term) for term in terms], wide.intersection(right), path):
@@ -156,14 +156,17 @@ def recurrent(
     dropout: float,
     training: bool,
     bidirectional: bool,
-    *_: Any,
+    *rest: Any,
 ) -> Sequence[Value]:
     """x (..., I) -> (..., H), or both directions' 2H, and the last states (layers, batch, H).
 
     Weights are (gates * H, I or H). The layer has one H for all of its layers and directions: they lose the same
     hidden units, in every gate. With projections (P, H) what goes out and comes back has P channels, again of one kind
-    in all. Packed sequences are kept whole.
+    in all. Of packed sequences x is (steps of all, I), and how many have each step comes after it.
     """
+    if isinstance(has_biases, list | tuple):
+        states, parameters, has_biases = parameters, has_biases, layers
+        layers, bidirectional = int(dropout), rest[0]
     gates = _GATES[call.op.removeprefix("aten::")]
     directions = 2 if bidirectional else 1
     each = len(parameters) // (layers * directions) if isinstance(parameters, list | tuple) else 0

@@ -19,7 +19,8 @@ def along(call: Call, x: Value, dims: Any, why: str = _ALONG) -> list[Value]:
     axes = [dims] if isinstance(dims, int) else dims
     inside = {dim % rank for dim in axes} if rank and axes else set(range(rank))
     for axis in inside:
-        call.keep(x.axes[axis], why)
+        if not call.normalizes:
+            call.keep(x.axes[axis], why)
     return [
         Value(tuple(fixed(shape[axis]) if axis in inside else ids for axis, ids in enumerate(x.axes)))
         if len(shape) == rank
@@ -34,13 +35,15 @@ def along(call: Call, x: Value, dims: Any, why: str = _ALONG) -> list[Value]:
     *("aten::" + name for name in ("median", "nanmedian", "var", "std", "var_mean", "std_mean")),
 )
 def reduction(call: Call, x: Value, dim: Any = None, *_: Any, **__: Any) -> Sequence[Value]:
-    """Reduced axes stay whole: the result depends on every one of their channels."""
+    """Reduced axes stay whole: the result depends on every one of their channels; but a norm's is over what is left."""
     if isinstance(dim, Value):  # the larger or smaller of two tensors
         return [broadcast(call, x, dim)]
     return along(call, x, None if isinstance(dim, bool) else dim, "reduces over channels")
 
 
-@register_rule("aten::linalg_vector_norm", "aten::norm", "aten::quantile", "aten::nanquantile")
+@register_rule(
+    "aten::linalg_vector_norm", "aten::linalg_norm", "aten::norm", "aten::quantile", "aten::nanquantile"
+)
 def reduction_of_order(
     call: Call, x: Value, order: Any = 2, dim: Any = None, *_: Any, **__: Any
 ) -> Sequence[Value]:
@@ -155,9 +158,25 @@ def _for_itself(call: Call, dim: int, picks: Value, *others: Value) -> Value:
             if axis != dim % len(picks.axes) and len(mine) == len(ids) and mine.any() == ids.any():
                 call.link(mine, ids)
             else:
-                call.keep(mine, _PICKS)
+                call.keep(mine)
                 call.keep(ids, _PICKS)
     return Value(picks.axes)
+
+
+@register_rule("aten::masked_scatter")
+def masked_scatter(call: Call, x: Value, mask: Value, source: Value) -> Value:
+    """Puts the elements of a source, in their order, where a mask holds; if it is alike along the last axis, whole rows."""
+    alike = (
+        len(mask.axes) == len(x.axes) and call.trace.couplings.is_open(mask.axes[-1]) and bool(source.axes)
+    )
+    rows = alike and len(source.axes[-1]) == len(x.axes[-1]) == len(mask.axes[-1])
+    if rows:
+        call.link(x.axes[-1], mask.axes[-1])
+        call.link(x.axes[-1], source.axes[-1])
+    for value in (x, mask, source):
+        for ids in value.axes[:-1] if rows else value.axes:
+            call.keep(ids, _PICKS)
+    return Value(x.axes)
 
 
 @register_rule("aten::index_add", "aten::index_copy", "aten::index_fill", "aten::index_reduce")
@@ -199,6 +218,30 @@ def unpool(call: Call, x: Value, picks: Value, *_: Any) -> list[Value]:
     for left, right in zip(x.axes, picks.axes, strict=True):
         call.link(left, right)
     return over_space(call, x, int(call.op[-2]))
+
+
+@register_rule(*("aten::" + name for name in ("nonzero", "nonzero_numpy", "argwhere", "masked_select")))
+def places(call: Call, x: Value, *masks: Value) -> list[Value]:
+    """What is found depends on the values along all axes."""
+    for ids in (ids for value in (x, *masks) for ids in value.axes):
+        call.keep(ids, _PICKS)
+    return [call.fixed_output(i) for i in range(len(call.shapes))]
+
+
+@register_rule("aten::_pack_padded_sequence")
+def pack(call: Call, x: Value, lengths: Value, *_: Any) -> list[Value]:
+    """x (B, T, ...) or (T, B, ...) -> (steps of all sequences, ...), and how many sequences have each step."""
+    for ids in (*x.axes[:2], *lengths.axes):
+        call.keep(ids, _ALONG)
+    return [Value((fixed(call.shape[0]), *x.axes[2:])), call.fixed_output(1)]
+
+
+@register_rule("aten::_pad_packed_sequence")
+def unpack(call: Call, x: Value, sizes: Value, *_: Any) -> list[Value]:
+    """The inverse of `pack`, and the lengths of the sequences."""
+    for ids in (x.axes[0], *sizes.axes):
+        call.keep(ids, _ALONG)
+    return [Value((*map(fixed, call.shape[:2]), *x.axes[1:])), call.fixed_output(1)]
 
 
 @register_rule("aten::grid_sampler", "aten::grid_sampler_2d", "aten::grid_sampler_3d")

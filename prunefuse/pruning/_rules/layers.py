@@ -12,15 +12,21 @@ import numpy as np
 
 from prunefuse.pruning._graph.couplings import Ids, Value, fixed
 from prunefuse.pruning._graph.trace import Call
-from prunefuse.pruning._rules.axes import reduction
+from prunefuse.pruning._rules.axes import places, reduction
 from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown, values_in
 
 register_rule(  # pointwise, without the tag in some form
     *("aten::" + name for name in ("hardswish", "log_sigmoid", "mish", "relu6", "threshold")),
     "aten::_weight_norm",  # its norm is over what is left of the other axes
-    *("aten::" + name for name in ("copy", "floor_divide", "masked_fill", "rsub", "true_divide", "where")),
+    *("aten::" + name for name in ("copy", "floor_divide", "masked_fill", "rsub", "true_divide")),
     *("aten::" + name for name in ("complex", "polar", "_conj", "_neg_view", "resolve_conj", "resolve_neg")),
 )(broadcast)
+
+
+@register_rule("aten::where")
+def where(call: Call, condition: Value, *values: Any) -> Value | Sequence[Value]:
+    """One of two values for each element; without these the places where a condition holds."""
+    return broadcast(call, condition, *values) if values else places(call, condition)
 
 
 @register_rule(

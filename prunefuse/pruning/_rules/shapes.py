@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, zip_longest
 from operator import mul
 from typing import Any
 
@@ -22,6 +22,8 @@ from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown,
 def reshape(call: Call, x: Value, *args: Any) -> Value:
     """Splits and merges axes: ids follow their elements, over the factors that both shapes consist of."""
     axes = [fixed(1)] * len(call.shape)
+    if 0 in x.shape:
+        axes = _axes_of_nothing(call, x)
     for source, target in _equal_products(x.shape, call.shape):
         for axis, ids in zip(target, _regroup(call, x, source, target), strict=True):
             axes[axis] = ids
@@ -33,9 +35,18 @@ def reshape(call: Call, x: Value, *args: Any) -> Value:
     return Value(tuple(axes))
 
 
+def _axes_of_nothing(call: Call, x: Value) -> list[Ids]:
+    """The axes of a tensor without elements: as in the input from the end on where they are as long, else anything."""
+    pairs = zip_longest(reversed(call.shape), reversed(x.axes[-len(call.shape) :]))
+    return [
+        ids if ids is not None and len(ids) == size else call.trace.couplings.open(size)
+        for size, ids in pairs
+    ][::-1]
+
+
 def _equal_products(a: Sequence[int], b: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Pair the axes of two shapes of the same product, in the smallest runs of equal product."""
-    rest = [[i for i, size in enumerate(shape) if size != 1] for shape in (a, b)]
+    rest = [[i for i, size in enumerate(shape) if size != 1 and 0 not in shape] for shape in (a, b)]
     pairs = []
     while rest[0] and rest[1]:
         left, right = [rest[0].pop(0)], [rest[1].pop(0)]
@@ -108,8 +119,8 @@ def _merge(call: Call, parts: Sequence[Ids]) -> Ids:
 
 @register_rule("aten::expand", "aten::expand_as")
 def expand(call: Call, x: Value, sizes: Any = (), **_: Any) -> Value:
-    """New axes and repeated axes have sizes written in the code: they stay."""
-    out = broadcast(call, x)
+    """New axes and repeated axes are alike in every index; their sizes may be written in the code."""
+    out = _repeated(call, broadcast(call, x), x)
     for ids in out.axes:
         if not isinstance(sizes, Value) and len(ids) in sizes:
             call.holds(ids)
@@ -120,12 +131,27 @@ def expand(call: Call, x: Value, sizes: Any = (), **_: Any) -> Value:
 def repeat(call: Call, x: Value, counts: Sequence[int]) -> Value:
     """Every axis as often as wanted, one whole after the other; new axes in front."""
     axes = (fixed(1),) * (len(call.shape) - len(x.axes)) + x.axes
-    return Value(tuple(np.tile(ids, size // len(ids)) for ids, size in zip(axes, call.shape, strict=True)))
+    whole = tuple(np.tile(ids, size // max(1, len(ids))) for ids, size in zip(axes, call.shape, strict=True))
+    out = _repeated(call, Value(whole), x)
+    for mine, ids in zip(out.axes, whole, strict=True):
+        if mine is not ids:
+            call.holds(mine)
+    return out
+
+
+def _repeated(call: Call, out: Value, x: Value) -> Value:
+    """The output, of which axes that repeat one index are like those of a constant: any of their indices may leave."""
+    old = (fixed(1),) * (len(out.axes) - len(x.axes)) + x.axes
+    pairs = zip(out.axes, old, strict=True)
+    return Value(tuple(call.trace.couplings.open(len(a)) if len(a) > len(b) == 1 else a for a, b in pairs))
 
 
 @register_rule("aten::repeat_interleave")
 def repeat_interleave(call: Call, x: Value, repeats: Any, dim: int | None = None, **_: Any) -> Value:
-    """Every index of one axis several times in a row."""
+    """Every index of one axis several times in a row; an axis of which each has its own number of times stays."""
+    if dim is not None and isinstance(repeats, Value):
+        call.keep(x.axes[dim], "picks channels by index")
+        return x.with_axis(dim, fixed(call.shape[dim]))
     if dim is None or not isinstance(repeats, int):
         return unknown(call, x, repeats)[0]
     return x.with_axis(dim, np.repeat(x.axes[dim], repeats))
@@ -145,7 +171,11 @@ def transpose(call: Call, x: Value, dim0: int = 0, dim1: int = -1) -> Value:
 
 @register_rule("aten::cat", "aten::concat")
 def cat(call: Call, tensors: Sequence[Value], dim: int = 0) -> Value:
-    """One axis holds the channels of all inputs, one after the other; the others are coupled."""
+    """One axis holds the channels of all inputs, one after the other; the others are coupled.
+
+    An input of shape (0,) stands for no tensor at all, whatever the others' shape.
+    """
+    tensors = [v for v in tensors if len(v.axes) == len(call.shape)]
     joined = np.concatenate([v.axes[dim] for v in tensors])
     return broadcast(call, *(v.with_axis(dim, fixed(1)) for v in tensors)).with_axis(dim, joined)
 
@@ -168,8 +198,10 @@ def slice_(
     first = range(len(ids))[start:].start  # counted from the front
     if step == 1 and size and not len(ids) % size and not first % size:
         return x.with_axis(dim, _blocks(call, ids, size)[first // size])
+    if not size:
+        return x.with_axis(dim, fixed(0))
     parts = [n for n in (first, size, len(ids) - first - size) if n]
-    if step != 1 or not size or 1 in parts:
+    if step != 1 or 1 in parts:
         call.keep(ids, "cuts a channel axis at fixed positions")
         return x.with_axis(dim, fixed(size))
     part = ids[first : first + size]
@@ -196,7 +228,7 @@ def split(call: Call, x: Value, sections: Any, dim: int = 0) -> list[Value]:
     """Several parts of an axis: of equal size, or of sizes that the module says."""
     ids = x.axes[dim]
     sizes = [shape[dim] for shape in call.shapes]
-    if len(set(sizes)) == 1:
+    if len(set(sizes)) == 1 and sizes[0]:
         return [x.with_axis(dim, block) for block in _blocks(call, ids, sizes[0])]
     if not isinstance(sections, list | tuple) or call.op == "aten::tensor_split":
         call.keep(ids, "cuts a channel axis at fixed positions")
@@ -209,6 +241,8 @@ def split(call: Call, x: Value, sections: Any, dim: int = 0) -> list[Value]:
 @register_rule("aten::glu")
 def glu(call: Call, x: Value, dim: int = -1) -> Value:
     """The first half of an axis times a function of the second."""
+    if not call.shape[dim]:
+        return Value(x.axes)
     return x.with_axis(dim, _blocks(call, x.axes[dim], call.shape[dim])[0])
 
 
@@ -230,7 +264,9 @@ def unbind(call: Call, x: Value, dim: int = 0) -> list[Value]:
 @register_rule("aten::index")
 def index(call: Call, x: Value, indices: Sequence[Value | None]) -> Value:
     """Picks by index tensors along some axes, which stay; their result takes the place of the first, if adjacent."""
-    at = [axis for axis, picks in enumerate(indices) if picks is not None]
+    at = _indexed_axes(call, x, indices)
+    if at is None:
+        return unknown(call, x, indices)[0]
     for axis in at:
         call.keep(
             x.axes[axis], "" if x.name else "picks channels by index"
@@ -242,6 +278,23 @@ def index(call: Call, x: Value, indices: Sequence[Value | None]) -> Value:
     first = at[0] if at == list(range(at[0], at[-1] + 1)) else 0
     shape = call.shape[first : first + picked]
     return Value((*rest[:first], *map(fixed, shape), *rest[first:]))
+
+
+def _indexed_axes(call: Call, x: Value, indices: Sequence[Value | None]) -> list[int] | None:
+    """The axes that index tensors take the place of: one for each, or as many as a mask has; None if it is not clear."""
+    ranks = [0 if picks is None else len(picks.axes) for picks in indices]
+    for masks in (False, True):
+        at: list[int] = []
+        made = axis = 0
+        for picks, rank in zip(indices, ranks, strict=True):
+            wide = max(1, rank) if masks else 1
+            if picks is not None:
+                at += range(axis, axis + wide)
+                made = max(made, 1 if masks else rank)
+            axis += 1 if picks is None else wide
+        if len(x.axes) - len(at) + made == len(call.shape):
+            return at
+    return None
 
 
 @register_rule("aten::index_put")

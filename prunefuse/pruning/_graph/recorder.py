@@ -1,0 +1,150 @@
+"""The graph of a run on shapes alone: every operator that the model calls, in milliseconds."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._dispatch.python import enable_pre_dispatch, enable_python_dispatcher
+from torch._subclasses.schema_check_mode import SchemaCheckMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from prunefuse._attention import unfused_attention
+from prunefuse.pruning._graph.copies import named_tensors
+from prunefuse.pruning._graph.program import Program, tensors_in
+
+# Operators whose one output is like their first input, and whose shapes PyTorch finds slowly, by decomposition.
+_LIKE_INPUT = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in (
+        "batch_norm",
+        "instance_norm",
+        "layer_norm",
+        "group_norm",
+        "dropout",
+        "alpha_dropout",
+        "feature_dropout",
+    )
+)
+
+
+def record_shapes(model: nn.Module, inputs: Sequence[Tensor], running: Sequence[str]) -> Program:
+    """The graph of one run of ``model`` on the meta device; its operators are those of torch.export.
+
+    Args:
+        model: A model whose parameters and buffers are on the meta device.
+        inputs: Its inputs, there too.
+        running: The modules that are running, while they do; see `running_modules`.
+
+    Raises:
+        Exception: what the model or an operator raises, as where Python looks at values.
+    """
+    types = {path: type(module) for path, module in model.named_modules()}
+
+    def stack() -> dict[str, tuple[str, type]]:
+        path = running[-1] if running else ""
+        return {path: (path, types[path])}
+
+    recorder = _Recorder(stack)
+    tensors = named_tensors(model)
+    held = {recorder.placeholder(tensor).name: name for name, tensor in tensors.items()}
+    for x in inputs:
+        recorder.placeholder(x)
+    with torch.no_grad(), torch.device("meta"), unfused_attention(), _recording(recorder):
+        outputs = tensors_in(model(*inputs))
+    attributes = {
+        id(value): f"{path}.{name}"
+        for path, owner in model.named_modules()
+        for name, value in vars(owner).items()
+        if isinstance(value, Tensor)
+    }
+    returned = [recorder.node_of(x) for x in outputs]
+    recorder.graph.output(tuple(returned))
+    constants = {
+        node.name: attributes.get(id(value), f"{next(iter(node.meta['nn_module_stack']))}.{node.name}")
+        for node, value in recorder.constants
+    }
+    return Program(recorder.graph, held, constants, {node.name for node in returned})
+
+
+class _Recorder(SchemaCheckMode):
+    """Runs every operator that is called, before autograd and composite operators take it apart, and notes it.
+
+    PyTorch lets three kinds of modes in there. This one is only by name a schema check: it does nothing of it.
+    """
+
+    def __init__(self, stack: Callable[[], Mapping[str, Any]]) -> None:
+        TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
+        self.graph = fx.Graph()
+        self.constants: list[tuple[fx.Node, Tensor]] = []
+        # Not held: a factory's tensor that somebody holds is copied on its way to Python, and nobody knows the copy.
+        self._nodes = WeakTensorKeyDictionary()
+        self._placeholders = 0
+        self._stack = stack
+
+    def placeholder(self, tensor: Tensor) -> fx.Node:
+        """A tensor that is there before the run."""
+        node = self.graph.placeholder(f"x{self._placeholders}")
+        self._placeholders += 1
+        self._know(tensor, node)
+        return node
+
+    def node_of(self, tensor: Tensor) -> fx.Node:
+        """Where a tensor comes from; one that comes from nowhere is a constant."""
+        known: fx.Node | None = self._nodes.get(tensor)
+        if known is not None:
+            return known
+        node = self.graph.get_attr(f"constant{len(self.constants)}")
+        node.meta["nn_module_stack"] = self._stack()
+        self.constants.append((node, tensor))
+        self._know(tensor, node)
+        return node
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given, named = tree_map_only(Tensor, self.node_of, (args, kwargs))
+        like = func in _LIKE_INPUT and isinstance(args[0], Tensor) and args[0].is_meta
+        result = torch.empty_like(args[0]) if like else func(*args, **kwargs)
+        node = self.graph.call_function(func, given, named)
+        node.meta["nn_module_stack"] = self._stack()
+        if isinstance(result, Tensor):
+            self._know(result, node)
+            return result
+        if isinstance(result, list | tuple):
+            node.meta["val"] = tuple(map(_like, result))
+            for place, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    item = self.graph.call_function(operator.getitem, (node, place))
+                    item.meta["nn_module_stack"] = node.meta["nn_module_stack"]
+                    self._know(part, item)
+        else:
+            node.meta["val"] = result
+        return result
+
+    def _know(self, tensor: Tensor, node: fx.Node) -> None:
+        node.meta["val"] = _like(tensor)
+        self._nodes[tensor] = node
+
+
+def _like(value: Any) -> Any:
+    """A tensor of the same shape, strides and type, without values; what is no tensor is itself."""
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+
+@contextmanager
+def _recording(recorder: _Recorder) -> Iterator[None]:
+    with enable_pre_dispatch(), enable_python_dispatcher(), recorder:
+        yield
+
+
+def on_meta(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Tensors like these, without values."""
+    return tuple(torch.empty_like(x, device="meta") for x in tensors)

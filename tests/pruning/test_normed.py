@@ -1,0 +1,107 @@
+"""Weights that are divided by a norm of their own: what is kept is applied with the values that it had."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pruning_oracle import scramble_
+from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+
+from prunefuse.pruning import plan_pruning
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+NORMS = {
+    "weight norm": parametrizations.weight_norm,
+    "weight norm of columns": lambda layer: parametrizations.weight_norm(layer, dim=1),
+    "weight norm of all": lambda layer: parametrizations.weight_norm(layer, dim=None),
+    "weight norm by hooks": weight_norm,
+    "weight norm of all by hooks": lambda layer: weight_norm(layer, dim=None),
+    "spectral norm": parametrizations.spectral_norm,
+    "spectral norm by hooks": spectral_norm,
+}
+LAYERS = {
+    "linear": (nn.Linear, ()),
+    "convolution": (nn.Conv1d, (3,)),
+    "transposed": (nn.ConvTranspose1d, (3,)),
+}
+
+
+def network(wrap, layer, more):
+    """Two such layers between plain ones, with values as after training."""
+    model = nn.Sequential(
+        layer(5, 16, *more),
+        nn.ReLU(),
+        wrap(layer(16, 12, *more)),
+        nn.ReLU(),
+        wrap(layer(12, 8, *more)),
+        layer(8, 3, *more),
+    ).double()
+    x = torch.randn(4, 5, *(12 for _ in more)).double()
+    model.train()(x)  # the vectors of spectral norms move
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + torch.rand_like(parameter))
+    return model.eval(), x
+
+
+def applied(model, x):
+    """The weights of the layers as they are applied."""
+    model(x)
+    return [model[at].weight.detach() for at in (0, 2, 4, 5)]
+
+
+def parts(plan, layer, weights):
+    """What a plan keeps of applied weights."""
+    reads, writes = (0, 1) if layer is nn.ConvTranspose1d else (1, 0)
+    widths = [
+        list(plan.kept[f"{at}.bias"][0]) if f"{at}.bias" in plan.kept else [0, 1, 2] for at in (0, 2, 4, 5)
+    ]
+    inputs = [list(range(5)), *widths[:-1]]
+    return [
+        w.index_select(writes, torch.tensor(out)).index_select(reads, torch.tensor(into))
+        for w, out, into in zip(weights, widths, inputs, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("wrap", NORMS.values(), ids=NORMS.keys())
+@pytest.mark.parametrize(("layer", "more"), LAYERS.values(), ids=LAYERS.keys())
+def test_kept_weights_are_applied_as_before_and_written_back_so(wrap, layer, more):
+    model, x = network(wrap, layer, more)
+    plan = plan_pruning(model, x)
+    small = plan.extract(model).eval()
+    assert (len(small[2].bias), len(small[4].bias)) == (6, 4)
+    for part, weight in zip(parts(plan, layer, applied(model, x)), applied(small, x), strict=True):
+        torch.testing.assert_close(weight, part)
+    with torch.no_grad():  # as training would
+        for parameter in small.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    trained = applied(small, x)
+    plan.fuse_(model, small)
+    for part, weight in zip(parts(plan, layer, applied(model, x)), trained, strict=True):
+        torch.testing.assert_close(part, weight)
+    for a, b in zip(small.state_dict().values(), plan.extract(model).state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_exported_program_applies_them_too():
+    model, x = network(parametrizations.weight_norm, nn.Linear, ())
+    plan = plan_pruning(model, x)
+    program = plan.extract_program(model, x).module()
+    torch.testing.assert_close(program(x), plan.extract(model).eval()(x))
+
+
+def test_zeros_as_complement_keep_the_function():
+    model, x = network(parametrizations.weight_norm, nn.Linear, ())
+    scramble_(model)
+    plan = plan_pruning(model, x)
+    small = plan.extract(model).eval()
+    torch.testing.assert_close(plan.fuse_(model, small, "zero").eval()(x), small(x))
+
+
+def test_layers_that_lose_outputs_only_keep_their_gains_to_the_bit():
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(5, 16)), nn.ReLU(), nn.Linear(16, 3))
+    plan = plan_pruning(model, torch.zeros(1, 5))
+    inside = "parametrizations.weight.original0"
+    kept = list(plan.kept[f"0.{inside}"][0])
+    assert torch.equal(plan.extract(model)[0].get_parameter(inside), model[0].get_parameter(inside)[kept])
