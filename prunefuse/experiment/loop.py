@@ -312,6 +312,12 @@ class ActiveLearning:
             if corrected and self.folder is not None:
                 clear(self.folder / trial.STEPS)  # trained with what was said before
 
+    def trained_selector(self) -> nn.Module:
+        """The selector trained last, made anew from the weights in `state`, which a process that goes on has, too."""
+        selector = self._initial_selector()
+        selector.load_state_dict(self.state.selector)
+        return selector
+
     def _pick_for_people(self, index: int, count: int) -> None:
         """Choose samples for people, beside those that they were asked and those that nobody can tell."""
         state = self.state

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torchvision
 from pruning_oracle import assert_pruning_is_masking, scramble_
 from torch import nn
 from torch.nn.utils import prune
@@ -188,6 +189,7 @@ def test_what_a_model_returns_in_objects(returns, shape, width):
 
 NOISY = """
 import torch
+import torchvision
 from torch import nn
 from torch.nn.utils import prune
 from prunefuse.pruning import plan_pruning

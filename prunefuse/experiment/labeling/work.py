@@ -410,8 +410,7 @@ class _Engine:
         """Probabilities (N, C) of the classes by the selector, on the CPU."""
         learner, config = self._learner, self.found.config
         assert learner is not None
-        selector = learner._initial_selector()
-        selector.load_state_dict(learner.state.selector)
+        selector = learner.trained_selector()
         if not places:
             return torch.empty(0, learner.num_classes)
         with self._threads():
