@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,15 @@ from prunefuse.data._split import held_out
 from prunefuse.data._types import Data
 from prunefuse.ops.integers import class_index
 
+# Arguments that we give.
+_OURS = frozenset({"root", "train", "download", "transform", "target_transform", "transforms", "loader"})
 _TEST_SPLITS = ("test", "val", "valid")
 
 
 def torchvision_data(kind: str, root: str | os.PathLike[str], download: bool, reading: Reading) -> Data:
     """A data set of ``torchvision.datasets``, such as ``KMNIST``, ``DTD`` or ``EuroSAT``, read and checked by torchvision.
+
+    Arguments of its own follow its name, as in ``EMNIST:split=balanced``, with commas between them.
 
     Images are read as those of a folder, or kept in memory where torchvision does. Where there is no test part, a part of
     each class is held out.
@@ -32,14 +37,16 @@ def torchvision_data(kind: str, root: str | os.PathLike[str], download: bool, re
     from torchvision import datasets
 
     name = f"torchvision:{kind}"
+    kind, _, listed_options = kind.partition(":")
     maker: Any = getattr(datasets, kind, None)
     known = inspect.isclass(maker) and issubclass(maker, datasets.VisionDataset)
     if not known:
         raise ValueError(
             f"data must name a data set of torchvision.datasets, such as torchvision:KMNIST, got {name}"
         )
-    takes = inspect.signature(maker).parameters
-    options: dict[str, Any] = {"download": download} if "download" in takes else {}
+    takes = _takes(maker)
+    given = _options(name, listed_options, takes)
+    options: dict[str, Any] = given | ({"download": download} if "download" in takes else {})
     made: dict[str, Any] = {}
     try:
         if "train" in takes:
@@ -47,7 +54,7 @@ def torchvision_data(kind: str, root: str | os.PathLike[str], download: bool, re
                 part: maker(os.fspath(expanded(root)), train=part == "train", **options)
                 for part in ("train", "test")
             }
-        elif "split" in takes:
+        elif "split" in takes and "split" not in given:
             made = {"train": maker(os.fspath(expanded(root)), split="train", **options)}
             made["test"] = _test_split(maker, os.fspath(expanded(root)), options)
         else:
@@ -61,7 +68,8 @@ def torchvision_data(kind: str, root: str | os.PathLike[str], download: bool, re
         ) from error
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{name} cannot be opened by its name alone: {' '.join(str(error).split())}"
+            f"{name} cannot be opened so: {' '.join(str(error).split())}; arguments of its own follow its name, as in "
+            "torchvision:EMNIST:split=balanced"
         ) from error
     first = made["train"]
     if hasattr(first, "data") and not isinstance(first.data, list):
@@ -80,6 +88,32 @@ def torchvision_data(kind: str, root: str | os.PathLike[str], download: bool, re
         whole = listed["train"]
         listed = {"train": [whole[i] for i in kept], "test": [whole[i] for i in chosen]}
     return data_of_files(name, listed["train"], listed["test"], list(map(str, names)), reading, notes)
+
+
+def _takes(maker: type[Any]) -> set[str]:
+    """The arguments of a class, those that it passes on to its bases among them."""
+    found: set[str] = set()
+    for kind in maker.__mro__:
+        if "__init__" in vars(kind):
+            own = inspect.signature(vars(kind)["__init__"]).parameters.values()
+            found |= {one.name for one in own if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
+            if not any(one.kind == one.VAR_KEYWORD for one in own):
+                break
+    return found - {"self"}
+
+
+def _options(name: str, text: str, takes: Collection[str]) -> dict[str, Any]:
+    """Arguments of a data set that are written as ``name=value``, with commas."""
+    options: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, equals, value = (one.strip() for one in part.partition("="))
+        known = sorted(set(takes) - _OURS)
+        if not equals or key not in known:
+            raise ValueError(
+                f"data {name}: arguments must be {', '.join(known) or 'none'}, as NAME=VALUE, got {part!r}"
+            )
+        options[key] = int(value) if value.isdecimal() else {"True": True, "False": False}.get(value, value)
+    return options
 
 
 def _labels(data: Any) -> Any:

@@ -284,6 +284,17 @@ def test_a_data_set_of_torchvision_in_arrays(tmp_path: Path) -> None:
     assert data.train.augment.pad == 1
 
 
+def test_arguments_of_a_data_set_of_torchvision_follow_its_name(tmp_path: Path) -> None:
+    for part, images, labels in (("train", TRAIN, LABELS), ("test", TEST, TEST_LABELS)):
+        file = tmp_path / "EMNIST" / "raw" / f"emnist-digits-{part}-"
+        write_idx(file.with_name(f"{file.name}images-idx3-ubyte"), images, False)
+        write_idx(file.with_name(f"{file.name}labels-idx1-ubyte"), labels.astype(np.uint8), False)
+    data = load("torchvision:EMNIST:split=digits", root=tmp_path)
+    assert same_images(data.pool, TRAIN)
+    assert same_images(data.test, TEST)
+    assert data.classes == tuple("0123456789")
+
+
 def test_a_data_set_of_torchvision_in_files(tmp_path: Path) -> None:
     for name in ("banded", "dotted"):
         for i in range(6):
@@ -317,7 +328,15 @@ def test_a_data_set_of_torchvision_without_a_test_part_is_divided(tmp_path: Path
             ValueError,
             "data must name a data set of torchvision.datasets.* got torchvision:Nothing",
         ),
-        ("EMNIST", ValueError, "torchvision:EMNIST cannot be opened by its name alone"),
+        (
+            "EMNIST",
+            ValueError,
+            "torchvision:EMNIST cannot be opened so: .*as in torchvision:EMNIST:split=balanced",
+        ),
+        ("EMNIST:split=none", ValueError, "Unknown value 'none' for argument split"),
+        ("EMNIST:part=digits", ValueError, "arguments must be split, as NAME=VALUE, got 'part=digits'"),
+        ("EMNIST:split", ValueError, "as NAME=VALUE, got 'split'"),
+        ("EMNIST:split=digits", FileNotFoundError, r"torchvision:EMNIST:split=digits was not found"),
     ],
 )
 def test_other_data_sets_of_torchvision_are_told(
