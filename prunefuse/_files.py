@@ -94,6 +94,18 @@ def csv_text(header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def text_of_table(content: bytes) -> tuple[str, str]:
+    """The text of a table that a spreadsheet or a tool has written, and what stands between its columns.
+
+    UTF-8 with or without a mark, or UTF-16 with one; bytes that are in neither become escapes, as in names of files. Columns
+    are apart by commas, semicolons or tabs, whichever the first line has most of.
+    """
+    marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    text = content.decode("utf-16") if marked else content.decode("utf-8-sig", errors="surrogateescape")
+    head = text.splitlines()[0] if text.strip() else ""
+    return text, max(",;\t", key=head.count)
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a table, by column."""
     with path.open(encoding="utf-8", newline="") as file:

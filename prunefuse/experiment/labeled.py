@@ -7,8 +7,10 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
+from prunefuse._files import text_of_table
 from prunefuse.data import Data
 from prunefuse.data._labels import OwnLabels
 from prunefuse.errors import ConfigError
@@ -21,7 +23,8 @@ def read_labeled(file: str, data: Data) -> dict[int, int]:
 
     Columns are ``path`` (or ``id``) or ``index``, and perhaps ``label``: a name, or the index of a class. Rows with an empty
     label are not labeled. Without that column the labels are the data set's. Paths start at the folder of the file, that of
-    the data set, or the current one. Commas, semicolons or tabs stand between columns.
+    the data set, or the current one. Commas, semicolons or tabs stand between columns. A file may also have an index in each
+    line, and nothing else.
 
     Raises:
         ConfigError: it cannot be read, has no such columns, or a line names an unknown sample or class; names each line.
@@ -45,12 +48,15 @@ def _listed(argument: str, file: str, data: Data, *, labels: bool = True) -> dic
     """Pool indices of the rows of a file, and their classes as far as they have one."""
     place = Path(file).expanduser()
     try:
-        text = place.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        text, delimiter = text_of_table(place.read_bytes())
     except OSError as error:
         raise ConfigError(f"{argument}: {file} cannot be read: {error.strerror}") from error
-    head = text.splitlines()[0] if text.strip() else ""
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
-    header = [name.strip().lower() for name in next(lines, [])]
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{argument}: {file} must be text: {error.reason}") from error
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    first = next(lines, [])
+    alone = len(first) == 1 and first[0].strip().isdecimal()  # indices without a header
+    header = ["index"] if alone else [name.strip().lower() for name in first]
     key = next((name for name in ("index", "path", "id") if name in header), None)
     if key is None:
         raise ConfigError(
@@ -59,7 +65,7 @@ def _listed(argument: str, file: str, data: Data, *, labels: bool = True) -> dic
     known = _indices(data, place) if key != "index" else {}
     found: dict[int, int | None] = {}
     wrong: list[str] = []
-    for fields in lines:
+    for fields in chain([first] if alone else [], lines):
         if not any(field.strip() for field in fields):
             continue
         where = f"{file}, line {lines.line_num}"

@@ -152,6 +152,20 @@ def _of_logits(function: UtilityFunction, pool: Pool) -> Tensor:
     return upload(utilities, pool.logits.device)
 
 
+def _named(token: str) -> UtilityFunction:
+    """The function that a string names. Whoever typed the string is told in a line how it fails."""
+    function = load_function(token)
+
+    def called(logits: Tensor) -> Any:
+        try:
+            return function(logits)
+        except Exception as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(f"strategy must return utilities, got from {token}: {told}") from error
+
+    return called
+
+
 def _bald(pool: Pool) -> Tensor:
     assert pool.ensemble is not None
     utilities: Tensor = pool.ensemble.result("bald")
@@ -410,7 +424,7 @@ def strategy(
     if isinstance(token, str) and token in _UTILITIES:
         need, utility = _UTILITIES[token]
     elif isinstance(token, str) and ":" in token:
-        utility = partial(_of_logits, load_function(token))
+        utility = partial(_of_logits, _named(token))
     elif isinstance(token, str):
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {token!r}")
     elif callable(token):

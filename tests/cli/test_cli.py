@@ -110,6 +110,19 @@ def test_strategies_from_the_command_line(options, tmp_path):
     assert (tmp_path / "run/report.html").is_file()
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_strategy_of_ones_own_that_fails_is_told_in_a_line(tmp_path, jobs):
+    own = tmp_path / "own.py"
+    own.write_text("def largest(logits):\n    return {}['no such key']\n")
+    result = call(
+        f"{TINY} --strategy {own}:largest --baselines none --jobs {jobs} --quiet", "--out", tmp_path / "run"
+    )
+    assert result.exit_code == 1
+    told = f"Error: strategy must return utilities, got from {own}:largest: KeyError: 'no such key'. The complete rounds"
+    assert result.output.startswith(told)
+    assert "Traceback" not in result.output
+
+
 def test_report_draws_one_run_again_and_pools_several(finished, tmp_path, monkeypatch):
     _, out = finished
     (out / "report.html").unlink()

@@ -11,6 +11,7 @@ import torch
 from prunefuse import data, models
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.config import RunConfig
+from prunefuse.experiment.labeled import read_excluded, read_labeled
 from prunefuse.experiment.loop import ActiveLearning, LoopConfig
 from prunefuse.experiment.run import resume, run
 from prunefuse.training import Recipe, shrink_and_perturb_
@@ -175,6 +176,20 @@ def test_paths_are_found_from_wherever_they_start(tmp_path, monkeypatch, form):
         ("images/train/dög/1.png", "dög"),
         ("images/train/cat/0.png", "dög"),  # what the file says, not the folder
     ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_of_spreadsheets_are_read(tmp_path, encoding):
+    file = tmp_path / "have.csv"
+    file.write_text("Index;Label\r\n" + "".join(f"{i};{i % 10}\r\n" for i in range(25)), encoding=encoding)
+    assert read_labeled(str(file), data.load("digits")) == {i: i % 10 for i in range(25)}
+
+
+def test_a_file_may_be_indices_alone(tmp_path):
+    file = listed(tmp_path / "have.txt", "5", *map(str, range(6, 30)))
+    digits = data.load("digits")
+    assert list(read_labeled(file, digits)) == list(range(5, 30))
+    assert read_excluded(file, digits) == list(range(5, 30))
 
 
 def test_without_a_column_of_labels_they_are_those_of_the_data(tmp_path):

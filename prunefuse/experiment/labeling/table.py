@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunefuse import _files as files
+from prunefuse._files import text_of_table
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.labeling.journal import CANNOT_TELL
 
@@ -86,10 +87,7 @@ def text(project: Project, picks: Sequence[Pick]) -> str:
 
 def parsed(content: bytes, path: Path, *, name: str = "path") -> tuple[Row, ...]:
     """The rows of a file's content, whose column ``name`` has the paths; the argument ``path`` is for messages."""
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = content.decode(encoding, errors="surrogateescape" if encoding == "utf-8-sig" else "strict")
-    head = text.splitlines()[0] if text.strip() else ""
-    delimiter = max(",;\t", key=head.count)
+    text, delimiter = text_of_table(content)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows, wrong = list[Row](), list[str]()
     try:
