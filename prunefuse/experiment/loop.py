@@ -309,8 +309,8 @@ class ActiveLearning:
         with self._held():
             corrected = people.take(self.state, labels, self.config.sizes, self.num_classes)
             self._commit()
-            if corrected and self.folder is not None:
-                clear(self.folder / trial.STEPS)  # trained with what was said before
+            if corrected:
+                self._clear_steps()  # trained with what was said before
 
     def trained_selector(self) -> nn.Module:
         """The selector trained last, made anew from the weights in `state`, which a process that goes on has, too."""
@@ -368,6 +368,10 @@ class ActiveLearning:
             )
             self._version = trial.version(self.folder)
 
+    def _clear_steps(self) -> None:
+        if self.folder is not None:
+            clear(self.folder / trial.STEPS)
+
     def _complete(self, index: int) -> Round | None:
         """Do a round, and keep it; None where the loop stops instead."""
         done = self._round(index)
@@ -375,8 +379,7 @@ class ActiveLearning:
             return None
         self.state.rounds.append(done)
         self._commit()
-        if self.folder is not None:
-            clear(self.folder / trial.STEPS)
+        self._clear_steps()
         self._tell(done)
         return done
 
@@ -486,13 +489,12 @@ class ActiveLearning:
 
     def _stop(self, index: int, lines: Sequence[Cost], epochs: Sequence[Mapping[str, Any]]) -> None:
         """End the loop before round ``index``. What the last round trains is trained at the size that was reached."""
-        state, trained = self.state, set[str]()
-        rules, last = self._proposed(index), state.rounds[-1]
-        trained.update(step.what for step in rounds.steps_of_round(self.config, index - 1, self._sizes))
+        state, rules = self.state, self._proposed(index)
+        last = state.rounds[-1]
+        trained = {step.what for step in rounds.steps_of_round(self.config, index - 1, self._sizes)}
         self.config = replace(self.config, schedule=self.config.sizes[:index])
         if state.selector and self.config.selector != "dense":
-            self.selector = self._initial_selector()
-            self.selector.load_state_dict(state.selector)
+            self.selector = self.trained_selector()
         spent, seen = [*last.costs, *lines], [*last.epochs, *(Epoch(**epoch) for epoch in epochs)]
         accuracies = {"train_selector": last.selector_accuracy, "train_final": last.final_accuracy}
         self._selector_of = self._final_of = -1
@@ -512,8 +514,7 @@ class ActiveLearning:
         )
         state.stopped = index
         self._commit()
-        if self.folder is not None:
-            clear(self.folder / trial.STEPS)
+        self._clear_steps()
         self._tell(Stop(index - 1, last.labels, rules, stopped=True))
 
     def _carry_out(self, step: Step[Cost]) -> Result[Cost]:
