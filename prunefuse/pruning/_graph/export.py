@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from prunefuse._seeds import isolated
 from prunefuse.errors import CaptureError as CaptureError
 from prunefuse.pruning._graph.copies import copied, cut, hollow, named_tensors
-from prunefuse.pruning._graph.program import READS, Program, record
-from prunefuse.pruning._graph.recorder import on_meta, record_shapes
+from prunefuse.pruning._graph.program import READS, Program
+from prunefuse.pruning._graph.recorder import on_meta, record
 
 if TYPE_CHECKING:
     from torch import fx
@@ -188,7 +188,7 @@ class Exporter:
         if self.by_shapes:
             # What the dense model could run, the small one can if it fits.
             small = cut(self.model, kept, attributes, "meta")
-            return self._timed(_record_shapes, small, on_meta(self.inputs), False)
+            return self._timed(_record, small, on_meta(self.inputs), False)
         values = self.values or bool(self.refusal)
         way = _record if self.refusal else _exported
         return self._timed(way, cut(self.model, kept, attributes, values), self.inputs, False)
@@ -199,7 +199,7 @@ class Exporter:
             return None
         try:
             model = cut(self.model, dict.fromkeys(named_tensors(self.model), ()), {}, "meta")
-            return self._timed(_record_shapes, model, on_meta(inputs), training)
+            return self._timed(_record, model, on_meta(inputs), training)
         except Exception:  # of any kind: code meets tensors that it never saw
             return None
 
@@ -249,27 +249,13 @@ def _exported(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> P
 
 
 def _record(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Program:
-    """The graph of one run on the example inputs, or on others like them."""
-    return _run(record, model, [x.detach().clone() for x in inputs], training)
-
-
-def _record_shapes(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Program:
-    """The graph of one run on shapes alone."""
-    return _run(record_shapes, model, inputs, training)
-
-
-def _run(
-    way: Callable[[nn.Module, Sequence[Tensor], Sequence[str]], Program],
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    training: bool,
-) -> Program:
+    """The graph of one run on the inputs, or on their shapes alone where they and the model are on the meta device."""
     model.train(training)
     device = next((tensor.device for tensor in model.parameters() if not tensor.is_meta), torch.device("cpu"))
     with running_modules(model) as running, quiet(), warnings.catch_warnings(), isolated(0, device):
         warnings.simplefilter("ignore")
         try:
-            program = way(model, inputs, running)
+            program = record(model, [x.detach().clone() for x in inputs], running)
         except Exception as error:
             where = describe(model, running)
             raise CaptureError(

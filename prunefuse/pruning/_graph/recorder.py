@@ -1,10 +1,10 @@
-"""The graph of a run on shapes alone: every operator that the model calls, in milliseconds."""
+"""The graph of a run: every operator that the model calls. On shapes alone that takes milliseconds."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunefuse._attention import unfused_attention
 from prunefuse.pruning._graph.copies import named_tensors
-from prunefuse.pruning._graph.program import Program, tensors_in
+from prunefuse.pruning._graph.program import Program, depends_on_values, tensors_in
 
 # Operators whose one output is like their first input, and whose shapes PyTorch finds slowly, by decomposition.
 _LIKE_INPUT = frozenset(
@@ -34,12 +34,12 @@ _LIKE_INPUT = frozenset(
 )
 
 
-def record_shapes(model: nn.Module, inputs: Sequence[Tensor], running: Sequence[str]) -> Program:
-    """The graph of one run of ``model`` on the meta device; its operators are those of torch.export.
+def record(model: nn.Module, inputs: Sequence[Tensor], running: Sequence[str]) -> Program:
+    """The graph of one run of ``model``, which it changes, as training would; its operators are those of torch.export.
 
     Args:
-        model: A model whose parameters and buffers are on the meta device.
-        inputs: Its inputs, there too.
+        model: A model, which may be on the meta device.
+        inputs: Its inputs, where it is.
         running: The modules that are running, while they do; see `running_modules`.
 
     Raises:
@@ -56,7 +56,7 @@ def record_shapes(model: nn.Module, inputs: Sequence[Tensor], running: Sequence[
     held = {recorder.placeholder(tensor).name: name for name, tensor in tensors.items()}
     for x in inputs:
         recorder.placeholder(x)
-    with torch.no_grad(), torch.device("meta"), unfused_attention(), _recording(recorder):
+    with _without_values() if inputs[0].is_meta else nullcontext(), unfused_attention(), _recording(recorder):
         outputs = tensors_in(model(*inputs))
     attributes = {
         id(value): f"{path}.{name}"
@@ -70,7 +70,8 @@ def record_shapes(model: nn.Module, inputs: Sequence[Tensor], running: Sequence[
         node.name: attributes.get(id(value), f"{next(iter(node.meta['nn_module_stack']))}.{node.name}")
         for node, value in recorder.constants
     }
-    return Program(recorder.graph, held, constants, {node.name for node in returned})
+    by_values = any(map(depends_on_values, recorder.graph.nodes))
+    return Program(recorder.graph, held, constants, {node.name for node in returned}, by_values)
 
 
 class _Recorder(SchemaCheckMode):
@@ -142,6 +143,13 @@ def _like(value: Any) -> Any:
 @contextmanager
 def _recording(recorder: _Recorder) -> Iterator[None]:
     with enable_pre_dispatch(), enable_python_dispatcher(), recorder:
+        yield
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """While it lasts, new tensors are without values too, and there are no gradients."""
+    with torch.no_grad(), torch.device("meta"):
         yield
 
 

@@ -33,7 +33,16 @@ def where(call: Call, condition: Value, *values: Any) -> Value | Sequence[Value]
     *("aten::" + name for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")),
     *(
         "aten::" + name
-        for name in ("contiguous", "detach", "alias", "lift_fresh_copy", "to", "_to_copy", "type_as")
+        for name in (
+            "contiguous",
+            "detach",
+            "alias",
+            "lift_fresh",
+            "lift_fresh_copy",
+            "to",
+            "_to_copy",
+            "type_as",
+        )
     ),
     *("aten::" + name for name in ("zeros_like", "ones_like", "full_like", "empty_like")),
     *("aten::" + name for name in ("clone", "fill", "zero", "bernoulli", "rand_like", "randn_like")),
