@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +13,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from prunefuse._seeds import isolated
-from prunefuse.data._items import Failure, collated, image_of, item_of, label_of
+from prunefuse.data._items import (
+    CLASSES,
+    PLAIN,
+    Failure,
+    Reading,
+    Targets,
+    collated,
+    image_of,
+    inputs_of,
+    item_of,
+    label_of,
+    mapped,
+    with_label,
+)
 from prunefuse.data._tensors import in_memory
-from prunefuse.ops.integers import class_index, class_indices, row_indices
+from prunefuse.ops.integers import class_index, row_indices
 
 
 class Labeled(Dataset[Any]):
@@ -27,23 +41,45 @@ class Labeled(Dataset[Any]):
     Args:
         images: A map-style data set. Its items are images, or tuples that start with one.
         indices: The samples, as indices into ``images``, or as a mask of them.
-        labels: One class index for each of the samples.
+        labels: One for each of the samples.
+        targets: What labels are, such as a `prunefuse.tasks.Task`. By default class indices.
 
     Raises:
         TypeError: An index or a label is not a whole number. The message names the sample.
         ValueError: There are not as many labels as indices, or an index is out of range.
     """
 
-    def __init__(self, images: Any, indices: Sequence[int] | Tensor, labels: Sequence[int] | Tensor) -> None:
+    def __init__(
+        self,
+        images: Any,
+        indices: Sequence[int] | Tensor,
+        labels: Sequence[Any] | Tensor,
+        targets: Targets = CLASSES,
+    ) -> None:
         self.images = images
         self.indices = row_indices("indices", indices, len(images), "images")
-        self.labels = _given_labels(labels, self.indices)
+        self.targets = targets
+        self.labels: Any = (
+            _given_labels(labels, self.indices)
+            if targets is CLASSES
+            else _own_labels(labels, self.indices, targets)
+        )
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        return image_of(item_of(self.images, int(self.indices[position]))), int(self.labels[position])
+    def __getitem__(self, position: int) -> tuple[Any, Any]:
+        item = item_of(self.images, int(self.indices[position]))
+        if self.targets is not CLASSES:
+            return inputs_of(item, Reading(ids=True)), self.labels[position]
+        return image_of(item), int(self.labels[position])
+
+
+def _own_labels(labels: Any, indices: Tensor, targets: Targets) -> list[Any]:
+    if len(labels) != len(indices):
+        raise ValueError(f"labels must be one for each of {len(indices)} indices, got {len(labels)}")
+    places = indices.tolist()
+    return [targets.label("labels", place, label) for place, label in zip(places, labels, strict=True)]
 
 
 def _given_labels(labels: Any, indices: Tensor) -> Tensor:
@@ -101,13 +137,12 @@ def read(
     labels: bool,
     device: torch.device,
     workers: int = 0,
-    ids: bool = False,
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Images (float32) and labels (int64; None unless asked for) of each batch, on ``device``.
+    reading: Reading = PLAIN,
+) -> Iterator[tuple[Any, Any]]:
+    """Inputs (float32 images, or as `Reading` says) and labels (None unless asked for) of each batch, on ``device``.
 
     A sample read through a DataLoader is augmented under a seed of its own, so the result does not depend on
-    the number of ``workers``. Labels that are not asked for are not touched. With ``ids`` items are whole numbers, such as
-    those of words, and stay so (int64).
+    the number of ``workers``. Labels that are not asked for are not touched.
 
     Raises:
         TypeError: an item is neither a tensor or array nor a tuple that starts with one, or its label is not a whole number.
@@ -115,9 +150,9 @@ def read(
     base, indices, given = data, None, None
     if isinstance(data, Labeled):
         base, indices, given = data.images, data.indices, data.labels
-    memory = in_memory(base)
+    memory = None if reading.collate is not None else in_memory(base)
     if memory is None:
-        yield from _read_items(data, batches, labels, device, workers, ids)
+        yield from _read_items(data, batches, labels, device, workers, reading)
         return
     own = memory.labels if given is None else given
     if labels and own is None:
@@ -125,13 +160,18 @@ def read(
     for batch in batches:
         rng = None if batch.seed is None else torch.Generator().manual_seed(batch.seed)
         rows = batch.positions if indices is None else indices[batch.positions]
-        images = memory.read(rows, device=device, generator=rng, ids=ids)
+        images = memory.read(rows, device=device, generator=rng, ids=reading.ids)
         if labels and own is not None:
             # Given labels are in the order of the positions, the data set's own in the order of the data set.
-            chosen = rows_of(own, batch.positions)
-            yield images, class_indices("data", chosen, batch.positions).to(device)
+            yield images, _targets_of(own, batch.positions, reading.targets).to(device)
         else:
             yield images, None
+
+
+def _targets_of(labels: Any, positions: Tensor, targets: Targets) -> Any:
+    if isinstance(labels, Tensor):
+        return targets.stored("data", rows_of(labels, positions), positions)
+    return targets.targets([labels[position] for position in positions.tolist()])
 
 
 def rows_of(labels: Tensor, rows: Tensor) -> Tensor:
@@ -144,12 +184,12 @@ def rows_of(labels: Tensor, rows: Tensor) -> Tensor:
 class _Items(Dataset[Any]):
     """Reads the (position, seed) pairs that the batch sampler hands out."""
 
-    def __init__(self, data: Any, labels: bool, ids: bool) -> None:
+    def __init__(self, data: Any, labels: bool, reading: Reading) -> None:
         self.data = data
         self.labels = labels
-        self.ids = ids
+        self.reading = reading
 
-    def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor, int] | Failure:
+    def __getitem__(self, key: tuple[int, int | None]) -> Any:
         position, seed = key
         if torch.utils.data.get_worker_info() is None:
             return self._read(position, seed)
@@ -158,37 +198,45 @@ class _Items(Dataset[Any]):
         except Exception as error:  # torch would make the worker's traceback its message
             return Failure.of(error)
 
-    def _read(self, position: int, seed: int | None) -> tuple[Tensor, int]:
+    def _read(self, position: int, seed: int | None) -> Any:
         base, sample, given = self.data, position, None
         if isinstance(self.data, Labeled):
             base, sample = self.data.images, int(self.data.indices[position])
-            given = int(self.data.labels[position])
+            given = self.data.labels[position]
+            given = int(given) if isinstance(self.data.labels, Tensor) else given
         with nullcontext() if seed is None else isolated(seed):
             item = item_of(base, sample)
-        image = image_of(item, ids=self.ids)
+        if self.reading.collate is not None:
+            return item if given is None else with_label(item, given)
+        inputs = inputs_of(item, self.reading)
         if not self.labels:
-            return image, 0
-        return image, label_of(item, "data", sample) if given is None else given
+            return inputs, 0
+        targets = self.reading.targets
+        return inputs, label_of(item, "data", sample, targets) if given is None else given
 
 
 def _read_items(
-    data: Any, batches: Iterable[Batch], labels: bool, device: torch.device, workers: int, ids: bool
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+    data: Any,
+    batches: Iterable[Batch],
+    labels: bool,
+    device: torch.device,
+    workers: int,
+    reading: Reading,
+) -> Iterator[tuple[Any, Any]]:
     keys = (
         [(p, None if b.seed is None else b.seed + k) for k, p in enumerate(b.positions.tolist())]
         for b in batches
     )
     loader = DataLoader(
-        _Items(data, labels, ids),
+        _Items(data, labels, reading),
         batch_sampler=keys,
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        collate_fn=collated,
+        collate_fn=partial(collated, reading=reading, labels=labels),
         # The loader draws a base seed for its workers from here instead of from the global generator.
         generator=torch.Generator().manual_seed(0),
     )
     for batch in loader:
         if isinstance(batch, Failure):
             batch.throw()
-        images, targets = batch
-        yield images.to(device, non_blocking=True), targets.to(device, non_blocking=True) if labels else None
+        yield mapped(lambda one: one.to(device, non_blocking=True), batch)

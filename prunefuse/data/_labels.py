@@ -9,9 +9,9 @@ import torch
 
 from prunefuse._seeds import isolated
 from prunefuse.data._batches import rows_of
-from prunefuse.data._items import LABEL_KEYS, item_of, label_of
+from prunefuse.data._items import CLASSES, LABEL_KEYS, Targets, item_of, label_of
 from prunefuse.data._tensors import in_memory
-from prunefuse.ops.integers import class_index, class_indices
+from prunefuse.ops.integers import class_index
 
 _NONE = "pool must have labels of its own, got none; give an oracle"
 _LOOKED_AT = 8  # items that are compared with `targets`
@@ -28,8 +28,9 @@ class OwnLabels:
     [6, 4]
     """
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, targets: Targets = CLASSES) -> None:
         self.data = data
+        self.targets = targets
 
     def check(self) -> None:
         """Raise ``TypeError`` if the data set has no labels. No label is read, but perhaps the first item."""
@@ -46,7 +47,7 @@ class OwnLabels:
         if not found:
             raise TypeError(_NONE)
 
-    def __call__(self, indices: Sequence[int]) -> list[int]:
+    def __call__(self, indices: Sequence[int]) -> list[Any]:
         """The labels of the samples ``indices``.
 
         Raises:
@@ -54,28 +55,28 @@ class OwnLabels:
         """
         memory = in_memory(self.data)
         if memory is None:
-            return labels_at(self.data, "pool", indices)
+            return labels_at(self.data, "pool", indices, self.targets)
         if memory.labels is None:
             raise TypeError(_NONE)
         rows = torch.tensor(indices, dtype=torch.int64)
-        found: list[int] = class_indices("pool", rows_of(memory.labels, rows), rows).tolist()
-        return found
+        found = self.targets.stored("pool", rows_of(memory.labels, rows), rows)
+        return found.tolist() if self.targets is CLASSES else list(found)
 
 
-def labels_at(data: Any, name: str, indices: Sequence[int]) -> list[int]:
-    """Labels of samples of a data set that is not in memory, strictly whole numbers; ``name`` is that of the argument."""
-    targets = listed_labels(data)
-    if targets is not None:
-        labels = [class_index(name, i, targets[i]) for i in indices]
+def labels_at(data: Any, name: str, indices: Sequence[int], targets: Targets = CLASSES) -> list[Any]:
+    """Labels of samples of a data set that is not in memory, strictly checked; ``name`` is that of the argument."""
+    listed = listed_labels(data) if targets is CLASSES else None
+    if listed is not None:
+        labels = [class_index(name, i, listed[i]) for i in indices]
         step = max(1, len(indices) // _LOOKED_AT)
-        if _read(data, name, indices[::step]) == labels[::step]:
+        if _read(data, name, indices[::step], targets) == labels[::step]:
             return labels
-    return _read(data, name, indices)
+    return _read(data, name, indices, targets)
 
 
-def _read(data: Any, name: str, indices: Sequence[int]) -> list[int]:
+def _read(data: Any, name: str, indices: Sequence[int], targets: Targets) -> list[Any]:
     with isolated(0):  # transforms may draw
-        return [label_of(item_of(data, i), name, i) for i in indices]
+        return [label_of(item_of(data, i), name, i, targets) for i in indices]
 
 
 def listed_labels(data: Any) -> Sequence[Any] | None:

@@ -53,7 +53,7 @@ class TensorImages(Dataset[Any]):
 
     Args:
         images: (N, C, H, W) or any (N, ...). They are read as float32; uint8 is scaled to [0, 1].
-        labels: (N,) class indices, or None.
+        labels: (N,) class indices, (N, ...) of another task, or None.
         mean: One number for each channel, subtracted after scaling. It goes with ``std``.
         std: One number for each channel, which the result is divided by.
         augment: What is done to the raw images each time they are read.
@@ -73,8 +73,10 @@ class TensorImages(Dataset[Any]):
         augment: Augment | None = None,
         as_is: bool = False,
     ) -> None:
-        if labels is not None and labels.shape != images.shape[:1]:
-            raise ValueError(f"labels must have shape {tuple(images.shape[:1])}, got {tuple(labels.shape)}")
+        if labels is not None and labels.shape[:1] != images.shape[:1]:
+            raise ValueError(
+                f"labels must be one for each of {len(images)} images, got shape {tuple(labels.shape)}"
+            )
         if (mean is None) != (std is None):
             raise ValueError("mean and std must be both given or neither, got one")
         if as_is and mean is not None:
@@ -121,7 +123,8 @@ class TensorImages(Dataset[Any]):
         image = self.read(torch.tensor([index]))[0]
         if self.labels is None:
             return image
-        return image, class_index("data", index, self.labels[index])
+        label = self.labels[index]
+        return image, class_index("data", index, label) if self.labels.ndim == 1 and _whole(label) else label
 
 
 def in_memory(data: Any) -> TensorImages | None:
@@ -132,10 +135,12 @@ def in_memory(data: Any) -> TensorImages | None:
         return TensorImages(_indexable(as_tensor("data", data)))
     if type(data) is TensorDataset and 1 <= len(data.tensors) <= 2:
         images, *labels = data.tensors
-        if labels and labels[0].shape != images.shape[:1]:
-            return None  # such as one-hot rows; where labels are asked for, the first one is an error
         return TensorImages(as_tensor("data", images), labels[0] if labels else None)
     return None
+
+
+def _whole(label: Tensor) -> bool:
+    return not label.dtype.is_floating_point or bool(label == label.round())
 
 
 def _indexable(images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunefuse.data._batches import in_order, read
 from prunefuse.dynamics._recorder import Recorder
-from prunefuse.training._modes import device_of, evaluating, takes_ids
+from prunefuse.training._modes import device_of, evaluating, reading_for
 from prunefuse.training._predict import OnProgress, feature_of, forward, penultimate
 from prunefuse.training._recipe import Recipe
 
@@ -63,14 +63,14 @@ def record_evaluation(
     tap: AbstractContextManager[list[Any]] = penultimate(model) if wanted else nullcontext([])
     with evaluating(model), torch.no_grad(), tap as seen:
         images_and_labels = read(
-            data, batches, labels=True, device=device, workers=workers, ids=takes_ids(model)
+            data, batches, labels=True, device=device, workers=workers, reading=reading_for(model)
         )
         for batch, (images, labels) in zip(batches, images_and_labels, strict=True):
             seen.clear()
             logits = forward(model, images, recipe)
             features: Tensor | None = feature_of(seen, None).flatten(1).float() if wanted else None
             recorder.update(logits, labels, batch.positions, features)
-            done += len(images)
+            done += len(batch.positions)
             if on_progress is not None:
                 on_progress(done, recorder.samples)
     recorder.end_epoch()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prunefuse.training._predict import dropout_layers as dropout_layers
     from prunefuse.training._predict import evaluate as evaluate
     from prunefuse.training._predict import features as features
+    from prunefuse.training._predict import measure as measure
     from prunefuse.training._predict import predict as predict
     from prunefuse.training._predict import predict_dropout as predict_dropout
     from prunefuse.training._predict import predict_with_features as predict_with_features
@@ -37,7 +38,7 @@ __getattr__, __dir__, __all__ = lazily(
         "_distillation": "Distillation",
         "_feature_file": "read_features",
         "_flops": "flops_per_input",
-        "_predict": "dropout_layers evaluate features predict predict_dropout predict_with_features",
+        "_predict": "dropout_layers evaluate features measure predict predict_dropout predict_with_features",
         "_recipe": "RECIPES Recipe",
         "_starts": "shrink_and_perturb_",
         "_train": "EpochResult TrainingDivergedError train",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from prunefuse import _files as files
 from prunefuse.errors import DamagedFileError
+from prunefuse.training._recipe import completed_recipe
 
 if TYPE_CHECKING:
     from prunefuse.dynamics import Recorder
@@ -59,7 +60,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Moment:
-    """A training at the end of an epoch. ``order`` is the state that the order of the next epoch is drawn from."""
+    """A training at the end of an epoch.
+
+    ``order`` is the state that the order of the next epoch is drawn from, ``best`` the weights of the best epoch so far by
+    name, where one is looked for; `read` fills it.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -67,6 +72,7 @@ class Moment:
     order: Tensor
     device: torch.device
     identity: Mapping[str, Any]
+    best: dict[str, Tensor] = field(default_factory=dict)
 
 
 def write(checkpoint: Checkpoint, moment: Moment, history: list[dict[str, Any]]) -> None:
@@ -74,6 +80,7 @@ def write(checkpoint: Checkpoint, moment: Moment, history: list[dict[str, Any]])
     tensors = {f"model.{name}": value for name, value in _state(moment.model).items()}
     for place, (_, buffers) in enumerate(_momenta(moment)):
         tensors |= {f"optimizer.{place}.{name}": value for name, value in buffers.items()}
+    tensors |= {f"best.{name}": value for name, value in moment.best.items()}
     tensors["generator.order"] = moment.order
     tensors |= {f"generator.{name}": one.get_state() for name, one in moment.generators.items()}
     kind, keys, position, gaussian, value = np.random.get_state(legacy=True)  # noqa: NPY002
@@ -118,7 +125,7 @@ def read(checkpoint: Checkpoint, moment: Moment) -> tuple[list[dict[str, Any]], 
     facts, tensors = _load(checkpoint.path)
     theirs = facts["identity"]
     for name, mine in moment.identity.items():
-        if theirs.get(name) != mine:
+        if _completed(name, theirs.get(name)) != mine:
             raise ValueError(
                 f"checkpoint must be of a training with {name} {mine}, got one with {theirs.get(name)}: "
                 f"delete {checkpoint.path} to begin anew"
@@ -130,8 +137,14 @@ def read(checkpoint: Checkpoint, moment: Moment) -> tuple[list[dict[str, Any]], 
             prefix = f"optimizer.{place}."
             state = moment.optimizer.state[parameter]
             for name in [name for name in tensors if name.startswith(prefix)]:
-                # In the memory format of the parameter, as the optimizer itself makes it.
-                state[name.removeprefix(prefix)] = torch.empty_like(parameter).copy_(tensors[name])
+                # In the memory format of the parameter, as the optimizer itself makes it; or one number of it.
+                kept = tensors[name]
+                own = torch.empty_like(parameter, dtype=kept.dtype) if kept.shape == parameter.shape else None
+                state[name.removeprefix(prefix)] = (
+                    kept.to(parameter.device) if own is None else own.copy_(kept)
+                )
+    best = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
+    moment.best.update({name: value.to(moment.device) for name, value in best.items()})
     for name, generator in moment.generators.items():
         generator.set_state(tensors[f"generator.{name}"])
     kind, position, gaussian, value = facts["numpy"]
@@ -148,6 +161,11 @@ def read(checkpoint: Checkpoint, moment: Moment) -> tuple[list[dict[str, Any]], 
         checkpoint.recorder.load_state_dict({"config": facts["recorder"], "tensors": kept})
     checkpoint.notes |= facts["notes"]
     return facts["history"], tensors["generator.order"]
+
+
+def _completed(name: str, value: Any) -> Any:
+    """Of a recipe: with options that were not there yet when it was written."""
+    return completed_recipe(value) if name == "recipe" and value else value
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

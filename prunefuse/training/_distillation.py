@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from typing import Any
+
 from torch import Tensor, nn
-from torch.nn import functional
 
 from prunefuse._options import check_fields, checked, part, positive
+from prunefuse.tasks._single_label import SingleLabel
+from prunefuse.tasks._task import Loss, Task
+
+_SINGLE_LABEL, _LOSS = SingleLabel(), Loss()
 
 
 @dataclass(frozen=True)
 class Distillation:
     """A loss from labels and a teacher: ``weight * CE + (1 - weight) * T^2 * KL(teacher_T || student_T)``.
+
+    Of another task than classification its own loss and divergence take the place of CE and KL.
 
     >>> from prunefuse.training import Distillation
     >>> distillation = Distillation(teacher=torch.nn.Linear(4, 2), weight=0.5, temperature=4.0)
@@ -20,7 +27,7 @@ class Distillation:
     PruneFuse trains with such a loss. Its weight and temperature are not published; see docs/paper.md.
 
     Attributes:
-        teacher: A classifier.
+        teacher: A network with outputs like the student's.
         weight: That of the labels' loss, in [0, 1]. 1 is no distillation.
         temperature: T, positive.
 
@@ -35,14 +42,11 @@ class Distillation:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def loss(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss, a scalar, of logits ``student`` and ``teacher`` (N, C) under ``labels`` (N,)."""
-        hard = functional.cross_entropy(student, labels)
+    def loss(
+        self, student: Any, teacher: Any, labels: Any, task: Task = _SINGLE_LABEL, how: Loss = _LOSS
+    ) -> Tensor:
+        """The mean loss, a scalar, of outputs ``student`` and ``teacher``, (N, C), under ``labels``, (N,)."""
+        hard = task.loss(student, labels, how)
         t = self.temperature
-        soft = functional.kl_div(
-            functional.log_softmax(student / t, dim=1),
-            functional.log_softmax(teacher / t, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
+        soft = task.divergence(student, teacher, labels, t)
         return self.weight * hard + (1 - self.weight) * t * t * soft

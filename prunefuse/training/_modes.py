@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+
+from prunefuse.data._items import CLASSES, Reading, Targets
 
 
 @contextmanager
@@ -35,6 +39,28 @@ def takes_ids(model: nn.Module) -> bool:
     """Whether the model reads whole numbers, such as those of words: the first of its modules with weights is an embedding."""
     first = next((m for m in model.modules() if next(m.parameters(recurse=False), None) is not None), None)
     return isinstance(first, nn.Embedding | nn.EmbeddingBag)
+
+
+def reading_for(
+    model: nn.Module, targets: Targets = CLASSES, collate: Callable[[list[Any]], Any] | None = None
+) -> Reading:
+    """How items become what the model is given: by the names of its arguments where they are mappings."""
+    inner = getattr(model, "_orig_mod", model)
+    try:
+        parameters = inspect.signature(inner.forward).parameters.values()
+    except (TypeError, ValueError):  # code that is not Python
+        parameters = {}.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = frozenset(one.name for one in parameters if one.kind in named)
+    more = any(one.kind == inspect.Parameter.VAR_KEYWORD for one in parameters)
+    return Reading(takes_ids(model), names, more, collate, targets)
+
+
+def called(model: nn.Module, inputs: Any) -> Any:
+    """What a model returns for a batch: of a mapping by name, of a tuple or list in order."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
 def require_model(model: object) -> None:

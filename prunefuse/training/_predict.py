@@ -1,4 +1,4 @@
-"""What a network says in evaluation mode (restored after): logits, penultimate features, accuracy."""
+"""What a network says in evaluation mode (restored after): outputs, penultimate features, utilities, metrics."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from prunefuse._seeds import derive, isolated
 from prunefuse.data._batches import in_order, read
-from prunefuse.data._items import check_map_style
+from prunefuse.data._items import CLASSES, check_map_style, length_of
 from prunefuse.ops.integers import row_indices
 from prunefuse.scoring import EnsembleScores
 from prunefuse.training._feature_file import identity_of, write_features
-from prunefuse.training._modes import device_of, evaluating, takes_ids
+from prunefuse.tasks._single_label import SingleLabel
+from prunefuse.tasks._task import Metrics, Task
+from prunefuse.training._modes import called, device_of, evaluating, reading_for
 from prunefuse.training._recipe import Recipe
 
 OnProgress = Callable[[int, int], None]
+Collate = Callable[[list[Any]], Any]
 _PLAIN = Recipe()
+_SINGLE_LABEL = SingleLabel()
 
 
-def forward(model: nn.Module, images: Tensor, recipe: Recipe) -> Tensor:
-    """Logits (N, C) in float32, under the recipe's autocast and memory format."""
-    return _logits(_run(model, images, recipe))
+def forward(model: nn.Module, inputs: Any, recipe: Recipe, task: Task = _SINGLE_LABEL) -> Any:
+    """Outputs as the task takes them, logits (N, C) in float32, under the recipe's autocast and memory format."""
+    return task.output(_run(model, inputs, recipe))
 
 
-def _logits(output: Any) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise TypeError(f"model must return a tensor of logits, got {type(output).__name__}")
-    return output.float()
-
-
-def _run(model: nn.Module, images: Tensor, recipe: Recipe) -> Any:
-    if recipe.channels_last and images.ndim == 4:
-        images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.autocast):
-        return model(images)
+def _run(model: nn.Module, inputs: Any, recipe: Recipe) -> Any:
+    if recipe.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    kind = inputs.device.type if isinstance(inputs, Tensor) else device_of(model).type
+    with torch.autocast(kind, torch.bfloat16, enabled=recipe.autocast):
+        return called(model, inputs)
 
 
 def predict(
@@ -52,33 +51,82 @@ def predict(
     recipe: Recipe = _PLAIN,
     workers: int = 0,
     on_progress: OnProgress | None = None,
+    task: Task = _SINGLE_LABEL,
+    collate: Collate | None = None,
 ) -> Any:
-    """Logits (N, C), float32, of the samples of ``data``, in order.
+    """Outputs (N, C), float32, of the samples of ``data``, in order.
 
     >>> from prunefuse.training import predict
     >>> predict(torch.nn.Linear(4, 2), torch.zeros(10, 4), batch_size=5).shape
     torch.Size([10, 2])
 
     Args:
-        model: A classifier, on the device to compute on.
+        model: A network, on the device to compute on.
         data: (N, ...) images as a tensor or NumPy array, or a map-style data set. Labels are not touched.
         indices: Only these samples, in this order; or a mask of the samples.
         batch_size: Samples per forward pass.
         recipe: The recipe whose ``autocast`` and ``channels_last`` apply.
         workers: Processes that read data sets that are not in memory.
         on_progress: Called with (samples done, samples in all) after every batch.
+        task: What outputs are; by default logits of one class for each sample.
+        collate: From a list of items to a batch, as a ``DataLoader`` takes it.
 
     Returns:
         A NumPy array for a NumPy array, else a tensor on the model's device.
 
     Raises:
         TypeError: The model is not one, the data are not map-style, or indices are neither whole numbers nor a mask.
-        ValueError: An index is out of range, or a mask is not as long as the data.
+        ValueError: An index is out of range, or a mask is not as long as the data. Or outputs of batches differ in shape.
     """
-    batches = _batches(model, data, indices, batch_size, workers, on_progress)
+    batches = _batches(model, data, indices, batch_size, workers, on_progress, collate)
     with evaluating(model), torch.no_grad():
-        parts = [forward(model, images, recipe) for images, _ in batches]
+        parts = [forward(model, inputs, recipe, task) for inputs in batches]
     return _join(parts, data)
+
+
+def utilities(
+    model: nn.Module,
+    data: Any,
+    of_outputs: Callable[[Any, Any], Tensor],
+    *,
+    task: Task = _SINGLE_LABEL,
+    features: bool = False,
+    module: str | None = None,
+    indices: Sequence[int] | Tensor | None = None,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+    on_progress: OnProgress | None = None,
+    collate: Collate | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Utilities (N,) of the samples, batch by batch, and with ``features`` their features (N, d) of the same passes.
+
+    Args:
+        model: As in `predict`, and so are the rest.
+        data: Likewise.
+        of_outputs: From the outputs of a batch, and what the model was given, to utilities.
+        task: Likewise.
+        features: Whether features are wanted.
+        module: Whose output they are; None is what enters the last linear layer.
+        indices: Likewise.
+        batch_size: Likewise.
+        recipe: Likewise.
+        workers: Likewise.
+        on_progress: Likewise.
+        collate: Likewise.
+    """
+    found, seen = [], []
+    if features:
+        options = (module, indices, batch_size, recipe, workers, on_progress, task, collate)
+        for output, feature, inputs in _with_features(model, data, *options):
+            found.append(of_outputs(task.output(output), inputs))
+            seen.append(feature)
+    else:
+        with evaluating(model), torch.no_grad():
+            for inputs in _batches(model, data, indices, batch_size, workers, on_progress, collate):
+                found.append(of_outputs(forward(model, inputs, recipe, task), inputs))
+    joined: Tensor = _join(found, None)
+    return joined, _join(seen, None) if features else None
 
 
 def features(
@@ -92,6 +140,8 @@ def features(
     workers: int = 0,
     on_progress: OnProgress | None = None,
     out: str | os.PathLike[str] | None = None,
+    task: Task = _SINGLE_LABEL,
+    collate: Collate | None = None,
 ) -> Any:
     """Penultimate features (N, d), float32: what enters the last linear layer that the model runs.
 
@@ -116,6 +166,8 @@ def features(
         workers: Processes that read data sets that are not in memory.
         on_progress: Called with (samples done, samples in all) after every batch.
         out: A .npy file to write, which must not exist.
+        task: What makes a row of what a layer is given where that has more axes; by default it is flattened.
+        collate: As in `predict`.
 
     Returns:
         A NumPy array for a NumPy array, else a tensor on the model's device; with ``out`` a memory map, not writable.
@@ -136,7 +188,8 @@ def features(
                 on_progress(start + done, stop)
 
         part = positions[start:stop]
-        for _, feature in _with_features(model, data, module, part, batch_size, recipe, workers, tell):
+        options = (module, part, batch_size, recipe, workers, tell, task, collate)
+        for _, feature, _ in _with_features(model, data, *options):
             yield feature
 
     if out is None:
@@ -163,16 +216,19 @@ def predict_with_features(
     recipe: Recipe = _PLAIN,
     workers: int = 0,
     on_progress: OnProgress | None = None,
+    task: Task = _SINGLE_LABEL,
+    collate: Collate | None = None,
 ) -> tuple[Any, Any]:
-    """Logits (N, C) and features (N, d) from one forward pass; arguments and errors as in `features`.
+    """Outputs (N, C) and features (N, d) from one forward pass; arguments and errors as in `features`.
 
     >>> from prunefuse.training import predict_with_features
     >>> logits, features = predict_with_features(torch.nn.Linear(4, 2), torch.zeros(10, 4))
     >>> features.shape
     torch.Size([10, 4])
     """
-    pairs = list(_with_features(model, data, module, indices, batch_size, recipe, workers, on_progress))
-    return _join([_logits(output) for output, _ in pairs], data), _join([f for _, f in pairs], data)
+    options = (module, indices, batch_size, recipe, workers, on_progress, task, collate)
+    found = [(task.output(output), feature) for output, feature, _ in _with_features(model, data, *options)]
+    return _join([output for output, _ in found], data), _join([feature for _, feature in found], data)
 
 
 def dropout_layers(model: nn.Module) -> list[nn.Module]:
@@ -196,7 +252,10 @@ def predict_dropout(
     recipe: Recipe = _PLAIN,
     workers: int = 0,
     on_progress: OnProgress | None = None,
-) -> EnsembleScores:
+    task: Task = _SINGLE_LABEL,
+    collate: Collate | None = None,
+    scores: Any = None,
+) -> Any:
     """`EnsembleScores` of ``passes`` forward passes with dropout, everything else being in evaluation mode.
 
     >>> from prunefuse.training import predict_dropout
@@ -205,7 +264,7 @@ def predict_dropout(
     torch.Size([10])
 
     Arguments are as in `predict`; ``on_progress`` counts the samples of all passes. The masks depend on ``seed`` alone.
-    Global random generators are left as found.
+    Global random generators are left as found. ``scores`` is what is told of each pass by its ``update`` instead, and returned.
 
     Raises:
         ValueError: The model has no dropout layers, so that all passes would be the same.
@@ -218,7 +277,7 @@ def predict_dropout(
         raise ValueError(
             f"model must have dropout layers for passes that differ, got {type(model).__name__} without"
         )
-    scores = EnsembleScores()
+    scores = EnsembleScores() if scores is None else scores
     for number in range(passes):
 
         def tell(done: int, total: int, before: int = number) -> None:
@@ -229,8 +288,8 @@ def predict_dropout(
         with evaluating(model), torch.no_grad(), isolated(derive(seed, "pass", number), device):
             for layer in layers:
                 layer.train()
-            batches = _batches(model, data, indices, batch_size, workers, tell)
-            scores.update(_join([forward(model, images, recipe) for images, _ in batches], None))
+            batches = _batches(model, data, indices, batch_size, workers, tell, collate)
+            scores.update(_join([forward(model, inputs, recipe, task) for inputs in batches], None))
     return scores
 
 
@@ -243,20 +302,22 @@ def _with_features(
     recipe: Recipe,
     workers: int,
     on_progress: OnProgress | None,
-) -> Iterator[tuple[Any, Tensor]]:
-    """For every batch the model's output, and the features, in evaluation mode."""
+    task: Task,
+    collate: Collate | None,
+) -> Iterator[tuple[Any, Tensor, Any]]:
+    """For every batch what the model returned, the features, and what it was given, in evaluation mode."""
     model = plain(model)
     with penultimate(model, module, heads=True) as seen, evaluating(model), torch.no_grad():
-        for images, _ in _batches(model, data, indices, batch_size, workers, on_progress):
+        for inputs in _batches(model, data, indices, batch_size, workers, on_progress, collate):
             seen.clear()
-            output = _run(model, images, recipe)
-            feature = feature_of(seen, module)
-            if feature.ndim == 0 or len(feature) != len(images):
+            output = _run(model, inputs, recipe)
+            feature, samples = feature_of(seen, module), length_of(inputs)
+            if feature.ndim == 0 or len(feature) != samples:
                 raise ValueError(
-                    f"module must be a layer that gives a row for each of the {len(images)} samples of a batch, got shape "
+                    f"module must be a layer that gives a row for each of the {samples} samples of a batch, got shape "
                     f"{tuple(feature.shape)} from {module or 'the last linear layer'!r}"
                 )
-            yield output, feature.reshape(len(feature), -1).float()
+            yield output, task.features(feature, inputs).float(), inputs
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -316,9 +377,16 @@ def feature_of(seen: list[Any], module: str | None) -> Tensor:
 
 
 def evaluate(
-    model: nn.Module, data: Any, *, batch_size: int = 512, recipe: Recipe = _PLAIN, workers: int = 0
+    model: nn.Module,
+    data: Any,
+    *,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+    task: Task = _SINGLE_LABEL,
+    collate: Collate | None = None,
 ) -> float:
-    """The accuracy in [0, 1] on a data set with items ``(image, label)``.
+    """The accuracy in [0, 1] on a data set with items ``(image, label)``; of another task its first metric.
 
     >>> from prunefuse.training import evaluate
     >>> model, data = torch.nn.Linear(4, 4), prunefuse.data.TensorImages(torch.eye(4), torch.arange(4))
@@ -330,25 +398,57 @@ def evaluate(
         TypeError: A label is not a whole number; the message names the sample.
         ValueError: Labels are not classes of the model.
     """
-    device = device_of(model)
-    counts = torch.zeros(2, dtype=torch.int64, device=device)  # right answers, and labels that are no class
-    classes = 0
-    batches = in_order(torch.arange(len(data)), batch_size)
+    options: dict[str, Any] = {"batch_size": batch_size, "recipe": recipe, "workers": workers}
+    return first_of(measure(model, data, task=task, collate=collate, **options))
+
+
+def first_of(metrics: Metrics) -> float:
+    """The metric that is told where one number is told."""
+    value = next(iter(metrics.values()))
+    return value if isinstance(value, float) else float(value[0])
+
+
+def measure(
+    model: nn.Module,
+    data: Any,
+    *,
+    batch_size: int = 512,
+    recipe: Recipe = _PLAIN,
+    workers: int = 0,
+    task: Task = _SINGLE_LABEL,
+    collate: Collate | None = None,
+    indices: Sequence[int] | Tensor | None = None,
+) -> Metrics:
+    """All metrics of the task on a data set with items ``(image, label)``, by name; those of each class are tuples.
+
+    >>> from prunefuse.training import measure
+    >>> data = prunefuse.data.TensorImages(torch.rand(8, 4), torch.arange(8) % 2)
+    >>> list(measure(torch.nn.Linear(4, 2), data))
+    ['accuracy', 'balanced_accuracy', 'f1', 'ece', 'recall']
+
+    Raises:
+        TypeError: A label is not such as the task has; the message names the sample.
+        ValueError: Labels are not classes of the model, or there is no sample.
+    """
+    if len(data) == 0:
+        raise ValueError("data must have at least one sample, got none")
+    device, total = device_of(model), None
+    batches = in_order(_positions(data, indices), batch_size)
+    reading = reading_for(model, task_targets(task), collate)
     with evaluating(model), torch.no_grad():
-        for images, labels in read(
-            data, batches, labels=True, device=device, workers=workers, ids=takes_ids(model)
+        for inputs, labels in read(
+            data, batches, labels=True, device=device, workers=workers, reading=reading
         ):
             assert labels is not None
-            logits = forward(model, images, recipe)
-            classes = logits.shape[1]
-            outside = (labels < 0) | (labels >= classes)
-            counts += torch.stack((logits.argmax(1).eq(labels).sum(), outside.sum()))
-    correct, outside_ones = counts.tolist()
-    if outside_ones:
-        raise ValueError(
-            f"data must have labels in [0, {classes}), as the model has {classes} outputs, got {outside_ones} outside"
-        )
-    return int(correct) / len(data)
+            part = task.measure(forward(model, inputs, recipe, task), labels)
+            total = part if total is None else total + part
+    assert total is not None
+    return task.metrics(total)
+
+
+def task_targets(task: Task) -> Any:
+    """What a task's labels are: for classification what data sets have by default, else the task itself."""
+    return CLASSES if type(task) is SingleLabel else task
 
 
 def _batches(
@@ -358,20 +458,22 @@ def _batches(
     batch_size: int,
     workers: int,
     on_progress: OnProgress | None,
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+    collate: Collate | None = None,
+) -> Iterator[Any]:
     positions = _positions(data, indices)
-    device = device_of(model)
-    done = 0
-    for images, labels in read(
+    device, done = device_of(model), 0
+    batches = in_order(positions, batch_size)
+    inputs_of_batches = read(
         data,
-        in_order(positions, batch_size),
+        batches,
         labels=False,
         device=device,
         workers=workers,
-        ids=takes_ids(model),
-    ):
-        yield images, labels
-        done += len(images)
+        reading=reading_for(model, collate=collate),
+    )
+    for batch, (inputs, _) in zip(batches, inputs_of_batches, strict=True):
+        yield inputs
+        done += len(batch.positions)
         if on_progress is not None:
             on_progress(done, len(positions))
 
@@ -381,8 +483,16 @@ def _positions(data: Any, indices: Sequence[int] | Tensor | None) -> Tensor:
     return torch.arange(len(data)) if indices is None else row_indices("indices", indices, len(data)).cpu()
 
 
-def _join(parts: list[Tensor], data: Any) -> Any:
+def _join(parts: list[Any], data: Any) -> Any:
     if not parts:
         raise ValueError("data must have at least one sample, got none")
+    if not isinstance(parts[0], Tensor):
+        return [one for part in parts for one in part]
+    shapes = {tuple(part.shape[1:]) for part in parts}
+    if len(shapes) > 1:
+        one, other, *_ = sorted(shapes)
+        raise ValueError(
+            f"data must have batches with outputs of one shape, to have them in one tensor, got {one} and {other}"
+        )
     joined = torch.cat(parts)
     return joined.cpu().numpy() if isinstance(data, np.ndarray) else joined

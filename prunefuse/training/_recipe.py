@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from prunefuse._options import (
     Check,
@@ -22,7 +24,7 @@ from prunefuse._options import (
 @documented
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum under a learning-rate schedule. The defaults are SVP's CIFAR training (181 epochs).
+    """How a network is trained; SGD with momentum by default. The defaults are SVP's CIFAR training (181 epochs).
 
     >>> recipe = prunefuse.Recipe(epochs=20, batch_size=32, schedule="one-cycle")
     >>> recipe.epochs_for(1000), recipe.lr_at(step=0, steps=100)
@@ -57,20 +59,84 @@ class Recipe:
             check=at_least(1),
         ),
     )
+    optimizer: Literal["sgd", "adamw"] = field(
+        default="sgd",
+        metadata=option(
+            "Training",
+            "Optimizer",
+            more="AdamW decays weights apart from the gradient (Loshchilov and Hutter 2019).",
+            check=one_of("sgd", "adamw"),
+        ),
+    )
     lr: float = field(default=0.1, metadata=option("Training", "Largest learning rate", check=positive()))
-    momentum: float = field(default=0.9, metadata=option("Training", "Momentum of SGD", check=part()))
+    momentum: float = field(
+        default=0.9, metadata=option("Training", "Momentum of SGD; the first beta of AdamW", check=part())
+    )
     nesterov: bool = field(default=False, metadata=option("Training", "Nesterov's momentum"))
     weight_decay: float = field(
         default=5e-4, metadata=option("Training", "L2 penalty on the weights", check=at_least(0))
     )
-    schedule: Literal["step", "one-cycle"] = field(
+    clip_norm: float = field(
+        default=0.0,
+        metadata=option(
+            "Training",
+            "Largest norm of the gradient, which is scaled down to it; 0 is any",
+            check=at_least(0),
+        ),
+    )
+    loss: str = field(
+        default="",
+        metadata=option(
+            "Training", "Loss, of those that the task has; left out, its first", metavar="NAME"
+        ),
+    )
+    class_weights: tuple[float, ...] = field(
+        default=(),
+        metadata=option(
+            "Training",
+            "Weight of each class in the loss, with commas",
+            check=Check("numbers of 0 or more", lambda weights: all(weight >= 0 for weight in weights)),
+            metavar="NUMBERS",
+        ),
+    )
+    balance_classes: bool = field(
+        default=False,
+        metadata=option(
+            "Training",
+            "Weigh classes by how rare they are among the labels",
+            more="A weight is the number of labels over classes times those of the class. Of a class without labels it is 1.",
+        ),
+    )
+    label_smoothing: float = field(
+        default=0.0,
+        metadata=option("Training", "Part of a label that is spread over all classes", check=part()),
+    )
+    validation: float = field(
+        default=0.0,
+        metadata=option(
+            "Training",
+            "Part of the labels that is held out, to keep the weights of the best epoch",
+            more="Drawn at random, at least one; the metric is the first of the task.",
+            check=part(),
+        ),
+    )
+    patience: int = field(
+        default=0,
+        metadata=option(
+            "Training",
+            "Epochs without a better one after which training stops early; 0 is never",
+            check=at_least(0),
+        ),
+    )
+    schedule: Literal["step", "one-cycle", "linear", "constant"] = field(
         default="step",
         metadata=option(
             "Training",
             "Learning rate over time",
             more="step is constant pieces, see steps. one-cycle changes with every step. For the fraction warmup of training "
-            "it rises linearly from lr / 25, then it falls to zero along a cosine.",
-            check=one_of("step", "one-cycle"),
+            "it rises linearly from lr / 25, then it falls to zero along a cosine. linear rises likewise from 0 and falls "
+            "linearly to 0.",
+            check=one_of("step", "one-cycle", "linear", "constant"),
             flag="lr_schedule",
         ),
     )
@@ -86,7 +152,7 @@ class Recipe:
     )
     warmup: float = field(
         default=0.3,
-        metadata=option("Training", "Fraction of training in which one-cycle rises", check=part()),
+        metadata=option("Training", "Fraction of training in which one-cycle and linear rise", check=part()),
     )
     autocast: bool = field(
         default=False,
@@ -108,6 +174,14 @@ class Recipe:
     def __post_init__(self) -> None:
         check_fields(self)
         require(not self.nesterov or self.momentum > 0, "nesterov", "False with momentum 0", self.nesterov)
+        require(not self.nesterov or self.optimizer == "sgd", "nesterov", "False with adamw", self.nesterov)
+        require(self.validation > 0 or not self.patience, "patience", "0 without validation", self.patience)
+        both = self.balance_classes and bool(self.class_weights)
+        require(not both, "balance_classes", "False with class_weights", self.balance_classes)
+
+    def held_out(self, samples: int) -> int:
+        """How many of ``samples`` labels are held out for validation: at most half of them."""
+        return min(max(1, round(self.validation * samples)), samples // 2) if self.validation else 0
 
     def epochs_for(self, samples: int) -> int:
         """Epochs of a training on ``samples`` samples: ``epochs``, or more to reach ``min_steps``."""
@@ -126,9 +200,20 @@ class Recipe:
                     return self.lr * factor
             raise ValueError(f"step must be less than {steps}, got {step}")
         done = step / steps
+        if self.schedule == "constant":
+            return self.lr
+        if self.schedule == "linear":
+            # The first step, too, is one: it is at the end of what it does.
+            rising = (step + 1) / (self.warmup * steps) if self.warmup else 1.0
+            return self.lr * min(rising, (1 - done) / (1 - self.warmup))
         if done < self.warmup:
             return self.lr * (1 / 25 + (1 - 1 / 25) * done / self.warmup)
         return self.lr * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
+
+
+def completed_recipe(known: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as plain data, with the usual values of options that it does not have: it may be older than they are."""
+    return json.loads(json.dumps(asdict(Recipe()))) | dict(known)
 
 
 RECIPES = {

@@ -1,4 +1,4 @@
-"""Training a classifier by a recipe."""
+"""Training a network by a recipe."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from prunefuse._seeds import derive, generator, isolated
-from prunefuse.data._batches import Batch, batch_count, read, shuffled
-from prunefuse.data._items import check_map_style
+from prunefuse.data._batches import Batch, Labeled, batch_count, read, shuffled
+from prunefuse.data._items import check_map_style, length_of
+from prunefuse.data._labels import OwnLabels
 from prunefuse.errors import TrainingDivergedError as TrainingDivergedError
 from prunefuse.training import _checkpoint
 from prunefuse.training._adversarial import Adversarial
 from prunefuse.training._checkpoint import Checkpoint, Moment
 from prunefuse.training._clock import Clock
 from prunefuse.training._distillation import Distillation
-from prunefuse.training._modes import device_of, evaluating, takes_ids
-from prunefuse.training._predict import evaluate, forward
+from prunefuse.tasks._single_label import SingleLabel
+from prunefuse.tasks._task import Loss, Task
+from prunefuse.training._modes import device_of, evaluating, reading_for
+from prunefuse.training._predict import Collate, evaluate, first_of, forward, measure, task_targets
 from prunefuse.training._recipe import Recipe
 
-LossOf = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]  # model, images, labels -> loss, logits
+LossOf = Callable[[nn.Module, Any, Any], tuple[Tensor, Any]]  # model, inputs, labels -> loss, outputs
+_SINGLE_LABEL = SingleLabel()
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,11 @@ class EpochResult:
         epochs: How many there are.
         lr: Learning rate of the last step.
         loss: Mean over the samples, as they were trained on.
-        train_accuracy: The same of the accuracy, in [0, 1].
+        train_accuracy: The same of the accuracy, in [0, 1]; of another task its first metric, and so for the next two.
         test_accuracy: In [0, 1]. None unless a test set was given.
         seconds: Wall-clock time of the training, without evaluation.
         teacher_seconds: The part of ``seconds`` that the teacher's forward passes took.
+        validation: Of the samples held out; None where there are none.
     """
 
     epoch: int
@@ -58,6 +62,19 @@ class EpochResult:
     test_accuracy: float | None
     seconds: float
     teacher_seconds: float
+    validation: float | None = None
+
+
+def best_epoch(history: Sequence[EpochResult]) -> EpochResult:
+    """The epoch whose weights a training leaves: the first of the best on what is held out, else the last."""
+    scores = [one.validation for one in history]
+    if not scores or scores[-1] is None:
+        return history[-1]
+    return max(history, key=lambda one: -math.inf if one.validation is None else _ranked(one.validation))
+
+
+def _ranked(score: float) -> float:
+    return -math.inf if math.isnan(score) else score
 
 
 def train(
@@ -70,19 +87,23 @@ def train(
     adversarial: Adversarial | None = None,
     test: Any = None,
     workers: int = 0,
-    on_batch: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+    on_batch: Callable[[Any, Any, Tensor], None] | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    task: Task = _SINGLE_LABEL,
+    collate: Collate | None = None,
+    plain: Any = None,
 ) -> list[EpochResult]:
-    """Train ``model`` in place, leave it in training mode, and return what every epoch gave. The last epoch is the result.
+    """Train ``model`` in place, leave it in training mode, and return what every epoch gave. The last epoch is the result, or with ``validation`` the best.
 
     >>> model, data = torch.nn.Linear(4, 2), torch.utils.data.TensorDataset(torch.rand(8, 4), torch.arange(8) % 2)
     >>> [epoch.epoch for epoch in prunefuse.training.train(model, data, prunefuse.Recipe(epochs=2))]
     [1, 2]
 
     Args:
-        model: A classifier, (N, ...) images to (N, C) logits, on the device to train on.
-        data: A map-style data set with items ``(image, label)``; `Labeled` puts other labels on one.
+        model: A network, (N, ...) images to (N, C) logits or what the task has, on the device to train on.
+        data: A map-style data set with items ``(image, label)``; `Labeled` puts other labels on one. Instead of an image there
+            may be a dict, which the model is given by name, or a tuple. Items may be dicts with a label themselves.
         recipe: Epochs, batches, learning rate and so on.
         seed: Fixes order, augmentation and dropout; global generators are left as found. A CPU run with the
             same seed and number of threads is repeatable bit for bit.
@@ -95,6 +116,9 @@ def train(
             Both are on the model's device. The third argument is the samples' positions (B,) in ``data``, on the CPU.
             `Recorder.update` fits. `Adversarial` says whether the logits are those of attacked or of clean images.
         on_epoch: Called after every epoch that is trained here, not for those of a checkpoint.
+        task: What the network learns: the loss, labels and metrics.
+        collate: From a list of items to a batch, as a ``DataLoader`` takes it.
+        plain: The samples of ``data`` without augmentation, which those held out for validation are read from.
         checkpoint: Where the training keeps what it needs to go on. If the file is there, the training goes on from it, with
             the same arguments as before. It ends with the same weights, on the CPU bit for bit.
 
@@ -105,29 +129,29 @@ def train(
         TrainingDivergedError: the loss is not finite.
         DamagedFileError: the file of ``checkpoint`` is not what was written.
         ValueError: ``data`` is empty, or has too few samples in a batch for the model's batch norm. Or ``distillation`` and
-            ``adversarial`` are both given. Or the checkpoint is of another training.
+            ``adversarial`` are both given. Or the checkpoint is of another training. Or the task has no such loss.
     """
     check_map_style("data", data)
     if len(data) == 0:
         raise ValueError("data must have at least one sample to train on, got none")
     if distillation is not None and adversarial is not None:
         raise ValueError("adversarial must be None where there is a distillation, got both")
+    if adversarial is not None and type(task) is not SingleLabel:
+        raise ValueError(f"adversarial must be None with another task than classification, got {task!r}")
+    targets = task_targets(task)
+    how = _loss_of(task, recipe, data, targets, device_of(model))
+    rows, held = _split(len(data), recipe, seed)
     device = device_of(model)
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     model.to(memory_format=layout).train()
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
+    optimizer = _optimizer(model, recipe)
     order, attacks = generator(seed, "order"), generator(seed, "attacks")
     attacked: LossOf | None = None
     if adversarial is not None:
         attacked = partial(adversarial.loss, recipe=recipe, rng=attacks)
-    epochs, steps_per_epoch = recipe.epochs_for(len(data)), batch_count(len(data), recipe.batch_size)
+    samples = len(rows)
+    epochs, steps_per_epoch = recipe.epochs_for(samples), batch_count(samples, recipe.batch_size)
+    best: dict[str, Tensor] = {}
     history: list[EpochResult] = []
     ahead: deque[Tensor] = deque()  # positions of batches that are being read: worker processes run ahead
     orders: deque[Tensor] = (
@@ -137,9 +161,10 @@ def train(
     def batches() -> Iterator[Batch]:
         for _ in range(len(history), epochs):
             orders.append(order.get_state())
-            for batch in shuffled(len(data), recipe.batch_size, order):
-                ahead.append(batch.positions)
-                yield batch
+            for batch in shuffled(samples, recipe.batch_size, order):
+                positions = rows[batch.positions] if len(held) else batch.positions
+                ahead.append(positions)
+                yield Batch(positions, batch.seed)
 
     def moment() -> Moment:
         # What the next epoch's order is drawn from: worker processes may have drawn it already.
@@ -151,65 +176,148 @@ def train(
             "teacher": None if distillation is None else [distillation.weight, distillation.temperature],
             "weights": sum(parameter.numel() for parameter in model.parameters()),
         }
-        return Moment(model, optimizer, {"attacks": attacks}, next_order, device, identity)
+        return Moment(model, optimizer, {"attacks": attacks}, next_order, device, identity, best)
 
     with isolated(derive(seed, "global"), device):
         if checkpoint is not None and (kept := _checkpoint.read(checkpoint, moment())) is not None:
             history += [EpochResult(**fields) for fields in kept[0]]
             order.set_state(kept[1])
         # One reader for all epochs, so that worker processes start once.
-        reader = read(data, batches(), labels=True, device=device, workers=workers, ids=takes_ids(model))
+        reading = reading_for(model, targets, collate)
+        reader = read(data, batches(), labels=True, device=device, workers=workers, reading=reading)
         for epoch in range(len(history), epochs):
+            if _stops(history, recipe.patience):
+                break
             start = time.perf_counter()
             teaching = Clock(device)
-            loss_of = attacked or partial(_loss, recipe=recipe, distillation=distillation, teaching=teaching)
-            total = torch.zeros(2, device=device)  # loss and correct answers, summed over the samples
+            loss_of = attacked or partial(
+                _loss, recipe=recipe, distillation=distillation, teaching=teaching, task=task, how=how
+            )
+            total, measured = torch.zeros((), device=device), None  # summed over the samples
             lr = recipe.lr
             for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
-                images, labels = next(reader)
-                assert labels is not None
+                inputs, labels = next(reader)
                 lr = recipe.lr_at(step, epochs * steps_per_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                step_total, logits = _step(model, optimizer, images, labels, recipe, loss_of)
-                total += step_total
                 positions = ahead.popleft()
+                step_loss, outputs = _step(model, optimizer, inputs, labels, recipe, loss_of)
+                with torch.no_grad():
+                    part = task.measure(outputs, labels)
+                total += step_loss * len(positions)
+                measured = part if measured is None else measured + part
                 if on_batch is not None:
-                    on_batch(logits, labels, positions)
+                    on_batch(outputs, labels, positions)
             orders.popleft()
-            loss, correct = (total / len(data)).tolist()
+            loss = float(total / samples)
             if not math.isfinite(loss):
                 raise TrainingDivergedError(
                     f"the training loss became {loss} in epoch {epoch + 1} of {epochs} (learning rate "
                     f"{lr:g}, batches of {recipe.batch_size}): lower lr, or look for such values in the data"
                 )
+            assert measured is not None
+            correct = first_of(task.metrics(measured))
+            validated = None
+            if len(held):
+                asked: dict[str, Any] = {"recipe": recipe, "workers": workers, "task": task}
+                asked |= {"collate": collate, "indices": held}
+                validated = first_of(measure(model, data if plain is None else plain, **asked))
             seconds = time.perf_counter() - start
             accuracy = None
             if test is not None:
-                accuracy = evaluate(model, test, recipe=recipe, workers=workers)
-            result = EpochResult(epoch + 1, epochs, lr, loss, correct, accuracy, seconds, teaching.seconds)
+                accuracy = evaluate(
+                    model, test, recipe=recipe, workers=workers, task=task, collate=collate
+                )
+            result = EpochResult(
+                epoch + 1, epochs, lr, loss, correct, accuracy, seconds, teaching.seconds, validated
+            )
             history.append(result)
+            if validated is not None and best_epoch(history) is result:
+                best.update({name: value.detach().clone() for name, value in model.state_dict().items()})
             if on_epoch is not None:
                 on_epoch(result)
             if checkpoint is not None and epoch + 1 < epochs and checkpoint.due():
                 _checkpoint.write(checkpoint, moment(), [asdict(one) for one in history])
+    if best:
+        model.load_state_dict(best)
     return history
+
+
+def _split(samples: int, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions to train on, and those held out."""
+    held = recipe.held_out(samples)
+    if recipe.validation and samples < 2:
+        raise ValueError(f"data must have two samples or more, of which one is held out, got {samples}")
+    order = torch.randperm(samples, generator=generator(seed, "validation")) if held else torch.arange(samples)
+    return order[held:].sort().values, order[:held].sort().values
+
+
+def _stops(history: Sequence[EpochResult], patience: int) -> bool:
+    """Whether none of the last epochs was the best one."""
+    return bool(patience and history) and len(history) - best_epoch(history).epoch >= patience
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            model.parameters(),
+            lr=recipe.lr,
+            betas=(recipe.momentum, 0.999),
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+
+
+def check_loss(task: Task, recipe: Recipe) -> None:
+    """Raise ``ValueError``, naming the field of the recipe, for what a task has not."""
+    kind = type(task).__name__
+    if recipe.loss and recipe.loss not in task.losses:
+        raise ValueError(f"loss must be one of {', '.join(task.losses) or 'none'} of {kind}, got {recipe.loss!r}")
+    if (recipe.class_weights or recipe.balance_classes) and not task.class_weights:
+        raise ValueError(f"class_weights must be left out with {kind}, which has none, got some")
+    if recipe.label_smoothing and not task.label_smoothing:
+        raise ValueError(f"label_smoothing must be 0 with {kind}, got {recipe.label_smoothing}")
+
+
+def _loss_of(task: Task, recipe: Recipe, data: Any, targets: Any, device: torch.device) -> Loss:
+    check_loss(task, recipe)
+    weights = None
+    if recipe.class_weights:
+        weights = torch.tensor(recipe.class_weights, device=device)
+    elif recipe.balance_classes:
+        given = data.labels if isinstance(data, Labeled) else OwnLabels(data, targets)(range(len(data)))
+        labels = given if isinstance(given, Tensor) else targets.targets(list(given))
+        width = int(labels.max()) + 1 if not labels.is_floating_point() else labels.shape[-1]
+        counts = task.counts(labels, width)
+        if counts is None:
+            raise ValueError(f"balance_classes must be False with {type(task).__name__}, which counts none")
+        counts = counts.double()
+        weights = torch.where(counts > 0, counts.sum() / (len(counts) * counts.clamp(min=1)), 1.0).float().to(device)
+    return Loss(recipe.loss or None, weights, recipe.label_smoothing)
 
 
 def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
+    inputs: Any,
+    labels: Any,
     recipe: Recipe,
     loss_of: LossOf,
-) -> tuple[Tensor, Tensor]:
-    """One optimizer step; returns (summed loss, number correct) and the logits without waiting for the device."""
+) -> tuple[Tensor, Any]:
+    """One optimizer step; returns the loss and the outputs without waiting for the device."""
     try:
-        loss, logits = loss_of(model, images, labels)
+        loss, outputs = loss_of(model, inputs, labels)
     except ValueError as error:
         # What torch says when there is one value for each channel of a batch norm.
-        if len(images) > 1 or "more than 1 value per channel" not in str(error):
+        if length_of(inputs) > 1 or "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
             "data and batch_size must be two or more samples for a model with batch norm, which cannot be trained on "
@@ -217,25 +325,40 @@ def _step(
         ) from error
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if recipe.clip_norm:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimizer.step()
-    with torch.no_grad():
-        correct = (logits.argmax(1) == labels).sum()
-        return torch.stack((loss.detach() * len(labels), correct)), logits.detach()
+    return loss.detach(), outputs.detach() if isinstance(outputs, Tensor) else outputs
 
 
 def _loss(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    inputs: Any,
+    labels: Any,
     *,
     recipe: Recipe,
     distillation: Distillation | None,
     teaching: Clock,
-) -> tuple[Tensor, Tensor]:
-    """The mean loss of a batch, and its logits."""
-    logits = forward(model, images, recipe)
+    task: Task,
+    how: Loss,
+) -> tuple[Tensor, Any]:
+    """The mean loss of a batch, and its outputs."""
+    outputs = forward(model, inputs, recipe, task)
+    how = _widened(how, task, outputs)
     if distillation is None:
-        return functional.cross_entropy(logits, labels), logits
+        return task.loss(outputs, labels, how), outputs
     with teaching.running(), torch.no_grad(), evaluating(distillation.teacher):
-        taught = forward(distillation.teacher, images, recipe)
-    return distillation.loss(logits, taught, labels), logits
+        taught = forward(distillation.teacher, inputs, recipe, task)
+    return distillation.loss(outputs, taught, labels, task, how), outputs
+
+
+def _widened(how: Loss, task: Task, outputs: Any) -> Loss:
+    """The loss with a weight for each class that the network has, the last ones of which may have no labels."""
+    if how.class_weights is None or (missing := task.width(outputs) - len(how.class_weights)) == 0:
+        return how
+    if missing < 0:
+        raise ValueError(
+            f"class_weights must be one for each of {task.width(outputs)} classes, got {len(how.class_weights)}"
+        )
+    ones = torch.ones(missing, device=how.class_weights.device)
+    return replace(how, class_weights=torch.cat((how.class_weights, ones)))

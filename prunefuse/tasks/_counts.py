@@ -1,0 +1,72 @@
+"""Metrics of class predictions, from sums over batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prunefuse.tasks._task import Metrics
+
+BINS = 15
+"""Of confidence, equally wide, for the expected calibration error."""
+
+
+def class_sums(outputs: Tensor, targets: Tensor, ignored: int | None = None) -> Tensor:
+    """(3 * C + 3 * BINS + 1,) float64 sums: of each class those found, those predicted and those there are; of each bin of
+    confidence those in it, those right and the confidence; and how many labels are no class.
+
+    Args:
+        outputs: (N, C, ...) logits.
+        targets: (N, ...) class indices.
+        ignored: The label of places that do not count.
+    """
+    classes = outputs.shape[1]
+    highest, predicted = outputs.max(1)
+    confidence = (highest - outputs.logsumexp(1)).exp().double().flatten()
+    predicted, labels = predicted.flatten(), targets.flatten()
+    inside = (labels >= 0) & (labels < classes)
+    wrong = ~inside if ignored is None else ~inside & (labels != ignored)
+    right = (predicted == labels).double()
+    bins = (confidence * BINS).long().clamp_(0, BINS - 1) + 3 * classes
+    labels = labels.clamp(0, classes - 1)
+    where = torch.cat((labels, predicted + classes, labels + 2 * classes, bins, bins + BINS, bins + 2 * BINS))
+    counted = inside.double()
+    values = torch.cat((right, counted, counted, counted, right, confidence * counted))
+    sums = torch.zeros(3 * classes + 3 * BINS + 1, dtype=torch.float64, device=outputs.device)
+    sums.index_add_(0, where, values)
+    sums[-1] = wrong.sum()
+    return sums
+
+
+def class_metrics(sums: Tensor, first: str = "accuracy") -> Metrics:
+    """Metrics of such sums; ``first`` comes first.
+
+    ``accuracy``; ``balanced_accuracy``, the mean recall of the classes that there are; ``f1``, the mean of theirs (macro);
+    ``mean_iou``, likewise; ``ece``, the expected calibration error (Guo et al. 2017); and ``recall`` and ``iou`` of each class, NaN
+    where there is none.
+
+    Raises:
+        ValueError: labels are no classes.
+    """
+    classes = (len(sums) - 3 * BINS - 1) // 3
+    host = sums.cpu()
+    found, predicted, there = host[: 3 * classes].view(3, classes)
+    inside, right, confidence = host[3 * classes : -1].view(3, BINS)
+    if (outside := int(host[-1])) > 0:
+        raise ValueError(
+            f"data must have labels in [0, {classes}), as the model has {classes} outputs, got {outside} outside"
+        )
+    known, samples = there > 0, float(there.sum())
+    recall = found / there
+    f1 = 2 * found / (predicted + there)
+    iou = found / (predicted + there - found)
+    metrics: Metrics = {
+        "accuracy": float(found.sum()) / samples if samples else float("nan"),
+        "balanced_accuracy": float(recall[known].mean()),
+        "f1": float(f1[known].mean()),
+        "mean_iou": float(iou[known].mean()),
+        "ece": float((right - confidence).abs().sum()) / samples if samples else float("nan"),
+        "recall": tuple(recall.tolist()),
+        "iou": tuple(iou.where(known, torch.nan).tolist()),
+    }
+    return {first: metrics.pop(first), **metrics}
