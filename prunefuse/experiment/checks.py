@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse.data._items import check_map_style
-from prunefuse.data._labels import labels_at, listed_labels
+from prunefuse.data._labels import OwnLabels, labels_at, listed_labels
 from prunefuse.data._tensors import in_memory
 from prunefuse.dynamics import Recorder
 from prunefuse.experiment.budgets import to_samples
@@ -21,7 +21,9 @@ from prunefuse.experiment.state import LoopState
 from prunefuse.experiment.trial import Names
 from prunefuse.ops.arrays import as_tensor, require_floating
 from prunefuse.ops.integers import class_indices, row_indices
+from prunefuse.tasks import SingleLabel, Task
 from prunefuse.training import read_features
+from prunefuse.training._train import check_loss
 
 _LABELS_READ = (
     1000  # labels of the test set that are looked at before any work, where images are decoded for them
@@ -57,7 +59,9 @@ def starting_from(config: LoopConfig, labeled: Mapping[int, int], pool: int) -> 
     return replace(config, schedule=(len(labeled), *rest))
 
 
-def names_of(ids: Sequence[str] | None, classes: Sequence[str] | None, pool: int, num_classes: int) -> Names:
+def names_of(
+    ids: Sequence[str] | None, classes: Sequence[str] | None, pool: int, num_classes: int, task: Task
+) -> Names:
     """The names of samples and classes.
 
     Raises:
@@ -77,7 +81,7 @@ def names_of(ids: Sequence[str] | None, classes: Sequence[str] | None, pool: int
         for index, one in enumerate(given):
             if not isinstance(one, str):
                 raise TypeError(f"{name} must be strings, got {one!r} for {index}")
-    return Names(ids, classes)
+    return Names(ids, classes, task)
 
 
 def excluded(exclude: Any, config: LoopConfig, pool: int) -> Tensor:
@@ -154,14 +158,56 @@ def check_features_from(config: LoopConfig) -> None:
         raise ValueError(f"{name} must be left out with badge, which is made for the last layer's, got some")
 
 
-def check_test_labels(test: Any, num_classes: int) -> None:
+def check_training(config: LoopConfig, fit: Any, evaluate: Any) -> None:
+    """Raise for a training of one's own that is none, or options that do not go with it or with the task."""
+    for name, given in (("fit", fit), ("evaluate", evaluate)):
+        if given is not None and not callable(given):
+            raise TypeError(f"{name} must be a function, got {type(given).__name__}")
+    if fit is not None and config.chooser.dynamics is not None:
+        raise ValueError(f"fit must be left out with {config.strategy}, which records the training, got one")
+    for recipe in (config.recipe, config.training_of_selector):
+        if fit is None:
+            check_loss(config.learns, recipe)
+        if recipe.validation and config.chooser.dynamics is not None:
+            raise ValueError(
+                f"validation must be 0 with {config.strategy}, which records every label, got {recipe.validation}"
+            )
+
+
+def own_metrics(given: Any) -> dict[str, Any]:
+    """What a user's ``evaluate`` returned, by name.
+
+    Raises:
+        TypeError: it is neither a number nor a mapping of names to numbers.
+    """
+    if isinstance(given, Mapping) and given:
+        return {str(name): _number(one) for name, one in given.items()}
+    return {"score": _number(given)}
+
+
+def _number(given: Any) -> float:
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        kind = type(given).__name__
+        raise TypeError(f"evaluate must return a number, or numbers by name, got {kind}") from None
+
+
+def check_test_labels(test: Any, num_classes: int, task: Task) -> None:
     """Raise unless ``test`` has labels in [0, num_classes): all that are in memory, else those of some samples.
+
+    Of another task than classification those of some samples.
 
     Raises:
         TypeError: there are none, or one is not a whole number.
         ValueError: one is outside.
     """
     memory, samples = in_memory(test), range(len(test))
+    if type(task) is not SingleLabel:
+        some = range(0, len(test), -(-len(test) // _LABELS_READ))
+        for index, label in zip(some, OwnLabels(test, task)(some), strict=True):
+            task.label("test", index, label, width=num_classes)
+        return
     if memory is not None:
         if memory.labels is None:
             raise TypeError("test must have items (image, label), got images alone")

@@ -40,7 +40,7 @@ class Sizes:
 
     ``selector`` and ``final`` are FLOPs per input, ``features`` is what a distance
     reads of a sample: the selector's features, with BADGE its logits too, without distances 0. ``candidates`` is how many
-    unlabeled samples are looked at in a round, None being all.
+    unlabeled samples are looked at in a round, None being all. ``counted`` is whether the work of training is known.
     """
 
     selector: float
@@ -49,16 +49,19 @@ class Sizes:
     pool: int
     test: int
     candidates: int | None = None
+    counted: bool = True
 
 
 def training_flops(recipe: Recipe, samples: int, flops: float) -> float:
-    """Training on ``samples`` samples: forward, and backward as twice the forward."""
-    return 3.0 * recipe.epochs_for(samples) * samples * flops
+    """Training on ``samples`` samples: forward, and backward as twice the forward; of those held out forward alone."""
+    held = recipe.held_out(samples)
+    return recipe.epochs_for(samples - held) * (3.0 * (samples - held) + held) * flops
 
 
 def teacher_flops(recipe: Recipe, samples: int, flops: float) -> float:
     """The teacher's forward passes during such a training."""
-    return 1.0 * recipe.epochs_for(samples) * samples * flops
+    taught = samples - recipe.held_out(samples)
+    return 1.0 * recipe.epochs_for(taught) * taught * flops
 
 
 def test_flops(config: LoopConfig, recipe: Recipe, labels: int, flops: float, sizes: Sizes) -> float:

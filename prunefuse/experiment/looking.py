@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunefuse.data._tensors import TensorImages
 from prunefuse.selection._strategies import Need, Pool, Strategy
+from prunefuse.tasks import Task
 from prunefuse.training import features, predict, predict_dropout, predict_with_features
 from prunefuse.training._modes import device_of
+from prunefuse.training._predict import features_of, utilities
 
 _FEATURES = frozenset({"features", "all_features"})
 
@@ -50,11 +51,24 @@ def looked_at(
         pool = replace(pool, scores=scores[chooser.dynamics])
     if "ensemble" in asks:
         ensemble = predict_dropout(
-            selector, data, passes=chooser.passes, seed=seed, indices=pool.unlabeled, **options
+            selector,
+            data,
+            passes=chooser.passes,
+            seed=seed,
+            indices=pool.unlabeled,
+            scores=None if chooser.ensemble is None else chooser.ensemble(),
+            **options,
         )
         pool = replace(pool, ensemble=ensemble)
     logits = seen = None
-    if _FEATURES & asks:
+    if "utilities" in asks:
+        assert chooser.of_outputs is not None
+        wanted = bool(_FEATURES & asks)
+        found, seen = utilities(
+            selector, data, chooser.of_outputs, features=wanted, module=module, indices=rows, **options
+        )
+        pool = replace(pool, utilities=found[len(found) - len(pool.unlabeled) :])
+    elif _FEATURES & asks:
         if "logits" in asks:
             logits, seen = predict_with_features(selector, data, module=module, indices=rows, **options)
             logits = logits[len(logits) - len(pool.unlabeled) :]
@@ -69,7 +83,9 @@ def looked_at(
     return pool if seen is None else replace(pool, features=torch.as_tensor(seen))
 
 
-def width_of_features(selector: nn.Module, example: Tensor, given: Tensor | None, module: str | None) -> int:
+def width_of_features(
+    selector: nn.Module, example: Any, given: Tensor | None, module: str | None, task: Task
+) -> int:
     """How many features a sample has.
 
     Raises:
@@ -82,5 +98,4 @@ def width_of_features(selector: nn.Module, example: Tensor, given: Tensor | None
         raise ValueError(
             f"features_from must be a .npy file or a module of the selector, such as {', '.join(named[-5:])}, got {module!r}"
         )
-    width: int = features(selector, TensorImages(example, as_is=True), module=module).shape[1]
-    return width
+    return features_of(selector, example, module, task).shape[1]

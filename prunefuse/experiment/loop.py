@@ -18,10 +18,10 @@ from prunefuse._lock import locked
 from prunefuse._seeds import derive, generator, isolated
 from prunefuse.data._batches import Batch, Labeled, read
 from prunefuse.data._labels import OwnLabels
-from prunefuse.data._tensors import TensorImages
 from prunefuse.dynamics import Recorder as Dynamics
 from prunefuse.errors import FolderInUseError, TooFewRowsError
 from prunefuse.experiment import people, rounds, stopping, trial
+from prunefuse.experiment.answers import decoded, encoded
 from prunefuse.experiment.checks import (
     candidates_of,
     check_data,
@@ -29,11 +29,13 @@ from prunefuse.experiment.checks import (
     check_features_from,
     check_state,
     check_test_labels,
+    check_training,
     check_weights,
     excluded,
     given_features,
     make,
     names_of,
+    own_metrics,
     starting_from,
 )
 from prunefuse.experiment.cost import Sizes
@@ -49,19 +51,28 @@ from prunefuse.pruning import PruningPlan, plan_pruning
 from prunefuse.pruning._graph.copies import fingerprint
 from prunefuse.selection._part import random_part
 from prunefuse.selection._strategies import Picks, Pool
+from prunefuse.tasks import SingleLabel
 from prunefuse.training import (
     Distillation,
     EpochResult,
+    best_epoch,
     dropout_layers,
-    evaluate,
     flops_per_input,
-    predict,
+    measure,
     train,
 )
-from prunefuse.training._modes import takes_ids
+from prunefuse.training._modes import reading_for
+from prunefuse.training._predict import Collate, first_of, outputs_of, task_targets
+from prunefuse.training._recipe import Recipe
 from prunefuse.training._starts import shrink_and_perturb_
 
 __all__ = ["ActiveLearning", "LoopConfig", "LoopState"]
+
+Metrics = Mapping[str, Any]
+Fit = Callable[..., None]
+"""``fit(model, data, *, device, seed, teacher=None)``: train the model in place on items ``(input, label)``."""
+Evaluate = Callable[..., "float | Metrics"]
+"""``evaluate(model, data, *, device)``: one number, or several by name, the first of which is told."""
 
 
 class ActiveLearning:
@@ -104,6 +115,11 @@ class ActiveLearning:
         ids: What each sample of the pool is called, for `ask` and ``picks.csv``: paths, say.
         classes: What each class is called, for ``picks.csv``.
         selector_factory: Makes the selector for ``selector="model"``, likewise.
+        collate: From a list of items to a batch, as a ``DataLoader`` takes it: a mapping with labels, a pair, or inputs.
+        fit: A training of one's own, instead of the recipe's: ``fit(model, data, *, device, seed, teacher=None)`` trains the
+            model in place, on items with the labels that were bought. ``teacher`` is the selector, where there is
+            distillation. Such a training is one step: after a kill it starts anew. Its FLOPs are not in the ledger.
+        evaluate: Likewise ``evaluate(model, data, *, device)`` of the test set: a number, or several by name.
         device: Where to compute.
         listener: Called with every `prunefuse.experiment.records.Event`.
         state: Of an earlier loop with the same arguments, to go on from. The schedule may have become longer, and the pool may
@@ -119,7 +135,7 @@ class ActiveLearning:
         plan: The current `PruningPlan`, None for other selectors than ``prunefuse``.
         selector: The selector trained last, None before.
         final: The final network trained last, None before.
-        num_classes: Width of the dense network's output.
+        num_classes: Width of the dense network's output: classes, labels, or numbers to predict.
         planned: Ledger lines, with FLOPs and without seconds, of the whole run.
 
     Raises:
@@ -143,6 +159,9 @@ class ActiveLearning:
         ids: Sequence[str] | None = None,
         classes: Sequence[str] | None = None,
         selector_factory: Callable[[], nn.Module] | None = None,
+        collate: Collate | None = None,
+        fit: Fit | None = None,
+        evaluate: Evaluate | None = None,
         device: torch.device | str = "cpu",
         listener: Listener | None = None,
         state: LoopState | None = None,
@@ -181,8 +200,12 @@ class ActiveLearning:
         self.final: nn.Module | None = None
         self._factory = factory
         self._pool, self._train_data, self._test = pool, train, test
+        self._task, self._collate = config.learns, collate
+        self._own_fit, self._own_evaluate = fit, evaluate
+        self._targets = task_targets(self._task)
+        check_training(config, fit, evaluate)
         if oracle is None:
-            oracle = OwnLabels(pool)
+            oracle = OwnLabels(pool, self._targets)
             oracle.check()
         self._oracle = None if oracle == "people" else oracle
         self._device = torch.device(device)
@@ -191,27 +214,21 @@ class ActiveLearning:
         self._scores: dict[str, Tensor] = {}  # of the labeled samples by preset, from the selector's training
         self._dense = self._build(factory, "dense")
         self._example = self._first(self._dense)
-        one = TensorImages(self._example, as_is=True)
         if self._build(factory, "dense") is self._dense:
             raise ValueError("factory must make a new model in every call, got the same one twice")
-        outputs = predict(self._dense, one)
-        if outputs.ndim != 2:
-            raise ValueError(
-                f"factory must make a model with logits (N, C), got outputs of shape {tuple(outputs.shape)}"
-            )
-        self.num_classes = outputs.shape[1]
-        if test is not None:
-            check_test_labels(test, self.num_classes)
-        self._names = names_of(ids, classes, len(pool), self.num_classes)
+        self.num_classes = self._task.width(outputs_of(self._dense, self._example, self._task))
+        if test is not None and evaluate is None:
+            check_test_labels(test, self.num_classes, self._task)
+        self._names = names_of(ids, classes, len(pool), self.num_classes, self._task)
         check_dynamics(config, self.num_classes)
         self._proxy: nn.Module | None = None
         if selector_factory is not None:
             self._proxy = self._build(selector_factory, "proxy", name="selector_factory")
-            shape = tuple(predict(self._proxy, one).shape)
-            if shape != (1, self.num_classes):
+            width = self._task.width(outputs_of(self._proxy, self._example, self._task))
+            if width != self.num_classes:
                 raise ValueError(
                     f"selector_factory must make a model with {self.num_classes} outputs, as that of factory, "
-                    f"got outputs of shape {shape} for one image"
+                    f"got {width} outputs"
                 )
         origin = {
             "pool": len(pool),
@@ -222,7 +239,8 @@ class ActiveLearning:
         if labeled is not None:
             origin["labeled"] = len(labeled)
             if not self.state.acquisitions:
-                answers = check_labels("labeled", list(labeled), list(labeled.values()), self.num_classes)
+                asked = (list(labeled), list(labeled.values()), self.num_classes, self._task)
+                answers = check_labels("labeled", *asked)
                 self.state.acquisitions.append(Acquisition(tuple(labeled), answers, None, 0, ()))
         if self.state.stopped is not None:
             if config.stop:
@@ -307,7 +325,7 @@ class ActiveLearning:
         if self._oracle is not None:
             raise ValueError('oracle must be "people" where a loop is told, got one that answers')
         with self._held():
-            corrected = people.take(self.state, labels, self.config.sizes, self.num_classes)
+            corrected = people.take(self.state, labels, self.config.sizes, self.num_classes, self._task)
             self._commit()
             if corrected:
                 self._clear_steps()  # trained with what was said before
@@ -324,7 +342,7 @@ class ActiveLearning:
         before = [] if state.pending is None else state.pending.picks
         step, *_ = rounds.steps_of_round(self.config, index, self._sizes)
         bench = self._bench(None)
-        labeled, _ = self._labeled()
+        labeled, answers = self._labeled()
         mask = torch.ones(len(self._pool), dtype=torch.bool)
         for taken in (labeled.tolist(), before, state.unclear):
             mask[torch.tensor(taken, dtype=torch.int64)] = False
@@ -335,9 +353,8 @@ class ActiveLearning:
                 "nobody can tell"
             )
         purpose = ("picks", index, len(before)) if before else ("picks", index)
-        pool = Pool(
-            mask.nonzero()[:, 0], labeled, generator(self.config.seed, *purpose), classes=self.num_classes
-        )
+        source = generator(self.config.seed, *purpose)
+        pool = self._unlabeled(mask, labeled, answers, source)
         chosen = self._choose(pool, index, count, step, bench)
         self._take_signals(index, chosen.signals, chosen.classes)
         if chosen.picks is None:
@@ -400,7 +417,8 @@ class ActiveLearning:
             self._take_signals(index, values["signals"], result.tensors.get("classes"))
         if step.what == "label" and values["picks"] is not None:
             utilities = None if values["utilities"] is None else tuple(values["utilities"])
-            bought = (tuple(values["picks"]), tuple(values["labels"]), utilities, values["unselectable"])
+            labels = tuple(map(decoded, values["labels"]))
+            bought = (tuple(values["picks"]), labels, utilities, values["unselectable"])
             self.state.acquisitions.append(Acquisition(*bought, result.lines))
         elif step.what == "plan" and not self._planned_now:
             self._load_fused(index, self._bench(None))
@@ -424,6 +442,7 @@ class ActiveLearning:
         lines = list(self._planning) if index == 0 else []
         epochs: list[Epoch] = []
         accuracies: dict[str, float | None] = {"train_selector": None, "train_final": None}
+        metrics: dict[str, Metrics] = {}
         self._selector_of = self._final_of = -1
         self._planned_now = False
         label, *_ = rounds.steps_of_round(config, index, self._sizes)
@@ -445,6 +464,7 @@ class ActiveLearning:
             lines += found.lines
             epochs += [Epoch(**epoch) for epoch in found.values["epochs"]]
             accuracies[step.what] = found.values["accuracy"]
+            metrics |= _metrics_of(step, found)
         bought = state.acquisitions[index]
         # From here on the round is complete: only now may the state forget what a repetition would need.
         if state.fused:
@@ -456,7 +476,10 @@ class ActiveLearning:
         if rounds.goes_on_from_final(config, index):
             state.selector = _weights(self.final)
         trained = accuracies["train_selector"]
-        final = trained if config.selector == "dense" and trained is not None else accuracies["train_final"]
+        one = config.selector == "dense" and trained is not None
+        final = trained if one else accuracies["train_final"]
+        if one and "selector" in metrics:
+            metrics["final"] = metrics["selector"]
         return Round(
             index,
             config.sizes[index],
@@ -468,6 +491,7 @@ class ActiveLearning:
             tuple(epochs),
             tuple(lines),
             state.signals.get(index, {}),
+            metrics,
         )
 
     def _take_signals(self, index: int, signals: Mapping[str, float], classes: Tensor | None) -> None:
@@ -497,6 +521,7 @@ class ActiveLearning:
             self.selector = self.trained_selector()
         spent, seen = [*last.costs, *lines], [*last.epochs, *(Epoch(**epoch) for epoch in epochs)]
         accuracies = {"train_selector": last.selector_accuracy, "train_final": last.final_accuracy}
+        metrics = dict(last.metrics)
         self._selector_of = self._final_of = -1
         for step in rounds.steps_of_round(self.config, index - 1, self._sizes):
             one = self.config.selector == "dense" and "train_selector" in trained  # it is the final network
@@ -505,12 +530,14 @@ class ActiveLearning:
                 spent += found.lines
                 seen += [Epoch(**epoch) for epoch in found.values["epochs"]]
                 accuracies[step.what] = found.values["accuracy"]
+                metrics |= _metrics_of(step, found)
         state.rounds[-1] = replace(
             last,
             selector_accuracy=accuracies["train_selector"],
             final_accuracy=accuracies["train_final"],
             epochs=tuple(seen),
             costs=tuple(spent),
+            metrics=metrics,
         )
         state.stopped = index
         self._commit()
@@ -533,12 +560,12 @@ class ActiveLearning:
 
     def _label(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
         """Choose the samples that bring the labeled set to its size in round ``index``, and ask for their labels."""
-        labeled, _ = self._labeled()
+        labeled, known = self._labeled()
         mask = torch.ones(len(self._pool), dtype=torch.bool)
         mask[labeled] = False
         mask[self._excluded] = False
         source = generator(self.config.seed, "picks", index)
-        pool = Pool(mask.nonzero()[:, 0], labeled, source, classes=self.num_classes)
+        pool = self._unlabeled(mask, labeled, known, source)
         count = self.config.sizes[index] - len(labeled)
         chosen = self._choose(pool, index, count, step, bench)
         picks, tensors = chosen.picks, {} if chosen.classes is None else {"classes": chosen.classes}
@@ -547,18 +574,24 @@ class ActiveLearning:
             return Result({"picks": None, **told}, tensors)
         indices = picks.indices.tolist()
         assert self._oracle is not None
-        answers = ask(self._oracle, indices, self.num_classes)
+        answers = ask(self._oracle, indices, self.num_classes, self._task)
         utilities = None if picks.utilities is None else picks.utilities.tolist()
         return Result(
             {
                 "picks": indices,
-                "labels": list(answers),
+                "labels": list(map(encoded, answers)),
                 "utilities": utilities,
                 "unselectable": picks.unselectable,
                 **told,
             },
             tensors,
         )
+
+    def _unlabeled(self, mask: Tensor, labeled: Tensor, answers: Any, source: torch.Generator) -> Pool:
+        """What is chosen from: the samples of a mask."""
+        pool = Pool(mask.nonzero()[:, 0], labeled, source, classes=self.num_classes)
+        needs_answers = "answers" in self.config.chooser.needs and len(labeled)
+        return replace(pool, answers=self._targets.targets(answers)) if needs_answers else pool
 
     def _choose(self, pool: Pool, index: int, count: int, step: Step[Cost], bench: Bench[Cost]) -> _Chosen:
         """The samples that bring the labeled set to its size, or none where a rule stops the loop."""
@@ -598,6 +631,8 @@ class ActiveLearning:
                 recipe=config.training_of_selector,
                 workers=config.workers,
                 on_progress=bench.progress("scoring the pool"),
+                task=self._task,
+                collate=self._collate,
             )
         with bench.timed(step.line("select")):
             classes = None
@@ -648,11 +683,11 @@ class ActiveLearning:
 
     def _train_selector(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
         self.selector = self._starting_selector(index)
-        accuracy, epochs = self._fit(self.selector, "selector", index, step.work, bench)
+        metrics, epochs = self._fit(self.selector, "selector", index, step.work, bench)
         self._selector_of = index
         tensors = {f"weights.{name}": value for name, value in _weights(self.selector).items()}
         tensors |= {f"scores.{name}": value for name, value in self._scores.items()}
-        return Result({"accuracy": accuracy, "epochs": epochs}, tensors)
+        return Result(_told(metrics, epochs), tensors)
 
     def _train_final(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
         config = self.config
@@ -670,9 +705,9 @@ class ActiveLearning:
         if config.distills():
             assert self.selector is not None
             teacher = Distillation(self.selector, config.kd_lambda, config.kd_temperature)
-        accuracy, epochs = self._fit(final, "final", index, step.work, bench, teacher)
+        metrics, epochs = self._fit(final, "final", index, step.work, bench, teacher)
         self.final, self._final_of = final, index
-        return Result({"accuracy": accuracy, "epochs": epochs}, _weights(final) if bench.folder else {})
+        return Result(_told(metrics, epochs), _weights(final) if bench.folder else {})
 
     def _fit(
         self,
@@ -682,13 +717,22 @@ class ActiveLearning:
         work: tuple[Cost, ...],
         bench: Bench[Cost],
         distillation: Distillation | None = None,
-    ) -> tuple[float | None, list[dict[str, Any]]]:
-        """Train ``model`` on all labels so far, write the ledger, and return its accuracy on the test set, and the epochs."""
+    ) -> tuple[Metrics | None, list[dict[str, Any]]]:
+        """Train ``model`` on all labels so far, write the ledger, and return its metrics on the test set, and the epochs."""
         config = self.config
         recipe = config.training_of_selector if network == "selector" else config.recipe
         training = work[0]
         teaching = [line for line in work if line.phase == "teacher"]
         testing = next((line for line in work if line.phase == "evaluate"), None)
+        data = Labeled(self._train_data, *self._labeled(), self._targets)
+        # The same for every network, so that arms of one seed differ by what they are, not by their order.
+        seed = derive(config.seed, "train", index)
+        if self._own_fit is not None:
+            bench.begin(training, 0, 0.0)
+            with bench.timed(training), isolated(seed, self._device):
+                teacher = None if distillation is None else distillation.teacher
+                self._own_fit(model, data, device=self._device, seed=seed, teacher=teacher)
+            return self._tested(model, recipe, testing, bench), []
         bench.begin(training, recipe.epochs_for(training.labels), sum(line.flops for line in teaching))
 
         def on_epoch(result: EpochResult) -> None:
@@ -705,22 +749,27 @@ class ActiveLearning:
         start = time.perf_counter()
         history = train(
             model,
-            Labeled(self._train_data, *self._labeled()),
+            data,
             recipe,
-            # The same for every network, so that arms of one seed differ by what they are, not by their order.
-            seed=derive(config.seed, "train", index),
+            seed=seed,
             distillation=distillation,
             test=self._test if config.test_every_epoch else None,
             workers=config.workers,
             on_batch=None if dynamics is None else dynamics.update,
             on_epoch=on_epoch,
             checkpoint=bench.checkpoint(dynamics),
+            task=self._task,
+            collate=self._collate,
+            plain=Labeled(self._pool, *self._labeled(), self._targets),
         )
         if dynamics is not None:
             self._scores = {score: dynamics.scores()[score].cpu()}
-        elapsed = time.perf_counter() - start
+        tested = time.perf_counter() - start - sum(here) if config.test_every_epoch else None
         trained = sum(e.seconds for e in history)
         taught = sum(e.teacher_seconds for e in history)
+        part = len(history) / history[-1].epochs  # less than all where training stopped early
+        if part < 1:
+            training, *teaching = (replace(line, flops=line.flops * part) for line in (training, *teaching))
         if teaching:
             bench.charge(training, trained - taught)
             bench.charge(teaching[0], taught)
@@ -729,15 +778,26 @@ class ActiveLearning:
         else:
             bench.charge(training, trained)
         epochs = [asdict(self._epoch(index, network, result)) for result in history]
-        accuracy = history[-1].test_accuracy
-        if testing is None:
-            return None, epochs
-        if accuracy is not None:
-            bench.charge(testing, elapsed - sum(here))
-        else:
-            with bench.timed(testing):
-                accuracy = evaluate(model, self._test, recipe=recipe, workers=config.workers)
-        return accuracy, epochs
+        if testing is None or tested is None:
+            return self._tested(model, recipe, testing, bench), epochs
+        metrics = self._measured(model, recipe)
+        bench.charge(testing, tested)
+        return metrics, epochs
+
+    def _tested(
+        self, model: nn.Module, recipe: Recipe, line: Cost | None, bench: Bench[Cost]
+    ) -> Metrics | None:
+        """Metrics on the test set, where there is one."""
+        if line is None:
+            return None
+        with bench.timed(line):
+            return self._measured(model, recipe)
+
+    def _measured(self, model: nn.Module, recipe: Recipe) -> Metrics:
+        if self._own_evaluate is not None:
+            return own_metrics(self._own_evaluate(model, self._test, device=self._device))
+        options: dict[str, Any] = {"recipe": recipe, "workers": self.config.workers}
+        return measure(model, self._test, task=self._task, collate=self._collate, **options)
 
     def _epoch(self, index: int, network: Network, e: EpochResult) -> Epoch:
         rates = (e.lr, e.loss, e.train_accuracy, e.test_accuracy)
@@ -751,13 +811,14 @@ class ActiveLearning:
             with bench.timed(Cost("plan", "selector", index, config.sizes[index], 0.0, 0.0)):
                 self.plan = plan_pruning(
                     self._dense,
-                    (self._example,),
+                    **_example_of(self._example),
                     ratio=config.prune_ratio,
                     criterion=config.criterion,
                     rounding=config.rounding,
                     seed=config.seed,
                 )
         selector = self._initial_selector()
+        counted = self._own_fit is None
         chosen = [config.chooser_of(index) for index in (0, 1)]
         if "ensemble" in config.chooser.needs and not dropout_layers(selector):
             raise ValueError(
@@ -765,7 +826,8 @@ class ActiveLearning:
             )
         compared = 0
         if any(one.needs & {"features", "all_features"} for one in chosen):
-            compared = width_of_features(selector, self._example, self._features, config.features_from)
+            asked = (self._example, self._features, config.features_from, self._task)
+            compared = width_of_features(selector, *asked)
             compared += (config.strategy == "badge") * self.num_classes
         self._sizes = Sizes(
             flops_per_input(selector, self._example),
@@ -774,6 +836,7 @@ class ActiveLearning:
             len(self._pool),
             0 if self._test is None else len(self._test),
             self._candidates,
+            counted,
         )
 
     def _tell(self, event: Event) -> None:
@@ -803,22 +866,22 @@ class ActiveLearning:
         with isolated(derive(self.config.seed, *purpose), self._device):
             model = make(name, factory).to(self._device)
             if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
-                predict(
-                    model, TensorImages(self._first(model), as_is=True)
-                )  # draws the weights here, from this seed
+                outputs_of(model, self._first(model), self._task)  # draws the weights here, from this seed
             return model
 
-    def _first(self, model: nn.Module) -> Tensor:
+    def _first(self, model: nn.Module) -> Any:
         """The first sample of the pool, in a batch, as the model reads it."""
-        first = [Batch(torch.tensor([0]))]
-        [(image, _)] = read(self._pool, first, labels=False, device=self._device, ids=takes_ids(model))
-        return image
+        first, reading = [Batch(torch.tensor([0]))], reading_for(model, collate=self._collate)
+        [(inputs, _)] = read(self._pool, first, labels=False, device=self._device, reading=reading)
+        return inputs
 
-    def _labeled(self) -> tuple[Tensor, Tensor]:
+    def _labeled(self) -> tuple[Tensor, Any]:
         """Indices and labels of all labeled samples, in the order they were bought."""
         bought = self.state.acquisitions
         indices = torch.tensor([i for a in bought for i in a.picks], dtype=torch.int64)
-        return indices, torch.tensor([y for a in bought for y in a.labels], dtype=torch.int64)
+        labels = [y for a in bought for y in a.labels]
+        single = type(self._task) is SingleLabel
+        return indices, torch.tensor(labels, dtype=torch.int64) if single else labels
 
 
 @dataclass(frozen=True)
@@ -837,3 +900,25 @@ def _weights(model: nn.Module | None) -> dict[str, Tensor]:
     return {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()
     }
+
+
+def _told(metrics: Metrics | None, epochs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a training found, as plain data."""
+    accuracy = None if metrics is None else first_of(dict(metrics))
+    return {"accuracy": accuracy, "metrics": metrics, "epochs": epochs}
+
+
+def _metrics_of(step: Step[Cost], found: Result[Cost]) -> dict[str, Metrics]:
+    """The metrics of the network that a step trained."""
+    metrics = found.values.get("metrics")
+    if metrics is None:
+        return {}
+    of_each = {name: tuple(one) if isinstance(one, list) else one for name, one in metrics.items()}
+    return {step.what.removeprefix("train_"): of_each}
+
+
+def _example_of(inputs: Any) -> dict[str, Any]:
+    """The inputs of a batch as arguments of `plan_pruning`."""
+    if isinstance(inputs, Mapping):
+        return {"example_inputs": (), "example_kwargs": dict(inputs)}
+    return {"example_inputs": tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)}

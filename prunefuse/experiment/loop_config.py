@@ -37,13 +37,15 @@ from prunefuse.training._recipe import RECIPES, Recipe
 
 if TYPE_CHECKING:
     from prunefuse.selection._strategies import Need, Strategy
+    from prunefuse.tasks import Task
 
 LABELS, SELECT, FINAL = "How much to label", "How to select", "The final network"
 TRAIN, RUN = "Training", "The run"
 GIVEN = "array"  # features_from, where the features are an argument of the loop
 _STRATEGY = Check(
     f"one of {', '.join(STRATEGIES)}",
-    lambda value: value in STRATEGIES or callable(value) or ":" in value,
+    # One that a task has is looked for when the task is known.
+    lambda value: value in STRATEGIES or callable(value) or ":" in value or value.isidentifier(),
     STRATEGIES,
 )
 
@@ -348,6 +350,12 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, StoppingOption
     selector_recipe: Recipe | None = field(
         default=None, metadata=option("", "Training of the selector; None is that of the final network")
     )
+    task: Any = field(
+        default="single-label",
+        metadata=option(
+            "", "What the network learns: single-label, multi-label, segmentation, tokens, regression, or a `Task`"
+        ),
+    )
     seed: int = field(
         default=0,
         metadata=option("", "Fixes initialization, order, augmentation and selection", check=at_least(0)),
@@ -357,6 +365,11 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, StoppingOption
         check_fields(self)
         check_selection(self)
         check_stopping(self)
+
+    @cached_property
+    def learns(self) -> Task:
+        """The task."""
+        return _task(self.task)
 
     @cached_property
     def chooser(self) -> Strategy:
@@ -369,7 +382,7 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, StoppingOption
 
         if self.cold_start is None:
             return self.chooser if self.chooser.cold_start else strategy("random")
-        return strategy(self.cold_start)
+        return strategy(self.cold_start, task=self.learns)
 
     def chooser_of(self, index: int) -> Strategy:
         """The strategy that chooses the samples of round ``index``."""
@@ -438,7 +451,8 @@ def check_selection(config: SelectionOptions) -> None:
     fused = config.selector == "prunefuse" and config.fuse
     require(fused or config.t_sync == 0, "t_sync", "0 without fusion", config.t_sync)
     plain = config.stochastic == "none" and config.diversity == "none" and not config.class_balanced
-    if config.strategy not in STRATEGIES or not plain:
+    usual = _is_usual(config)
+    if config.strategy not in STRATEGIES or not plain or not usual:
         chosen_strategy(config)
 
 
@@ -446,6 +460,9 @@ def check_stopping(config: StoppingOptions) -> None:
     """Raise ``ConfigError`` for rules that the strategy gives nothing to, or that are missing."""
     assert isinstance(config, SelectionOptions)
     require(bool(config.stop_when) or not config.stop, "stop", "False without stop_when", config.stop)
+    if not _is_usual(config):
+        blind = all(rule.startswith("cost") for rule in config.stop_when)
+        require(blind, "stop_when", "cost alone with another task than single-label", config.stop_when)
     if config.strategy == "random":
         blind = all(rule.startswith("cost") for rule in config.stop_when)
         require(blind, "stop_when", "cost alone with random, which asks no network", config.stop_when)
@@ -463,4 +480,40 @@ def chosen_strategy(config: SelectionOptions) -> Strategy:
         class_balanced=config.class_balanced,
         diversity=config.diversity,
         preselect=config.preselect,
+        task=_task(getattr(config, "task", _USUAL)),
     )
+
+
+def _is_usual(config: SelectionOptions) -> bool:
+    """Whether the task is classification."""
+    given = getattr(config, "task", _USUAL)
+    return given == _USUAL or type(_task(given)).__name__ == _TASKS[_USUAL]
+
+
+_USUAL = "single-label"
+_TASKS = {
+    _USUAL: "SingleLabel",
+    "multi-label": "MultiLabel",
+    "segmentation": "Segmentation",
+    "tokens": "Tokens",
+    "regression": "Regression",
+    "detection": "Detection",
+}
+
+
+def _task(given: Any) -> Task:
+    """The task by its name, or itself.
+
+    Raises:
+        TypeError, ValueError: it is none; names ``task``.
+    """
+    from prunefuse import tasks  # here, so that options are read without torch
+
+    if isinstance(given, tasks.Task):
+        return given
+    if not isinstance(given, str):
+        raise TypeError(f"task must be a Task or the name of one, got {type(given).__name__}")
+    if given not in _TASKS:
+        raise ValueError(f"task must be one of {', '.join(_TASKS)}, or a Task, got {given!r}")
+    made: Task = getattr(tasks, _TASKS[given])()
+    return made

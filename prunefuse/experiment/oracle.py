@@ -6,19 +6,20 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, TypeAlias
 
 from prunefuse.ops.arrays import as_tensor
-from prunefuse.ops.integers import class_index
+from prunefuse.tasks import SingleLabel, Task
 
-# Pool indices in, as many class indices out: a sequence of integers, a tensor or an array.
+# Pool indices in, as many labels out: a sequence of integers, a tensor or an array; or of what the task has.
 Oracle: TypeAlias = Callable[[Sequence[int]], Any]
+_SINGLE_LABEL = SingleLabel()
 
 
-def ask(oracle: Oracle, indices: Sequence[int], num_classes: int) -> tuple[int, ...]:
+def ask(oracle: Oracle, indices: Sequence[int], width: int, task: Task = _SINGLE_LABEL) -> tuple[Any, ...]:
     """The oracle's labels of the pool samples ``indices``.
 
     Raises:
         TypeError: the answers are no sequence, or one of them is not an integer. A mapping, a set or a string has no order
             of its own, or none of labels, and is refused too.
-        ValueError: not one answer per index, an array of another shape than (N,), or a label outside [0, num_classes).
+        ValueError: not one answer per index, an array of another shape than (N,), or a label outside [0, width).
     """
     answers = oracle(list(indices))
     if isinstance(answers, Mapping | Set | str | bytes):
@@ -27,36 +28,33 @@ def ask(oracle: Oracle, indices: Sequence[int], num_classes: int) -> tuple[int, 
             f"oracle must answer a sequence of labels, in the order of the {len(indices)} indices, got {kind}"
         )
     shape = getattr(answers, "shape", None)
-    if shape is not None and len(shape) != 1:
+    single = type(task) is SingleLabel
+    if shape is not None and len(shape) != 1 and single:
         raise ValueError(
             f"oracle must answer {len(indices)} labels in one dimension, shape ({len(indices)},), got shape {tuple(shape)}"
         )
     if hasattr(answers, "__dlpack__"):
-        answers = as_tensor("oracle's labels", answers).tolist()
+        found = as_tensor("oracle's labels", answers)
+        answers = found.tolist() if single else list(found)
     try:
         answers = list(answers)
     except TypeError:
         raise TypeError(f"oracle must answer a sequence of labels, got {type(answers).__name__}") from None
     if len(answers) != len(indices):
         raise ValueError(f"oracle must answer {len(indices)} labels, one per index, got {len(answers)}")
-    return check_labels("oracle", indices, answers, num_classes)
+    return check_labels("oracle", indices, answers, width, task)
 
 
 def check_labels(
-    argument: str, indices: Sequence[int], answers: Sequence[Any], num_classes: int
-) -> tuple[int, ...]:
-    """Labels of the samples ``indices`` as plain numbers.
+    argument: str, indices: Sequence[int], answers: Sequence[Any], width: int, task: Task = _SINGLE_LABEL
+) -> tuple[Any, ...]:
+    """Labels of the samples ``indices`` in the form that the task has, of classes as plain numbers.
 
     Raises:
-        TypeError: one of them is not an integer; names the argument and the sample.
-        ValueError: one is outside [0, num_classes).
+        TypeError: one of them is of another kind; names the argument and the sample.
+        ValueError: one is outside [0, width).
     """
-    labels = []
-    for index, answer in zip(indices, answers, strict=True):
-        label = class_index(argument, index, answer, floats=False)
-        if not 0 <= label < num_classes:
-            raise ValueError(
-                f"{argument} must have a class in [0, {num_classes}) for sample {index}, got {answer!r}"
-            )
-        labels.append(label)
-    return tuple(labels)
+    return tuple(
+        task.label(argument, index, answer, width=width)
+        for index, answer in zip(indices, answers, strict=True)
+    )

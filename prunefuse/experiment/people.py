@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from prunefuse.experiment.answers import encoded
 from prunefuse.experiment.oracle import check_labels
 from prunefuse.experiment.records import Cost
 from prunefuse.experiment.state import Acquisition, LoopState, Pending
 from prunefuse.selection._strategies import Picks
+from prunefuse.tasks import Task
 
-# Class by pool index, or in the order in which samples were asked; None is "cannot tell".
-Labels = Mapping[int, int | None] | Sequence[int | None]
+# Label by pool index, or in the order in which samples were asked; None is "cannot tell".
+Labels = Mapping[int, Any] | Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def add(state: LoopState, picks: Picks, costs: Sequence[Cost]) -> None:
     pending.costs += costs
 
 
-def take(state: LoopState, labels: Labels, sizes: Sequence[int], num_classes: int) -> bool:
+def take(state: LoopState, labels: Labels, sizes: Sequence[int], width: int, task: Task) -> bool:
     """Take what people say; returns whether a label of an earlier round was corrected.
 
     Raises:
@@ -80,7 +83,7 @@ def take(state: LoopState, labels: Labels, sizes: Sequence[int], num_classes: in
         if label is None and index in earlier:
             raise ValueError(f"labels must be a class for a sample of a complete round, got None for {index}")
     known = {index: label for index, label in told.items() if label is not None}
-    classes = check_labels("labels", list(known), list(known.values()), num_classes)
+    classes = check_labels("labels", list(known), list(known.values()), width, task)
     # From here on nothing can fail.
     corrected = False
     for index, label in zip(known, classes, strict=True):
@@ -98,12 +101,12 @@ def take(state: LoopState, labels: Labels, sizes: Sequence[int], num_classes: in
     return corrected
 
 
-def _correct(acquisitions: list[Acquisition], number: int, index: int, label: int) -> bool:
+def _correct(acquisitions: list[Acquisition], number: int, index: int, label: Any) -> bool:
     """Change a label of an earlier round; returns whether it was another."""
     one = acquisitions[number]
     labels = tuple(label if i == index else y for i, y in zip(one.picks, one.labels, strict=True))
     acquisitions[number] = replace(one, labels=labels)
-    return labels != one.labels
+    return [encoded(y) for y in labels] != [encoded(y) for y in one.labels]
 
 
 def _acquire(state: LoopState, pending: Pending) -> None:

@@ -98,8 +98,9 @@ class Round:
     ``labels`` is the size of the labeled set, ``picks`` the pool indices acquired to reach it, in pick order,
     with their ``utilities`` (None where the strategy has none; round 0 is the random initial pool).
     ``unselectable`` counts the pool rows whose utility was NaN when these picks were made. Accuracies are
-    those of the last epoch on the test set, in [0, 1]; None where the network was not trained. ``signals`` has what
-    stopping rules look at, measured with the selector that chose these picks, by name.
+    those of the last epoch on the test set, in [0, 1]; None where the network was not trained. Of another task than
+    classification they are its first metric. ``metrics`` has all of them, by network and name; those of each class are
+    tuples. ``signals`` has what stopping rules look at, measured with the selector that chose these picks, by name.
     """
 
     index: int
@@ -112,6 +113,7 @@ class Round:
     epochs: tuple[Epoch, ...]
     costs: tuple[Cost, ...]
     signals: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float | tuple[float, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,4 +144,8 @@ def round_from_dict(data: Mapping[str, Any]) -> Round:
         epochs=tuple(Epoch(**e) for e in data["epochs"]),
         costs=tuple(Cost(**c) for c in data["costs"]),
         signals=dict(data.get("signals", {})),
+        metrics={
+            network: {name: tuple(one) if isinstance(one, list) else one for name, one in found.items()}
+            for network, found in data.get("metrics", {}).items()
+        },
     )

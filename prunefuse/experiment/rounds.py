@@ -59,6 +59,8 @@ def training_lines(
     taught = 0.0
     if network == "final" and config.distills():
         taught = cost.teacher_flops(recipe, labels, sizes.selector)
+    if not sizes.counted:
+        flops = taught = 0.0
     lines: list[tuple[PhaseName, Network, float]]
     if network == "selector":
         lines = [("train_selector", network, flops)]
@@ -66,7 +68,7 @@ def training_lines(
         lines = [("train_selector", network, flops + taught)]
     else:
         lines = [("train_final", network, flops)]
-        if config.distills():
+        if config.distills() and sizes.counted:
             lines.append(("teacher", "selector", taught))
     if sizes.test:
         lines.append(("evaluate", network, tested))

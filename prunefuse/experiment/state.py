@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
+from prunefuse.experiment.answers import decoded, encoded
 from prunefuse.experiment.records import Cost, Round, round_from_dict
 
 
@@ -16,7 +17,7 @@ class Acquisition:
     """Labels bought for one round: pool indices in pick order, the oracle's answers, and how they were chosen."""
 
     picks: tuple[int, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
     utilities: tuple[float, ...] | None
     unselectable: int
     costs: tuple[Cost, ...]
@@ -33,7 +34,7 @@ class Pending:
     utilities: list[float | None] = field(default_factory=list)
     unselectable: int = 0
     costs: list[Cost] = field(default_factory=list)
-    told: dict[int, int] = field(default_factory=dict)
+    told: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -76,10 +77,12 @@ class LoopState:
     def to_json(self) -> dict[str, Any]:
         """All but the tensors, for ``json.dumps``."""
         return {
-            "acquisitions": [asdict(a) for a in self.acquisitions],
+            "acquisitions": [_plain(a, labels=[encoded(y) for y in a.labels]) for a in self.acquisitions],
             "rounds": [asdict(r) for r in self.rounds],
             "origin": dict(self.origin),
-            "pending": None if self.pending is None else asdict(self.pending),
+            "pending": None
+            if self.pending is None
+            else _plain(self.pending, told={i: encoded(y) for i, y in self.pending.told.items()}),
             "unclear": list(self.unclear),
             "signals": {str(index): dict(found) for index, found in self.signals.items()},
             "stopped": self.stopped,
@@ -98,7 +101,7 @@ class LoopState:
             [
                 Acquisition(
                     tuple(a["picks"]),
-                    tuple(a["labels"]),
+                    tuple(map(decoded, a["labels"])),
                     None if a["utilities"] is None else tuple(a["utilities"]),
                     a["unselectable"],
                     tuple(Cost(**c) for c in a["costs"]),
@@ -118,9 +121,15 @@ class LoopState:
         return state
 
 
+def _plain(record: Acquisition | Pending, **labels: Any) -> dict[str, Any]:
+    """A record as plain data, with labels that are."""
+    empty = {name: type(getattr(record, name))() for name in labels}
+    return {**asdict(replace(record, **empty)), **labels}
+
+
 def _pending(data: Mapping[str, Any] | None) -> Pending | None:
     if data is None:
         return None
     costs = [Cost(**cost) for cost in data["costs"]]
-    told = {int(index): label for index, label in data["told"].items()}  # keys are text in JSON
+    told = {int(index): decoded(label) for index, label in data["told"].items()}  # keys are text in JSON
     return Pending(list(data["picks"]), list(data["utilities"]), data["unselectable"], costs, told)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.records import Round
 from prunefuse.experiment.state import LoopState
 from prunefuse.pruning import PruningPlan
+from prunefuse.tasks import SingleLabel, Task
+from prunefuse.training._recipe import completed_recipe
 
 STEPS = ".steps"
 PICKS = ("round", "order", "index", "utility", "label", "class", "id")
@@ -43,17 +45,24 @@ class Names:
 
     ids: Sequence[str] | None = None
     classes: Sequence[str] | None = None
+    task: Task = SingleLabel()
 
 
 def identity(config: LoopConfig, pool: Any, test: Any, features: Tensor | None) -> dict[str, Any]:
     """What a loop is, apart from its networks; plain data. ``features`` are those given beside the pool."""
-    known = {name: value for name, value in asdict(config).items() if name not in _FREE}
+    names = [one.name for one in fields(config) if one.name not in (*_FREE, "task")]
+    known = {name: _plain(getattr(config, name)) for name in names}
     if callable(config.strategy):
         known["strategy"] = getattr(config.strategy, "__qualname__", type(config.strategy).__qualname__)
+    known["task"] = "single-label" if type(config.learns) is SingleLabel else config.learns.described()
     # Through JSON, as it is compared with what comes from there.
     plain: dict[str, Any] = json.loads(json.dumps(known))
     data = {"pool": pool, "test": test, "features": features}
     return {"config": plain} | {name: {} if one is None else fingerprint(one) for name, one in data.items()}
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def restore(folder: Path, now: Mapping[str, Any], pool: Any) -> LoopState | None:
@@ -76,6 +85,8 @@ def restore(folder: Path, now: Mapping[str, Any], pool: Any) -> LoopState | None
     usual = {one.name: one.default for one in fields(LoopConfig)}  # of options that were not there yet
     for name, value in now["config"].items():
         had = before["config"].get(name, usual[name])
+        if name in ("recipe", "selector_recipe") and had is not None:
+            had = completed_recipe(had)
         if had != value:
             raise ValueError(f"folder: {folder} is of a loop with {name} {had!r}, and this one has {value!r}")
     for name in ("pool", "test", "features"):
@@ -149,12 +160,13 @@ def read_rounds(folder: Path) -> tuple[Round, ...]:
 def picks_table(state: LoopState, names: Names) -> str:
     """The content of picks.csv: every sample whose label was bought, also those of a round in progress."""
     rows = [
-        dict(zip(PICKS, (number, order, index, utility, label, named, name), strict=True))
+        dict(zip(PICKS, (number, order, index, utility, told, named, name), strict=True))
         for number, bought in enumerate(state.acquisitions)
         for order, (index, label, utility) in enumerate(
             zip(bought.picks, bought.labels, bought.utilities or [None] * len(bought.picks), strict=True)
         )
-        for named in (names.classes[label] if names.classes else label,)
+        for told in (label if isinstance(label, int) else names.task.text(label, None),)
+        for named in (names.task.text(label, names.classes),)
         for name in (index if names.ids is None else names.ids[index],)
     ]
     return files.csv_text(PICKS, rows)

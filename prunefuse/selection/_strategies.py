@@ -15,12 +15,13 @@ from torch import Tensor
 
 from prunefuse._names import DIVERSITY, Diversity
 from prunefuse._options import at_least, one_of, positive, require
+from prunefuse.data._items import length_of
 from prunefuse.errors import TooFewRowsError
 from prunefuse.extrapolation import KNN
 from prunefuse.extrapolation._interface import refuse_infinite
 from prunefuse.ops.arrays import as_tensor, require_floating
 from prunefuse.ops.transfer import row_extents, rows_where, upload
-from prunefuse.scoring import LOGIT_STRATEGIES, EnsembleScores, score, statistics
+from prunefuse.scoring import LOGIT_STRATEGIES, score, statistics
 from prunefuse.selection._badge import badge
 from prunefuse.selection._batches import (
     STOCHASTIC,
@@ -31,14 +32,18 @@ from prunefuse.selection._batches import (
 )
 from prunefuse.selection._cold_start import probcover, typiclust
 from prunefuse.selection._custom import load_function
+from prunefuse.selection._greedy import PassVariance, greedy_sampling
 from prunefuse.selection._k_center import k_center_on_host
 from prunefuse.selection._k_means import k_means
 from prunefuse.selection._top_b import best_first, require_selected
+from prunefuse.tasks import Regression, SingleLabel, Task
 
 # logits, features: of the unlabeled samples. all_features: of the labeled ones too. ensemble: dropout passes.
-# dynamics: scores of the labeled ones from the selector's training.
-Need = Literal["logits", "features", "all_features", "ensemble", "dynamics"]
+# dynamics: scores of the labeled ones from the selector's training. utilities: of each batch of outputs, which are not kept.
+# answers: the labels of the labeled ones.
+Need = Literal["logits", "features", "all_features", "ensemble", "dynamics", "utilities", "answers"]
 UtilityFunction = Callable[[Tensor], Any]
+_SINGLE_LABEL = SingleLabel()
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class Pool:
     What a strategy does not need may be None. ``logits`` (C,), ``features`` (d,) and what ``ensemble`` was updated
     with have one row for each of ``unlabeled``; for a strategy that needs ``all_features``, ``features`` has one row
     for each of ``labeled``, then one for each of ``unlabeled``. ``scores`` has one for each of ``labeled``, NaN where there is
-    none. ``generator`` is the strategy's only source of randomness. ``classes`` is how many there are.
+    none. ``utilities`` (N,) are those of outputs that were not kept, ``answers`` the labels of
+    the labeled ones. ``generator`` is the strategy's only source of randomness. ``classes`` is how many there are.
     """
 
     unlabeled: Tensor
@@ -56,9 +62,11 @@ class Pool:
     generator: torch.Generator
     logits: Tensor | None = None
     features: Tensor | None = None
-    ensemble: EnsembleScores | None = None
+    ensemble: Any = None
     scores: Tensor | None = None
     classes: int = 2
+    utilities: Tensor | None = None
+    answers: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,8 @@ class Strategy:
     ``dynamics`` which preset of `prunefuse.dynamics` is recorded while it is trained. ``cold_start``: it is made for a pool
     without labels, and may pick the first samples too, by the features of a network that is not trained. ``distances``
     is what it computes of these at most, in FLOPs, where needs do not say it: by what a distance reads, and how many
-    samples are labeled, to pick, and in the pool.
+    samples are labeled, to pick, and in the pool. ``of_outputs`` makes utilities of the outputs of a batch and what the network
+    was given, ``ensemble`` what collects passes with dropout, where these are no logits of classes.
     """
 
     needs: frozenset[Need]
@@ -91,6 +100,8 @@ class Strategy:
     dynamics: str | None = None
     cold_start: bool = False
     distances: Callable[[int, int, int, int], float] | None = None
+    of_outputs: Callable[[Any, Any], Tensor] | None = None
+    ensemble: Callable[[], Any] | None = None
 
 
 def _random(pool: Pool, b: int) -> Picks:
@@ -164,6 +175,28 @@ def _named(token: str) -> UtilityFunction:
             raise ValueError(f"strategy must return utilities, got from {token}: {told}") from error
 
     return called
+
+
+def _given(pool: Pool) -> Tensor:
+    assert pool.utilities is not None
+    return pool.utilities
+
+
+def _variance(pool: Pool) -> Tensor:
+    assert pool.ensemble is not None
+    utilities: Tensor = pool.ensemble.result()
+    return utilities
+
+
+def _greedy(both: bool, pool: Pool, b: int) -> Picks:
+    assert pool.logits is not None
+    assert pool.features is not None
+    assert pool.answers is not None
+    _require_enough(pool, b)
+    answers = upload(pool.answers.flatten(1).float(), pool.logits.device)
+    values = torch.cat((answers, pool.logits.flatten(1)))
+    found = greedy_sampling(values, b, len(answers), features=pool.features if both else None)
+    return Picks(pool.unlabeled[found.rows], None, found.unselectable)
 
 
 def _bald(pool: Pool) -> Tensor:
@@ -359,6 +392,7 @@ _UTILITIES: dict[str, tuple[Need, Callable[[Pool], Tensor]]] = {
 }
 # By the score that is recorded: those of which higher means harder, and that are finite.
 _NEIGHBORS = 20
+_GREEDY = {"greedy_outputs": False, "greedy_both": True}
 _EXTRAPOLATED = {f"extrapolated_{score}": score for score in ("du", "dual", "tdds", "el2n", "loss")}
 STRATEGIES: tuple[str, ...] = (
     *("random", *_UTILITIES, *_EXTRAPOLATED),
@@ -375,6 +409,7 @@ def strategy(
     class_balanced: bool = False,
     diversity: Diversity = "none",
     preselect: int = 10,
+    task: Task = _SINGLE_LABEL,
 ) -> Strategy:
     """A strategy by name, or made of a utility function.
 
@@ -392,6 +427,8 @@ def strategy(
             as picks, weighted by utility, and takes the sample nearest to each center (Zhdanov 2019, *Diverse Mini-batch
             Active Learning*).
         preselect: how many times as many.
+        task: what the network learns. Strategies by utility are those of the task, and a function is given the outputs of one
+            batch after another. Those of classes alone are not for another task.
 
     Raises:
         TypeError: token is neither a string nor a function.
@@ -405,6 +442,8 @@ def strategy(
     diverse = diversity != "none"
     require(not (diverse and class_balanced), "class_balanced", "False with diversity", class_balanced)
     need: Need = "logits"
+    if type(task) is not SingleLabel and not (isinstance(token, str) and token in _OF_FEATURES):
+        return _of_task(task, token, passes, stochastic, beta, class_balanced, diversity, preselect)
     if isinstance(token, str) and token in _EXTRAPOLATED:
         needs: set[Need] = {"all_features", "dynamics"}
         if class_balanced:
@@ -439,3 +478,61 @@ def strategy(
     seen: Need = "all_features" if diversity == "k_center" else "features"
     pick = partial(_by_diversity, utility, stochastic, beta, diversity, preselect, seen == "all_features")
     return Strategy(frozenset({need, seen}), pick, distances=partial(_of_diversity, diversity, preselect))
+
+
+_OF_FEATURES = frozenset({"random", "k_center", "typiclust", "probcover"})
+"""Strategies that look at no outputs, so that they are for any task."""
+
+
+def _of_task(
+    task: Task,
+    token: str | UtilityFunction,
+    passes: int,
+    stochastic: Stochastic,
+    beta: float,
+    class_balanced: bool,
+    diversity: Diversity,
+    preselect: int,
+) -> Strategy:
+    """A strategy of another task than classification."""
+    kind = type(task).__name__
+    require(not class_balanced, "class_balanced", f"False with {kind}, which predicts no one class", class_balanced)
+    if token == "variance" and isinstance(task, Regression):
+        require(diversity == "none", "diversity", "none for variance, whose passes give no features", diversity)
+        pick = partial(_by_utility, _variance, stochastic, beta, False)
+        return Strategy(frozenset({"ensemble"}), pick, passes, ensemble=PassVariance)
+    if isinstance(token, str) and token in _GREEDY and isinstance(task, Regression):
+        for name, value in (("diversity", diversity), ("stochastic", stochastic)):
+            require(value == "none", name, f"none for {token}, which has no utilities", value)
+        pick = partial(_greedy, _GREEDY[token])
+        return Strategy(frozenset({"logits", "all_features", "answers"}), pick)
+    if isinstance(token, str) and token in task.strategies:
+        of_outputs: Callable[[Any, Any], Tensor] = lambda outputs, inputs: task.utilities(outputs, token, inputs)
+    elif isinstance(token, str) and ":" not in token:
+        own = (*sorted(_OF_FEATURES), *task.strategies)
+        own += ("variance", *_GREEDY) if isinstance(task, Regression) else ()
+        raise ValueError(f"strategy must be one of {', '.join(own)} with {kind}, got {token!r}")
+    elif isinstance(token, str) or callable(token):
+        function = _named(token) if isinstance(token, str) else token
+        of_outputs = lambda outputs, inputs: _checked(function(outputs), length_of(inputs))
+    else:
+        raise TypeError(f"strategy must be a name or a function, got {type(token).__name__}")
+    if diversity == "none":
+        pick = partial(_by_utility, _given, stochastic, beta, False)
+        return Strategy(frozenset({"utilities"}), pick, of_outputs=of_outputs)
+    seen: Need = "all_features" if diversity == "k_center" else "features"
+    whole = seen == "all_features"
+    pick = partial(_by_diversity, _given, stochastic, beta, diversity, preselect, whole)
+    distances = partial(_of_diversity, diversity, preselect)
+    return Strategy(frozenset({"utilities", seen}), pick, distances=distances, of_outputs=of_outputs)
+
+
+def _checked(given: Any, samples: int) -> Tensor:
+    """What a user's function made of the outputs of a batch."""
+    utilities = as_tensor("the utility function's result", given)
+    require_floating("the utility function's result", utilities)
+    if utilities.shape != (samples,):
+        raise ValueError(
+            f"the utility function must return shape ({samples},), one utility for every sample, got {tuple(utilities.shape)}"
+        )
+    return utilities

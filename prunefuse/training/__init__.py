@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prunefuse.training._starts import shrink_and_perturb_ as shrink_and_perturb_
     from prunefuse.training._train import EpochResult as EpochResult
     from prunefuse.training._train import TrainingDivergedError as TrainingDivergedError
+    from prunefuse.training._train import best_epoch as best_epoch
     from prunefuse.training._train import train as train
 
 __getattr__, __dir__, __all__ = lazily(
@@ -41,6 +42,6 @@ __getattr__, __dir__, __all__ = lazily(
         "_predict": "dropout_layers evaluate features measure predict predict_dropout predict_with_features",
         "_recipe": "RECIPES Recipe",
         "_starts": "shrink_and_perturb_",
-        "_train": "EpochResult TrainingDivergedError train",
+        "_train": "EpochResult TrainingDivergedError best_epoch train",
     },
 )

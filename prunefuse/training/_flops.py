@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunefuse._attention import unfused_attention
+from prunefuse.tasks._task import logits_of
 from prunefuse.training._modes import evaluating
 
 Handle = Callable[[Sequence[Any], Sequence[Any]], float]
@@ -30,7 +31,7 @@ _FREE = """
 """
 
 
-def flops_per_input(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> float:
+def flops_per_input(model: nn.Module, example: Any) -> float:
     """The FLOPs of one forward pass in evaluation mode: 2 per multiply-add of contractions.
 
     >>> from prunefuse.training import flops_per_input
@@ -42,12 +43,14 @@ def flops_per_input(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> f
 
     Args:
         model: The network; left as it was.
-        example: A batch of one input, or the inputs in order, on the model's device.
+        example: A batch of one input, or the inputs in order or by name, on the model's device.
 
     Warns:
         UserWarning: Operators that nobody counts take weights; the message names them.
     """
     uncounted: set[str] = set()
+    if isinstance(example, Mapping):
+        model, example = _ByName(model, tuple(example)), tuple(example.values())
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     with warnings.catch_warnings(), evaluating(model), unfused_attention(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecation of torch.jit, which fvcore is made of
@@ -66,6 +69,17 @@ def flops_per_input(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> f
             stacklevel=2,
         )
     return 2.0 * float(multiply_adds)
+
+
+class _ByName(nn.Module):
+    """A model whose inputs have names, called with them in order; it returns the tensors alone, which is what can be traced."""
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return logits_of(self.model(**dict(zip(self.names, inputs, strict=True))))
 
 
 def _handles() -> dict[str, Handle]:

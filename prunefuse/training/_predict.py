@@ -320,6 +320,20 @@ def _with_features(
             yield output, task.features(feature, inputs).float(), inputs
 
 
+def outputs_of(model: nn.Module, inputs: Any, task: Task = _SINGLE_LABEL) -> Any:
+    """Outputs of one batch in evaluation mode."""
+    with evaluating(model), torch.no_grad():
+        return forward(model, inputs, _PLAIN, task)
+
+
+def features_of(model: nn.Module, inputs: Any, module: str | None, task: Task = _SINGLE_LABEL) -> Tensor:
+    """Features (N, d) of one batch, as `features` gives them of many."""
+    model = plain(model)
+    with penultimate(model, module, heads=True) as seen, evaluating(model), torch.no_grad():
+        _run(model, inputs, _PLAIN)
+        return task.features(feature_of(seen, module), inputs).float()
+
+
 def plain(model: nn.Module) -> nn.Module:
     """The model whose layers can be watched: that inside a compiled one.
 

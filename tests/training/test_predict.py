@@ -192,8 +192,38 @@ def test_features_errors(model: nn.Module) -> None:
     recurrent = nn.Sequential(nn.LSTM(4, 4))
     with pytest.raises(TypeError, match=r"tuple from '0'"):
         features(recurrent, torch.randn(3, 5, 4), module="0")
-    with pytest.raises(TypeError, match=r"logits.*tuple"):
-        predict(recurrent, torch.randn(3, 5, 4))
+    assert predict(recurrent, torch.randn(3, 5, 4)).shape == (3, 5, 4)  # the first of a tuple
+
+
+class Said(nn.Module):
+    """Returns what is given, of the images."""
+
+    def __init__(self, said: object) -> None:
+        super().__init__()
+        self.said = said
+
+    def forward(self, images: torch.Tensor) -> object:
+        return self.said(images.flatten(1))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda x: (x, None),
+        lambda x: {"out": x, "aux": 2 * x},
+        lambda x: {"logits": x, "loss": x.sum()},
+        lambda x: SimpleNamespace(logits=x),
+    ],
+)
+def test_logits_are_found_in_what_models_return(said: object) -> None:
+    x = torch.rand(3, 1, 2, 2)
+    assert torch.equal(predict(Said(said), x), x.flatten(1))
+
+
+@pytest.mark.parametrize("said", [lambda x: {"a": x, "b": x}, lambda x: None, lambda x: ()])
+def test_no_logits_are_an_error_that_names_them(said: object) -> None:
+    with pytest.raises(TypeError, match="model must return a tensor of logits"):
+        predict(Said(said), torch.rand(3, 1, 2, 2))
 
 
 def test_accuracy_counts_correct_answers() -> None:
