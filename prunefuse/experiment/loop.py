@@ -811,7 +811,7 @@ class ActiveLearning:
             with bench.timed(Cost("plan", "selector", index, config.sizes[index], 0.0, 0.0)):
                 self.plan = plan_pruning(
                     self._dense,
-                    **_example_of(self._example),
+                    self._example,
                     ratio=config.prune_ratio,
                     criterion=config.criterion,
                     rounding=config.rounding,
@@ -916,9 +916,3 @@ def _metrics_of(step: Step[Cost], found: Result[Cost]) -> dict[str, Metrics]:
     of_each = {name: tuple(one) if isinstance(one, list) else one for name, one in metrics.items()}
     return {step.what.removeprefix("train_"): of_each}
 
-
-def _example_of(inputs: Any) -> dict[str, Any]:
-    """The inputs of a batch as arguments of `plan_pruning`."""
-    if isinstance(inputs, Mapping):
-        return {"example_inputs": (), "example_kwargs": dict(inputs)}
-    return {"example_inputs": tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)}

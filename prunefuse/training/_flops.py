@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse._attention import unfused_attention
-from prunefuse.tasks._task import logits_of
+from prunefuse._inputs import Inputs, checked_inputs, outputs_in
 from prunefuse.training._modes import evaluating
 
 Handle = Callable[[Sequence[Any], Sequence[Any]], float]
@@ -31,7 +31,9 @@ _FREE = """
 """
 
 
-def flops_per_input(model: nn.Module, example: Any) -> float:
+def flops_per_input(
+    model: nn.Module, example: Any = None, *, example_kwargs: Mapping[str, Any] | None = None
+) -> float:
     """The FLOPs of one forward pass in evaluation mode: 2 per multiply-add of contractions.
 
     >>> from prunefuse.training import flops_per_input
@@ -43,24 +45,27 @@ def flops_per_input(model: nn.Module, example: Any) -> float:
 
     Args:
         model: The network; left as it was.
-        example: A batch of one input, or the inputs in order or by name, on the model's device.
+        example: A batch of one input, or the inputs in order, on the model's device. They may hold tensors in any way, as
+            those of `prunefuse.plan_pruning` may.
+        example_kwargs: More inputs, by name.
 
     Warns:
         UserWarning: Operators that nobody counts take weights; the message names them.
     """
     uncounted: set[str] = set()
-    if isinstance(example, Mapping):
-        model, example = _ByName(model, tuple(example)), tuple(example.values())
-    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    inputs = checked_inputs(model, example, example_kwargs)
     with warnings.catch_warnings(), evaluating(model), unfused_attention(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecation of torch.jit, which fvcore is made of
         from fvcore.nn import FlopCountAnalysis
 
-        analysis = FlopCountAnalysis(model, inputs).clear_op_handles().set_op_handle(**_handles())
+        analysis = FlopCountAnalysis(_OfTensors(model, inputs), tuple(inputs.tensors))
+        analysis.clear_op_handles().set_op_handle(**_handles())
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         multiply_adds = analysis.total()
         if strangers := [name for name in analysis.unsupported_ops() if not _is_free(name)]:
-            analysis.set_op_handle(**{name: _stranger(name, len(inputs), uncounted) for name in strangers})
+            analysis.set_op_handle(
+                **{name: _stranger(name, len(inputs.tensors), uncounted) for name in strangers}
+            )
             multiply_adds = analysis.total()
     if uncounted:
         warnings.warn(
@@ -71,15 +76,17 @@ def flops_per_input(model: nn.Module, example: Any) -> float:
     return 2.0 * float(multiply_adds)
 
 
-class _ByName(nn.Module):
-    """A model whose inputs have names, called with them in order; it returns the tensors alone, which is what can be traced."""
+class _OfTensors(nn.Module):
+    """A model as torch.jit can trace it: tensors go in and come out, whatever holds them."""
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         super().__init__()
-        self.model, self.names = model, names
+        self.model, self._inputs = model, inputs
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return logits_of(self.model(**dict(zip(self.names, inputs, strict=True))))
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """What the model returns for these in place of the tensors of its inputs."""
+        place = {id(x): tensor for x, tensor in zip(self._inputs.tensors, tensors, strict=True)}
+        return tuple(outputs_in(self._inputs.map(lambda x: place[id(x)]).run(self.model)))
 
 
 def _handles() -> dict[str, Handle]:

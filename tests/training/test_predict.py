@@ -3,6 +3,8 @@
 from typing import Any
 
 import numpy as np
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn

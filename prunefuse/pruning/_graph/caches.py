@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
+from prunefuse._inputs import Inputs
 from prunefuse._seeds import isolated
 from prunefuse.pruning._graph.copies import copied, set_attributes
 from prunefuse.pruning._graph.export import quiet
@@ -17,7 +18,7 @@ UNSET, ABSENT = (), (0,)
 
 
 def caches(
-    model: nn.Module, inputs: Sequence[Tensor], names: Iterable[str]
+    model: nn.Module, inputs: Inputs, names: Iterable[str]
 ) -> dict[str, dict[str, int | tuple[int, ...]]]:
     """Those of some tensors that a forward in evaluation mode makes again, to the same values, where they are taken away.
 
@@ -47,12 +48,12 @@ def without_caches(model: nn.Module, found: Mapping[str, Mapping[str, int | tupl
 
 
 def _is_made_again(
-    model: nn.Module, inputs: Sequence[Tensor], path: str, attribute: str, state: tuple[int, ...]
+    model: nn.Module, inputs: Inputs, path: str, attribute: str, state: tuple[int, ...]
 ) -> bool:
     old = vars(model.get_submodule(path)).get(attribute)
     trial = without_caches(model, {path: {attribute: state}}).eval()
-    with suppress(Exception), isolated(0, inputs[0].device), quiet(), torch.no_grad():
-        trial(*(x.clone() for x in inputs))
+    with suppress(Exception), isolated(0, inputs.tensors[0].device), quiet(), torch.no_grad():
+        inputs.map(torch.clone).run(trial)
     new = vars(trial.get_submodule(path)).get(attribute)
     if not isinstance(old, Tensor) or not isinstance(new, Tensor) or new is old:
         return False
