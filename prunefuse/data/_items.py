@@ -142,7 +142,11 @@ def inputs_of(item: Any, reading: Reading) -> Any:
     elif isinstance(item, tuple | list) and item and not _is_numbers(item):
         given = item[0]
     if isinstance(given, Mapping | tuple | list) and given:
-        return _as_tensors(given) if not _is_numbers(given) else image_of((torch.tensor(given),), ids=reading.ids)
+        return (
+            _as_tensors(given)
+            if not _is_numbers(given)
+            else image_of((torch.tensor(given),), ids=reading.ids)
+        )
     return image_of(given if isinstance(given, Tensor | np.ndarray) else (given,), ids=reading.ids)
 
 
@@ -261,7 +265,8 @@ class _InWorker(Exception):
 def collated(items: list[Any], reading: Reading = PLAIN, *, labels: bool = True) -> Any:
     """Inputs (N, ...) and labels of pairs of them, None where they are not asked for; or the first failure among the items.
 
-    Sequences of numbers that come with an ``attention_mask`` are padded with zeros, which the mask says.
+    Sequences of numbers that come with an ``attention_mask`` are padded with zeros, which the mask says; so are those of a
+    model that reads words and nothing else.
 
     Raises:
         ValueError: the items have different shapes.
@@ -272,7 +277,7 @@ def collated(items: list[Any], reading: Reading = PLAIN, *, labels: bool = True)
     if reading.collate is not None:
         return _split(reading.collate(items), reading, labels)
     inputs, answers = zip(*items, strict=True)
-    return _stacked(list(inputs)), reading.targets.targets(answers) if labels else None
+    return _stacked(list(inputs), padded=reading.ids), reading.targets.targets(answers) if labels else None
 
 
 def _stacked(inputs: list[Any], padded: bool = False) -> Any:

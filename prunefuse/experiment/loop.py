@@ -55,7 +55,6 @@ from prunefuse.tasks import SingleLabel
 from prunefuse.training import (
     Distillation,
     EpochResult,
-    best_epoch,
     dropout_layers,
     flops_per_input,
     measure,
@@ -224,11 +223,12 @@ class ActiveLearning:
         self._proxy: nn.Module | None = None
         if selector_factory is not None:
             self._proxy = self._build(selector_factory, "proxy", name="selector_factory")
-            width = self._task.width(outputs_of(self._proxy, self._example, self._task))
-            if width != self.num_classes:
+            outputs = outputs_of(self._proxy, self._example, self._task)
+            if self._task.width(outputs) != self.num_classes:
+                shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
                 raise ValueError(
                     f"selector_factory must make a model with {self.num_classes} outputs, as that of factory, "
-                    f"got {width} outputs"
+                    f"got outputs of shape {shape} for one sample"
                 )
         origin = {
             "pool": len(pool),
@@ -915,4 +915,3 @@ def _metrics_of(step: Step[Cost], found: Result[Cost]) -> dict[str, Metrics]:
         return {}
     of_each = {name: tuple(one) if isinstance(one, list) else one for name, one in metrics.items()}
     return {step.what.removeprefix("train_"): of_each}
-

@@ -353,7 +353,8 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, StoppingOption
     task: Any = field(
         default="single-label",
         metadata=option(
-            "", "What the network learns: single-label, multi-label, segmentation, tokens, regression, or a `Task`"
+            "",
+            "What the network learns: single-label, multi-label, segmentation, tokens, regression, or a `Task`",
         ),
     )
     seed: int = field(

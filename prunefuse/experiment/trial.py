@@ -33,6 +33,7 @@ from prunefuse.tasks import SingleLabel, Task
 from prunefuse.training._recipe import completed_recipe
 
 STEPS = ".steps"
+_SINGLE_LABEL = SingleLabel()
 PICKS = ("round", "order", "index", "utility", "label", "class", "id")
 STATE = "state.json"
 # A loop goes on with more sizes, with another number of processes that read, and beyond where a rule stopped it.
@@ -45,7 +46,7 @@ class Names:
 
     ids: Sequence[str] | None = None
     classes: Sequence[str] | None = None
-    task: Task = SingleLabel()
+    task: Task = _SINGLE_LABEL
 
 
 def identity(config: LoopConfig, pool: Any, test: Any, features: Tensor | None) -> dict[str, Any]:

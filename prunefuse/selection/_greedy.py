@@ -22,8 +22,8 @@ class Found:
 def greedy_sampling(values: Tensor, b: int, labeled: int, *, features: Tensor | None = None) -> Found:
     """``b`` of the samples after the first ``labeled`` ones, each farthest from all that are labeled or picked.
 
-    Distances are those of ``values``; with ``features``, products of both, of which the least over labeled and picked ones counts.
-    The value of a picked sample is what was predicted for it. On a GPU it waits for the device at the end.
+    Distances are those of ``values``; with ``features``, products of both, of which the least over labeled and picked ones
+    counts. The value of a picked sample is what was predicted for it. On a GPU it waits for the device at the end.
 
     Args:
         values: (labeled + N, D): the labels of the labeled samples, then what is predicted for the others.
@@ -51,7 +51,8 @@ def greedy_sampling(values: Tensor, b: int, labeled: int, *, features: Tensor | 
 
     def distance(centers: list[Tensor]) -> Tensor:
         """(N,) to one sample."""
-        found = [torch.linalg.vector_norm(part - center, dim=1) for part, center in zip(ours, centers, strict=True)]
+        pairs = zip(ours, centers, strict=True)
+        found: list[Tensor] = [(part - center).square().sum(1).sqrt() for part, center in pairs]
         return found[0] if len(found) == 1 else found[0] * found[1]
 
     least = torch.full((len(others),), torch.inf, dtype=torch.float64, device=values.device)

@@ -496,9 +496,16 @@ def _of_task(
 ) -> Strategy:
     """A strategy of another task than classification."""
     kind = type(task).__name__
-    require(not class_balanced, "class_balanced", f"False with {kind}, which predicts no one class", class_balanced)
+    require(
+        not class_balanced,
+        "class_balanced",
+        f"False with {kind}, which predicts no one class",
+        class_balanced,
+    )
     if token == "variance" and isinstance(task, Regression):
-        require(diversity == "none", "diversity", "none for variance, whose passes give no features", diversity)
+        require(
+            diversity == "none", "diversity", "none for variance, whose passes give no features", diversity
+        )
         pick = partial(_by_utility, _variance, stochastic, beta, False)
         return Strategy(frozenset({"ensemble"}), pick, passes, ensemble=PassVariance)
     if isinstance(token, str) and token in _GREEDY and isinstance(task, Regression):
@@ -507,14 +514,13 @@ def _of_task(
         pick = partial(_greedy, _GREEDY[token])
         return Strategy(frozenset({"logits", "all_features", "answers"}), pick)
     if isinstance(token, str) and token in task.strategies:
-        of_outputs: Callable[[Any, Any], Tensor] = lambda outputs, inputs: task.utilities(outputs, token, inputs)
+        of_outputs = partial(_utilities_of, task, token)
     elif isinstance(token, str) and ":" not in token:
         own = (*sorted(_OF_FEATURES), *task.strategies)
         own += ("variance", *_GREEDY) if isinstance(task, Regression) else ()
         raise ValueError(f"strategy must be one of {', '.join(own)} with {kind}, got {token!r}")
     elif isinstance(token, str) or callable(token):
-        function = _named(token) if isinstance(token, str) else token
-        of_outputs = lambda outputs, inputs: _checked(function(outputs), length_of(inputs))
+        of_outputs = partial(_own_utilities, _named(token) if isinstance(token, str) else token)
     else:
         raise TypeError(f"strategy must be a name or a function, got {type(token).__name__}")
     if diversity == "none":
@@ -527,9 +533,14 @@ def _of_task(
     return Strategy(frozenset({"utilities", seen}), pick, distances=distances, of_outputs=of_outputs)
 
 
-def _checked(given: Any, samples: int) -> Tensor:
-    """What a user's function made of the outputs of a batch."""
-    utilities = as_tensor("the utility function's result", given)
+def _utilities_of(task: Task, token: str, outputs: Any, inputs: Any) -> Tensor:
+    return task.utilities(outputs, token, inputs)
+
+
+def _own_utilities(function: Callable[[Any], Any], outputs: Any, inputs: Any) -> Tensor:
+    """What a user's function makes of the outputs of a batch."""
+    samples = length_of(inputs)
+    utilities = as_tensor("the utility function's result", function(outputs))
     require_floating("the utility function's result", utilities)
     if utilities.shape != (samples,):
         raise ValueError(

@@ -42,8 +42,8 @@ def class_metrics(sums: Tensor, first: str = "accuracy") -> Metrics:
     """Metrics of such sums; ``first`` comes first.
 
     ``accuracy``; ``balanced_accuracy``, the mean recall of the classes that there are; ``f1``, the mean of theirs (macro);
-    ``mean_iou``, likewise; ``ece``, the expected calibration error (Guo et al. 2017); and ``recall`` and ``iou`` of each class, NaN
-    where there is none.
+    ``mean_iou``, likewise; ``ece``, the expected calibration error (Guo et al. 2017); and ``recall`` and ``iou`` of each class,
+    NaN where there is none.
 
     Raises:
         ValueError: labels are no classes.
@@ -51,7 +51,7 @@ def class_metrics(sums: Tensor, first: str = "accuracy") -> Metrics:
     classes = (len(sums) - 3 * BINS - 1) // 3
     host = sums.cpu()
     found, predicted, there = host[: 3 * classes].view(3, classes)
-    inside, right, confidence = host[3 * classes : -1].view(3, BINS)
+    _, right, confidence = host[3 * classes : -1].view(3, BINS)
     if (outside := int(host[-1])) > 0:
         raise ValueError(
             f"data must have labels in [0, {classes}), as the model has {classes} outputs, got {outside} outside"

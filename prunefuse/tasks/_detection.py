@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,7 +35,9 @@ class Detection(Task):
         Brust, Käding and Denzler 2019, *Active Learning for Deep Object Detection*.
     """
 
-    reduction: str = field(default="max", metadata=checked(one_of("max", "mean", "sum", "count")))
+    reduction: Literal["max", "mean", "sum", "count"] = field(
+        default="max", metadata=checked(one_of("max", "mean", "sum", "count"))
+    )
     threshold: float = 0.5
 
     strategies = ("entropy", "margin", "least_confidence")

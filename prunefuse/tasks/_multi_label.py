@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,7 +32,9 @@ class MultiLabel(Task):
         reduction: Of a sample's labels, to its utility: ``mean``, ``max`` or ``sum``.
     """
 
-    reduction: str = field(default="mean", metadata=checked(one_of("mean", "max", "sum")))
+    reduction: Literal["mean", "max", "sum"] = field(
+        default="mean", metadata=checked(one_of("mean", "max", "sum"))
+    )
 
     strategies = ("entropy", "margin", "least_confidence")
     losses = ("binary_cross_entropy",)
@@ -77,7 +79,8 @@ class MultiLabel(Task):
         exact = (predicted == there).all(1)
         brier = (outputs.sigmoid() - targets).square()
         sums = [(predicted & there).sum(0), predicted.sum(0), there.sum(0), (predicted == there).sum(0)]
-        return torch.cat([*sums, exact.sum()[None], brier.mean(1).sum()[None], exact.new_tensor([len(targets)])]).double()
+        whole = torch.stack([exact.sum(), brier.mean(1).sum(), brier.new_tensor(len(targets))])
+        return torch.cat([*sums, whole]).double()
 
     def metrics(self, measured: Tensor) -> Metrics:
         host = measured.double().cpu()

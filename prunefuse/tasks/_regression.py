@@ -53,8 +53,13 @@ class Regression(Task):
         return labels.float().reshape(len(labels), -1)
 
     def loss(self, outputs: Tensor, targets: Tensor, how: Loss) -> Tensor:
-        losses = {"mae": functional.l1_loss, "huber": functional.huber_loss}
-        return losses.get(how.name or "mse", functional.mse_loss)(outputs, targets)
+        if how.name == "mae":
+            return functional.l1_loss(outputs, targets)
+        return (
+            functional.huber_loss(outputs, targets)
+            if how.name == "huber"
+            else functional.mse_loss(outputs, targets)
+        )
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:
         y, error = targets.double(), outputs.double() - targets.double()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prunefuse._options import check_fields, checked, one_of, part
+from prunefuse._options import check_fields, checked, one_of
 from prunefuse.ops.integers import shown
 from prunefuse.scoring import score_pixels
 from prunefuse.tasks._counts import class_metrics, class_sums
@@ -37,7 +37,9 @@ class Segmentation(Task):
     """
 
     ignored: int = 255
-    reduction: str = field(default="mean", metadata=checked(one_of("mean", "max", "sum", "share")))
+    reduction: Literal["mean", "max", "sum", "share"] = field(
+        default="mean", metadata=checked(one_of("mean", "max", "sum", "share"))
+    )
     threshold: float = 0.5
 
     strategies = ("entropy", "margin", "least_confidence")
@@ -51,7 +53,9 @@ class Segmentation(Task):
     def width(self, outputs: Any) -> int:
         if not isinstance(outputs, Tensor) or outputs.ndim != 4:
             shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ValueError(f"factory must make a model with logits (N, C, H, W), got outputs of shape {shape}")
+            raise ValueError(
+                f"factory must make a model with logits (N, C, H, W), got outputs of shape {shape}"
+            )
         return outputs.shape[1]
 
     def label(self, argument: str, sample: int, value: Any, *, width: int | None = None) -> Any:

@@ -143,10 +143,13 @@ class Task:
             TypeError: It is not; names the argument and the sample.
         """
         try:
-            return as_tensor("label", value) if hasattr(value, "__array__") else torch.as_tensor(value)
+            found: Tensor = as_tensor("label", value) if hasattr(value, "__array__") else torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError):
             kind = type(value).__name__
-            raise TypeError(f"{argument} must have a label of numbers for sample {sample}, got {kind}") from None
+            raise TypeError(
+                f"{argument} must have a label of numbers for sample {sample}, got {kind}"
+            ) from None
+        return found
 
     def described(self) -> str:
         """What the task is, with its options, to compare with when a run goes on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,8 +30,8 @@ class Tokens(Task):
     [1.0]
 
     Sequences of a batch may differ in length; labels are padded to that of the inputs. Utilities are those of
-    `prunefuse.score_tokens` over the tokens of the ``attention_mask``. ``mnlp`` is the negative mean of the log-probabilities of
-    the classes predicted (maximum normalized log-probability).
+    `prunefuse.score_tokens` over the tokens of the ``attention_mask``. ``mnlp`` is the negative mean of the log-probabilities
+    of the classes predicted (maximum normalized log-probability).
 
     Attributes:
         reduction: Of a sequence's tokens, to its utility: ``mean``, ``max`` or ``sum``. For mnlp it is the mean.
@@ -41,7 +41,9 @@ class Tokens(Task):
         Shen et al. 2018, *Deep Active Learning for Named Entity Recognition* (MNLP).
     """
 
-    reduction: str = field(default="mean", metadata=checked(one_of("mean", "max", "sum")))
+    reduction: Literal["mean", "max", "sum"] = field(
+        default="mean", metadata=checked(one_of("mean", "max", "sum"))
+    )
     outside: int | None = None
 
     strategies = ("entropy", "margin", "least_confidence", MNLP)
@@ -61,7 +63,9 @@ class Tokens(Task):
     def label(self, argument: str, sample: int, value: Any, *, width: int | None = None) -> Any:
         found = self.numbers(argument, sample, value)
         if found.ndim != 1 or found.dtype.is_floating_point or found.dtype == torch.bool:
-            raise TypeError(f"{argument} must have (T,) whole numbers for sample {sample}, got {shown(value)}")
+            raise TypeError(
+                f"{argument} must have (T,) whole numbers for sample {sample}, got {shown(value)}"
+            )
         found = found.long()
         if width is not None:
             outside = (found != IGNORED) & ((found < 0) | (found >= width))

@@ -155,10 +155,10 @@ def read(checkpoint: Checkpoint, moment: Moment) -> tuple[list[dict[str, Any]], 
     if moment.device.type == "cuda" and "cuda" in tensors:
         torch.cuda.set_rng_state(tensors["cuda"], moment.device)
     if checkpoint.recorder is not None:
-        kept = {
+        scores = {
             name.removeprefix("recorder."): t for name, t in tensors.items() if name.startswith("recorder.")
         }
-        checkpoint.recorder.load_state_dict({"config": facts["recorder"], "tensors": kept})
+        checkpoint.recorder.load_state_dict({"config": facts["recorder"], "tensors": scores})
     checkpoint.notes |= facts["notes"]
     return facts["history"], tensors["generator.order"]
 

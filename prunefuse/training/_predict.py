@@ -17,9 +17,9 @@ from prunefuse.data._batches import in_order, read
 from prunefuse.data._items import CLASSES, check_map_style, length_of
 from prunefuse.ops.integers import row_indices
 from prunefuse.scoring import EnsembleScores
-from prunefuse.training._feature_file import identity_of, write_features
 from prunefuse.tasks._single_label import SingleLabel
 from prunefuse.tasks._task import Metrics, Task
+from prunefuse.training._feature_file import identity_of, write_features
 from prunefuse.training._modes import called, device_of, evaluating, reading_for
 from prunefuse.training._recipe import Recipe
 

@@ -86,9 +86,7 @@ class Recipe:
     )
     loss: str = field(
         default="",
-        metadata=option(
-            "Training", "Loss, of those that the task has; left out, its first", metavar="NAME"
-        ),
+        metadata=option("Training", "Loss, of those that the task has; left out, its first", metavar="NAME"),
     )
     class_weights: tuple[float, ...] = field(
         default=(),
@@ -213,7 +211,8 @@ class Recipe:
 
 def completed_recipe(known: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe as plain data, with the usual values of options that it does not have: it may be older than they are."""
-    return json.loads(json.dumps(asdict(Recipe()))) | dict(known)
+    usual: dict[str, Any] = json.loads(json.dumps(asdict(Recipe())))
+    return usual | dict(known)
 
 
 RECIPES = {

@@ -19,13 +19,13 @@ from prunefuse.data._batches import Batch, Labeled, batch_count, read, shuffled
 from prunefuse.data._items import check_map_style, length_of
 from prunefuse.data._labels import OwnLabels
 from prunefuse.errors import TrainingDivergedError as TrainingDivergedError
+from prunefuse.tasks._single_label import SingleLabel
+from prunefuse.tasks._task import Loss, Task
 from prunefuse.training import _checkpoint
 from prunefuse.training._adversarial import Adversarial
 from prunefuse.training._checkpoint import Checkpoint, Moment
 from prunefuse.training._clock import Clock
 from prunefuse.training._distillation import Distillation
-from prunefuse.tasks._single_label import SingleLabel
-from prunefuse.tasks._task import Loss, Task
 from prunefuse.training._modes import device_of, evaluating, reading_for
 from prunefuse.training._predict import Collate, evaluate, first_of, forward, measure, task_targets
 from prunefuse.training._recipe import Recipe
@@ -94,7 +94,9 @@ def train(
     collate: Collate | None = None,
     plain: Any = None,
 ) -> list[EpochResult]:
-    """Train ``model`` in place, leave it in training mode, and return what every epoch gave. The last epoch is the result, or with ``validation`` the best.
+    """Train ``model`` in place, leave it in training mode, and return what every epoch gave.
+
+    The last epoch is the result, or with ``validation`` the best one.
 
     >>> model, data = torch.nn.Linear(4, 2), torch.utils.data.TensorDataset(torch.rand(8, 4), torch.arange(8) % 2)
     >>> [epoch.epoch for epoch in prunefuse.training.train(model, data, prunefuse.Recipe(epochs=2))]
@@ -225,9 +227,7 @@ def train(
             seconds = time.perf_counter() - start
             accuracy = None
             if test is not None:
-                accuracy = evaluate(
-                    model, test, recipe=recipe, workers=workers, task=task, collate=collate
-                )
+                accuracy = evaluate(model, test, recipe=recipe, workers=workers, task=task, collate=collate)
             result = EpochResult(
                 epoch + 1, epochs, lr, loss, correct, accuracy, seconds, teaching.seconds, validated
             )
@@ -248,7 +248,9 @@ def _split(samples: int, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
     held = recipe.held_out(samples)
     if recipe.validation and samples < 2:
         raise ValueError(f"data must have two samples or more, of which one is held out, got {samples}")
-    order = torch.randperm(samples, generator=generator(seed, "validation")) if held else torch.arange(samples)
+    order = (
+        torch.randperm(samples, generator=generator(seed, "validation")) if held else torch.arange(samples)
+    )
     return order[held:].sort().values, order[:held].sort().values
 
 
@@ -280,7 +282,9 @@ def check_loss(task: Task, recipe: Recipe) -> None:
     """Raise ``ValueError``, naming the field of the recipe, for what a task has not."""
     kind = type(task).__name__
     if recipe.loss and recipe.loss not in task.losses:
-        raise ValueError(f"loss must be one of {', '.join(task.losses) or 'none'} of {kind}, got {recipe.loss!r}")
+        raise ValueError(
+            f"loss must be one of {', '.join(task.losses) or 'none'} of {kind}, got {recipe.loss!r}"
+        )
     if (recipe.class_weights or recipe.balance_classes) and not task.class_weights:
         raise ValueError(f"class_weights must be left out with {kind}, which has none, got some")
     if recipe.label_smoothing and not task.label_smoothing:
@@ -300,7 +304,11 @@ def _loss_of(task: Task, recipe: Recipe, data: Any, targets: Any, device: torch.
         if counts is None:
             raise ValueError(f"balance_classes must be False with {type(task).__name__}, which counts none")
         counts = counts.double()
-        weights = torch.where(counts > 0, counts.sum() / (len(counts) * counts.clamp(min=1)), 1.0).float().to(device)
+        weights = (
+            torch.where(counts > 0, counts.sum() / (len(counts) * counts.clamp(min=1)), 1.0)
+            .float()
+            .to(device)
+        )
     return Loss(recipe.loss or None, weights, recipe.label_smoothing)
 
 

@@ -1,10 +1,9 @@
 """Logits, penultimate features and accuracy."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor, nn

@@ -1,0 +1,431 @@
+"""The loop on what is no image with one class: several labels, pixels, text, tokens, numbers, and a task of one's own."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+import prunefuse
+from prunefuse import ActiveLearning, LoopConfig, Recipe
+from prunefuse.tasks import Detection, MultiLabel, Regression, Segmentation, Task, Tokens
+
+RECIPE = Recipe(epochs=6, batch_size=16, lr=0.01, optimizer="adamw", schedule="constant", weight_decay=0.01)
+
+
+class Items(Dataset):
+    """Items as they are given."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+def quadrants(count, seed):
+    """Images whose bright quadrants are their labels."""
+    g = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(count, 4, generator=g) < 0.5).float()
+    images = labels.view(count, 1, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    return TensorDataset(images + 0.3 * torch.randn(count, 1, 8, 8, generator=g), labels)
+
+
+def bands(count, seed):
+    """Images whose pixels are of three classes, by brightness; one row does not count."""
+    g = torch.Generator().manual_seed(seed)
+    labels = (
+        torch.randint(3, (count, 1, 4, 4), generator=g).repeat_interleave(2, 2).repeat_interleave(2, 3)[:, 0]
+    )
+    images = labels[:, None].float() + 0.3 * torch.randn(count, 1, 8, 8, generator=g)
+    labels[:, 0] = 255
+    return TensorDataset(images, labels)
+
+
+def sentences(count, seed, tags=False):
+    """Sequences of different lengths, of words that tell their class; each word has a tag of its own."""
+    g = torch.Generator().manual_seed(seed)
+    items = []
+    for index in range(count):
+        length, label = int(torch.randint(4, 10, (), generator=g)), index % 3
+        own = torch.rand(length, generator=g) < 0.6
+        words = torch.randint(1, 10, (length,), generator=g) + 10 * label * own
+        answer = (words >= 10).long().tolist() if tags else label
+        items.append({"input_ids": words.tolist(), "attention_mask": [1] * length, "labels": answer})
+    return Items(items)
+
+
+def slopes(count, seed):
+    """Rows whose number is a function of them."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 6, generator=g)
+    return TensorDataset(x, x[:, 0] - 2 * x[:, 1] + 0.1 * torch.randn(count, generator=g))
+
+
+class Encoder(nn.Module):
+    """A small transformer over words, with a class for the sentence or for each word."""
+
+    def __init__(self, classes, each=False):
+        super().__init__()
+        self.words = nn.Embedding(40, 16)
+        self.mix = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.head, self.each = nn.Linear(16, classes), each
+
+    def forward(self, input_ids, attention_mask):
+        x = self.mix(self.words(input_ids), src_key_padding_mask=attention_mask == 0)
+        if not self.each:
+            weight = attention_mask[:, :, None].float()
+            x = (x * weight).sum(1) / weight.sum(1)
+        return self.head(x)
+
+
+class WordConvolutions(nn.Module):
+    """Convolutions over words, as in VDCNN: it reads the words alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(40, 16)
+        self.layers = nn.Sequential(nn.Conv1d(16, 32, 3, padding=1), nn.BatchNorm1d(32), nn.ReLU())
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, words):
+        return self.head(self.layers(self.words(words).transpose(1, 2)).amax(2))
+
+
+def perceptron(inputs, outputs, dropout=0.0):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(inputs, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, outputs)
+    )
+
+
+def painter():
+    return nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 3, 1))
+
+
+# Task, strategy, data, network, and what random answers reach about.
+KINDS = {
+    "labels": ("multi-label", "entropy", quadrants, lambda: perceptron(64, 4), 0.55),
+    "labels, the least sure": (MultiLabel("max"), "margin", quadrants, lambda: perceptron(64, 4), 0.55),
+    "pixels": ("segmentation", "margin", bands, painter, 0.4),
+    "pixels, share": (Segmentation(reduction="share", threshold=0.3), "entropy", bands, painter, 0.4),
+    "text": ("single-label", "margin", sentences, lambda: Encoder(3), 0.4),
+    "text, words alone": ("single-label", "entropy", sentences, WordConvolutions, 0.4),
+    "tags": (
+        Tokens(outside=0),
+        "mnlp",
+        lambda count, seed: sentences(count, seed, tags=True),
+        lambda: Encoder(2, each=True),
+        0.5,
+    ),
+    "numbers, passes": ("regression", "variance", slopes, lambda: perceptron(6, 1, 0.2), 0.1),
+    "numbers, outputs": (Regression(), "greedy_outputs", slopes, lambda: perceptron(6, 1), 0.1),
+    "numbers, both": (Regression(), "greedy_both", slopes, lambda: perceptron(6, 1), 0.1),
+}
+
+
+def loop(kind, **more):
+    task, strategy, data, factory, _ = KINDS[kind]
+    recipe = replace(RECIPE, epochs=25) if "numbers" in kind or "labels" in kind else RECIPE
+    config = LoopConfig(schedule=(60, 90), strategy=strategy, task=task, recipe=recipe)
+    config = replace(config, **{k: more.pop(k) for k in list(more) if k in LoopConfig.__dataclass_fields__})
+    return ActiveLearning(factory, data(150, 0), data(80, 1), config, **more)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_is_pruned_selects_is_fused_and_distilled(kind):
+    learner = loop(kind)
+    small, dense = (
+        sum(p.numel() for p in m.parameters()) for m in (learner._initial_selector(), learner._dense)
+    )
+    assert small < dense
+    rounds = list(learner)
+    assert [one.labels for one in rounds] == [60, 90]
+    assert len(set(rounds[0].picks) | set(rounds[1].picks)) == 90
+    assert rounds[1].final_accuracy > KINDS[kind][-1]
+    assert rounds[1].metrics["final"]
+    assert {cost.phase for cost in rounds[1].costs} >= {
+        "train_selector",
+        "score_pool",
+        "select",
+        "fuse",
+        "teacher",
+    }
+    assert all(cost.flops > 0 for cost in rounds[1].costs if cost.phase in ("train_selector", "train_final"))
+
+
+@pytest.mark.parametrize("kind", ["labels", "pixels", "tags", "numbers, passes"])
+def test_a_killed_loop_goes_on_to_the_same_bits(kind, tmp_path):
+    whole = loop(kind)
+    list(whole)
+    stopped = loop(kind, folder=tmp_path / "loop")
+    next(iter(stopped))
+    with pytest.raises(KeyboardInterrupt):
+        list(loop(kind, folder=tmp_path / "loop", listener=Interrupt(7)))
+    went_on = loop(kind, folder=tmp_path / "loop")
+    list(went_on)
+    for one, other in zip(whole.state.acquisitions, went_on.state.acquisitions, strict=True):
+        assert one.picks == other.picks
+        assert all(
+            torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+            for a, b in zip(one.labels, other.labels, strict=True)
+        )
+    weights = went_on.final.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in whole.final.state_dict().items())
+    lines = (tmp_path / "loop" / "picks.csv").read_text().splitlines()
+    assert len(lines) == 91
+
+
+class Interrupt:
+    """Ends the process after so many events."""
+
+    def __init__(self, events):
+        self.left = events
+
+    def __call__(self, event):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_labels_of_people_are_told_by_the_task():
+    task = MultiLabel()
+    config = LoopConfig(schedule=(4, 8), strategy="margin", task=task, recipe=replace(RECIPE, epochs=1))
+    data = quadrants(40, 0)
+    learner = ActiveLearning(lambda: perceptron(64, 4), data.tensors[0], None, config, oracle="people")
+    while (asked := learner.ask()).indices:
+        with pytest.raises(ValueError, match="zeros and ones"):
+            learner.tell([[2, 0, 0, 0]] * len(asked.indices))
+        learner.tell([data.tensors[1][index].tolist() for index in asked.indices])
+    assert [one.labels for one in learner.state.rounds] == [4, 8]
+
+
+@pytest.mark.parametrize("diversity", ["k_center", "k_means"])
+def test_batches_that_differ_for_any_task(diversity):
+    rounds = list(loop("pixels", diversity=diversity))
+    assert len(set(rounds[1].picks)) == 30
+
+
+@pytest.mark.parametrize("strategy", ["random", "k_center", "typiclust"])
+def test_strategies_by_features_are_for_any_task(strategy):
+    rounds = list(loop("tags", strategy=strategy))
+    assert len(set(rounds[1].picks)) == 30
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("labels", {"strategy": "badge"}, "strategy must be one of .*margin.* with MultiLabel, got 'badge'"),
+        ("labels", {"strategy": "mnlp"}, "with MultiLabel, got 'mnlp'"),
+        ("pixels", {"class_balanced": True}, "class_balanced must be False with Segmentation"),
+        ("tags", {"stop_when": ("kappa:0.9",)}, "stop_when must be cost alone with another task"),
+        ("numbers, passes", {"diversity": "k_center"}, "diversity must be none for variance"),
+        ("labels", {"task": "boxes"}, "task must be one of single-label, .*got 'boxes'"),
+        ("labels", {"task": 3}, "task must be a Task or the name of one, got int"),
+        (
+            "numbers, both",
+            {"recipe": replace(RECIPE, loss="dice")},
+            "loss must be one of mse, mae, huber of Regression",
+        ),
+        ("numbers, both", {"recipe": replace(RECIPE, label_smoothing=0.1)}, "label_smoothing must be 0"),
+        (
+            "numbers, both",
+            {"recipe": replace(RECIPE, balance_classes=True)},
+            "class_weights must be left out",
+        ),
+    ],
+)
+def test_what_a_task_has_not_is_named_before_any_work(kind, changes, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        loop(kind, **changes)
+
+
+def test_a_network_of_another_task_is_named():
+    with pytest.raises(ValueError, match=r"factory must make a model with logits \(N, C, H, W\).*\(1, 4\)"):
+        ActiveLearning(lambda: perceptron(64, 4), bands(9, 0), None, LoopConfig((3,), task="segmentation"))
+
+
+def test_a_function_of_the_outputs_is_a_strategy():
+    seen = []
+
+    def spread(outputs):
+        seen.append(tuple(outputs.shape[1:]))
+        return outputs.float().std((1, 2, 3))
+
+    rounds = list(loop("pixels", strategy=spread))
+    assert seen == [(3, 8, 8)]
+    assert list(rounds[1].utilities) == sorted(rounds[1].utilities, reverse=True)
+
+
+class Ranks(Task):
+    """Numbers whose order alone matters: a task of one's own."""
+
+    strategies = ("near",)
+
+    def loss(self, outputs, targets, how):
+        apart = (outputs - outputs.T) * (targets - targets.T).sign()
+        return nn.functional.softplus(-apart).mean()
+
+    def utilities(self, outputs, strategy, inputs):
+        return -outputs[:, 0].abs()
+
+    def label(self, argument, sample, value, *, width=None):
+        return super().label(argument, sample, value).reshape(1)
+
+    def stored(self, argument, labels, samples):
+        return labels.float()[:, None]
+
+    def measure(self, outputs, targets):
+        agree = ((outputs - outputs.T) * (targets - targets.T) > 0).double().sum()
+        return torch.stack([agree, torch.tensor(len(outputs) * (len(outputs) - 1.0), dtype=torch.float64)])
+
+    def metrics(self, measured):
+        return {"ordered": float(measured[0] / measured[1])}
+
+
+def test_a_task_of_ones_own():
+    rounds = list(loop("numbers, both", task=Ranks(), strategy="near"))
+    assert rounds[1].metrics["final"]["ordered"] == rounds[1].final_accuracy > 0.8
+
+
+def test_a_training_of_ones_own():
+    said = []
+
+    def fit(model, data, *, device, seed, teacher=None):
+        said.append((len(data), teacher is not None))
+        x, y = zip(*(data[index] for index in range(len(data))), strict=True)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        for _ in range(30):
+            loss = nn.functional.cross_entropy(model(torch.stack(x)), torch.tensor(y))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def evaluate(model, data, *, device):
+        with torch.no_grad():
+            right = model(data.tensors[0]).argmax(1) == data.tensors[1]
+        return {"hits": right.float().mean(), "misses": (~right).float().mean()}
+
+    def data(count, seed):
+        x, y = slopes(count, seed).tensors
+        return TensorDataset(x, (y > 0).long())
+
+    config = LoopConfig(schedule=(30, 60), strategy="margin")
+    learner = ActiveLearning(
+        lambda: perceptron(6, 2), data(150, 0), data(80, 1), config, fit=fit, evaluate=evaluate
+    )
+    rounds = list(learner)
+    assert said == [(30, False), (30, True), (60, False), (60, True)]
+    assert rounds[1].final_accuracy == rounds[1].metrics["final"]["hits"] > 0.8
+    assert all(cost.flops == 0 for cost in rounds[1].costs if cost.phase.startswith("train"))
+    assert all(cost.seconds > 0 for cost in rounds[1].costs if cost.phase.startswith("train"))
+
+
+def test_a_detector_is_trained_in_its_own_way():
+    class Boxes(nn.Module):
+        """Says of three places whether there is something."""
+
+        def __init__(self):
+            super().__init__()
+            self.layers = perceptron(64, 3)
+
+        def forward(self, images):
+            return [{"scores": row.sigmoid()} for row in self.layers(images)]
+
+    def fit(model, data, *, device, seed, teacher=None):
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        for _ in range(5):
+            images = torch.stack([data[i][0] for i in range(len(data))])
+            loss = torch.stack([one["scores"].sum() for one in model(images)]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    g = torch.Generator().manual_seed(0)
+    items = Items([(torch.rand(1, 8, 8, generator=g), {"boxes": torch.zeros(1, 4)}) for _ in range(30)])
+    config = LoopConfig(schedule=(5, 9), strategy="least_confidence", task=Detection())
+    learner = ActiveLearning(Boxes, items, items, config, fit=fit, evaluate=lambda model, data, device: 0.5)
+    rounds = list(learner)
+    assert len(rounds[1].picks) == 4
+    assert json.loads(json.dumps(learner.state.to_json()))["acquisitions"][0]["labels"][0]["fields"]["boxes"]
+
+
+@pytest.mark.parametrize("given", [None, "good", [1.0, 2.0]])
+def test_an_evaluation_of_ones_own_that_gives_no_number(given):
+    config = LoopConfig(schedule=(5,), recipe=replace(RECIPE, epochs=1))
+    learner = ActiveLearning(
+        lambda: perceptron(64, 4),
+        TensorDataset(torch.rand(20, 1, 8, 8), torch.arange(20) % 4),
+        [0],
+        config,
+        evaluate=lambda model, data, device: given,
+    )
+    with pytest.raises(TypeError, match="evaluate must return a number, or numbers by name"):
+        list(learner)
+
+
+def test_tokenized_batches_of_a_collate_function():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_labels=3,
+    )
+    shapes = set()
+
+    def collate(items):
+        longest = max(len(item["input_ids"]) for item in items)
+        shapes.add(longest)
+        rows = [[*item["input_ids"], *[0] * (longest - len(item["input_ids"]))] for item in items]
+        mask = [[*item["attention_mask"], *[0] * (longest - len(item["input_ids"]))] for item in items]
+        labels = [item["labels"] for item in items]
+        return transformers.BatchEncoding(
+            {
+                "input_ids": torch.tensor(rows),
+                "attention_mask": torch.tensor(mask),
+                "labels": torch.tensor(labels),
+            }
+        )
+
+    learner = ActiveLearning(
+        lambda: transformers.BertForSequenceClassification(config),
+        sentences(150, 0),
+        sentences(80, 1),
+        LoopConfig(schedule=(60, 90), strategy="margin", recipe=RECIPE),
+        collate=collate,
+    )
+    rounds = list(learner)
+    assert rounds[1].final_accuracy > 0.5
+    assert len(shapes) > 1
+
+
+def test_padding_changes_nothing_that_is_selected():
+    data = sentences(60, 0)
+    model = Encoder(3).eval()
+    from prunefuse.training import predict
+
+    together = predict(model, data, batch_size=60)
+    alone = predict(model, data, batch_size=1)
+    assert np.allclose(together, alone, atol=1e-5)
+
+
+def test_a_saved_state_of_images_is_as_before():
+    data = prunefuse.data.load("digits")
+    config = LoopConfig(schedule=(20,), recipe=Recipe(epochs=1, batch_size=8, lr=0.05))
+    learner = ActiveLearning(
+        lambda: prunefuse.models.mlp(10, in_channels=1, image_size=(8, 8), hidden=(16,)),
+        data.pool,
+        data.test,
+        config,
+    )
+    list(learner)
+    labels = learner.state.to_json()["acquisitions"][0]["labels"]
+    assert all(type(label) is int for label in labels)
