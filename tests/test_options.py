@@ -45,7 +45,7 @@ REPOSITORY = Path(__file__).parents[1]
 class OneMore(RunConfig):
     """A run with one more option."""
 
-    patience: int = field(
+    stamina: int = field(
         default=7, metadata=option("The run", "Rounds without progress before it ends", check=at_least(1))
     )
 
@@ -64,23 +64,23 @@ def asked(kind, *arguments):
 
 
 def test_one_more_field_is_in_the_python_signature_and_the_docstring():
-    assert inspect.signature(OneMore).parameters["patience"].default == 7
-    assert "patience: Rounds without progress before it ends." in OneMore.__doc__
-    assert OneMore(patience=3).patience == 3
-    with pytest.raises(ConfigError, match=r"^patience must be at least 1, got 0$"):
-        OneMore(patience=0)
-    with pytest.raises(TypeError, match=r"^patience must be a whole number, got 'long'"):
-        OneMore(patience="long")
+    assert inspect.signature(OneMore).parameters["stamina"].default == 7
+    assert "stamina: Rounds without progress before it ends." in OneMore.__doc__
+    assert OneMore(stamina=3).stamina == 3
+    with pytest.raises(ConfigError, match=r"^stamina must be at least 1, got 0$"):
+        OneMore(stamina=0)
+    with pytest.raises(TypeError, match=r"^stamina must be a whole number, got 'long'"):
+        OneMore(stamina="long")
 
 
 def test_one_more_field_is_on_the_command_line_and_in_its_help():
     assert asked(OneMore)[0] == OneMore()
-    assert asked(OneMore, "--patience", 3, "--epochs", 5)[0] == changed(
-        OneMore(), {"patience": 3, "recipe": {"epochs": 5}}
+    assert asked(OneMore, "--stamina", 3, "--epochs", 5)[0] == changed(
+        OneMore(), {"stamina": 3, "recipe": {"epochs": 5}}
     )
     _, help = asked(OneMore, "--help")
     assert "Rounds without progress before it ends. (7)" in help
-    assert str(asked(OneMore, "--patience", 0)[0]) == "patience must be at least 1, got 0"
+    assert str(asked(OneMore, "--stamina", 0)[0]) == "stamina must be at least 1, got 0"
 
 
 def test_fields_of_every_type_are_read_from_the_command_line():
@@ -99,22 +99,22 @@ def test_fields_of_every_type_are_read_from_the_command_line():
 
 
 def test_one_more_field_goes_to_the_run_folder_and_back(tmp_path):
-    made = OneMore(patience=3, seeds=(4,), recipe=Recipe(epochs=2, steps=((1, 0.5), (2, 1.0))))
+    made = OneMore(stamina=3, seeds=(4,), recipe=Recipe(epochs=2, steps=((1, 0.5), (2, 1.0))))
     stored = json.loads(json.dumps({"config": dataclasses.asdict(made)}))
-    assert stored["config"]["patience"] == 3
+    assert stored["config"]["stamina"] == 3
     assert changed(OneMore(), stored["config"]) == made
     file = tmp_path / "config.json"
     file.write_text(json.dumps(stored))
     assert asked(OneMore, "--config", file)[0] == made
-    assert asked(OneMore, "--config", file, "--patience", 2)[0] == dataclasses.replace(made, patience=2)
+    assert asked(OneMore, "--config", file, "--stamina", 2)[0] == dataclasses.replace(made, stamina=2)
 
 
 def test_one_more_field_is_in_a_file_and_in_the_documentation(tmp_path):
     file = tmp_path / "run.toml"
-    file.write_text('patience = 5\nstrategy = "margin"\n[recipe]\nlr = 1\n')
+    file.write_text('stamina = 5\nstrategy = "margin"\n[recipe]\nlr = 1\n')
     made, _ = asked(OneMore, "--config", file, "--strategy", "energy")
-    assert (made.patience, made.strategy, made.recipe.lr, made.recipe.epochs) == (5, "energy", 1.0, 40)
-    assert "| `--patience` | `patience` | `7` |" in page({"more": OneMore})
+    assert (made.stamina, made.strategy, made.recipe.lr, made.recipe.epochs) == (5, "energy", 1.0, 40)
+    assert "| `--stamina` | `stamina` | `7` |" in page({"more": OneMore})
 
 
 @pytest.mark.parametrize(("command", "kind"), [(run, RunConfig), (extrapolate, ExtrapolateConfig)])

@@ -1,4 +1,4 @@
-"""The README's quick starts, and what it shows of other packages, run as they are written."""
+"""The README's quick starts, what it shows of other packages, and the how-to of tasks, run as they are written."""
 
 import re
 import subprocess
@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from peer_packages import skip_without
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGES = [(ROOT / name).read_text() for name in ("README.md", "docs/tasks.md")]
 # Every block of Python, by the heading above it.
 BLOCKS = [
     pytest.param(block, id=section.splitlines()[0])
-    for section in re.split(r"^## ", README, flags=re.MULTILINE)
+    for page in PAGES
+    for section in re.split(r"^## ", page, flags=re.MULTILINE)
     for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 ]
 

@@ -5,6 +5,8 @@
     config.json                  resolved configuration, schedule in samples, arms, names of classes, command, versions, device
     metrics.csv                  arm, seed, round, labels, selector_accuracy, final_accuracy, unselectable; kappa and
                                  uncertainty, which stopping rules look at
+    scores.csv                   arm, seed, round, labels, network, metric, class, value: all metrics of the test set, those
+                                 of a class with its index
     epochs.csv                   arm, seed, round, network, epoch, epochs, lr, loss, train_accuracy,
                                  test_accuracy, seconds
     ledger.json                  formula of the cost of selection; an entry per arm, seed, round and phase
@@ -43,7 +45,8 @@ EPOCHS = (
     *("arm", "seed", "round", "network", "epoch", "epochs"),
     *("lr", "loss", "train_accuracy", "test_accuracy", "seconds"),
 )
-_TABLES = ("metrics.csv", "epochs.csv", "ledger.json")
+SCORES = ("arm", "seed", "round", "labels", "network", "metric", "class", "value")
+_TABLES = ("metrics.csv", "epochs.csv", "ledger.json")  # what every folder has
 CONFIG = "config.json"
 FORMAT = 2  # of the folder, in config.json
 
@@ -205,13 +208,14 @@ def _changes(path: Path, before: Mapping[str, Any]) -> str:
 
 
 def write_tables(path: Path, trials: Sequence[Trial], formula: str) -> None:
-    """Write metrics.csv, epochs.csv and ledger.json of all trials so far, as one."""
+    """Write metrics.csv, scores.csv, epochs.csv and ledger.json of all trials so far, as one."""
     _commit.commit(path, {name: files.utf8(text) for name, text in tables(trials, formula).items()})
 
 
 def tables(trials: Sequence[Trial], formula: str) -> dict[str, str]:
-    """The content of metrics.csv, epochs.csv and ledger.json, by name."""
+    """The content of metrics.csv, epochs.csv, ledger.json and scores.csv, by name."""
     metrics: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
     entries: list[dict[str, Any]] = []
     for trial in trials:
@@ -219,13 +223,22 @@ def tables(trials: Sequence[Trial], formula: str) -> dict[str, str]:
         for done in trial.rounds:
             signals = {name: done.signals.get(name) for name in METRICS[7:]}
             metrics.append(key | {"round": done.index} | _named(done, METRICS[3:7]) | signals)
+            scores.extend(key | row for row in _scores(done))
             epochs.extend(key | _named(epoch, EPOCHS[2:]) for epoch in done.epochs)
             entries.extend(key | asdict(cost) for cost in done.costs)
     ledger = json.dumps(
         {"formula": formula, "entries": entries}, indent=1, ensure_ascii=False, allow_nan=False
     )
     contents = (files.csv_text(METRICS, metrics), files.csv_text(EPOCHS, epochs), ledger + "\n")
-    return dict(zip(_TABLES, contents, strict=True))
+    return dict(zip(_TABLES, contents, strict=True)) | {"scores.csv": files.csv_text(SCORES, scores)}
+
+
+def _scores(done: Round) -> Iterable[dict[str, Any]]:
+    for network, metrics in done.metrics.items():
+        key = {"round": done.index, "labels": done.labels, "network": network}
+        for name, value in metrics.items():
+            values = enumerate(value) if isinstance(value, tuple) else (("", value),)
+            yield from (key | {"metric": name, "class": place, "value": one} for place, one in values)
 
 
 def trial_folder(path: Path, arm: str, seed: int) -> Path:

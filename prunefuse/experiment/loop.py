@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -903,9 +904,14 @@ def _weights(model: nn.Module | None) -> dict[str, Tensor]:
 
 
 def _told(metrics: Metrics | None, epochs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a training found, as plain data."""
-    accuracy = None if metrics is None else first_of(dict(metrics))
-    return {"accuracy": accuracy, "metrics": metrics, "epochs": epochs}
+    """What a training found, as plain data, which has no NaN: None is a class of which there was no sample."""
+    if metrics is None:
+        return {"accuracy": None, "metrics": None, "epochs": epochs}
+    plain = {
+        name: [None if one != one else one for one in value] if isinstance(value, tuple) else value
+        for name, value in metrics.items()
+    }
+    return {"accuracy": first_of(dict(metrics)), "metrics": plain, "epochs": epochs}
 
 
 def _metrics_of(step: Step[Cost], found: Result[Cost]) -> dict[str, Metrics]:
@@ -913,5 +919,8 @@ def _metrics_of(step: Step[Cost], found: Result[Cost]) -> dict[str, Metrics]:
     metrics = found.values.get("metrics")
     if metrics is None:
         return {}
-    of_each = {name: tuple(one) if isinstance(one, list) else one for name, one in metrics.items()}
+    of_each = {
+        name: tuple(math.nan if one is None else one for one in value) if isinstance(value, list) else value
+        for name, value in metrics.items()
+    }
     return {step.what.removeprefix("train_"): of_each}

@@ -69,6 +69,21 @@ class Arm:
         ]
         return _spread(value for value in found if value is not None)
 
+    def metrics(self, labels: int, network: Network = "final") -> dict[str, Spread]:
+        """All metrics of one number on the test set at this size, by name, over the seeds that have them."""
+        found: dict[str, list[float]] = {}
+        for done in self._rounds():
+            for name, value in done.metrics.get(network, {}).items() if done.labels == labels else ():
+                if not isinstance(value, tuple):
+                    found.setdefault(name, []).append(value)
+        return {name: Spread(tuple(values)) for name, values in found.items()}
+
+    def of_classes(self, labels: int, metric: str, network: Network = "final") -> tuple[float, ...]:
+        """A metric of each class at this size, mean over the seeds that have it; empty where there is none."""
+        rows = [done.metrics.get(network, {}).get(metric) for done in self._rounds() if done.labels == labels]
+        found = [row for row in rows if isinstance(row, tuple)]
+        return tuple(sum(values) / len(values) for values in zip(*found, strict=True))
+
     def selection(self, labels: int) -> tuple[Spread, Spread] | None:
         """FLOPs and seconds spent to select this many labels, over the seeds that reached them."""
         spent = [

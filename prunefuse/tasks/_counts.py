@@ -7,6 +7,12 @@ from torch import Tensor
 
 from prunefuse.tasks._task import Metrics
 
+
+def mean_of(values: Tensor) -> float:
+    """The mean; 0 of nothing."""
+    return float(values.mean()) if len(values) else 0.0
+
+
 BINS = 15
 """Of confidence, equally wide, for the expected calibration error."""
 
@@ -61,11 +67,11 @@ def class_metrics(sums: Tensor, first: str = "accuracy") -> Metrics:
     f1 = 2 * found / (predicted + there)
     iou = found / (predicted + there - found)
     metrics: Metrics = {
-        "accuracy": float(found.sum()) / samples if samples else float("nan"),
-        "balanced_accuracy": float(recall[known].mean()),
-        "f1": float(f1[known].mean()),
-        "mean_iou": float(iou[known].mean()),
-        "ece": float((right - confidence).abs().sum()) / samples if samples else float("nan"),
+        "accuracy": float(found.sum()) / max(samples, 1.0),
+        "balanced_accuracy": mean_of(recall[known]),
+        "f1": mean_of(f1[known]),
+        "mean_iou": mean_of(iou[known]),
+        "ece": float((right - confidence).abs().sum()) / max(samples, 1.0),
         "recall": tuple(recall.tolist()),
         "iou": tuple(iou.where(known, torch.nan).tolist()),
     }

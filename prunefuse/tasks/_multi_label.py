@@ -13,6 +13,7 @@ from torch.nn import functional
 from prunefuse._options import check_fields, checked, one_of
 from prunefuse.ops.integers import shown
 from prunefuse.scoring import score_labels
+from prunefuse.tasks._counts import mean_of
 from prunefuse.tasks._task import Loss, Metrics, Task
 
 
@@ -91,7 +92,7 @@ class MultiLabel(Task):
         known = there > 0
         return {
             "f1": float(2 * found.sum() / (predicted + there).sum().clamp(min=1)),  # micro
-            "f1_macro": float(f1[known].mean()),
+            "f1_macro": mean_of(f1[known]),
             "accuracy": float(right.sum()) / (samples * labels),
             "exact_match": exact / samples,
             "brier": brier / samples,

@@ -71,9 +71,10 @@ class Regression(Task):
         n = float(host[-1])
         y, squares, squared, absolute = host[:-1].view(4, -1)
         spread = squares - y * y / n
-        r2 = 1 - squared / spread
+        # Of numbers that are all the same nothing is explained, but by a network that says just these.
+        r2 = torch.where(spread > 0, 1 - squared / spread, (squared == 0).double())
         return {
-            "r2": float(r2[spread > 0].mean()),
+            "r2": float(r2.mean()),
             "rmse": float(squared.mean() / n) ** 0.5,
             "mae": float(absolute.mean()) / n,
         }

@@ -143,7 +143,9 @@ class Task:
             TypeError: It is not; names the argument and the sample.
         """
         try:
-            found: Tensor = as_tensor("label", value) if hasattr(value, "__array__") else torch.as_tensor(value)
+            found: Tensor = (
+                as_tensor("label", value) if hasattr(value, "__array__") else torch.as_tensor(value)
+            )
         except (TypeError, ValueError, RuntimeError):
             kind = type(value).__name__
             raise TypeError(

@@ -59,6 +59,56 @@ class Recipe:
             check=at_least(1),
         ),
     )
+    lr: float = field(default=0.1, metadata=option("Training", "Largest learning rate", check=positive()))
+    momentum: float = field(
+        default=0.9, metadata=option("Training", "Momentum of SGD; the first beta of AdamW", check=part())
+    )
+    nesterov: bool = field(default=False, metadata=option("Training", "Nesterov's momentum"))
+    weight_decay: float = field(
+        default=5e-4, metadata=option("Training", "L2 penalty on the weights", check=at_least(0))
+    )
+    schedule: Literal["step", "one-cycle", "linear", "constant"] = field(
+        default="step",
+        metadata=option(
+            "Training",
+            "Learning rate over time",
+            more="step is constant pieces, see steps. one-cycle changes with every step. For the fraction warmup of training "
+            "it rises linearly from lr / 25, then it falls to zero along a cosine. With linear both are straight lines, from 0 "
+            "and to 0.",
+            check=one_of("step", "one-cycle", "linear", "constant"),
+            flag="lr_schedule",
+        ),
+    )
+    steps: tuple[tuple[int, float], ...] = field(
+        default=((1, 0.1), (90, 1.0), (45, 0.1), (45, 0.01)),
+        metadata=option(
+            "Training",
+            "Pieces of the schedule step, each EPOCHS:FACTOR of lr, with commas",
+            more="Lengths are scaled if they do not add up to the epochs trained.",
+            check=Check("pieces longer than 0", lambda steps: steps and all(n > 0 for n, _ in steps)),
+            metavar="PIECES",
+        ),
+    )
+    warmup: float = field(
+        default=0.3,
+        metadata=option("Training", "Fraction of training in which one-cycle and linear rise", check=part()),
+    )
+    autocast: bool = field(
+        default=False,
+        metadata=option(
+            "Training",
+            "Compute in bfloat16 where it is safe",
+            more="Forward passes are made in autocast.",
+        ),
+    )
+    channels_last: bool = field(
+        default=False,
+        metadata=option(
+            "Training",
+            "Memory format of images and weights",
+            more="Whether it is channels-last.",
+        ),
+    )
     optimizer: Literal["sgd", "adamw"] = field(
         default="sgd",
         metadata=option(
@@ -67,14 +117,6 @@ class Recipe:
             more="AdamW decays weights apart from the gradient (Loshchilov and Hutter 2019).",
             check=one_of("sgd", "adamw"),
         ),
-    )
-    lr: float = field(default=0.1, metadata=option("Training", "Largest learning rate", check=positive()))
-    momentum: float = field(
-        default=0.9, metadata=option("Training", "Momentum of SGD; the first beta of AdamW", check=part())
-    )
-    nesterov: bool = field(default=False, metadata=option("Training", "Nesterov's momentum"))
-    weight_decay: float = field(
-        default=5e-4, metadata=option("Training", "L2 penalty on the weights", check=at_least(0))
     )
     clip_norm: float = field(
         default=0.0,
@@ -124,48 +166,6 @@ class Recipe:
             "Training",
             "Epochs without a better one after which training stops early; 0 is never",
             check=at_least(0),
-        ),
-    )
-    schedule: Literal["step", "one-cycle", "linear", "constant"] = field(
-        default="step",
-        metadata=option(
-            "Training",
-            "Learning rate over time",
-            more="step is constant pieces, see steps. one-cycle changes with every step. For the fraction warmup of training "
-            "it rises linearly from lr / 25, then it falls to zero along a cosine. linear rises likewise from 0 and falls "
-            "linearly to 0.",
-            check=one_of("step", "one-cycle", "linear", "constant"),
-            flag="lr_schedule",
-        ),
-    )
-    steps: tuple[tuple[int, float], ...] = field(
-        default=((1, 0.1), (90, 1.0), (45, 0.1), (45, 0.01)),
-        metadata=option(
-            "Training",
-            "Pieces of the schedule step, each EPOCHS:FACTOR of lr, with commas",
-            more="Lengths are scaled if they do not add up to the epochs trained.",
-            check=Check("pieces longer than 0", lambda steps: steps and all(n > 0 for n, _ in steps)),
-            metavar="PIECES",
-        ),
-    )
-    warmup: float = field(
-        default=0.3,
-        metadata=option("Training", "Fraction of training in which one-cycle and linear rise", check=part()),
-    )
-    autocast: bool = field(
-        default=False,
-        metadata=option(
-            "Training",
-            "Compute in bfloat16 where it is safe",
-            more="Forward passes are made in autocast.",
-        ),
-    )
-    channels_last: bool = field(
-        default=False,
-        metadata=option(
-            "Training",
-            "Memory format of images and weights",
-            more="Whether it is channels-last.",
         ),
     )
 

@@ -66,7 +66,13 @@ class EpochResult:
 
 
 def best_epoch(history: Sequence[EpochResult]) -> EpochResult:
-    """The epoch whose weights a training leaves: the first of the best on what is held out, else the last."""
+    """The epoch whose weights a training leaves: the first of the best on what is held out, else the last.
+
+    >>> from prunefuse.training import EpochResult, best_epoch
+    >>> of = lambda epoch, validation: EpochResult(epoch, 3, 0.1, 2.3, 0.1, None, 0.5, 0.0, validation)
+    >>> best_epoch([of(1, 0.2), of(2, 0.4), of(3, 0.3)]).epoch
+    2
+    """
     scores = [one.validation for one in history]
     if not scores or scores[-1] is None:
         return history[-1]

@@ -370,7 +370,10 @@ def test_items_may_be_mappings(image: str, label: str) -> None:
         ),
         ({"image": X[0]}, "pool must have labels of its own"),
         ({"image": X[0], "fine": 1, "coarse": 2}, "pool must have labels of its own"),
-        ({"image": X[0], "label": 0, "labels": 1}, "a dict with a label under one of label, labels; got"),
+        (
+            {"image": X[0], "label": 0, "labels": 1},
+            "a dict with a label under one of label, labels, ner_tags, target; got",
+        ),
     ],
 )
 def test_other_mappings_are_explained(item: dict[str, Any], message: str) -> None:

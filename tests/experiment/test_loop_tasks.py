@@ -429,3 +429,17 @@ def test_a_saved_state_of_images_is_as_before():
     list(learner)
     labels = learner.state.to_json()["acquisitions"][0]["labels"]
     assert all(type(label) is int for label in labels)
+
+
+def test_a_class_without_test_samples_is_kept_as_such(tmp_path):
+    data, test = quadrants(40, 0), quadrants(20, 1)
+    test.tensors[1][:, 2] = 0
+    config = LoopConfig(
+        schedule=(8,), strategy="margin", task="multi-label", recipe=replace(RECIPE, epochs=1)
+    )
+    arguments = (lambda: perceptron(64, 4), data, test, config)
+    list(ActiveLearning(*arguments, folder=tmp_path))
+    again = ActiveLearning(*arguments, folder=tmp_path)
+    recall = again.state.rounds[0].metrics["final"]["recall"]
+    assert np.isnan(recall[2])
+    assert not np.isnan(recall[0])

@@ -153,7 +153,19 @@ def _accuracy(summary: Summary) -> list[page.Block]:
         "Test accuracy of the final network against the number of labels and against FLOPs, one line per arm"
     )
     caption = f"{spread} Accuracy is that of the last epoch, never of the best one."
-    return [page.Figure(figures.accuracy(summary), alt, caption), page.Data(tables.accuracy(summary))]
+    blocks: list[page.Block] = [
+        page.Figure(figures.accuracy(summary), alt, caption),
+        page.Data(tables.accuracy(summary)),
+    ]
+    last = summary.labels[-1]
+    if (metrics := tables.metrics(summary, last)).rows:
+        classes = summary.runs[0].config.get("classes") or ()
+        title = f"More of the final networks with {last:,} labels"
+        blocks.append(page.Data(metrics, title))
+        blocks.append(
+            page.Data(tables.recalls(summary, last, classes), f"Recall of each class with {last:,} labels")
+        )
+    return blocks
 
 
 def _cost(summary: Summary) -> list[page.Block]:

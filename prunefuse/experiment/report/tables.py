@@ -90,6 +90,36 @@ def accuracy(summary: Summary) -> Table:
     return _by_size(summary, columns)
 
 
+def metrics(summary: Summary, labels: int) -> Table:
+    """All metrics at a size: a row for each, a column for each arm with the mean over seeds."""
+    found = [(arm.label, arm.metrics(labels)) for arm in summary.arms]
+    found = [(name, values) for name, values in found if values]
+    names = dict.fromkeys(name for _, values in found for name in values)
+    rows = [
+        [
+            name.replace("_", " "),
+            *(points(values[name].mean) if name in values else "" for _, values in found),
+        ]
+        for name in names
+    ]
+    return Table(["metric, %", *(name for name, _ in found)], rows)
+
+
+def recalls(summary: Summary, labels: int, classes: Sequence[str]) -> Table:
+    """Recall of each class at a size: a row for each, a column for each arm with the mean over seeds."""
+    found = [(arm.label, arm.of_classes(labels, "recall")) for arm in summary.arms]
+    found = [(name, values) for name, values in found if values]
+    count = max((len(values) for _, values in found), default=0)
+    rows = [
+        [
+            classes[place] if classes else str(place),
+            *("" if v[place] != v[place] else points(v[place]) for _, v in found),
+        ]
+        for place in range(count)
+    ]
+    return Table(["class", *(name for name, _ in found)], rows)
+
+
 def costs(summary: Summary) -> Table:
     """One row per size: for every arm, the cost of selection, where it has any, beside the cost of the whole."""
     columns: list[tuple[Arm, str, list[str]]] = []
