@@ -79,6 +79,9 @@ class SingleLabel(Task):
         metrics = class_metrics(measured)
         return {name: metrics[name] for name in ("accuracy", "balanced_accuracy", "f1", "ece", "recall")}
 
+    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(1) == targets).sum()
+
     def counts(self, labels: Tensor, width: int) -> Tensor:
         return torch.bincount(labels, minlength=width)
 

@@ -121,6 +121,10 @@ class Task:
         """How good outputs are, of the sum of what `measure` gave. Higher is better for the first."""
         raise NotImplementedError(f"{type(self).__name__}.metrics")
 
+    def hits(self, outputs: Any, targets: Any) -> Tensor | None:
+        """The first metric, summed over the samples of a batch, where that is cheaper than `measure`: training tells it."""
+        return None
+
     def features(self, features: Tensor, inputs: Any) -> Tensor:
         """(N, d) of what enters the last layer, (N, ...); by default as it is, in one row."""
         return features.reshape(len(features), -1)
