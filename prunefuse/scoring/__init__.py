@@ -3,6 +3,7 @@
 from prunefuse.scoring._ensembles import ENSEMBLE_STRATEGIES, EnsembleScores, score_ensemble
 from prunefuse.scoring._linear import score_linear
 from prunefuse.scoring._scores import LOGIT_STRATEGIES, Statistics, score, statistics
+from prunefuse.scoring._sequences import score_sequences
 from prunefuse.scoring._tokens import score_tokens
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "score",
     "score_ensemble",
     "score_linear",
+    "score_sequences",
     "score_tokens",
     "statistics",
 ]
