@@ -141,8 +141,8 @@ def test_masked_classes_and_infinite_logits():
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("shape", [(3, 0), (0, 4), (0, 0)])
-def test_no_sequences_and_no_tokens(shape, reduction):
+@pytest.mark.parametrize("shape", [(3, 0), (0, 4), (0, 0), (3, 4)])
+def test_no_sequences_and_no_tokens_that_count(shape, reduction):
     got = prunefuse.score_sequences(
         torch.zeros(*shape, 6),
         torch.zeros(5, 6),
