@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prunefuse.scoring import score as score
     from prunefuse.scoring import score_ensemble as score_ensemble
     from prunefuse.scoring import score_linear as score_linear
+    from prunefuse.scoring import score_sequences as score_sequences
     from prunefuse.scoring import score_tokens as score_tokens
     from prunefuse.scoring import statistics as statistics
     from prunefuse.selection import StreamingTopB as StreamingTopB
@@ -43,7 +44,7 @@ __getattr__, __dir__, _offered = lazily(
         "experiment.loop": "ActiveLearning LoopConfig",
         "models": "load_weights_",
         "pruning": "PruningPlan Target fuse_ load_pruned plan_pruning prune_and_finetune prune_without_finetuning",
-        "scoring": "EnsembleScores score score_ensemble score_linear score_tokens statistics",
+        "scoring": "EnsembleScores score score_ensemble score_linear score_sequences score_tokens statistics",
         "selection": "StreamingTopB k_center_greedy top_b",
         "training": "Recipe features",
     },

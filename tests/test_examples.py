@@ -9,6 +9,7 @@ from peer_packages import skip_without
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 NEEDS = {
+    "language_model": "transformers",
     "score_jax": "jax",
     "with_baal": "baal",
     "with_modal": "modAL",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import prunefuse
 from prunefuse import models, ops
-from prunefuse.bench import clusters, dynamics, neighbors, peers, plain, scorers
+from prunefuse.bench import clusters, dynamics, language, neighbors, peers, plain, scorers
 from prunefuse.bench.race import Case, Contender, Run, Task, largest
 from prunefuse.bench.shared import (
     STRATEGIES,
@@ -52,6 +52,7 @@ def cases(device: str) -> tuple[Case, ...]:
         *scores,
         *statistics,
         *scorers.cases(device),
+        *language.cases(device),
         Case("top 10,000 of 1,000,000", partial(_top_b, 1_000_000, 10_000)),
         Case("stream of 100,000 x 100, best 1,000", partial(_stream, 100_000, 100, 1_000, 10)),
         Case("stream of 500,000 x 100, best 5,000", partial(_stream, 500_000, 100, 5_000, 50)),

@@ -76,6 +76,17 @@ def masked_mean(scores: Tensor, mask: Tensor) -> Tensor:
     return (scores.view(-1, *mask.shape) * mask).sum(2) / mask.sum(1)
 
 
+def next_tokens(logits: Tensor, targets: Tensor) -> Tensor:
+    """Margin, entropy and loss of the target (3, N): one log-softmax, two maxima."""
+    log_p = torch.log_softmax(logits, 1, dtype=torch.float32)
+    loss = -log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
+    p = log_p.exp()
+    entropy = -log_p.mul_(p).sum(1)
+    p1, first = p.max(1)
+    p2 = p.scatter_(1, first.unsqueeze(1), -1).amax(1)
+    return torch.stack((1 - p1 + p2, entropy, loss))
+
+
 def dynamics(logits: Tensor, labels: Tensor) -> Tensor:
     """What rows say of their labels (6, N): probability, 1 - that, loss, margin, EL2N, correct."""
     own = labels.unsqueeze(1)

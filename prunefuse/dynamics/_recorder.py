@@ -163,19 +163,43 @@ class Recorder:
             ValueError: As `update`; or another score needs logits.
             RuntimeError: As `update`.
         """
-        others = [name for name, track in self._wanting().items() if track.needs]
-        if others:
-            raise ValueError(f"probability is not enough for {', '.join(others)}: give logits to update")
-        p = as_tensor("probability", probability)
-        require_floating("probability", p)
-        if p.dim() != 1:
-            raise ValueError(f"probability must have shape (rows,), got {tuple(p.shape)}")
-        self._require_device("probability", p)
+        p = self._instead_of_logits("probability is", probability, ("",))
         if p.device.type == "cpu" and ((p < 0) | (p > 1)).any():
             raise ValueError("probability must lie in [0, 1]")
         rows = self._integers("indices", indices, len(p))
         samples = ops.claim_(self._seen, self._rejected, rows, None, 0)
-        self._add(samples, p.double().contiguous(), {}, None, None)
+        self._add(samples, p, {}, None, None)
+
+    def update_losses(self, losses: Any, indices: Any) -> None:
+        """Add a batch of which only the losses are known: for the loss, dynamic uncertainty and DUAL.
+
+        >>> from prunefuse.dynamics import Recorder
+        >>> recorder = Recorder(samples=2, scores=("loss",))
+        >>> recorder.update_losses(torch.tensor([0.5, 2.0]), indices=torch.tensor([1, 0]))
+        >>> recorder.scores()["loss"].tolist()
+        [2.0, 0.5]
+
+        It is for samples that are sequences. Their loss is the mean of their tokens' losses, as
+        ``score_sequences(..., strategy="loss")`` gives it. Then exp(−loss), which is the geometric mean of the tokens'
+        probabilities, stands for the probability of the true class.
+
+        Args:
+            losses: (B,), any floating dtype: means of −ln p, in nats. Windows of the probability need them to be 0 or more
+                (checked on the CPU).
+            indices: As in `update`.
+
+        Raises:
+            TypeError: As `update`.
+            ValueError: As `update`; or another score needs logits.
+            RuntimeError: As `update`.
+        """
+        loss = self._instead_of_logits("losses are", losses, ("", "loss"))
+        windows = any(track.needs == "" for track in self._wanting().values())
+        if windows and loss.device.type == "cpu" and (loss < 0).any():
+            raise ValueError(f"losses must be 0 or more, got {float(loss[loss < 0][0])}")
+        rows = self._integers("indices", indices, len(loss))
+        samples = ops.claim_(self._seen, self._rejected, rows, None, 0)
+        self._add(samples, (-loss).exp(), {"loss": loss}, None, None)
 
     def end_epoch(self) -> Tensor:
         """The samples that were not seen in this epoch, which is closed now; waits for the device.
@@ -313,6 +337,19 @@ class Recorder:
     def _wanting(self) -> dict[str, Track]:
         """What the current epoch counts for."""
         return {name: track for name, track in self._tracks.items() if track.wants(self._epoch + 1)}
+
+    def _instead_of_logits(self, what: str, given: Any, enough: tuple[str, ...]) -> Tensor:
+        """(B,) float64 numbers, where they are enough for every score of this epoch."""
+        argument = what.split()[0]
+        others = [name for name, track in self._wanting().items() if track.needs not in enough]
+        if others:
+            raise ValueError(f"{what} not enough for {', '.join(others)}: give logits to update")
+        values = as_tensor(argument, given)
+        require_floating(argument, values)
+        if values.dim() != 1:
+            raise ValueError(f"{argument} must have shape (rows,), got {tuple(values.shape)}")
+        self._require_device(argument, values)
+        return values.double().contiguous()
 
     def _add(
         self,

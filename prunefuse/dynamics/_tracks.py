@@ -42,7 +42,7 @@ class Track(ABC):
 
     Attributes:
         tensors: The state, by name.
-        needs: What it takes of a batch beside the probability: "", "logits" or "features".
+        needs: What it takes of a batch beside the probability: "", "loss", "logits" or "features".
         least: Epochs recorded before any sample can have the score.
         why: What that number comes from.
     """
@@ -126,6 +126,8 @@ class _Mean(Track):
         self.epochs = epochs
         if isinstance(option, Grand):
             self.needs = "features"
+        elif isinstance(option, Loss):
+            self.needs = "loss"
         tensors = {
             "sum": torch.zeros(samples + 1, dtype=torch.float64, device=device),
             "counts": torch.zeros(samples + 1, dtype=torch.int64, device=device),

@@ -4,6 +4,7 @@ from prunefuse.scoring._ensembles import ENSEMBLE_STRATEGIES, EnsembleScores, sc
 from prunefuse.scoring._linear import score_linear
 from prunefuse.scoring._scores import LOGIT_STRATEGIES, Statistics, score, statistics
 from prunefuse.scoring._shim import score_boxes, score_labels, score_pixels
+from prunefuse.scoring._sequences import score_sequences
 from prunefuse.scoring._tokens import score_tokens
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "score",
     "score_ensemble",
     "score_linear",
+    "score_sequences",
     "score_tokens",
     "statistics",
 ]

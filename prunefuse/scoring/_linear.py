@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,38 +51,73 @@ def score_linear(
     """
     names = checked_names("strategy", strategy, LOGIT_STRATEGIES)
     x = checked_logits(hidden, temperature, argument="hidden")
-    w, offset = _checked_head(x, weight, bias)
-    rows, classes = len(x), len(w)
-    tile_rows, tile_classes = _TILE["cuda" if x.is_cuda else "cpu"]
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    utilities = torch.empty((len(names), rows), dtype=dtype, device=x.device)
-    room = torch.empty(min(tile_rows, rows) * min(tile_classes, classes), dtype=x.dtype, device=x.device)
+    if x.dim() != 2:
+        raise ValueError(f"hidden must have shape (N, D), got {tuple(x.shape)}")
+    head = checked_head(x, weight, bias)
+    utilities = torch.empty((len(names), len(x)), dtype=head.dtype, device=x.device)
     with torch.no_grad():
-        for first in range(0, rows, tile_rows):
-            block = x[first : first + tile_rows]
-            state = torch.zeros((6, len(block)), dtype=dtype, device=x.device)
-            state[:2] = -torch.inf
-            for start in range(0, classes, tile_classes):
-                part = w[start : start + tile_classes]
-                logits = room[: len(block) * len(part)].view(len(block), len(part))
-                if offset is None:
-                    torch.mm(block, part.mT, out=logits)
-                else:
-                    torch.addmm(offset[start : start + tile_classes], block, part.mT, out=logits)
-                ops.absorb_(state, logits, float(temperature))
-            utilities[:, first : first + tile_rows] = _utilities(state, names, float(temperature))
+        for first in range(0, len(x), head.rows):
+            block = x[first : first + head.rows]
+            utilities[:, first : first + head.rows] = head.utilities(block, names, float(temperature))
     if isinstance(strategy, str):
         return like(hidden, utilities[0])
     return {name: like(hidden, row) for name, row in zip(names, utilities, strict=True)}
 
 
-def _checked_head(x: Tensor, weight: Any, bias: Any) -> tuple[Tensor, Tensor | None]:
-    if x.dim() != 2:
-        raise ValueError(f"hidden must have shape (N, D), got {tuple(x.shape)}")
+@dataclass(frozen=True)
+class Head:
+    """A linear head, and room for one tile of its logits.
+
+    Attributes:
+        weight: (V, D).
+        bias: (V,) or None.
+        rows, columns: What a tile has of rows and of classes, at most.
+        room: What a tile is written to.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    rows: int
+    columns: int
+    room: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of utilities."""
+        return torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+
+    def utilities(
+        self, block: Tensor, names: tuple[str, ...], temperature: float, targets: Tensor | None = None
+    ) -> Tensor:
+        """Utilities (K, R) of hidden states (R, D) of at most one tile's rows.
+
+        With targets (R,), class indices, ``"loss"`` is a name, too. It is NaN where a target is no class.
+        """
+        state = torch.zeros((6, len(block)), dtype=self.dtype, device=block.device)
+        state[:2] = -torch.inf
+        own = None if targets is None else torch.full_like(state[0], torch.nan)
+        for start in range(0, len(self.weight), self.columns):
+            part = self.weight[start : start + self.columns]
+            logits = self.room[: len(block) * len(part)].view(len(block), len(part))
+            if self.bias is None:
+                torch.mm(block, part.mT, out=logits)
+            else:
+                torch.addmm(self.bias[start : start + self.columns], block, part.mT, out=logits)
+            ops.absorb_(state, logits, temperature)
+            if targets is not None and own is not None:
+                # Taken from the tile, not multiplied again: so a target that is the row's maximum is equal to it.
+                place = targets - start
+                found = logits.gather(1, place.clamp(0, len(part) - 1)[:, None])[:, 0]
+                own = torch.where((place >= 0) & (place < len(part)), found.to(own.dtype), own)
+        return _utilities(state, own, names, temperature)
+
+
+def checked_head(x: Tensor, weight: Any, bias: Any) -> Head:
+    """The head of hidden states x (..., D); ValueError where shapes, dtypes or devices do not go together."""
     w = as_tensor("weight", weight)
     require_floating("weight", w)
-    if w.dim() != 2 or w.shape[1] != x.shape[1] or len(w) == 0:
-        raise ValueError(f"weight must have shape (V, {x.shape[1]}) with V > 0, got {tuple(w.shape)}")
+    if w.dim() != 2 or w.shape[1] != x.shape[-1] or len(w) == 0:
+        raise ValueError(f"weight must have shape (V, {x.shape[-1]}) with V > 0, got {tuple(w.shape)}")
     offset = None if bias is None else as_tensor("bias", bias)
     if offset is not None and offset.shape != (len(w),):
         raise ValueError(f"bias must have shape ({len(w)},), got {tuple(offset.shape)}")
@@ -91,11 +127,16 @@ def _checked_head(x: Tensor, weight: Any, bias: Any) -> tuple[Tensor, Tensor | N
                 f"{argument} must have the dtype and device of hidden, {x.dtype} on {x.device}, "
                 f"got {tensor.dtype} on {tensor.device}"
             )
-    return w, offset
+    rows, columns = _TILE["cuda" if x.is_cuda else "cpu"]
+    rows, columns = max(1, min(rows, x.shape[:-1].numel())), min(columns, len(w))
+    return Head(w, offset, rows, columns, torch.empty(rows * columns, dtype=x.dtype, device=x.device))
 
 
-def _utilities(state: Tensor, names: tuple[str, ...], temperature: float) -> Tensor:
-    """The rows' utilities (K, N) from their states (6, N): `summarize` of csrc/math/row_state.h, once per row."""
+def _utilities(state: Tensor, own: Tensor | None, names: tuple[str, ...], temperature: float) -> Tensor:
+    """The rows' utilities (K, N) from their states (6, N): `summarize` of csrc/math/row_state.h, once per row.
+
+    ``own`` (N,) are their targets' logits.
+    """
     highest, second, ties, tail, dot, nan = state
     rest = (ties - 1) + tail
     inverse = 1 / (rest + 1)
@@ -108,5 +149,8 @@ def _utilities(state: Tensor, names: tuple[str, ...], temperature: float) -> Ten
         "energy": -(highest + temperature * log_sum),
         "logit_margin": torch.where(ties > 1, 0.0, second - highest),  # equal maxima may be infinite
     }
+    if own is not None:
+        # Equal ones may be infinite.
+        table["loss"] = torch.where(own == highest, 0.0, (highest - own) / temperature) + log_sum
     invalid = (nan > 0) | ~(highest > -torch.inf)
     return torch.stack([torch.where(invalid, torch.nan, table[name]) for name in names])

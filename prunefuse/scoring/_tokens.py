@@ -75,25 +75,36 @@ def score_tokens(
     x = checked_logits(logits, temperature)
     if x.dim() != 3:
         raise ValueError(f"logits must have shape (N, T, V), got {tuple(x.shape)}")
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"reduction must be one of {', '.join(get_args(Reduction))}, got {reduction!r}")
+    require_reduction(reduction)
     counts = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     if mask is not None:
-        given = as_tensor("mask", mask)
-        if given.is_floating_point() or given.is_complex():
-            raise TypeError(f"mask must be bool or integer, got {given.dtype}")
-        if given.shape != counts.shape:
-            raise ValueError(f"mask must have shape {tuple(counts.shape)}, got {tuple(given.shape)}")
-        counts = (given != 0).to(x.device)
+        counts = checked_mask(mask, x.shape[:2]).to(x.device)
     rows = x.flatten(0, 1)
     utilities = score(rows, names, probabilities=probabilities, temperature=temperature)
-    reduced = {name: _reduce(utilities[name].view(x.shape[:2]), counts, reduction) for name in names}
+    reduced = {name: reduce_tokens(utilities[name].view(x.shape[:2]), counts, reduction) for name in names}
     if isinstance(strategy, str):
         return like(logits, reduced[strategy])
     return {name: like(logits, value) for name, value in reduced.items()}
 
 
-def _reduce(utilities: Tensor, counts: Tensor, reduction: str) -> Tensor:
+def require_reduction(reduction: Any) -> None:
+    """Raises ValueError where it is none."""
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction must be one of {', '.join(get_args(Reduction))}, got {reduction!r}")
+
+
+def checked_mask(mask: Any, shape: tuple[int, ...]) -> Tensor:
+    """Which tokens count, (N, T) bool where the mask is; TypeError or ValueError for what is no mask of that shape."""
+    given = as_tensor("mask", mask)
+    if given.is_floating_point() or given.is_complex():
+        raise TypeError(f"mask must be bool or integer, got {given.dtype}")
+    if given.shape != shape:
+        raise ValueError(f"mask must have shape {tuple(shape)}, got {tuple(given.shape)}")
+    return given != 0
+
+
+def reduce_tokens(utilities: Tensor, counts: Tensor, reduction: str) -> Tensor:
+    """Utilities (N,) of sequences from those (N, T) of their tokens; NaN where no token counts."""
     tokens = counts.sum(1)
     if reduction == "max":
         # A column more, so that there is a maximum where T is 0.

@@ -13,7 +13,7 @@ import torch
 from fake_gpu import FakeGpu
 
 import prunefuse
-from prunefuse.bench import cases, dynamics, race, record, scorers, table
+from prunefuse.bench import cases, dynamics, language, race, record, scorers, table
 from prunefuse.bench.race import Case, Contender, Line, Result, Task, measure
 
 CPU = torch.device("cpu")
@@ -158,6 +158,7 @@ SMALL = {
     "linear of 16 bits": partial(scorers._linear, 70, 16, 300, torch.bfloat16),
     "ensemble": partial(scorers._ensemble, 5, 80, 10),
     "tokens": partial(scorers._tokens, 20, 7, 10),
+    "sequences": partial(language._sequences, 20, 7, 16, 300, torch.float32),
     "top": partial(cases._top_b, 2000, 50),
     "stream": partial(cases._stream, 2000, 10, 50, 4),
     "k-center": partial(cases._k_center, 500, 8, 20),
@@ -220,6 +221,13 @@ def test_ours_and_plain_torch_do_the_work_of_every_case(name):
             "tokens",
             "prunefuse.score_tokens",
             lambda x, names, mask: prunefuse.scoring.score_tokens(x, names),
+        ),
+        (
+            "sequences",
+            "prunefuse.score_sequences",
+            lambda *a, targets, mask: prunefuse.scoring.score_sequences(
+                *a, targets=targets.flip(0), mask=mask
+            ),
         ),
         ("stream", "prunefuse.StreamingTopB", lambda b, name: prunefuse.selection.StreamingTopB(b, "margin")),
         ("top", "prunefuse.top_b", lambda u, b: [one.flip(0) for one in prunefuse.selection.top_b(u, b)]),

@@ -242,6 +242,91 @@ def test_from_probabilities_alone():
     assert single.scores()["du"].tolist() == [0, math.sqrt(0.125)]
 
 
+SEQUENCES = ("loss", "du", "du:every-window", "dual", "dual:cifar")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_from_losses_alone(dtype):
+    """Sequences by the mean loss of their tokens; exp(-loss) is their probability."""
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.rand(35, 20, 9, generator=generator, dtype=torch.float64) * 3  # epochs, sequences, tokens
+    means = tokens.mean(2).to(dtype)
+    recorder = Recorder(20, {**{name: PRESETS[name] for name in SEQUENCES}, "last": Loss("last")})
+    for t, row in enumerate(means):
+        for rows in torch.randperm(20, generator=generator).split(6):
+            recorder.update_losses(
+                row[rows].numpy() if t == 0 and dtype == torch.float16 else row[rows], rows
+            )
+        assert len(recorder.end_epoch()) == 0
+    losses = means.double().numpy()
+    p = np.exp(-losses)
+    scores = recorder.scores()
+    assert_close(scores["loss"], losses.mean(0))
+    assert_close(scores["last"], losses[-1])
+    assert_close(scores["du"], dump.du(p, 10, 1, 1))
+    assert_close(scores["du:every-window"], dump.du(p, 10, 1, 0))
+    assert_close(scores["dual"], dump.dual(p, 10, 1, 0))
+    assert_close(scores["dual:cifar"], dump.dual(p[:30], 10, 1, 0))
+
+
+def test_losses_are_those_of_logits():
+    """A classifier's samples, recorded by either, and by both in turns with a file between."""
+    logits, labels, _ = training(12, 30, 6)
+    names = ("loss", "du", "dual")
+    expected = record(Recorder(30, names), logits, labels).scores()
+    losses = torch.stack([torch.nn.functional.cross_entropy(x, labels, reduction="none") for x in logits])
+    recorder, rows = Recorder(30, names), torch.arange(30)
+    for t in range(12):
+        recorder.update(logits[t, :10], labels[:10], rows[:10])
+        recorder = Recorder.from_state(recorder.state_dict())
+        recorder.update_losses(losses[t, 10:], rows[10:])
+        recorder.end_epoch()
+    for name, values in recorder.scores().items():
+        assert_close(values, expected[name], 1e-9)
+
+
+def test_losses_that_are_not_finite():
+    recorder = Recorder(3, {"loss": Loss(), "du": DynamicUncertainty(2, omitted=0)})
+    for losses in ([0.0, math.inf, math.nan], [0.5, 0.5, 0.5]):
+        recorder.update_losses(torch.tensor(losses), torch.arange(3))
+        recorder.end_epoch()
+    scores = recorder.scores()
+    assert scores["loss"].isnan().tolist() == scores["du"].isnan().tolist() == [False, False, True]
+    assert scores["loss"][:2].tolist() == [0.25, math.inf]
+    assert_close(scores["du"][:2], np.std([[1, 0], [math.exp(-0.5)] * 2], axis=0, ddof=1))
+
+
+def test_what_is_wrong_with_losses_is_said_and_nothing_is_written():
+    recorder = Recorder(4, ("loss", "du"))
+    recorder.update_losses(torch.ones(2), torch.tensor([0, 2]))
+    before = {name: t.clone() for name, t in recorder.state_dict()["tensors"].items()}
+    good = {"losses": torch.ones(2), "indices": torch.tensor([1, 3])}
+    for change, error, message in (
+        ({"losses": torch.tensor([1.0, -0.5])}, ValueError, "losses must be 0 or more, got -0.5"),
+        ({"losses": torch.ones(2, 1)}, ValueError, r"losses must have shape \(rows,\), got \(2, 1\)"),
+        ({"losses": torch.ones(3)}, ValueError, r"indices must have shape \(3,\)"),
+        ({"losses": torch.ones(2).int()}, TypeError, "losses must be float16"),
+        ({"losses": [1.0, 2.0]}, TypeError, "losses must be a torch tensor"),
+        (
+            {"losses": torch.ones(2, device="meta")},
+            ValueError,
+            "losses must be on the recorder's device, cpu",
+        ),
+        ({"indices": torch.tensor([1, 2])}, RuntimeError, "got 2 again in row 1"),
+        ({"indices": torch.tensor([1, 4])}, RuntimeError, r"indices must lie in \[0, 4\), got 4 in row 1"),
+    ):
+        with pytest.raises(error, match=message):
+            recorder.update_losses(**{**good, **change})
+        for name, tensor in recorder.state_dict()["tensors"].items():
+            assert torch.equal(tensor, before[name]), (change, name)
+    with pytest.raises(ValueError, match="losses are not enough for el2n, aum: give logits to update"):
+        Recorder(2, ("el2n", "loss", "aum")).update_losses(torch.ones(2), torch.arange(2))
+    # A loss of any kind has a mean.
+    alone = Recorder(2, ("loss",))
+    alone.update_losses(torch.tensor([-1.0, 2.0]), torch.arange(2))
+    assert alone.scores()["loss"].tolist() == [-1, 2]
+
+
 def test_samples_that_miss_epochs():
     """Windows are over the epochs in which a sample was seen; until then its scores are NaN."""
     logits, labels, _ = training(6, 4, 5)
@@ -434,9 +519,13 @@ def test_recording_does_not_wait_for_the_gpu():
     logits, labels, features, rows = logits.cuda(), labels.cuda(), features.cuda(), torch.arange(60).cuda()
     recorder.update(logits[0], labels, rows, features[0])
     recorder.end_epoch()
+    sequences, losses = Recorder(60, ("loss", "du"), device="cuda"), torch.rand(60, device="cuda")
+    sequences.update_losses(losses, rows)
+    sequences.end_epoch()
     torch.cuda.set_sync_debug_mode("error")
     try:
         recorder.update(logits[1], labels, rows, features[1])
+        sequences.update_losses(losses, rows)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -66,6 +66,10 @@ def of_passes(logits):
         (lambda x: tuple(prunefuse.score_ensemble(x).values()), [torch.randn(2, 3, 4)]),
         (of_passes, [torch.randn(3, 4)]),
         (lambda x, mask: prunefuse.score_tokens(x, mask=mask), [torch.randn(2, 3, 4), torch.ones(2, 3) > 0]),
+        (
+            lambda x, w, mask: prunefuse.score_sequences(x, w, mask=mask),
+            [torch.randn(2, 3, 4), torch.randn(5, 4), torch.ones(2, 3) > 0],
+        ),
         (lambda x: prunefuse.top_b(x, 2), [torch.randn(5)]),
         (
             lambda x, labeled: prunefuse.k_center_greedy(x, 2, labeled),
@@ -73,7 +77,10 @@ def of_passes(logits):
         ),
         (streamed, [torch.randn(3, 4), torch.tensor([7, 9, 8])]),
     ],
-    ids=["score", "statistics", "linear", "ensemble", "passes", "tokens", "top_b", "k_center", "streaming"],
+    ids=[
+        *("score", "statistics", "linear", "ensemble", "passes", "tokens", "sequences"),
+        *("top_b", "k_center", "streaming"),
+    ],
 )
 def test_dlpack(function, arrays):
     """Whatever takes an array takes one that has DLPack alone, and answers with tensors."""
