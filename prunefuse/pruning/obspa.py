@@ -34,6 +34,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Unpack
 
 from prunefuse._attention import unfused_attention
+from prunefuse._wrapped import unwrapped
 from prunefuse.pruning._graph.copies import copied, named_tensors
 from prunefuse.pruning._graph.export import Exporter
 from prunefuse.pruning._obspa.readers import Application, Enough, Reader, Watch, find_readers
@@ -160,6 +161,7 @@ def prune_without_finetuning(
         Time*. Hassibi and Stork 1992, *Second Order Derivatives for Network Pruning: Optimal Brain Surgeon*.
     """
     check_planning(options, damping)
+    model = unwrapped(model)
     inputs = inputs_for(model, example_inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = Batches(calibration, len(inputs), device)

@@ -10,11 +10,10 @@ from fractions import Fraction
 from numbers import Real
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from prunefuse._options import require, require_type
+from prunefuse._options import require
 from prunefuse.pruning._choose.gradients import Loss
 from prunefuse.pruning._choose.ranking import NORMALIZATIONS, RANKINGS, ROUNDINGS, Selection
 from prunefuse.pruning._choose.scores import AGGREGATIONS, SCOPES, Function, Scores, Scoring
@@ -335,37 +334,10 @@ def checked_inputs(example_inputs: Tensor | Sequence[Tensor] | None) -> tuple[Te
 
 
 def inputs_for(model: nn.Module, example_inputs: Tensor | Sequence[Tensor] | None) -> tuple[Tensor, ...]:
-    """The inputs as a tuple of tensors, on the device of the model; the model checked to be one that can be planned."""
-    check_module(model)
+    """The inputs as a tuple of tensors, on the device of the model."""
     inputs = checked_inputs(example_inputs)
     devices = {tensor.device for _, tensor in all_names(model).values()}
     return tuple(x.to(devices.copy().pop()) for x in inputs) if len(devices) == 1 else inputs
-
-
-_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
-
-
-def check_module(model: nn.Module) -> None:
-    """Raise ``TypeError`` unless the model is a module whose Python code and whole parameters are there."""
-    require_type(model, nn.Module, "model", "an nn.Module")
-    for path, module in model.named_modules():
-        where = f" as {path!r}" if path else ""
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(
-                f"model must be a module of Python code, got a scripted one{where}: plan the module from which "
-                "torch.jit.script or torch.jit.trace made it"
-            )
-        for kind in type(module).__mro__:
-            if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
-                raise TypeError(
-                    f"model must be the module inside, got a {kind.__name__} around it{where}: plan its .module, "
-                    "with whole parameters, and wrap the small model"
-                )
-    for name, (_, tensor) in all_names(model).items():
-        if type(tensor).__name__ == "DTensor":
-            raise TypeError(
-                f"model must have whole parameters, got {name} sharded over processes: plan the model before it is sharded"
-            )
 
 
 def checked_ratio(argument: str, ratio: float | Fraction) -> Fraction:

@@ -102,23 +102,6 @@ def test_parameters_that_keep_their_channels(ignore, widths):
         assert [layer.width_after for layer in plan.layers if layer.name in ("a", "b")] == widths
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_is_no_plain_module_is_told(tmp_path):
-    import torch.distributed
-
-    net, x = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4)
-    with pytest.raises(TypeError, match="must be a module of Python code, got a scripted one as '1'"):
-        plan_pruning(nn.Sequential(nn.Linear(4, 4), torch.jit.script(net)), x)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        wrapped = nn.parallel.DistributedDataParallel(net)
-        with pytest.raises(TypeError, match=r"got a DistributedDataParallel around it: plan its \.module"):
-            plan_pruning(wrapped, x)
-        assert plan_pruning(wrapped.module, x).params == (58, 30)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 def test_the_example_may_be_on_another_device():
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
