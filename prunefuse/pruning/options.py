@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from prunefuse._options import require
+from prunefuse._options import require, require_type
 from prunefuse.pruning._choose.gradients import Loss
 from prunefuse.pruning._choose.ranking import NORMALIZATIONS, RANKINGS, ROUNDINGS, Selection
 from prunefuse.pruning._choose.scores import AGGREGATIONS, SCOPES, Function, Scores, Scoring
@@ -135,6 +135,14 @@ class PlanOptions(TypedDict, total=False):
             "local ranking.",
         ),
     ]
+    uniform: Annotated[
+        bool,
+        Key(
+            False,
+            "Axes of the model that are equally long keep equally many channels, where couplings allow it, by local ranking. So "
+            "layers that repeat stay as wide as each other, and a configuration that has one size for all can say it.",
+        ),
+    ]
     scores: Annotated[
         Scores | None,
         Key(
@@ -229,6 +237,7 @@ class Options:
         normalization: By what of their group scores are divided.
         selection: How many are kept.
         own_ratios: Name of a module or tensor -> the ratio of the channels that it writes.
+        uniform: Whether axes that are equally long keep equally many channels.
     """
 
     ratio: Fraction
@@ -237,6 +246,7 @@ class Options:
     normalization: str
     selection: Selection
     own_ratios: Mapping[str, Fraction]
+    uniform: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -295,6 +305,10 @@ def checked_options(
     }
     for name, allowed in _CHOICES.items():
         check_choice(name, settings[name], allowed)
+    require_type(wanted["uniform"], bool, "uniform", "True or False")
+    if wanted["uniform"]:
+        require(wanted["ranking"] != "global", "ranking", "local with uniform=True", wanted["ranking"])
+        settings["ranking"] = "local"
     check_choice("rounding", wanted["rounding"], tuple(ROUNDINGS))
     check_count("round_to", wanted["round_to"])
     check_count("min_channels", wanted["min_channels"])
@@ -317,6 +331,7 @@ def checked_options(
             fraction_left,
         ),
         own,
+        wanted["uniform"],
     )
 
 

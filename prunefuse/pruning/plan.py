@@ -20,6 +20,7 @@ from prunefuse._options import require_type
 from prunefuse._table import Table
 from prunefuse._wrapped import unwrapped
 from prunefuse.pruning import _folder as folders
+from prunefuse.pruning import _pretrained
 from prunefuse.pruning._explain import Coupled, coupled_in, explain
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning._graph.export import TensorSpec
@@ -375,6 +376,36 @@ class PruningPlan:
                 'expressed_by must be "module" to save a model, got a plan with "program": torch.export.save saves programs'
             )
         return folders.write(folder, small, self.to_text(), factory)
+
+    def save_pretrained(self, small: nn.Module, folder: str | os.PathLike[str]) -> Path:
+        """Return a new folder that ``from_pretrained`` of Hugging Face's transformers reads, without this package.
+
+        It holds ``config.json`` with the sizes of the small model, its weights, and ``plan.json``. A configuration says one
+        size for all layers, or a list of sizes where a class has such. Plans with ``uniform=True`` keep layers equally
+        wide. The folder is read once before it gets its name, and the outputs are compared.
+
+        >>> transformers = pytest.importorskip("transformers")
+        >>> config = transformers.BertConfig(60, 32, 2, 4, 64, max_position_embeddings=16)
+        >>> model = transformers.BertModel(config)
+        >>> plan = prunefuse.plan_pruning(model, torch.ones(1, 8, dtype=torch.long), ratio=0.5, uniform=True)
+        >>> folder = plan.save_pretrained(plan.extract(model), "bert")
+        >>> transformers.AutoModel.from_pretrained("bert").config.intermediate_size
+        32
+
+        Args:
+            small: ``plan.extract`` of a model of transformers, trained or not.
+            folder: It must not exist yet, or be empty.
+
+        Raises:
+            TypeError: ``small`` is no model of transformers, or has parameters that are sharded over processes.
+            ValueError: ``small`` is not of this plan, or the configuration cannot say its sizes; the message names tensors.
+            FileExistsError: ``folder`` has something in it, or is a file.
+            OSError: It cannot be written.
+        """
+        small = self.check_small(small)
+        require_type(folder, (str, os.PathLike), "folder", "a path")
+        _pretrained.write(Path(folder), small, self.to_text(), self.attributes, self.inputs)
+        return Path(folder)
 
     def check_small(self, small: nn.Module) -> nn.Module:
         """Return the small model without wrappers, or raise unless its tensors have the sizes that the plan gives them.
