@@ -1,8 +1,9 @@
 """A small model of Hugging Face's transformers as a folder that ``from_pretrained`` reads.
 
-A configuration has sizes for all layers, and the model's class makes shapes of them in its own way. So nothing is known here of
-names such as ``intermediate_size``. Each number of the configuration is doubled, and a model without values is built: the shapes
-and attributes that change are those that this number decides. What they are in the small model tells what the number must be.
+A configuration has sizes for all layers, and the model's class makes shapes of them in its own way. So nothing is known
+here of names such as ``intermediate_size``. Each number of the configuration is doubled, and a model without values is built:
+the shapes and attributes that change are those that this number decides. What they are in the small model tells what the number
+must be.
 """
 
 from __future__ import annotations
@@ -52,25 +53,27 @@ def write(
         TypeError, ValueError, OSError: As of ``PruningPlan.save_pretrained``.
     """
     config = getattr(small, "config", None)
-    if not (hasattr(config, "to_dict") and hasattr(small, "save_pretrained") and hasattr(small, "from_pretrained")):
+    library: Any = type(small)
+    if not all(
+        (hasattr(config, "to_dict"), *(hasattr(library, f"{way}_pretrained") for way in ("save", "from")))
+    ):
         raise TypeError(
             "small must be a model of Hugging Face's transformers, with a configuration and save_pretrained, got "
-            f"{type(small).__name__}: plan.save_model saves any model"
+            f"{library.__name__}: plan.save_model saves any model"
         )
     fitting = fitted(small, config, attributes)
-    shown = copy.copy(small)  # the same tensors, another configuration
+    shown: Any = copy.copy(small)  # the same tensors, another configuration
     vars(shown)["config"] = fitting
     with files.new_folder(folder) as temporary, quiet():
         shown.save_pretrained(temporary)
         (temporary / PLAN).write_bytes(files.utf8(plan))
-        again = type(small).from_pretrained(temporary)
-        _check_same(small, again, inputs)
+        _check_same(small, library.from_pretrained(temporary), inputs)
 
 
 def fitted(small: nn.Module, config: Any, attributes: Attributes) -> Any:
     """A configuration of which the model's class builds the small model.
 
-    Attributes of modules guide the search, but some are read by nothing. Whether the ones that matter are right, only outputs say.
+    Attributes of modules guide the search, but some are read by nothing. Whether those that matter are right, outputs say.
 
     Args:
         small: The small model.
@@ -105,19 +108,45 @@ class _Search:
         self._values = dict(_leaves(config))
         self._target = _sizes(small, attributes)
         self._dense = self._built({}) or {}
+        self._implied = self._found_implied()
+        self._values |= self._implied
 
     def best(self) -> State:
         """The numbers that change, and to what."""
-        options = {leaf: values for leaf, value in self._values.items() if (values := self._candidates(leaf, value))}
+        options = {
+            leaf: values for leaf, value in self._values.items() if (values := self._candidates(leaf, value))
+        }
         state = {leaf: candidates[0] for leaf, candidates in options.items()}
-        start: State = {}
-        start = min((start, state), key=self._distance)
-        near = self._descended(start, {leaf: [self._values[leaf], *mine] for leaf, mine in options.items()})
+        choices = {leaf: [self._values[leaf], *mine] for leaf, mine in options.items()}
+        near = dict(self._implied)
+        for start in ({**state, **self._implied}, {**self._implied, **state}, near):
+            if self._distance(near)[0]:
+                near = min((near, self._descended(start, choices)), key=self._distance)
         # What a configuration leaves open, as the width inside of GPT-2, follows from other numbers until it is said.
         wrong = self.mismatches(near) or {}
         sizes = Counter(int(mine) for mine, _ in wrong.values() if mine is not None and mine == int(mine))
         said = [size for size, _ in sizes.most_common(_CANDIDATES)]
-        return self._descended(near, dict.fromkeys(_open_leaves(self._config), said) if wrong else {})
+        best = self._descended(near, dict.fromkeys(_open_leaves(self._config), said) if wrong else {})
+        for leaf in self._implied:  # what need not be said is not
+            rest = {other: value for other, value in best.items() if other != leaf}
+            best = min((rest, best), key=self._distance)
+        return best
+
+    def _found_implied(self) -> State:
+        """What the configuration of the dense model leaves open, and its modules have: mostly how wide a head is.
+
+        It follows from other numbers there, as a quotient, which may be another one in the small model.
+        """
+        implied: State = {}
+        for leaf in _open_leaves(self._config):
+            values = {
+                size for (_, name), size in self._dense.items() if name == leaf[0] and type(size) is int
+            }
+            if len(values) == 1:
+                value = int(values.pop())
+                if self._built({leaf: value}) == self._dense != self._built({leaf: 2 * value}):
+                    implied[leaf] = value
+        return implied
 
     def mismatches(self, state: State) -> dict[Place, tuple[float | None, float | None]] | None:
         """Place -> the size in the small model and that of the configuration; None if nothing can be built."""
@@ -156,7 +185,7 @@ class _Search:
 
     def _candidates(self, leaf: Leaf, value: int) -> list[int]:
         """What a number may be, the most likely first, by the places that change when it is doubled."""
-        probe = self._built({leaf: 2 * value})
+        probe = self._built({**self._implied, leaf: 2 * value})
         if probe == self._dense:
             return []
         moved = [place for place in self._dense if probe is None or probe.get(place) != self._dense[place]]
@@ -175,7 +204,8 @@ class _Search:
 
     def _built(self, state: State) -> Sizes | None:
         """The sizes of the model that a configuration with these numbers gives; None if it gives none."""
-        changes = {leaf: new for leaf, new in state.items() if self._values.get(leaf) != new}
+        said = dict(_leaves(self._config))
+        changes = {leaf: new for leaf, new in state.items() if said.get(leaf) != new}
         key = tuple(sorted(changes.items(), key=repr))
         if key not in self._tried:
             try:
@@ -278,7 +308,11 @@ def _check_same(small: nn.Module, again: nn.Module, inputs: Sequence[TensorSpec]
 def _random(spec: TensorSpec) -> Tensor:
     """Values that a model may be given: tokens of any vocabulary, or of a normal distribution."""
     empty = spec.empty(torch.device("cpu"))
-    return torch.randn(empty.shape).to(empty.dtype) if empty.is_floating_point() else torch.randint(0, 2, empty.shape).to(empty.dtype)
+    return (
+        torch.randn(empty.shape).to(empty.dtype)
+        if empty.is_floating_point()
+        else torch.randint(0, 2, empty.shape).to(empty.dtype)
+    )
 
 
 def _told(wrong: Mapping[Place, tuple[float | None, float | None]]) -> str:

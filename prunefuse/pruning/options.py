@@ -139,8 +139,8 @@ class PlanOptions(TypedDict, total=False):
         bool,
         Key(
             False,
-            "Axes of the model that are equally long keep equally many channels, where couplings allow it, by local ranking. So "
-            "layers that repeat stay as wide as each other, and a configuration that has one size for all can say it.",
+            "Axes of the model that are equally long keep equally many channels, by local ranking, where couplings allow. So "
+            "layers that repeat stay as wide as each other, and a configuration with one size for all can say it.",
         ),
     ]
     scores: Annotated[

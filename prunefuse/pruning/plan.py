@@ -384,7 +384,7 @@ class PruningPlan:
         size for all layers, or a list of sizes where a class has such. Plans with ``uniform=True`` keep layers equally
         wide. The folder is read once before it gets its name, and the outputs are compared.
 
-        >>> transformers = pytest.importorskip("transformers")
+        >>> import transformers
         >>> config = transformers.BertConfig(60, 32, 2, 4, 64, max_position_embeddings=16)
         >>> model = transformers.BertModel(config)
         >>> plan = prunefuse.plan_pruning(model, torch.ones(1, 8, dtype=torch.long), ratio=0.5, uniform=True)
