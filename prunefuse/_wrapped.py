@@ -8,12 +8,13 @@ from torch import nn
 from prunefuse._options import require_type
 
 _AROUND = {
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-    "AveragedModel": "module",
-    "OptimizedModule": "_orig_mod",
+    "torch.DataParallel": "module",
+    "torch.DistributedDataParallel": "module",
+    "torch.AveragedModel": "module",
+    "torch.OptimizedModule": "_orig_mod",
+    "ultralytics.Model": "model",  # YOLO(...), whose train() is a whole training
 }
-"""Class of torch -> where it holds the whole model, whose function it computes."""
+"""Package and class -> where it holds the whole model, whose function it computes."""
 GATHER = (
     "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True gathers them, or the model "
     "is planned before it is sharded"
@@ -36,16 +37,16 @@ def unwrapped(model: nn.Module, argument: str = "model") -> nn.Module:
                 "torch.jit.script or torch.jit.trace made it"
             )
         kinds = _kinds(module)
-        if "FullyShardedDataParallel" in kinds:
+        if "torch.FullyShardedDataParallel" in kinds:
             raise TypeError(
                 f"{argument} must have whole parameters, got a FullyShardedDataParallel{where}, which has parts of them: "
                 f"{GATHER}"
             )
         for kind in ("DistributedDataParallel", "OptimizedModule"):
-            if kind in kinds:
+            if f"torch.{kind}" in kinds:
                 raise TypeError(
-                    f"{argument} must be the module inside, got a {kind} around a part of it{where}: put .{_AROUND[kind]} in "
-                    "its place, and wrap that part of the small model"
+                    f"{argument} must be the module inside, got a {kind} around a part of it{where}: put "
+                    f".{_AROUND[f'torch.{kind}']} in its place, and wrap that part of the small model"
                 )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if type(tensor).__name__ == "DTensor":
@@ -63,7 +64,10 @@ def without_wrappers(model: nn.Module, argument: str = "model") -> nn.Module:
     """
     require_type(model, nn.Module, argument, "an nn.Module")
     while kind := _wrapper(model):
-        model = getattr(model, _AROUND[kind])
+        inside = getattr(model, _AROUND[kind])
+        if not isinstance(inside, nn.Module):
+            raise TypeError(f"{argument} must hold a module as .{_AROUND[kind]}, got {type(inside).__name__}")
+        model = inside
     return model
 
 
@@ -74,5 +78,5 @@ def _wrapper(model: nn.Module) -> str | None:
 
 
 def _kinds(module: nn.Module) -> set[str]:
-    """The names of its classes that are of torch: by name, since torch loads some of them only where they are used."""
-    return {kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("torch.")}
+    """Packages and names of its classes: by name, since some are loaded only where they are used."""
+    return {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(module).__mro__}

@@ -192,3 +192,28 @@ def test_a_model_that_is_compiled_in_place_is_one():
     model = net()
     model.compile()
     assert type(plan_pruning(model, X).extract(model)) is nn.Sequential
+
+
+def test_the_model_that_a_trainer_holds_is_taken():
+    """As ``YOLO(...)`` of ultralytics does: its ``train()`` and ``eval()`` are whole runs."""
+
+    class Model(nn.Module):
+        __module__ = "ultralytics.engine.model"
+
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def train(self, *_):
+            pytest.fail("a training began")
+
+    class Detector(Model):
+        pass
+
+    detector = Detector(net())
+    plan = plan_pruning(detector, X)
+    assert type(plan.extract(detector)) is nn.Sequential
+    detector = Detector(None)
+    detector.model = "yolo.onnx"
+    with pytest.raises(TypeError, match=r"model must hold a module as \.model, got str"):
+        plan_pruning(detector, X)
