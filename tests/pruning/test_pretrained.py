@@ -55,7 +55,7 @@ def built(name: str, **more: Any) -> nn.Module:
     torch.manual_seed(0)
     kind, options = MODELS[name][:2] if name in MODELS else ("ForCausalLM", GROUPED)
     return getattr(transformers, name + kind)(
-        getattr(transformers, f"{name}Config")(**options, **more)
+        getattr(transformers, f"{name}Config")(**{**options, **more})
     ).eval()
 
 
@@ -96,6 +96,16 @@ def test_folders_are_read_by_from_pretrained_in_a_new_process(tmp_path):
     read = load_file(tmp_path / "y.safetensors")
     for name, output in outputs.items():
         torch.testing.assert_close(read[name], output, msg=name)
+
+
+def test_the_number_of_a_layer_is_no_size():
+    # The third layer has the number 2, and two heads of keys, of which one leaves.
+    dense = built("Llama", num_hidden_layers=4, num_key_value_heads=2)
+    plan = plan_pruning(dense, TOKENS)
+    assert not plan.notes
+    small = plan.extract(dense)
+    assert [layer.self_attn.layer_idx for layer in small.model.layers] == [0, 1, 2, 3]
+    assert {tuple(layer.self_attn.k_proj.weight.shape) for layer in small.model.layers} == {(8, 32)}
 
 
 def test_what_was_read_is_fused_by_the_plan_beside_it(tmp_path):
