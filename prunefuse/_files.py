@@ -11,6 +11,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
@@ -58,6 +59,41 @@ def publish(temporary: Path, target: Path) -> None:
     # rename(2) within one folder is atomic; the name is only as durable as the folder that holds it.
     temporary.replace(target)
     _sync_folder(target.parent)
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary folder to write to; when the block ends without error it becomes ``path`` in one step.
+
+    Missing parent folders are created. If the block raises, nothing is left.
+
+    Raises:
+        FileExistsError: ``path`` is a file, or a folder that has something in it.
+        OSError: the folder cannot be created or written to.
+    """
+    target = Path(os.path.realpath(path))
+    refusal = FileExistsError(f"{path} exists and is not overwritten")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise refusal
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+            else:
+                _sync_folder(file)
+        _sync_folder(temporary)
+        try:
+            temporary.rename(target)  # in place of an empty folder; one that got something meanwhile refuses
+        except OSError as error:
+            raise (refusal if target.exists() else error) from None
+        _sync_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, *, durable: bool = True) -> None:

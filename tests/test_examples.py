@@ -10,6 +10,7 @@ from peer_packages import skip_without
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 NEEDS = {
     "language_model": "transformers",
+    "prune_onnx_int8": "torchao",
     "score_jax": "jax",
     "with_baal": "baal",
     "with_modal": "modAL",

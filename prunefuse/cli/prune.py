@@ -27,7 +27,7 @@ def prune(
         typer.Option(
             "--out",
             "-o",
-            help="New folder for weights.safetensors and plan.json; of an .onnx file, the new .onnx file.",
+            help="New folder for weights, plan.json and model.json; of an .onnx file, the new .onnx file.",
             metavar="PATH",
             show_default=False,
         ),

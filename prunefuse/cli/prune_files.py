@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunefuse import _files as files
 from prunefuse.models import load_weights_
 from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning.plan import PruningPlan
@@ -31,11 +30,13 @@ class Source:
         build: Makes it.
         imports: A line of Python that imports what makes it.
         expression: A Python expression that is a function which makes it.
+        name: Its name, by which it can be imported without arguments; None if it has none.
     """
 
     build: Callable[[], nn.Module]
     imports: str
     expression: str
+    name: str | None = None
 
 
 def find_model(name: str, num_classes: int | None = None) -> Source:
@@ -67,6 +68,7 @@ def find_model(name: str, num_classes: int | None = None) -> Source:
             lambda: torchvision.models.get_model(rest, weights=None, **options),
             "from torchvision.models import get_model",
             f'lambda: get_model("{rest}"{written})',
+            None if options else _importable(torchvision.models.get_model_builder(rest)),
         )
     if library != "torchvision" and importlib.util.find_spec("timm") is not None:
         timm = importlib.import_module("timm")
@@ -86,6 +88,10 @@ def find_model(name: str, num_classes: int | None = None) -> Source:
     )
 
 
+def _importable(function: Callable[..., nn.Module]) -> str:
+    return f"{function.__module__}:{function.__qualname__}"
+
+
 def _from_function(module: str, function: str) -> Source:
     here = os.getcwd()
     if here not in sys.path:
@@ -96,7 +102,7 @@ def _from_function(module: str, function: str) -> Source:
         raise ValueError(
             f"model must be a function that can be imported, got {function!r} from {module!r}: {error}"
         ) from error
-    return Source(build, f"from {module} import {function}", function)
+    return Source(build, f"from {module} import {function}", function, f"{module}:{function}")
 
 
 def parse_input(text: str) -> Tensor:
@@ -134,7 +140,7 @@ def prune_to_folder(
     seed: int = 0,
     **planning: Any,
 ) -> tuple[PruningPlan, str]:
-    """Build a model, prune it, and write ``weights.safetensors`` and ``plan.json`` of the small one.
+    """Build a model, prune it, and write the folder of the small one, which ``load_pruned`` takes.
 
     Args:
         source: The dense model.
@@ -165,16 +171,12 @@ def prune_to_folder(
     if weights is not None:
         load_weights_(model, weights)
     plan = plan_pruning(model, tuple(inputs), seed=seed, **planning)
-    small = plan.extract(model)
-    out.mkdir(parents=True)
-    files.save_tensors(out / "weights.safetensors", small.state_dict())
-    plan.save(out / "plan.json")
-    where = [repr(str(out / name)) for name in ("plan.json", "weights.safetensors")]
+    plan.save_model(plan.extract(model), out, source.name)
     return plan, "\n".join(
         (
             source.imports,
-            "from prunefuse import PruningPlan, load_pruned",
-            f"model = load_pruned({source.expression}, PruningPlan.load({where[0]}), {where[1]})",
+            "from prunefuse import load_pruned",
+            f"model = load_pruned({str(out)!r}, factory={source.expression})",
         )
     )
 

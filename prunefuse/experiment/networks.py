@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from prunefuse import models
+from prunefuse._checkpoints import Unmatched, put_weights_, read_weights
 from prunefuse.data import Data
 from prunefuse.experiment.budgets import ConfigError
 from prunefuse.experiment.config import DataOptions
 from prunefuse.experiment.steps import digest
-from prunefuse.models._weights import Unmatched, put_weights_, read_weights
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Architectures for experiments on small images, by function or by name."""
 
+from prunefuse._checkpoints import Unmatched, load_weights_
 from prunefuse.models._layers import ChannelPad
 from prunefuse.models._perceptron import MLP, mlp
 from prunefuse.models._registry import build, names
@@ -25,7 +26,6 @@ from prunefuse.models._vgg import (
     vgg19,
     vgg19_bn,
 )
-from prunefuse.models._weights import Unmatched, load_weights_
 from prunefuse.models._wide import WideResNet, wide_resnet, wide_resnet16_4, wide_resnet28_10
 
 __all__ = [

@@ -4,8 +4,9 @@ from prunefuse._inputs import TensorSpec
 from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning._graph.attributes import register_padding, register_sizes
 from prunefuse.pruning._rules.registry import register_rule
+from prunefuse.pruning.load import load_pruned
 from prunefuse.pruning.obspa import noise_like, prune_without_finetuning
-from prunefuse.pruning.plan import Layer, PruningPlan, fuse_, load_pruned
+from prunefuse.pruning.plan import Layer, PruningPlan, fuse_
 from prunefuse.pruning.planner import plan_pruning
 from prunefuse.pruning.schedule import compose, prune_and_finetune
 

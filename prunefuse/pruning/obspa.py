@@ -35,6 +35,7 @@ from typing_extensions import Unpack
 
 from prunefuse._attention import unfused_attention
 from prunefuse._inputs import Inputs, tensors_in
+from prunefuse._wrapped import unwrapped
 from prunefuse.pruning._graph.copies import copied, named_tensors
 from prunefuse.pruning._graph.export import Exporter
 from prunefuse.pruning._obspa.readers import Application, Enough, Reader, Watch, find_readers
@@ -182,6 +183,7 @@ def prune_without_finetuning(
         Time*. Hassibi and Stork 1992, *Second Order Derivatives for Network Pruning: Optimal Brain Surgeon*.
     """
     check_planning(options, damping)
+    model = unwrapped(model)
     inputs = inputs_for(model, example_inputs, example_kwargs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = Batches(calibration, inputs, device)

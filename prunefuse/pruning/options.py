@@ -10,7 +10,6 @@ from fractions import Fraction
 from numbers import Real
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
-import torch
 from torch import nn
 from typing_extensions import TypedDict
 
@@ -137,6 +136,14 @@ class PlanOptions(TypedDict, total=False):
             "local ranking.",
         ),
     ]
+    uniform: Annotated[
+        bool,
+        Key(
+            False,
+            "Axes of the model that are equally long keep equally many channels, by local ranking, where couplings allow. So "
+            "layers that repeat stay as wide as each other, and a configuration with one size for all can say it.",
+        ),
+    ]
     scores: Annotated[
         Scores | None,
         Key(
@@ -232,6 +239,7 @@ class Options:
         normalization: By what of their group scores are divided.
         selection: How many are kept.
         own_ratios: Name of a module or tensor -> the ratio of the channels that it writes.
+        uniform: Whether axes that are equally long keep equally many channels.
     """
 
     ratio: Fraction
@@ -240,6 +248,7 @@ class Options:
     normalization: str
     selection: Selection
     own_ratios: Mapping[str, Fraction]
+    uniform: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -298,6 +307,10 @@ def checked_options(
     }
     for name, allowed in _CHOICES.items():
         check_choice(name, settings[name], allowed)
+    require_type(wanted["uniform"], bool, "uniform", "True or False")
+    if wanted["uniform"]:
+        require(wanted["ranking"] != "global", "ranking", "local with uniform=True", wanted["ranking"])
+        settings["ranking"] = "local"
     check_choice("rounding", wanted["rounding"], tuple(ROUNDINGS))
     check_count("round_to", wanted["round_to"])
     check_count("min_channels", wanted["min_channels"])
@@ -320,45 +333,19 @@ def checked_options(
             fraction_left,
         ),
         own,
+        wanted["uniform"],
     )
 
 
 def inputs_for(
     model: nn.Module, example_inputs: Any = None, example_kwargs: Mapping[str, Any] | None = None
 ) -> Inputs:
-    """The inputs, on the device of the model; the model checked to be one that can be planned."""
-    check_module(model)
+    """The inputs, on the device of the model."""
     inputs = checked_inputs(model, example_inputs, example_kwargs)
     devices = {tensor.device for _, tensor in all_names(model).values()}
     if len(devices) != 1 or all(x.device in devices for x in inputs.tensors):
         return inputs
     return inputs.map(lambda x: x.to(next(iter(devices))))
-
-
-_WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")
-
-
-def check_module(model: nn.Module) -> None:
-    """Raise ``TypeError`` unless the model is a module whose Python code and whole parameters are there."""
-    require_type(model, nn.Module, "model", "an nn.Module")
-    for path, module in model.named_modules():
-        where = f" as {path!r}" if path else ""
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(
-                f"model must be a module of Python code, got a scripted one{where}: plan the module from which "
-                "torch.jit.script or torch.jit.trace made it"
-            )
-        for kind in type(module).__mro__:
-            if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
-                raise TypeError(
-                    f"model must be the module inside, got a {kind.__name__} around it{where}: plan its .module, "
-                    "with whole parameters, and wrap the small model"
-                )
-    for name, (_, tensor) in all_names(model).items():
-        if type(tensor).__name__ == "DTensor":
-            raise TypeError(
-                f"model must have whole parameters, got {name} sharded over processes: plan the model before it is sharded"
-            )
 
 
 def checked_ratio(argument: str, ratio: float | Fraction) -> Fraction:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +19,11 @@ from prunefuse._files import decode
 from prunefuse._inputs import Inputs, Structure, TensorSpec
 from prunefuse._options import require_type
 from prunefuse._table import Table
+from prunefuse._wrapped import unwrapped
+from prunefuse.pruning import _folder as folders
+from prunefuse.pruning import _pretrained
 from prunefuse.pruning._explain import Coupled, coupled_in, explain
-from prunefuse.pruning._graph.copies import all_names, fingerprint, named_tensors
+from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning.extract import extract, extract_program
 from prunefuse.pruning.fuse import check_arguments, write_back
 from prunefuse.pruning.options import check_choice, inputs_for
@@ -153,10 +156,11 @@ class PruningPlan:
             dtypes, memory formats and devices, no shared memory.
 
         Raises:
-            TypeError: ``model`` is no module.
+            TypeError: ``model`` is no module, or has parameters that are sharded over processes.
             ValueError: The plan is for another model or for an exported program. Or the small model cannot run because a
                 size is written in the code; the message names the module.
         """
+        model = unwrapped(model)
         kept = self.kept_indices(model)
         if self.expressed_by != "module":
             raise ValueError(
@@ -164,8 +168,12 @@ class PruningPlan:
                 "run with what it keeps; plan.extract_program(model, example_inputs) gives the exported program, or plan "
                 'with expressed_by="module"'
             )
-        inputs = self.example or Inputs.like(self.inputs, self.structure)
+        inputs = self._example()
         return extract(model, kept, self.attributes, inputs, self.outputs)
+
+    def _example(self) -> Inputs | None:
+        """The inputs that it was planned for, those of a file without values."""
+        return self.example or Inputs.like(self.inputs, self.structure)
 
     def extract_program(
         self,
@@ -198,6 +206,7 @@ class PruningPlan:
             RuntimeError: ``torch.export`` cannot capture the model, or the small program would not fit together,
                 because an operator gets sizes that are not known to be such.
         """
+        model = unwrapped(model)
         kept = self.kept_indices(model)
         inputs = inputs_for(model, example_inputs, example_kwargs)
         return extract_program(model, kept, inputs, dynamic_shapes, training)
@@ -240,10 +249,12 @@ class PruningPlan:
             Kousar, Bhatti and Moon 2025, *PruneFuse: Efficient Data Selection via Weight Pruning and Network Fusion*.
         """
         check_arguments(dense, small, complement, generator)
-        kept = self.kept_indices(dense, "dense")
+        target = unwrapped(dense, "dense")
+        kept = self.kept_indices(target, "dense")
         if isinstance(complement, nn.Module):
+            complement = unwrapped(complement, "complement")
             self.check_model(complement, "complement")
-        write_back(dense, small, kept, complement, generator)
+        write_back(target, unwrapped(small, "small"), kept, complement, generator)
         return dense
 
     def explain(
@@ -291,6 +302,7 @@ class PruningPlan:
         require_type(name, str, "name", "the name of a layer or tensor")
         coupled = self.couplings
         if model is not None:
+            model = unwrapped(model)
             self.check_model(model)
             inputs = inputs_for(model, example_inputs, example_kwargs)
             coupled = coupled_in(model, inputs, self.expressed_by == "program")
@@ -310,7 +322,7 @@ class PruningPlan:
             TypeError: ``model`` is no module.
             ValueError: the tensor names or shapes or the module types differ.
         """
-        require_type(model, nn.Module, argument, "an nn.Module")
+        model = unwrapped(model, argument)
         if fingerprint(model) != self.fingerprint:
             raise ValueError(
                 f"{argument} must be like the model that was planned, got another {type(model).__name__}: tensor names, "
@@ -324,6 +336,7 @@ class PruningPlan:
             TypeError: ``model`` is no module.
             ValueError: the plan is for another model, or names what the model does not have.
         """
+        model = unwrapped(model, argument)
         self.check_model(model, argument)
         tensors = named_tensors(model)
         cached: dict[tuple[int, ...], Tensor] = {}  # layers share their kept sets, and so one tensor
@@ -348,6 +361,89 @@ class PruningPlan:
             OSError: the file cannot be written.
         """
         files.write_text(path, self.to_text())
+
+    def save_model(
+        self, small: nn.Module, folder: str | os.PathLike[str], factory: str | None = None
+    ) -> Path:
+        """Return the folder, new and complete, from which `load_pruned` makes the small model again.
+
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> plan = prunefuse.plan_pruning(model, torch.zeros(1, 4), ratio=0.5)
+        >>> folder = plan.save_model(plan.extract(model), "small")
+        >>> prunefuse.load_pruned("small", factory=lambda: model)[0].out_features
+        4
+
+        The folder holds ``weights.safetensors``, ``plan.json`` and ``model.json``, which has the name of the factory. It
+        appears whole or not at all.
+
+        Args:
+            small: ``plan.extract`` of a model, trained or not.
+            folder: It must not exist yet, or be empty.
+            factory: ``"package.module:function"``, which builds the dense model without arguments. None: `load_pruned` is
+                given one.
+
+        Raises:
+            TypeError: An argument has the wrong type.
+            ValueError: ``small`` is not of this plan, or no module of this name can be found.
+            FileExistsError: ``folder`` has something in it, or is a file.
+            OSError: It cannot be written.
+        """
+        small = self.check_small(small)
+        if self.expressed_by != "module":
+            raise ValueError(
+                'expressed_by must be "module" to save a model, got a plan with "program": torch.export.save saves programs'
+            )
+        return folders.write(folder, small, self.to_text(), factory)
+
+    def save_pretrained(self, small: nn.Module, folder: str | os.PathLike[str]) -> Path:
+        """Return a new folder that ``from_pretrained`` of Hugging Face's transformers reads, without this package.
+
+        It holds ``config.json`` with the sizes of the small model, its weights, and ``plan.json``. A configuration says one
+        size for all layers, or a list of sizes where a class has such. Plans with ``uniform=True`` keep layers equally
+        wide. The folder is read once before it gets its name, and the outputs are compared.
+
+        >>> import transformers
+        >>> config = transformers.BertConfig(60, 32, 2, 4, 64, max_position_embeddings=16)
+        >>> model = transformers.BertModel(config)
+        >>> plan = prunefuse.plan_pruning(model, torch.ones(1, 8, dtype=torch.long), ratio=0.5, uniform=True)
+        >>> folder = plan.save_pretrained(plan.extract(model), "bert")
+        >>> transformers.AutoModel.from_pretrained("bert").config.intermediate_size
+        32
+
+        Args:
+            small: ``plan.extract`` of a model of transformers, trained or not.
+            folder: It must not exist yet, or be empty.
+
+        Raises:
+            TypeError: ``small`` is no model of transformers, or has parameters that are sharded over processes.
+            ValueError: ``small`` is not of this plan, or the configuration cannot say its sizes; the message names tensors.
+            FileExistsError: ``folder`` has something in it, or is a file.
+            OSError: It cannot be written.
+        """
+        small = self.check_small(small)
+        require_type(folder, (str, os.PathLike), "folder", "a path")
+        _pretrained.write(Path(folder), small, self.to_text(), self.attributes, self._example())
+        return Path(folder)
+
+    def check_small(self, small: nn.Module) -> nn.Module:
+        """Return the small model without wrappers, or raise unless its tensors have the sizes that the plan gives them.
+
+        Raises:
+            TypeError: ``small`` is no module, or has parameters that are sharded over processes.
+            ValueError: A tensor is missing, or has another size.
+        """
+        small = unwrapped(small, "small")
+        tensors = named_tensors(small)
+        for name, axes in self.kept.items():
+            shape = tuple(tensors[name].shape) if name in tensors else None
+            wanted = {axis: len(indices) for axis, indices in axes.items()}
+            if shape is None or any(
+                axis >= len(shape) or shape[axis] != size for axis, size in wanted.items()
+            ):
+                sizes = " and ".join(f"{size} at axis {axis}" for axis, size in wanted.items())
+                got = "a model without it" if shape is None else f"shape {shape}"
+                raise ValueError(f"small must be cut by this plan, where {name} has {sizes}, got {got}")
+        return small
 
     def to_text(self) -> str:
         """The content of the file that `save` writes."""
@@ -425,68 +521,6 @@ class PruningPlan:
         if self.seconds is not None:
             lines.append("planned in {:.2f} s, {:.2f} s of them beyond torch.export".format(*self.seconds))
         return "\n".join(lines)
-
-
-def load_pruned(
-    factory: Callable[[], nn.Module],
-    plan: PruningPlan,
-    weights: str | os.PathLike[str] | Mapping[str, Tensor],
-) -> nn.Module:
-    """Return a small model, rebuilt from the dense model's class, a plan and saved weights, without pickle.
-
-    >>> build = lambda: torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    >>> dense = build()
-    >>> plan = prunefuse.plan_pruning(dense, torch.zeros(1, 4), ratio=0.5)
-    >>> prunefuse.save_tensors("small.safetensors", plan.extract(dense).state_dict())
-    >>> prunefuse.load_pruned(build, plan, "small.safetensors")[0].out_features
-    4
-
-    Args:
-        factory: Builds the dense model; its values do not matter.
-        plan: The plan the small model was extracted with.
-        weights: A safetensors file of the small model's ``state_dict()``, or the state dict itself. Of tied
-            tensors one name is enough, as ``safetensors.torch.save_model(small, path)`` writes it
-            (``save_file`` refuses tensors that share memory).
-
-    Returns:
-        The small model in the mode that ``factory`` left it, holding ``weights``.
-
-    Raises:
-        TypeError: An argument has the wrong type, or ``factory`` does not return a module.
-        OSError: The file cannot be read.
-        ValueError: The plan is for another model, or the weights are no safetensors or do not fit.
-    """
-    if isinstance(factory, nn.Module) or not callable(factory):
-        raise TypeError(
-            f"factory must be a function or class that builds the dense model, got {type(factory).__name__}"
-        )
-    check_plan(plan)
-    require_type(weights, (str, os.PathLike, Mapping), "weights", "a safetensors file or a state dict")
-    small = plan.extract(factory())
-    if not isinstance(weights, Mapping):
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            weights = load_file(weights)
-        except SafetensorError as error:
-            raise ValueError(f"weights must be a safetensors file, got {weights}: {error}") from None
-    try:
-        small.load_state_dict(_with_tied_names(small, weights))
-    except RuntimeError as error:
-        raise ValueError(f"weights must fit the small model of this plan: {error}") from None
-    return small
-
-
-def _with_tied_names(small: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under every name of each tied tensor, where they have any of them."""
-    result = dict(weights)
-    names = all_names(small)
-    held = {first: result[name] for name, (first, _) in names.items() if name in result}
-    for name in small.state_dict().keys() & names.keys():  # not the buffers that are never saved
-        if name not in result and (first := names[name][0]) in held:
-            result[name] = held[first]
-    return result
 
 
 def fuse_(

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from prunefuse._wrapped import unwrapped
 from prunefuse.pruning._choose.fit_code import (
     Decision,
     Fault,
@@ -68,7 +69,8 @@ def plan_pruning(
     notes name it, and ``plan.explain`` tells of a layer.
 
     Args:
-        model: The dense model. It is not changed. What ``torch.export`` does not capture is recorded in one run.
+        model: The dense model, also inside of ``DataParallel``, ``DistributedDataParallel``, ``AveragedModel`` or
+            ``torch.compile``. It is not changed. What ``torch.export`` does not capture is recorded in one run.
         example_inputs: The input of its forward, or a tuple or list of the inputs in order. Inputs are tensors, or anything
             that holds some. A dictionary is inputs by name where the forward takes these names, else it is one input. Only
             shapes and dtypes matter, unless the model's code looks at values. Axis 0 of the first tensor is taken as the
@@ -91,6 +93,7 @@ def plan_pruning(
         Rachwan, Günnemann and Charpentier 2024, *Structurally Prune Anything: Any Architecture, Any Framework, Any Time*.
     """
     start = time.perf_counter()
+    model = unwrapped(model)
     inputs = inputs_for(model, example_inputs, example_kwargs)
     wanted: ModulePlanOptions = completed("plan_pruning", ModulePlanOptions, options)
     expressed_by, target = wanted["expressed_by"], wanted["target"]

@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 from typing_extensions import Unpack
 
+from prunefuse._wrapped import unwrapped
 from prunefuse.pruning._choose.targets import Target
+from prunefuse.pruning._graph.copies import fingerprint
 from prunefuse.pruning.options import ModulePlanOptions, check_count, checked_ratio, inputs_for, lists
 from prunefuse.pruning.plan import PruningPlan, check_plan
 from prunefuse.pruning.planner import plan_pruning
@@ -38,7 +40,8 @@ def prune_and_finetune(
     Args:
         model: The dense model. It is not changed.
         example_inputs: As for :func:`plan_pruning`; None where all are in ``example_kwargs``.
-        finetune: Called with the small model after every step, to train it in place.
+        finetune: Called with the small model after every step, to train it in place. It may return the trained model, such
+            as a copy with the best weights, which is taken then.
         example_kwargs: As for :func:`plan_pruning`.
         steps: How many there are.
         options: Those of `ModulePlanOptions`.
@@ -78,10 +81,22 @@ def prune_and_finetune(
             how["target"] = Target(target.quantity, at_most=amount)
         now = plan_pruning(small, inputs.args, example_kwargs=inputs.kwargs, **how)
         small = now.extract(small)
-        finetune(small)
+        trained = finetune(small)
+        if isinstance(trained, nn.Module):
+            small = _trained(trained, small)
         plan = now if plan is None else compose(plan, now)
     assert plan is not None
     return small, replace(plan, ratio=float(whole)) if target is None else plan
+
+
+def _trained(returned: nn.Module, small: nn.Module) -> nn.Module:
+    """The model that a user's training returned, without what that put around it."""
+    trained = unwrapped(returned, "what finetune returns")
+    if fingerprint(trained) != fingerprint(small):
+        raise ValueError(
+            f"finetune must return the small model it was given, trained, or nothing, got another {type(trained).__name__}"
+        )
+    return trained
 
 
 def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:

@@ -180,8 +180,12 @@ def rank(
     component, unranked = fix_unranked(traced, least=least)
     scores = channel_scores(options.scoring, traced, component, tensors, evidence)
     component, unscored = _fix_unscored(component, scores, traced, options.scoring.name)
-    axes = [component[ids] for name in tensors for ids in traced.tensors[name].axes]
+    every = [ids for name in tensors for ids in traced.tensors[name].axes]
+    axes = [component[ids] for ids in every]
     alike: Sequence[Sequence[Ids]] = remedies.alike_axes(traced)
+    if options.uniform:
+        lengths = {len(labels) for labels in axes}
+        alike = [*alike, *([ids for ids in every if len(ids) == size] for size in sorted(lengths))]
     groups = groups_of(axes, len(scores))
     own: dict[int, Fraction] = {}
     for name, axis in traced.writers.items():

@@ -3,8 +3,8 @@
 from prunefuse.scoring._ensembles import ENSEMBLE_STRATEGIES, EnsembleScores, score_ensemble
 from prunefuse.scoring._linear import score_linear
 from prunefuse.scoring._scores import LOGIT_STRATEGIES, Statistics, score, statistics
-from prunefuse.scoring._shim import score_boxes, score_labels, score_pixels
 from prunefuse.scoring._sequences import score_sequences
+from prunefuse.scoring._shim import score_boxes, score_labels, score_pixels
 from prunefuse.scoring._tokens import score_tokens
 
 __all__ = [

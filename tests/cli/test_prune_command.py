@@ -50,7 +50,11 @@ def test_half_the_flops_of_a_torchvision_name_and_loading_it_in_a_new_process(fo
     assert 0.49 < plan.flops[1] / plan.flops[0] <= 0.5
     assert plan.ranking == "global"
     assert plan.summary() in result.output
-    assert sorted(path.name for path in (folder / "small").iterdir()) == ["plan.json", "weights.safetensors"]
+    assert sorted(path.name for path in (folder / "small").iterdir()) == [
+        "model.json",
+        "plan.json",
+        "weights.safetensors",
+    ]
     code = result.output.partition("To load it:")[2]
     check = "import torch; print(*model.eval()(torch.zeros(1, 3, 64, 64)).shape, sum(p.numel() for p in model.parameters()))"
     done = subprocess.run(

@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from prunefuse import plan_pruning
-from prunefuse.pruning import prune_and_finetune, prune_without_finetuning
+from prunefuse.pruning import Target, prune_and_finetune, prune_without_finetuning
 from prunefuse.pruning.options import ModulePlanOptions, PlanOptions, keys
 
 COMMON = set(keys(PlanOptions))
@@ -102,24 +102,58 @@ def test_parameters_that_keep_their_channels(ignore, widths):
         assert [layer.width_after for layer in plan.layers if layer.name in ("a", "b")] == widths
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_is_no_plain_module_is_told(tmp_path):
-    import torch.distributed
-
-    net, x = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4)
-    with pytest.raises(TypeError, match="must be a module of Python code, got a scripted one as '1'"):
-        plan_pruning(nn.Sequential(nn.Linear(4, 4), torch.jit.script(net)), x)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        wrapped = nn.parallel.DistributedDataParallel(net)
-        with pytest.raises(TypeError, match=r"got a DistributedDataParallel around it: plan its \.module"):
-            plan_pruning(wrapped, x)
-        assert plan_pruning(wrapped.module, x).params == (58, 30)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 def test_the_example_may_be_on_another_device():
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
     assert plan_pruning(model, torch.zeros(1, 4), criterion="random").params == (58, 30)
+
+
+class Blocks(nn.Module):
+    """Layers that repeat, of attention with heads of 4 channels, and of a wider pair of layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(32, 8, dim_feedforward=48, batch_first=True) for _ in range(3)
+        )
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"preset": "spa"}, {"target": Target("flops", 0.5)}, {"round_to": 8}]
+)
+def test_axes_that_are_equally_long_keep_equally_many(options):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(7, 32), nn.Linear(32, 3)
+            self.blocks = Blocks()
+
+        def forward(self, x):
+            return self.last(self.blocks(self.first(x)))
+
+    options = options if "target" in options else {"ratio": 0.3, **options}
+    torch.manual_seed(0)
+    model, x = Net(), torch.zeros(1, 5, 7)
+    plan = plan_pruning(model, x, uniform=True, **options)
+    shapes = dict(model.named_parameters())
+    counts: dict[int, set[int]] = {}
+    for name, axes in plan.kept.items():
+        for axis, indices in axes.items():
+            counts.setdefault(shapes[name].shape[axis], set()).add(len(indices))
+    assert counts.keys() == {32, 48, 96}
+    assert all(len(count) == 1 for count in counts.values())
+    assert plan.ranking == "local"
+    plan.extract(model)(x)
+
+
+def test_uniform_is_true_or_false_and_has_no_global_ranking():
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.zeros(1, 4)
+    with pytest.raises(ValueError, match="ranking must be local with uniform=True, got 'global'"):
+        plan_pruning(model, x, uniform=True, ranking="global")
+    with pytest.raises(TypeError, match="uniform must be True or False, got str"):
+        plan_pruning(model, x, uniform="yes")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from itertools import combinations, islice, zip_longest
+from itertools import combinations, islice, pairwise, zip_longest
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -194,7 +194,7 @@ class Decision:
             for holder in self._holders.get(path, ()):
                 module = self.trace.modules[holder]
                 for name, position, x in _numbers(module):
-                    if Attribute(type(module), name) in self.remedies.staying:
+                    if Attribute(type(module), name) in self.remedies.staying | self._counting:
                         continue
                     if x > 1 and (x in new) != (x in whole):
                         seen.setdefault((type(module), name, position), set()).add(x in new)
@@ -207,6 +207,25 @@ class Decision:
             elif not certain and (told == {False} or position is not None):
                 del changing[path, name, position]
         return changing
+
+    @cached_property
+    def _counting(self) -> frozenset[Attribute]:
+        """Attributes that number the modules of a type, as ``layer_idx`` does: 0, 1, 2, and so again in the next stack.
+
+        Such a number may be that of an axis, too, and is none of its size.
+        """
+        values: dict[Attribute, list[int]] = {}
+        for module in self.trace.modules.values():
+            for name, value in vars(module).items():
+                if type(value) is int:
+                    values.setdefault(Attribute(type(module), name), []).append(value)
+        return frozenset(
+            attribute
+            for attribute, held in values.items()
+            if max(held) > 1
+            and held[0] == 0
+            and all(value in (0, before + 1) for before, value in pairwise(held))
+        )
 
     @cached_property
     def _holders(self) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from prunefuse._options import require_type
+from prunefuse._wrapped import GATHER, without_wrappers
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "network", "module", "weights")
 _INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -89,10 +89,7 @@ def load_weights_(model: nn.Module, path: str | os.PathLike[str], *, strict: boo
         OSError: The file cannot be read.
         ValueError: It is not a checkpoint, something does not match and ``strict`` is true, or nothing matches.
     """
-    require_type(model, nn.Module, "model", "an nn.Module")
-    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
-    return put_weights_(model, read_weights(path), str(path), strict=strict)
+    return put_weights_(without_wrappers(model), read_weights(path), str(path), strict=strict)
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -103,10 +100,10 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: It is not a checkpoint.
     """
     place = Path(path).expanduser()
-    with place.open("rb"):  # one that is not there, or is a folder, has the error that files have
-        pass
+    with place.open("rb") as file:  # one that is not there, or is a folder, has the error that files have
+        head = file.read(9)
     try:
-        if place.suffix == ".safetensors":
+        if place.suffix == ".safetensors" or head[8:] == b"{":
             from safetensors.torch import load_file
 
             found: Any = load_file(place)
@@ -120,11 +117,15 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(
             f"weights must be a checkpoint that is safe to read, got {path}{_why(error)}"
         ) from error
-    return _unwrapped(found, str(path))
+    return tensors_in(found, str(path))
 
 
 def put_weights_(model: nn.Module, found: Mapping[str, Any], path: str, *, strict: bool) -> Unmatched:
     """What `load_weights_` does, with what `read_weights` has found."""
+    if sharded := [name for name, value in found.items() if type(value).__name__ == "DTensor"]:
+        raise ValueError(
+            f"weights must be whole tensors, got {_few(sharded)} of {path} sharded over processes: {GATHER}"
+        )
     own = model.state_dict()
     names, prefix = _names(found, own, path)
     renamed = {name: found[there] for there, name in names.items()}
@@ -167,7 +168,7 @@ def put_weights_(model: nn.Module, found: Mapping[str, Any], path: str, *, stric
     return unmatched
 
 
-def _unwrapped(found: Any, path: str) -> dict[str, Any]:
+def tensors_in(found: Any, path: str) -> dict[str, Any]:
     """The tensors by name: what was read, or a mapping inside of it."""
     while not _is_state(found):
         inner = (
