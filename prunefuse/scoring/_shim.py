@@ -15,7 +15,7 @@ def _red(u, reduction, threshold):
 
 
 def score_labels(
-    logits, strategy="entropy", *, reduction="mean", threshold=0.5, probabilities=False, temperature=1.0
+    logits, strategy="entropy", *, reduction="mean", threshold=None, probabilities=False, temperature=1.0
 ):
     x = logits
     if probabilities:
@@ -24,14 +24,14 @@ def score_labels(
     return _red(score(rows, strategy).view(x.shape), reduction, threshold)
 
 
-def score_pixels(logits, strategy="entropy", *, reduction="mean", threshold=0.5):
+def score_pixels(logits, strategy="entropy", *, reduction="mean", threshold=None):
     n, c = logits.shape[:2]
     return _red(
         score(logits.movedim(1, -1).reshape(-1, c).contiguous(), strategy).view(n, -1), reduction, threshold
     )
 
 
-def score_boxes(rows, strategy="entropy", *, reduction="max", threshold=0.5, probabilities=False, empty=0.0):
+def score_boxes(rows, offsets=None, strategy="entropy", *, independent=True, reduction="max", threshold=None, probabilities=False, empty=0.0):
     return torch.stack(
         [
             score_labels(

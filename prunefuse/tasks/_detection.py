@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from prunefuse._names import LOGIT_STRATEGIES
 from prunefuse._options import check_fields, checked, one_of
 from prunefuse.scoring import score_boxes
 from prunefuse.tasks._task import Task
@@ -24,7 +25,7 @@ class Detection(Task):
     [0.5, 0.0]
 
     This is what torchvision's detectors return in evaluation mode. Utilities are those of `prunefuse.score_boxes`, of
-    probabilities; an image without boxes has ``empty``. A detector has a training of its own: give the loop ``fit`` and
+    independent probabilities; an image without boxes has 0, as there is nothing in it to be unsure of. A detector has a training of its own: give the loop ``fit`` and
     ``evaluate``.
 
     Attributes:
@@ -40,7 +41,7 @@ class Detection(Task):
     )
     threshold: float = 0.5
 
-    strategies = ("entropy", "margin", "least_confidence")
+    strategies = LOGIT_STRATEGIES
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -67,7 +68,13 @@ class Detection(Task):
 
     def utilities(self, outputs: Any, strategy: str, inputs: Any) -> Tensor:
         scores = [one["scores"] if one["scores"].ndim == 2 else one["scores"][:, None] for one in outputs]
+        limit = self.threshold if self.reduction == "count" else None
         found: Tensor = score_boxes(
-            scores, strategy, reduction=self.reduction, threshold=self.threshold, probabilities=True
+            scores,
+            strategy=strategy,
+            reduction=self.reduction,
+            threshold=limit,
+            independent=True,
+            probabilities=True,
         )
         return found

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prunefuse._names import LOGIT_STRATEGIES
 from prunefuse._options import check_fields, checked, one_of
 from prunefuse.ops.integers import shown
 from prunefuse.scoring import score_labels
@@ -37,7 +38,7 @@ class MultiLabel(Task):
         default="mean", metadata=checked(one_of("mean", "max", "sum"))
     )
 
-    strategies = ("entropy", "margin", "least_confidence")
+    strategies = LOGIT_STRATEGIES
     losses = ("binary_cross_entropy",)
     class_weights = True
     label_smoothing = True

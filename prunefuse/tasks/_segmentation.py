@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prunefuse._names import LOGIT_STRATEGIES
 from prunefuse._options import check_fields, checked, one_of
 from prunefuse.ops.integers import shown
 from prunefuse.scoring import score_pixels
@@ -42,7 +43,7 @@ class Segmentation(Task):
     )
     threshold: float = 0.5
 
-    strategies = ("entropy", "margin", "least_confidence")
+    strategies = LOGIT_STRATEGIES
     losses = ("cross_entropy", "dice")
     class_weights = True
     label_smoothing = True
@@ -95,7 +96,8 @@ class Segmentation(Task):
         return (teacher.exp() * (teacher - student)).sum(1).mean()
 
     def utilities(self, outputs: Tensor, strategy: str, inputs: Any) -> Tensor:
-        found: Tensor = score_pixels(outputs, strategy, reduction=self.reduction, threshold=self.threshold)
+        limit = self.threshold if self.reduction == "share" else None
+        found: Tensor = score_pixels(outputs, strategy, reduction=self.reduction, threshold=limit)
         return found
 
     def measure(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prunefuse._names import LOGIT_STRATEGIES
 from prunefuse._options import check_fields, checked, one_of
 from prunefuse.ops.integers import shown
 from prunefuse.scoring import score_tokens
@@ -46,7 +47,7 @@ class Tokens(Task):
     )
     outside: int | None = None
 
-    strategies = ("entropy", "margin", "least_confidence", MNLP)
+    strategies = (*LOGIT_STRATEGIES, MNLP)
     losses = ("cross_entropy",)
     class_weights = True
     label_smoothing = True
