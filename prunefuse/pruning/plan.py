@@ -91,7 +91,7 @@ class PruningPlan:
         kept: Parameter or buffer name -> axis -> the indices that are kept, increasing. Axes that stay whole
             are left out.
         attributes: Module path -> attribute -> its value in the small model. Of a tensor that an earlier forward has cached:
-            () for None, (0,) for no such attribute, until the next forward makes it again.
+            () for None, (0,) for no such attribute, (-1,) for an empty container, until the next forward makes it again.
         layers: One record per module with parameters or products of its own.
         notes: What was kept whole although it is no input or output, and why.
         expressed_by: What the small network is: ``"module"``, of the dense model's class, or ``"program"``, the

@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunefuse._attention import unfused_attention
 from prunefuse._inputs import Inputs, outputs_in
-from prunefuse.pruning._graph.copies import named_tensors
+from prunefuse.pruning._graph.copies import held_tensors, named_tensors
 from prunefuse.pruning._graph.program import Program, depends_on_values
 
 # Operators whose one output is like their first input, and whose shapes PyTorch finds slowly, by decomposition.
@@ -57,22 +57,17 @@ def record(model: nn.Module, inputs: Inputs, running: Sequence[str]) -> Program:
     held = {recorder.placeholder(tensor).name: name for name, tensor in tensors.items()}
     for x in inputs.tensors:
         recorder.placeholder(x)
+    attributes = {id(tensor): (name, tensor) for name, tensor in held_tensors(model)}
     with (
         _without_values() if inputs.tensors[0].is_meta else nullcontext(),
         unfused_attention(),
         _recording(recorder),
     ):
         outputs = outputs_in(inputs.run(model))
-    attributes = {
-        id(value): f"{path}.{name}"
-        for path, owner in model.named_modules()
-        for name, value in vars(owner).items()
-        if isinstance(value, Tensor)
-    }
     returned = [recorder.node_of(x) for x in outputs]
     recorder.graph.output(tuple(returned))
     constants = {
-        node.name: attributes.get(id(value), f"{next(iter(node.meta['nn_module_stack']))}.{node.name}")
+        node.name: attributes.get(id(value), (f"{next(iter(node.meta['nn_module_stack']))}.{node.name}",))[0]
         for node, value in recorder.constants
     }
     by_values = any(map(depends_on_values, recorder.graph.nodes))
