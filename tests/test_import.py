@@ -25,6 +25,17 @@ def test_it_loads_few_modules_and_no_torch():
     assert others == "none"
 
 
+def test_a_scorer_pays_for_nothing_that_planning_imports():
+    loaded = in_new_process(
+        "import sys, torch; before = set(sys.modules); import prunefuse;"
+        "prunefuse.score(torch.zeros(2, 3), 'margin'); print(*sorted(set(sys.modules) - before))"
+    )
+    assert "prunefuse.scoring._scores" in loaded
+    others = {"scipy", "fvcore", "sympy", "torchvision", "onnx", "torch.export._trace", "torch._dynamo"}
+    assert not others & set(loaded)
+    assert not [module for module in loaded if module.startswith(("prunefuse.pruning", "prunefuse.onnx"))]
+
+
 def test_every_name_is_there_on_first_use_and_known_to_type_checkers():
     block = next(n for n in ast.parse(Path(prunefuse.__file__).read_text()).body if isinstance(n, ast.If))
     typed = {alias.asname: statement.module for statement in block.body for alias in statement.names}

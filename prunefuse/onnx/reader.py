@@ -14,7 +14,8 @@ from onnx import helper
 from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from prunefuse.onnx.layers import record
-from prunefuse.onnx.shapes import Shapes, evaluate
+from prunefuse.onnx.norms import normalizing
+from prunefuse.onnx.shapes import Shapes, captured, evaluate
 from prunefuse.pruning._graph.couplings import Ids, Place, Value, fixed
 from prunefuse.pruning._graph.trace import Call, Note, Trace, Tracing
 from prunefuse.pruning._rules.registry import find_rule, unknown, values_in
@@ -32,7 +33,8 @@ def read(path: str | os.PathLike[str]) -> ir.Model:
     ['Gemm', 'Relu', 'Gemm']
 
     Functions are inlined, and every node has a name of its own. Constants are initializers, also those that were computed
-    from others, as the transpose of a weight. Tensors stored outside of the file stay there until they are used.
+    from others, as the transpose of a weight. Nodes whose results nobody reads are left out. Tensors stored outside of the file
+    stay there until they are used.
 
     Raises:
         OSError: The file cannot be read.
@@ -58,7 +60,21 @@ def read(path: str | os.PathLike[str]) -> ir.Model:
     model.ir_version = max(model.ir_version, 4)  # before, every constant had to be an input
     _fold(model)
     _without_sequences(model)
+    _without_dead_nodes(model)
     return model
+
+
+def _without_dead_nodes(model: ir.Model) -> None:
+    """Drop nodes whose results nobody reads, and the constants that they alone have read."""
+    graph = model.graph
+    for node in reversed(list(graph)):
+        if any(value.uses() or value.is_graph_output() for value in node.outputs):
+            continue
+        read = {value for value in node.inputs if value is not None and value.is_initializer()}
+        graph.remove(node, safe=True)
+        for value in read:
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                del graph.initializers[str(value.name)]
 
 
 def _fold(model: ir.Model) -> None:
@@ -231,6 +247,7 @@ def trace(model: ir.Model, inputs: Mapping[str, Sequence[int]], ignored: Collect
     """
     tracing = Tracing()
     sizes = Shapes(model, inputs)
+    norms = normalizing(model)
     values: dict[ir.Value, Value] = {}
 
     def tensor(value: ir.Value | None) -> Value | None:
@@ -255,7 +272,10 @@ def trace(model: ir.Model, inputs: Mapping[str, Sequence[int]], ignored: Collect
         shapes = tuple(sizes.shapes.get(value, ()) for value in node.outputs)
         domain = "onnx" if node.domain in ("", "ai.onnx") else node.domain
         opset = model.graph.opset_imports.get(node.domain, 1)
-        call = NodeCall(f"{domain}::{node.op_type}", str(node.name), shapes, tracing, node, sizes, opset)
+        name = str(node.name)
+        call = NodeCall(
+            f"{domain}::{node.op_type}", name, shapes, tracing, node, sizes, opset, normalizes=name in norms
+        )
         operands = list(map(tensor, node.inputs))
         outputs = _outputs(call, operands, tensor)
         tracing.calls.append(record(node, call.op, operands, outputs, tensor))
@@ -296,22 +316,3 @@ def _outputs(call: NodeCall, inputs: list[Value | None], tensor: Any) -> list[Va
     except Exception as error:
         raise RuntimeError(f"the rule for {call.op} failed at node {call.module!r}: {error}") from error
     return outputs
-
-
-def captured(node: ir.Node) -> list[ir.Value]:
-    """The tensors that the bodies of a node (If, Loop, Scan) take from outside."""
-    bodies = [
-        body
-        for attribute in node.attributes.values()
-        for body in (
-            [attribute.value]
-            if attribute.type == ir.AttributeType.GRAPH
-            else attribute.value
-            if attribute.type == ir.AttributeType.GRAPHS
-            else []
-        )
-    ]
-    inside = [inner for body in bodies for inner in body.all_nodes()]
-    used = [value for inner in inside for value in inner.inputs if value is not None]
-    used += [value for body in bodies for value in body.outputs]
-    return [value for value in dict.fromkeys(used) if value.graph is node.graph]

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from prunefuse.onnx.layers import Product, constant_sizes, product
 from prunefuse.onnx.planner import as_tensor
-from prunefuse.onnx.reader import captured
+from prunefuse.onnx.shapes import captured
 from prunefuse.pruning._graph.export import first_line
 from prunefuse.pruning._obspa.readers import Application, Enough, Reader
 from prunefuse.pruning._obspa.refit import Norm, Run

@@ -143,3 +143,22 @@ def evaluate(
     except Exception:  # whatever the reference does not know, or finds wrong
         return None
     return [np.asarray(result) for result in results]
+
+
+def captured(node: ir.Node) -> list[ir.Value]:
+    """The tensors that the bodies of a node (If, Loop, Scan) take from outside."""
+    bodies = [
+        body
+        for attribute in node.attributes.values()
+        for body in (
+            [attribute.value]
+            if attribute.type == ir.AttributeType.GRAPH
+            else attribute.value
+            if attribute.type == ir.AttributeType.GRAPHS
+            else []
+        )
+    ]
+    inside = [inner for body in bodies for inner in body.all_nodes()]
+    used = [value for inner in inside for value in inner.inputs if value is not None]
+    used += [value for body in bodies for value in body.outputs]
+    return [value for value in dict.fromkeys(used) if value.graph is node.graph]

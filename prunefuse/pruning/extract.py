@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from prunefuse._inputs import Inputs, outputs_in
 from prunefuse._seeds import isolated
 from prunefuse.pruning._choose.fit_code import Decision
-from prunefuse.pruning._graph.copies import all_names, copied, cut, cut_tensor
+from prunefuse.pruning._graph.copies import all_names, copied, cut, cut_tensor, named_tensors
 from prunefuse.pruning._graph.couplings import Ids
 from prunefuse.pruning._graph.export import (
     capture,
@@ -63,15 +63,15 @@ def extract(
 
 
 def _check_runs(small: nn.Module, dense: nn.Module, inputs: Inputs, outputs: Shapes) -> None:
-    """Run shapes through the small model, or where that fails zeros; if both fail, the dense one too, to tell why."""
+    """Run shapes through the small model, or where that fails zeros; if all fails, the dense one too, to tell why."""
     advice = (
         "read it from the input there (-1 or x.shape), list it with register_sizes, keep the layers in front whole "
         'with ignore=, or plan with expressed_by="program"'
     )
     with running_modules(small) as running:
-        for values in (False, True):
+        for way in _WAYS:
             running.clear()
-            shapes, error = _tried(small, inputs, values)
+            shapes, error = _tried(small, inputs, way)
             if shapes is not None and _fit(shapes, outputs):
                 return
         if not outputs:  # the model runs on no zeros, so that nothing can be said
@@ -91,8 +91,8 @@ def _check_runs(small: nn.Module, dense: nn.Module, inputs: Inputs, outputs: Sha
 
 def _check_outputs_of_dense(dense: nn.Module, inputs: Inputs, outputs: Shapes) -> None:
     """Raise ``ValueError`` if the model behaves otherwise than the planned one, whose tensors are like its own."""
-    for values in (False, True):
-        shapes, error = _tried(dense, inputs, values)
+    for way in _WAYS:
+        shapes, error = _tried(dense, inputs, way)
         if shapes is not None and _fit(shapes, outputs):
             return
     planned = ", ".join(str(spec.shape) for spec in inputs.specs)
@@ -112,9 +112,13 @@ def checkable_outputs(model: nn.Module, inputs: Inputs, outputs: Shapes) -> Shap
 
     None of the outputs if the model does not run on zeros.
     """
-    shapes, _ = _tried(model, inputs, values=True)
+    shapes, _ = _tried(model, inputs, "zeros")
     unknown = tuple((-1,) * len(shape) for shape in outputs)
     return unknown if shapes is not None and _fit(shapes, unknown) else ()
+
+
+_WAYS = ("meta", "fake", "zeros")
+"""How a model is run to see that it runs, the fastest way first."""
 
 
 def _fit(shapes: Shapes, outputs: Shapes) -> bool:
@@ -125,30 +129,38 @@ def _fit(shapes: Shapes, outputs: Shapes) -> bool:
     )
 
 
-def _tried(model: nn.Module, inputs: Inputs, values: bool) -> tuple[Shapes | None, Exception | None]:
+def _tried(model: nn.Module, inputs: Inputs, way: str) -> tuple[Shapes | None, Exception | None]:
     """The shapes that a model returns, or why it does not."""
     try:
-        return _output_shapes(model, inputs, values), None
+        return _output_shapes(model, inputs, way), None
     except Exception as error:
         return None, error
 
 
-def _output_shapes(model: nn.Module, planned: Inputs, values: bool) -> Shapes:
+def _output_shapes(model: nn.Module, planned: Inputs, way: str) -> Shapes:
     """The shapes that a model returns in evaluation mode for inputs like the planned ones; it is not changed.
 
-    Without values, unless its code looks at some: then the inputs are zeros.
+    Without values, on the meta device or on its own, unless its code looks at some: then the inputs are zeros.
     """
-    from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
-
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    mode = nullcontext() if values else FakeTensorMode(allow_non_fake_inputs=True)
-    with FakeCopyMode(mode) if isinstance(mode, FakeTensorMode) else nullcontext():
-        model = copied(model).eval()
+    device = first.device
+    mode: AbstractContextManager[Any] = nullcontext()
+    copying: AbstractContextManager[Any] = nullcontext()
+    if way == "meta":
+        device = mode = torch.device("meta")
+        model = cut(model, dict.fromkeys(named_tensors(model), ()), {}, "meta")
+    elif way == "fake":
+        from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+
+        mode = fake = FakeTensorMode(allow_non_fake_inputs=True)
+        copying = FakeCopyMode(fake)
+    with copying:
+        model = (model if way == "meta" else copied(model)).eval()
     with isolated(0, first.device), quiet(), mode, torch.no_grad():
         # The model may have another precision by now than when it was planned.
         outputs = planned.map(
             lambda x: torch.zeros_like(
-                x, dtype=first.dtype if x.is_floating_point() else x.dtype, device=first.device
+                x, dtype=first.dtype if x.is_floating_point() else x.dtype, device=device
             )
         ).run(model)
     return tuple(tuple(x.shape) for x in outputs_in(outputs))

@@ -59,7 +59,9 @@ BATCH = 64
 class Batches:
     """The inputs of a model, batch by batch, as often as wanted, on one device."""
 
-    def __init__(self, calibration: Tensor | Iterable[Any], example: Inputs, device: torch.device) -> None:
+    def __init__(
+        self, calibration: Tensor | Iterable[Any] | None, example: Inputs, device: torch.device
+    ) -> None:
         if isinstance(calibration, Tensor):
             calibration = calibration.split(BATCH)
         if isinstance(calibration, Iterator) or not isinstance(calibration, Iterable):
@@ -139,8 +141,8 @@ def noise_like(
 @lists(ModulePlanOptions, *RANKED_HERE)
 def prune_without_finetuning(
     model: nn.Module,
-    example_inputs: Any,
-    calibration: Tensor | Iterable[Any],
+    example_inputs: Any = None,
+    calibration: Tensor | Iterable[Any] | None = None,
     *,
     example_kwargs: Mapping[str, Any] | None = None,
     damping: float = 0.01,
@@ -158,9 +160,9 @@ def prune_without_finetuning(
 
     Args:
         model: The trained model. It is not changed.
-        example_inputs: As for `plan_pruning`; None where all are in ``example_kwargs``.
-        calibration: About 2000 inputs: like those that the network will see, or others, or those of `noise_like`. They
-            are a tensor, or batches that can be read several times, as a list or a data loader has them. A batch is a
+        example_inputs: As for `plan_pruning`.
+        calibration: About 2000 inputs, and no default: like those that the network will see, or others, or of `noise_like`.
+            They are a tensor, or batches that can be read several times, as a list or a data loader has them. A batch is a
             tensor, or a tuple whose first entries are the model's inputs. Inputs by name are in a dictionary, which is the
             batch or comes behind the others. Labels are not used.
         example_kwargs: As for `plan_pruning`.

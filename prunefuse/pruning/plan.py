@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ class PruningPlan:
         kept: Parameter or buffer name -> axis -> the indices that are kept, increasing. Axes that stay whole
             are left out.
         attributes: Module path -> attribute -> its value in the small model. Of a tensor that an earlier forward has cached:
-            () for None, (0,) for no such attribute, until the next forward makes it again.
+            () for None, (0,) for no such attribute, (-1,) for an empty container, until the next forward makes it again.
         layers: One record per module with parameters or products of its own.
         notes: What was kept whole although it is no input or output, and why.
         expressed_by: What the small network is: ``"module"``, of the dense model's class, or ``"program"``, the
@@ -134,9 +134,11 @@ class PruningPlan:
             ValueError: indices that are empty, negative or not increasing; an unknown dtype or form.
         """
         check_choice("expressed_by", self.expressed_by, EXPRESSED_BY)
+        checked: set[int] = set()  # layers share their kept sets
         for name, axes in self.kept.items():
             for axis, indices in axes.items():
-                increasing = all(a < b for a, b in pairwise(indices))
+                increasing = id(indices) in checked or all(map(operator.lt, indices, indices[1:]))
+                checked.add(id(indices))
                 if axis < 0 or not indices or indices[0] < 0 or not increasing:
                     raise ValueError(
                         f"kept[{name!r}][{axis}] must be increasing indices, got {_short(indices)}"

@@ -20,8 +20,8 @@ from prunefuse.pruning.planner import plan_pruning
 @lists(ModulePlanOptions)
 def prune_and_finetune(
     model: nn.Module,
-    example_inputs: Any,
-    finetune: Callable[[nn.Module], object],
+    example_inputs: Any = None,
+    finetune: Callable[[nn.Module], object] | None = None,
     *,
     example_kwargs: Mapping[str, Any] | None = None,
     steps: int = 1,
@@ -40,8 +40,8 @@ def prune_and_finetune(
     Args:
         model: The dense model. It is not changed.
         example_inputs: As for :func:`plan_pruning`; None where all are in ``example_kwargs``.
-        finetune: Called with the small model after every step, to train it in place. It may return the trained model, such
-            as a copy with the best weights, which is taken then.
+        finetune: Called with the small model after every step, to train it in place. It must be given. It may return the
+            trained model, such as a copy with the best weights, which is taken then.
         example_kwargs: As for :func:`plan_pruning`.
         steps: How many there are.
         options: Those of `ModulePlanOptions`.

@@ -80,3 +80,19 @@ def test_every_split_ends_in_whole_slices_along_one_factor(splits, links, stays)
         live = [k for k, ids in enumerate(split.factors) if labels[ids].any()]
         assert whole
         assert len(live) <= 1 or not labels[split.flat].any()
+
+
+@given(st.data())
+def test_components_step_by_step_are_those_of_all_equalities(data):
+    steps, once = Couplings(), Couplings()
+    nodes = 0
+    for size in data.draw(st.lists(st.integers(2, 9), min_size=1, max_size=8)):
+        for couplings in (steps, once):
+            couplings.fresh(size)
+        nodes += size
+        pairs = data.draw(st.lists(st.tuples(st.integers(0, nodes), st.integers(0, nodes)), max_size=6))
+        left, right = (np.array([pair[side] for pair in pairs], dtype=np.int64) for side in (0, 1))
+        for couplings in (steps, once):
+            couplings.link(left, right)
+        steps.components()
+    assert np.array_equal(steps.components(), once.components())

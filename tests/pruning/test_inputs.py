@@ -124,7 +124,9 @@ def test_inputs_of_any_structure_are_planned_extracted_and_kept_in_files(case, t
     assert loaded == plan
     assert loaded.extract(model).a.out_features == 16
     assert "linear in head" in loaded.explain("a", model=model, example_inputs=args, example_kwargs=kwargs)
-    small, _ = prunefuse.prune_and_finetune(model, args, lambda _: None, example_kwargs=kwargs, steps=2)
+    small, _ = prunefuse.prune_and_finetune(
+        model, args, example_kwargs=kwargs, finetune=lambda _: None, steps=2
+    )
     assert small.a.out_features == 16
 
 
@@ -221,7 +223,9 @@ def test_calibration_inputs_have_the_structure_of_the_example():
     model = scramble_(ByName()).eval()
     batches = [{"left": torch.randn(32, 8), "right": torch.randn(32, 8), "labels": torch.zeros(32)}] * 2
     example = {"left": X, "right": Y, "scale": 2.0}
-    plan, small = prunefuse.prune_without_finetuning(model, None, batches, example_kwargs=example, ratio=0.5)
+    plan, small = prunefuse.prune_without_finetuning(
+        model, example_kwargs=example, calibration=batches, ratio=0.5
+    )
     pairs = [(batch["left"], batch["right"]) for batch in batches]
     flat, expected = prunefuse.prune_without_finetuning(model, (X, Y), pairs, ratio=0.5)
     assert plan.kept == flat.kept

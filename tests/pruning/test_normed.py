@@ -55,7 +55,8 @@ def parts(plan, layer, weights):
     """What a plan keeps of applied weights."""
     reads, writes = (0, 1) if layer is nn.ConvTranspose1d else (1, 0)
     widths = [
-        list(plan.kept[f"{at}.bias"][0]) if f"{at}.bias" in plan.kept else [0, 1, 2] for at in (0, 2, 4, 5)
+        list(plan.kept.get(f"{at}.bias", {0: range(w.shape[writes])})[0])
+        for at, w in zip((0, 2, 4, 5), weights, strict=True)
     ]
     inputs = [list(range(5)), *widths[:-1]]
     return [
@@ -105,3 +106,60 @@ def test_layers_that_lose_outputs_only_keep_their_gains_to_the_bit():
     inside = "parametrizations.weight.original0"
     kept = list(plan.kept[f"0.{inside}"][0])
     assert torch.equal(plan.extract(model)[0].get_parameter(inside), model[0].get_parameter(inside)[kept])
+
+
+class Standardized(nn.Module):
+    """Rows of mean 0 and deviation 1, with a gain each."""
+
+    def __init__(self, rows, dims):
+        super().__init__()
+        self.gain = nn.Parameter(torch.rand(rows, *(1 for _ in range(dims - 1))))
+
+    def forward(self, weight):
+        rows = weight.flatten(1)
+        rows = (rows - rows.mean(1, keepdim=True)) / (rows.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        return rows.view_as(weight) * self.gain
+
+
+class Unit(nn.Module):
+    def forward(self, weight):
+        return nn.functional.normalize(weight.flatten(1), dim=1).view_as(weight)
+
+
+def parametrized(kind):
+    def wrap(layer):
+        part = kind() if kind is Unit else kind(len(layer.weight), layer.weight.ndim)
+        nn.utils.parametrize.register_parametrization(layer, "weight", part)
+        return layer
+
+    return wrap
+
+
+FORMS = {
+    "orthogonal": parametrizations.orthogonal,
+    "orthogonal by Cayley": lambda layer: parametrizations.orthogonal(layer, orthogonal_map="cayley"),
+    "standardized": parametrized(Standardized),
+    "of unit length": parametrized(Unit),
+    "weight norm": parametrizations.weight_norm,
+    "weight norm by hooks": weight_norm,
+}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("wrap", FORMS.values(), ids=FORMS.keys())
+@pytest.mark.parametrize(
+    ("layer", "more"), [(nn.Linear, ()), (nn.Conv1d, (1,))], ids=["linear", "convolution"]
+)
+def test_weights_of_any_form_are_applied_as_before_in_both_modes(wrap, layer, more, training):
+    """Of forms that hold for the whole weight alone, what would change them stays, with a note."""
+    model, x = network(wrap, layer, more)
+    model.train(training)
+    plan = plan_pruning(model, x)
+    assert plan.params[1] < plan.params[0]
+    small = plan.extract(model)
+    assert small.training is training
+    for part, weight in zip(parts(plan, layer, applied(model, x)), applied(small, x), strict=True):
+        torch.testing.assert_close(weight, part)
+    plan.fuse_(model, small)
+    for part, weight in zip(parts(plan, layer, applied(model, x)), applied(small, x), strict=True):
+        torch.testing.assert_close(part, weight)

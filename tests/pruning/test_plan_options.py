@@ -27,11 +27,15 @@ def onnx(name):
 @pytest.mark.parametrize(
     ("function", "own", "expected"),
     [
-        (lambda: plan_pruning, {"model", "example_inputs"}, OF_MODULES),
-        (lambda: prune_and_finetune, {"model", "example_inputs", "finetune", "steps"}, OF_MODULES),
+        (lambda: plan_pruning, {"model", "example_inputs", "example_kwargs"}, OF_MODULES),
+        (
+            lambda: prune_and_finetune,
+            {"model", "example_inputs", "example_kwargs", "finetune", "steps"},
+            OF_MODULES,
+        ),
         (
             lambda: prune_without_finetuning,
-            {"model", "example_inputs", "calibration", "damping", "memory"},
+            {"model", "example_inputs", "example_kwargs", "calibration", "damping", "memory"},
             OF_MODULES - RANKED,
         ),
         (lambda: onnx("plan"), {"path"}, COMMON | {"shapes"}),

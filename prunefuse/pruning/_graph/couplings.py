@@ -111,6 +111,7 @@ class Couplings:
         self._open: list[tuple[int, int]] = []  # first and last node of each such axis, increasing
         self.splits: list[Split] = []
         self.choices: set[str] = set()
+        self._known: tuple[Ids, int] = (fixed(1), 0)  # the components by so many of the first links
 
     def split(self, flat: Ids, sizes: tuple[int, ...], where: Place) -> tuple[Ids, ...]:
         """The ids of the factors of an axis: new ones, or those it was merged from."""
@@ -223,14 +224,18 @@ class Couplings:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        left = np.concatenate([fixed(0), *(link.left for link in self.links)])
-        right = np.concatenate([fixed(0), *(link.right for link in self.links)])
-        links = coo_array(
-            (np.ones(left.size, dtype=np.int8), (left, right)), shape=(self._nodes, self._nodes)
-        )
-        count, labels = connected_components(links, directed=False)
+        # Those of before, and the nodes and equalities that are new.
+        known, done = self._known
+        before = np.concatenate([known, np.arange(len(known), self._nodes) - len(known) + known.max() + 1])
+        links = self.links[done:]
+        left = before[np.concatenate([fixed(0), *(link.left for link in links)])]
+        right = before[np.concatenate([fixed(0), *(link.right for link in links)])]
+        size = int(before.max()) + 1
+        graph = coo_array((np.ones(left.size, dtype=np.int8), (left, right)), shape=(size, size))
+        count, labels = connected_components(graph, directed=False)
         # Rotate the numbering so that the component of node 0 is number 0.
-        rotated: Ids = (labels.astype(np.int64) - labels[0]) % count
+        rotated: Ids = ((labels.astype(np.int64) - labels[0]) % count)[before]
+        self._known = (rotated, len(self.links))
         return rotated
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import sys
@@ -232,7 +233,13 @@ def _record(model: nn.Module, inputs: Inputs, training: bool) -> Program:
     """The graph of one run on the inputs, or on their shapes alone where they and the model are on the meta device."""
     model.train(training)
     device = next((tensor.device for tensor in model.parameters() if not tensor.is_meta), torch.device("cpu"))
-    with running_modules(model) as running, quiet(), warnings.catch_warnings(), isolated(0, device):
+    with (
+        running_modules(model) as running,
+        quiet(),
+        _without_collections(),
+        warnings.catch_warnings(),
+        isolated(0, device),
+    ):
         warnings.simplefilter("ignore")
         try:
             program = record(model, inputs.map(lambda x: x.detach().clone()), running)
@@ -243,6 +250,18 @@ def _record(model: nn.Module, inputs: Inputs, training: bool) -> Program:
             ) from error
     _drop_unread(program.graph)
     return program
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """While it lasts Python does not look for cycles, which would go through all that torch holds in the middle of a run."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _export(model: nn.Module, inputs: Inputs, training: bool, dynamic_shapes: Any = None) -> ExportedProgram:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,12 +13,12 @@ from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_pre_dispatch, enable_python_dispatcher
 from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunefuse._attention import unfused_attention
 from prunefuse._inputs import Inputs, outputs_in
-from prunefuse.pruning._graph.copies import named_tensors
+from prunefuse.pruning._graph.copies import held_tensors, named_tensors
 from prunefuse.pruning._graph.program import Program, depends_on_values
 
 # Operators whose one output is like their first input, and whose shapes PyTorch finds slowly, by decomposition.
@@ -57,22 +58,17 @@ def record(model: nn.Module, inputs: Inputs, running: Sequence[str]) -> Program:
     held = {recorder.placeholder(tensor).name: name for name, tensor in tensors.items()}
     for x in inputs.tensors:
         recorder.placeholder(x)
+    attributes = {id(tensor): (name, tensor) for name, tensor in held_tensors(model)}
     with (
         _without_values() if inputs.tensors[0].is_meta else nullcontext(),
         unfused_attention(),
         _recording(recorder),
     ):
         outputs = outputs_in(inputs.run(model))
-    attributes = {
-        id(value): f"{path}.{name}"
-        for path, owner in model.named_modules()
-        for name, value in vars(owner).items()
-        if isinstance(value, Tensor)
-    }
     returned = [recorder.node_of(x) for x in outputs]
     recorder.graph.output(tuple(returned))
     constants = {
-        node.name: attributes.get(id(value), f"{next(iter(node.meta['nn_module_stack']))}.{node.name}")
+        node.name: attributes.get(id(value), (f"{next(iter(node.meta['nn_module_stack']))}.{node.name}",))[0]
         for node, value in recorder.constants
     }
     by_values = any(map(depends_on_values, recorder.graph.nodes))
@@ -91,6 +87,7 @@ class _Recorder(SchemaCheckMode):
         self.constants: list[tuple[fx.Node, Tensor]] = []
         # Not held: a factory's tensor that somebody holds is copied on its way to Python, and nobody knows the copy.
         self._nodes = WeakTensorKeyDictionary()
+        self._made: dict[Any, tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = {}
         self._placeholders = 0
         self._stack = stack
 
@@ -115,8 +112,7 @@ class _Recorder(SchemaCheckMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given, named = tree_map_only(Tensor, self.node_of, (args, kwargs))
-        like = func in _LIKE_INPUT and isinstance(args[0], Tensor) and args[0].is_meta
-        result = torch.empty_like(args[0]) if like else func(*args, **kwargs)
+        result = self._result(func, args, kwargs)
         node = self.graph.call_function(func, given, named)
         node.meta["nn_module_stack"] = self._stack()
         if isinstance(result, Tensor):
@@ -133,9 +129,49 @@ class _Recorder(SchemaCheckMode):
             node.meta["val"] = result
         return result
 
+    def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operator gives; without values as it gave for such inputs before, which PyTorch finds slowly in Python."""
+        if func in _LIKE_INPUT and isinstance(args[0], Tensor) and args[0].is_meta:
+            return torch.empty_like(args[0])
+        if not _makes_new(func):
+            return func(*args, **kwargs)
+        leaves, structure = tree_flatten((args, kwargs))
+        if any(isinstance(x, Tensor) and not x.is_meta for x in leaves):
+            return func(*args, **kwargs)
+        kinds = [_kind(x) for x in leaves]
+        if None in kinds:
+            return func(*args, **kwargs)
+        key = (func, structure, *kinds)
+        if (made := self._made.get(key)) is None:
+            result = func(*args, **kwargs)
+            if isinstance(result, Tensor) and type(result) is Tensor and result.is_meta:
+                self._made[key] = (tuple(result.shape), result.stride(), result.dtype)
+            return result
+        shape, strides, dtype = made
+        return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+
     def _know(self, tensor: Tensor, node: fx.Node) -> None:
         node.meta["val"] = _like(tensor)
         self._nodes[tensor] = node
+
+
+@cache
+def _makes_new(func: Any) -> bool:
+    """Whether an operator gives one new tensor and writes into none."""
+    schema = getattr(func, "_schema", None)
+    if schema is None or schema.is_mutable or len(schema.returns) != 1:
+        return False
+    return schema.returns[0].alias_info is None
+
+
+def _kind(value: Any) -> Any:
+    """What a result's shape depends on of an argument; None where that is not known."""
+    if isinstance(value, Tensor):
+        return (value.shape, value.stride(), value.dtype) if type(value) in (Tensor, nn.Parameter) else None
+    plain = isinstance(
+        value, bool | int | float | str | torch.dtype | torch.device | torch.layout | torch.memory_format
+    )
+    return (type(value), value) if plain or value is None else None
 
 
 def _like(value: Any) -> Any:

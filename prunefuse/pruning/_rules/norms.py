@@ -56,8 +56,19 @@ _ELEMENTWISE = frozenset("aten::" + name for name in ("pow", "square", "abs", "m
 _INVERSE = frozenset("aten::" + name for name in ("rsqrt", "reciprocal"))
 _STATISTICS = frozenset(
     "aten::" + name
-    for name in ("mean", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "linalg_norm", "norm")
+    for name in (
+        "mean",
+        "sum",
+        "var",
+        "std",
+        "var_mean",
+        "std_mean",
+        "linalg_vector_norm",
+        "linalg_norm",
+        "norm",
+    )
 )
+_FACTORS = ("aten::mul", "aten::div")
 
 
 def normalizes(node: fx.Node, held: Collection[str]) -> bool:
@@ -72,6 +83,8 @@ def normalizes(node: fx.Node, held: Collection[str]) -> bool:
     if not _is_computed(node.args[0], held):  # a weight that is standardized
         return False
     source = _root(node.args[0])
+    if _op(node) == "aten::sum" and _op(source) not in _ELEMENTWISE:  # of what is no size, as in a softmax
+        return False
     return all(_serves(node, user, source, _op(node) == "aten::mean", False, held) for user in node.users)
 
 
@@ -99,6 +112,10 @@ def _serves(
             channels[0], source
         )
     if op not in _SCALED or not user.users:
+        return False
+    if (
+        _op(made) == "aten::sum" and op in _FACTORS and user.args[0] is made
+    ):  # by a number that may be a count
         return False
     if op == "aten::getitem":
         mean = bool(user.args[1] == 1)  # of a variance and a mean
