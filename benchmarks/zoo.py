@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import brought
+
 TORCHVISION_FAMILIES = (
     *("alexnet", "convnext", "densenet", "efficientnet_v2", "efficientnet", "googlenet", "inception"),
     *("maxvit", "mnasnet", "mobilenet_v2", "mobilenet_v3", "regnet_x", "regnet_y", "resnext"),
@@ -130,12 +132,15 @@ def families() -> dict[str, str]:
     }
 
 
-def build(name: str) -> tuple[nn.Module, Tensor]:
-    """The dense model from random weights, and a batch of two inputs."""
-    source, _, name = name.rpartition(":")
+def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The dense model from random weights, and its inputs: two samples, or one graph."""
+    source, _, rest = name.partition(":")
+    if rest in BROUGHT.get(source, ()):
+        return brought.build(source, rest)
     builders: dict[str, Callable[[str], tuple[nn.Module, Tensor]]]
-    builders = {"": _torchvision, "timm": _timm, "hf": _hugging_face}
-    return builders[source](name)
+    builders = {"timm": _timm, "hf": _hugging_face}
+    model, inputs = builders[source](rest) if source in builders else _torchvision(name)
+    return model, (inputs,)
 
 
 def _torchvision(name: str) -> tuple[nn.Module, Tensor]:
