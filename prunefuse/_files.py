@@ -150,7 +150,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def decode(hint: Any, value: Any, where: str) -> Any:
-    """Build what ``hint`` asks for: a dataclass, dict, tuple, int, float or str, or a union of int and tuple.
+    """Build what ``hint`` asks for: a dataclass, dict, tuple, int, float or str, a union of int and tuple, or anything.
 
     Args:
         hint: The type.
@@ -160,6 +160,8 @@ def decode(hint: Any, value: Any, where: str) -> Any:
     Raises:
         ValueError: a field is missing or unknown, or a value has another type.
     """
+    if hint is Any:
+        return value
     origin, arguments = get_origin(hint), get_args(hint)
     if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
         hints = get_type_hints(hint)

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 import prunefuse.onnx.operators  # noqa: F401  (registers the rules)
+from prunefuse._inputs import TensorSpec
 from prunefuse.onnx.reader import example_shapes, read, trace
 from prunefuse.onnx.shapes import Shapes
 from prunefuse.pruning._choose.fit_code import Decision, Remedies
 from prunefuse.pruning._choose.gradients import Evidence
 from prunefuse.pruning._choose.scores import CRITERIA as _CRITERIA
 from prunefuse.pruning._explain import Coupled
-from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning._graph.trace import Trace, note_lines
 from prunefuse.pruning.options import Key, PlanOptions, checked_options, completed, lists
 from prunefuse.pruning.plan import Layer, PruningPlan, check_plan

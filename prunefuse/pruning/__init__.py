@@ -1,8 +1,8 @@
 """Structured pruning: exported graph -> couplings -> kept channels -> plan -> small model."""
 
+from prunefuse._inputs import TensorSpec
 from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning._graph.attributes import register_padding, register_sizes
-from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning._rules.registry import register_rule
 from prunefuse.pruning.obspa import noise_like, prune_without_finetuning
 from prunefuse.pruning.plan import Layer, PruningPlan, fuse_, load_pruned

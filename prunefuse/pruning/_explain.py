@@ -8,8 +8,10 @@ from difflib import get_close_matches
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import nn
 
+from prunefuse._inputs import Inputs
+from prunefuse.pruning._graph.caches import caches, without_caches
 from prunefuse.pruning._graph.couplings import Ids, Link, Place, Value
 from prunefuse.pruning._graph.export import Exporter
 from prunefuse.pruning._graph.trace import Note, Record, Trace
@@ -135,7 +137,7 @@ class Coupled:
         return way[::-1]
 
 
-def coupled_in(model: nn.Module, inputs: tuple[Tensor, ...], free: bool) -> Coupled:
+def coupled_in(model: nn.Module, inputs: Inputs, free: bool) -> Coupled:
     """The couplings of a model, by its graph; ``free``: in which every size can follow.
 
     Raises:
@@ -144,6 +146,11 @@ def coupled_in(model: nn.Module, inputs: tuple[Tensor, ...], free: bool) -> Coup
     exporter = Exporter(model, inputs, exported=free)
     evaluation = exporter.dense()
     traced = trace(model, evaluation, free=free)
+    if traced.pinning and (found := caches(model, inputs, traced.pinning)):
+        model = without_caches(model, found)
+        exporter = Exporter(model, inputs, exported=free)
+        evaluation = exporter.dense()
+        traced = trace(model, evaluation, free=free)
     if traced.unused() and (training := exporter.dense_in_training()) is not None:
         traced = trace(model, evaluation, training=training, free=free)
     return Coupled.of(traced)

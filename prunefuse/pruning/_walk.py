@@ -144,11 +144,12 @@ def _keep_lifted(tracing: Tracing) -> None:
     live = {int(c) for value in tracing.tensors.values() for ids in value.axes for c in component[ids]} - {0}
     for name, value in tracing.lifted.items():
         if any(live.intersection(component[ids].tolist()) for ids in value.axes):
-            path, _, attribute = name.rpartition(".")
+            path, _, place = name.rpartition(".")
             where = describe(tracing.modules[""], [path])
-            is_attribute = isinstance(getattr(tracing.modules[path], attribute, None), Tensor)
+            attribute = place.partition("[")[0]
+            is_attribute = attribute in vars(tracing.modules[path])
             if is_attribute:
-                tracing.pinning.append(name)
+                tracing.pinning.append(f"{path}.{attribute}")
             what = f"{attribute!r} of {where}" if is_attribute else f"a tensor that {where} holds"
             why = (
                 "a tensor that is neither parameter nor buffer cannot be cut, so the channels it meets stay "

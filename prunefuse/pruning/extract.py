@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from prunefuse._inputs import Inputs, outputs_in
 from prunefuse._seeds import isolated
 from prunefuse.pruning._choose.fit_code import Decision
 from prunefuse.pruning._graph.copies import all_names, copied, cut, cut_tensor
 from prunefuse.pruning._graph.couplings import Ids
 from prunefuse.pruning._graph.export import (
-    TensorSpec,
     capture,
     describe,
     export,
@@ -25,7 +25,7 @@ from prunefuse.pruning._graph.export import (
     running_modules,
 )
 from prunefuse.pruning._graph.normed import gains_of_part, set_gains_
-from prunefuse.pruning._graph.program import Program, tensors_in
+from prunefuse.pruning._graph.program import Program
 from prunefuse.pruning._graph.trace import Record, Trace
 from prunefuse.pruning._walk import LAYOUT, call_shapes, trace
 
@@ -40,7 +40,7 @@ def extract(
     model: nn.Module,
     kept: Mapping[str, Sequence[Tensor | None]],
     attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
-    inputs: Sequence[TensorSpec],
+    inputs: Inputs | None,
     outputs: Shapes,
 ) -> nn.Module:
     """A copy of a model with the kept channels only.
@@ -49,7 +49,7 @@ def extract(
         model: The dense model, which is not changed.
         kept: For each of its tensors the kept indices of every axis; None = all.
         attributes: Module path -> attribute -> its value in the small model.
-        inputs: What the model was planned for.
+        inputs: What the model was planned for, without values; None if a file could not tell.
         outputs: Shapes of what it returns for them, which the small model must return too.
 
     Raises:
@@ -57,11 +57,12 @@ def extract(
     """
     small = cut(model, kept, attributes)
     set_gains_(small, gains_of_part(model, kept))
-    _check_runs(small, model, inputs, outputs)
+    if inputs is not None:
+        _check_runs(small, model, inputs, outputs)
     return small
 
 
-def _check_runs(small: nn.Module, dense: nn.Module, inputs: Sequence[TensorSpec], outputs: Shapes) -> None:
+def _check_runs(small: nn.Module, dense: nn.Module, inputs: Inputs, outputs: Shapes) -> None:
     """Run shapes through the small model, or where that fails zeros; if both fail, the dense one too, to tell why."""
     advice = (
         "read it from the input there (-1 or x.shape), list it with register_sizes, keep the layers in front whole "
@@ -88,13 +89,13 @@ def _check_runs(small: nn.Module, dense: nn.Module, inputs: Sequence[TensorSpec]
         )
 
 
-def _check_outputs_of_dense(dense: nn.Module, inputs: Sequence[TensorSpec], outputs: Shapes) -> None:
+def _check_outputs_of_dense(dense: nn.Module, inputs: Inputs, outputs: Shapes) -> None:
     """Raise ``ValueError`` if the model behaves otherwise than the planned one, whose tensors are like its own."""
     for values in (False, True):
         shapes, error = _tried(dense, inputs, values)
         if shapes is not None and _fit(shapes, outputs):
             return
-    planned = ", ".join(str(spec.shape) for spec in inputs)
+    planned = ", ".join(str(spec.shape) for spec in inputs.specs)
     differs = (
         f"returns shapes {shapes} instead of {outputs}"
         if error is None
@@ -106,12 +107,12 @@ def _check_outputs_of_dense(dense: nn.Module, inputs: Sequence[TensorSpec], outp
     )
 
 
-def checkable_outputs(model: nn.Module, inputs: Sequence[Tensor], outputs: Shapes) -> Shapes:
+def checkable_outputs(model: nn.Module, inputs: Inputs, outputs: Shapes) -> Shapes:
     """What can be checked without a user's values where sizes may depend on them: -1 stands for every size.
 
     None of the outputs if the model does not run on zeros.
     """
-    shapes, _ = _tried(model, tuple(map(TensorSpec.of, inputs)), values=True)
+    shapes, _ = _tried(model, inputs, values=True)
     unknown = tuple((-1,) * len(shape) for shape in outputs)
     return unknown if shapes is not None and _fit(shapes, unknown) else ()
 
@@ -124,9 +125,7 @@ def _fit(shapes: Shapes, outputs: Shapes) -> bool:
     )
 
 
-def _tried(
-    model: nn.Module, inputs: Sequence[TensorSpec], values: bool
-) -> tuple[Shapes | None, Exception | None]:
+def _tried(model: nn.Module, inputs: Inputs, values: bool) -> tuple[Shapes | None, Exception | None]:
     """The shapes that a model returns, or why it does not."""
     try:
         return _output_shapes(model, inputs, values), None
@@ -134,7 +133,7 @@ def _tried(
         return None, error
 
 
-def _output_shapes(model: nn.Module, planned: Sequence[TensorSpec], values: bool) -> Shapes:
+def _output_shapes(model: nn.Module, planned: Inputs, values: bool) -> Shapes:
     """The shapes that a model returns in evaluation mode for inputs like the planned ones; it is not changed.
 
     Without values, unless its code looks at some: then the inputs are zeros.
@@ -146,10 +145,13 @@ def _output_shapes(model: nn.Module, planned: Sequence[TensorSpec], values: bool
     with FakeCopyMode(mode) if isinstance(mode, FakeTensorMode) else nullcontext():
         model = copied(model).eval()
     with isolated(0, first.device), quiet(), mode, torch.no_grad():
-        inputs = [spec.empty(first.device).zero_() for spec in planned]
         # The model may have another precision by now than when it was planned.
-        outputs = model(*(x.to(first.dtype) if x.is_floating_point() else x for x in inputs))
-    return tuple(tuple(x.shape) for x in tensors_in(outputs))
+        outputs = planned.map(
+            lambda x: torch.zeros_like(
+                x, dtype=first.dtype if x.is_floating_point() else x.dtype, device=first.device
+            )
+        ).run(model)
+    return tuple(tuple(x.shape) for x in outputs_in(outputs))
 
 
 def _suspect(small: nn.Module, running: list[str]) -> str:
@@ -164,7 +166,7 @@ def _suspect(small: nn.Module, running: list[str]) -> str:
 def extract_program(
     model: nn.Module,
     kept: Mapping[str, Sequence[Tensor | None]],
-    inputs: tuple[Tensor, ...],
+    inputs: Inputs,
     dynamic_shapes: Any,
     training: bool,
 ) -> ExportedProgram:

@@ -24,7 +24,7 @@ for them (recurrent layers, transposed convolutions, weights with a second use);
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -34,6 +34,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Unpack
 
 from prunefuse._attention import unfused_attention
+from prunefuse._inputs import Inputs, tensors_in
 from prunefuse.pruning._graph.copies import copied, named_tensors
 from prunefuse.pruning._graph.export import Exporter
 from prunefuse.pruning._obspa.readers import Application, Enough, Reader, Watch, find_readers
@@ -57,7 +58,7 @@ BATCH = 64
 class Batches:
     """The inputs of a model, batch by batch, as often as wanted, on one device."""
 
-    def __init__(self, calibration: Tensor | Iterable[Any], inputs: int, device: torch.device) -> None:
+    def __init__(self, calibration: Tensor | Iterable[Any], example: Inputs, device: torch.device) -> None:
         if isinstance(calibration, Tensor):
             calibration = calibration.split(BATCH)
         if isinstance(calibration, Iterator) or not isinstance(calibration, Iterable):
@@ -66,21 +67,39 @@ class Batches:
                 f"data loader), got {type(calibration).__name__}"
             )
         self._source = calibration
-        self._inputs = inputs
+        self._example = example
         self._device = device
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        """The first tensors of every batch: labels behind them are dropped."""
+    def __iter__(self) -> Iterator[Inputs]:
+        """What every batch has of the model's inputs: labels behind them, or by other names, are dropped."""
         empty = True
         for batch in self._source:
-            tensors = (batch,) if isinstance(batch, Tensor) else tuple(batch)[: self._inputs]
-            if len(tensors) != self._inputs or not all(isinstance(x, Tensor) for x in tensors):
-                got = ", ".join(type(x).__name__ for x in tensors)
-                raise TypeError(f"calibration must be batches of {self._inputs} tensors, got ({got})")
-            yield tuple(x.to(self._device) for x in tensors)
+            yield self._inputs(batch).map(lambda x: x.to(self._device))
             empty = False
         if empty:
             raise ValueError("calibration must be at least one batch, got none")
+
+    def _inputs(self, batch: Any) -> Inputs:
+        example = self._example
+        args: tuple[Any, ...] = ()
+        named: Any = batch
+        if count := len(example.args):
+            alone = isinstance(batch, Tensor) or (count == 1 and isinstance(batch, type(example.args[0])))
+            values: tuple[Any, ...] = (batch,) if alone or isinstance(batch, Mapping) else tuple(batch)
+            args, named = values[:count], next(iter(values[count:]), None)
+            if len(args) != count or any(
+                isinstance(wanted, Tensor) and not isinstance(x, Tensor)
+                for x, wanted in zip(args, example.args, strict=True)
+            ):
+                got = ", ".join(type(x).__name__ for x in args)
+                raise TypeError(f"calibration must be batches of {count} tensors, got ({got})")
+        named = named if isinstance(named, Mapping) else {}
+        kwargs = {name: named.get(name, value) for name, value in example.kwargs.items()}
+        if missing := [name for name, x in example.kwargs.items() if name not in named and tensors_in(x)]:
+            raise TypeError(
+                f"calibration must be batches with {', '.join(example.kwargs)} by name, got none of {missing[0]!r}"
+            )
+        return Inputs(args, kwargs)
 
 
 def noise_like(
@@ -119,9 +138,10 @@ def noise_like(
 @lists(ModulePlanOptions, *RANKED_HERE)
 def prune_without_finetuning(
     model: nn.Module,
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: Any,
     calibration: Tensor | Iterable[Any],
     *,
+    example_kwargs: Mapping[str, Any] | None = None,
     damping: float = 0.01,
     memory: int = 2**30,
     **options: Unpack[ModulePlanOptions],
@@ -137,10 +157,12 @@ def prune_without_finetuning(
 
     Args:
         model: The trained model. It is not changed.
-        example_inputs: As for `plan_pruning`.
+        example_inputs: As for `plan_pruning`; None where all are in ``example_kwargs``.
         calibration: About 2000 inputs: like those that the network will see, or others, or those of `noise_like`. They
             are a tensor, or batches that can be read several times, as a list or a data loader has them. A batch is a
-            tensor, or a tuple whose first entries are the model's inputs. Labels are not used.
+            tensor, or a tuple whose first entries are the model's inputs. Inputs by name are in a dictionary, which is the
+            batch or comes behind the others. Labels are not used.
+        example_kwargs: As for `plan_pruning`.
         damping: λ of the layers' Hessians, as a multiple of the mean of their diagonals.
         memory: Bytes for Hessians that are gathered in one run over the calibration inputs. A larger one is gathered in a
             run of its own.
@@ -160,9 +182,9 @@ def prune_without_finetuning(
         Time*. Hassibi and Stork 1992, *Second Order Derivatives for Network Pruning: Optimal Brain Surgeon*.
     """
     check_planning(options, damping)
-    inputs = inputs_for(model, example_inputs)
+    inputs = inputs_for(model, example_inputs, example_kwargs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    batches = Batches(calibration, len(inputs), device)
+    batches = Batches(calibration, inputs, device)
     dense = ModuleNetwork(copied(model).eval())
 
     traced = trace(model, Exporter(model, inputs).dense())
@@ -178,7 +200,7 @@ def prune_without_finetuning(
         ignore = options.pop("ignore", ())
         ignore = [*([ignore] if isinstance(ignore, str) else ignore), *stuck]
         planning: ModulePlanOptions = {**options, "scores": scores, "ignore": ignore}
-        plan = with_notes(plan_pruning(model, inputs, **planning), stuck)
+        plan = with_notes(plan_pruning(model, inputs.args, example_kwargs=inputs.kwargs, **planning), stuck)
         small = plan.extract(model)
         training = [module.training for module in small.modules()]
         compensate(ModuleNetwork(small.eval()), dense, plan, steps, batches, damping)
@@ -199,7 +221,7 @@ class ModuleNetwork:
             if isinstance(module, _BatchNorm) and module.running_mean is not None
         }
 
-    def steps(self, readers: Sequence[Reader], batch: tuple[Tensor, ...]) -> dict[Reader | Norm, int]:
+    def steps(self, readers: Sequence[Reader], batch: Inputs) -> dict[Reader | Norm, int]:
         """Readers and batch norms, in the order in which they run on a batch, and how often they do."""
         steps: Counter[Reader | Norm] = Counter()
         handles = [
@@ -219,19 +241,19 @@ class ModuleNetwork:
     def watch_readers(self, readers: Sequence[Reader], tell: Callable[[Application], None]) -> Run:
         """See :class:`Network`."""
 
-        def run(batch: tuple[Tensor, ...]) -> None:
+        def run(batch: Inputs) -> None:
             with suppress(Enough), Watch(readers, self.tensors, tell):
-                self._model(*batch)
+                batch.run(self._model)
 
         return run
 
     def watch_norm(self, norm: Norm, tell: Callable[[Tensor], None]) -> Run:
         """See :class:`Network`."""
 
-        def run(batch: tuple[Tensor, ...]) -> None:
+        def run(batch: Inputs) -> None:
             handle = self._norms[norm].register_forward_pre_hook(lambda _, arguments: tell(arguments[0]))
             with suppress(Enough):
-                self._model(*batch)
+                batch.run(self._model)
             handle.remove()
 
         return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
@@ -11,9 +11,10 @@ from numbers import Real
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import TypedDict
 
+from prunefuse._inputs import Inputs, checked_inputs
 from prunefuse._options import require, require_type
 from prunefuse.pruning._choose.gradients import Loss
 from prunefuse.pruning._choose.ranking import NORMALIZATIONS, RANKINGS, ROUNDINGS, Selection
@@ -153,7 +154,8 @@ class ModulePlanOptions(PlanOptions, total=False):
         Loss | None,
         Key(
             None,
-            "For criteria with gradients: (model, batch) -> the loss. None: cross entropy for batches (x, y).",
+            "For criteria with gradients: (model, batch) -> the loss. None: cross entropy for batches (x, y), and the loss "
+            "that the model itself returns for batches of inputs by name.",
         ),
     ]
     batches: Annotated[
@@ -321,25 +323,16 @@ def checked_options(
     )
 
 
-def checked_inputs(example_inputs: Tensor | Sequence[Tensor] | None) -> tuple[Tensor, ...]:
-    """The inputs as a tuple of tensors that have elements."""
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
-    if not isinstance(inputs, list | tuple) or not all(isinstance(x, Tensor) for x in inputs):
-        got = type(example_inputs).__name__
-        if isinstance(inputs, list | tuple):
-            got += f" of {', '.join(type(x).__name__ for x in inputs)}"
-        raise TypeError(f"example_inputs must be a tensor or a tuple of tensors, got {got}")
-    if not inputs or not all(x.numel() for x in inputs):
-        raise ValueError("example_inputs must be at least one tensor, and none without elements")
-    return tuple(inputs)
-
-
-def inputs_for(model: nn.Module, example_inputs: Tensor | Sequence[Tensor] | None) -> tuple[Tensor, ...]:
-    """The inputs as a tuple of tensors, on the device of the model; the model checked to be one that can be planned."""
+def inputs_for(
+    model: nn.Module, example_inputs: Any = None, example_kwargs: Mapping[str, Any] | None = None
+) -> Inputs:
+    """The inputs, on the device of the model; the model checked to be one that can be planned."""
     check_module(model)
-    inputs = checked_inputs(example_inputs)
+    inputs = checked_inputs(model, example_inputs, example_kwargs)
     devices = {tensor.device for _, tensor in all_names(model).values()}
-    return tuple(x.to(devices.copy().pop()) for x in inputs) if len(devices) == 1 else inputs
+    if len(devices) != 1 or all(x.device in devices for x in inputs.tensors):
+        return inputs
+    return inputs.map(lambda x: x.to(next(iter(devices))))
 
 
 _WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel")

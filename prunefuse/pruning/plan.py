@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from prunefuse import _files as files
 from prunefuse._files import decode
+from prunefuse._inputs import Inputs, Structure, TensorSpec
 from prunefuse._options import require_type
 from prunefuse._table import Table
 from prunefuse.pruning._explain import Coupled, coupled_in, explain
 from prunefuse.pruning._graph.copies import all_names, fingerprint, named_tensors
-from prunefuse.pruning._graph.export import TensorSpec
 from prunefuse.pruning.extract import extract, extract_program
 from prunefuse.pruning.fuse import check_arguments, write_back
 from prunefuse.pruning.options import check_choice, inputs_for
@@ -85,20 +85,25 @@ class PruningPlan:
         ranking: Within what they were ranked.
         rounding: How counts were rounded.
         seed: Of the criterion ``random``.
-        inputs: The example inputs.
+        inputs: The tensors of the example inputs.
         outputs: Shapes of the tensors the model returned for them; pruning does not change them. -1: a size that depends
             on values. None at all if the model does not run on zeros.
         kept: Parameter or buffer name -> axis -> the indices that are kept, increasing. Axes that stay whole
             are left out.
         attributes: Module path -> attribute -> its value in the small model. Of a tensor that an earlier forward has cached:
-            () for None, (0,) for no such attribute, until the next forward makes it again.
+            () for None, (0,) for no such attribute, (-1,) for an empty container, until the next forward makes it again.
         layers: One record per module with parameters or products of its own.
         notes: What was kept whole although it is no input or output, and why.
         expressed_by: What the small network is: ``"module"``, of the dense model's class, or ``"program"``, the
             exported one.
+        structure: How they are given to the model, as lists, numbers, texts and dictionaries; None where each is an input, in
+            order.
         seconds: What planning took: in all, and without ``torch.export``. None where nothing was planned, as for what
             `load` reads. Plans that differ in it are equal, and files do not have it.
         couplings: What `explain` tells of. It stands beside the plan as ``seconds`` does, and is None for what `load` reads.
+        example: The example inputs without values, with which `extract` tries the small model. It stands beside the plan as
+            well. Where it is None, ``inputs`` and ``structure`` say what they were, but for objects whose content files do
+            not tell: with such an input nothing is tried.
     """
 
     fingerprint: str
@@ -114,8 +119,10 @@ class PruningPlan:
     layers: tuple[Layer, ...]
     notes: tuple[str, ...]
     expressed_by: str = "module"
+    structure: Structure = None
     seconds: tuple[float, float] | None = field(default=None, compare=False)
     couplings: Coupled | None = field(default=None, compare=False, repr=False)
+    example: Inputs | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the indices, the input types and what expresses the result.
@@ -157,13 +164,15 @@ class PruningPlan:
                 "run with what it keeps; plan.extract_program(model, example_inputs) gives the exported program, or plan "
                 'with expressed_by="module"'
             )
-        return extract(model, kept, self.attributes, self.inputs, self.outputs)
+        inputs = self.example or Inputs.like(self.inputs, self.structure)
+        return extract(model, kept, self.attributes, inputs, self.outputs)
 
     def extract_program(
         self,
         model: nn.Module,
-        example_inputs: Tensor | Sequence[Tensor],
+        example_inputs: Any = None,
         *,
+        example_kwargs: Mapping[str, Any] | None = None,
         dynamic_shapes: Any = None,
         training: bool = False,
     ) -> ExportedProgram:
@@ -177,6 +186,7 @@ class PruningPlan:
             model: A model of the architecture that was planned, with any values.
             example_inputs: As for :func:`plan_pruning`. The program takes inputs of these shapes, the batch
                 included, but for ``dynamic_shapes``.
+            example_kwargs: As for :func:`plan_pruning`.
             dynamic_shapes: Of :func:`torch.export.export`, such as ``({0: torch.export.Dim("batch")},)`` for batches of
                 any size; the example then needs at least two inputs.
             training: Batch norms with the statistics of the batch, dropout, and what else the model does in training
@@ -189,7 +199,8 @@ class PruningPlan:
                 because an operator gets sizes that are not known to be such.
         """
         kept = self.kept_indices(model)
-        return extract_program(model, kept, inputs_for(model, example_inputs), dynamic_shapes, training)
+        inputs = inputs_for(model, example_inputs, example_kwargs)
+        return extract_program(model, kept, inputs, dynamic_shapes, training)
 
     def fuse_(
         self,
@@ -240,7 +251,8 @@ class PruningPlan:
         name: str,
         *,
         model: nn.Module | None = None,
-        example_inputs: Tensor | Sequence[Tensor] | None = None,
+        example_inputs: Any = None,
+        example_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """Return text that says what leaves together with the channels of a layer, and why.
 
@@ -268,6 +280,7 @@ class PruningPlan:
                 or the module that an initializer's name begins with.
             model: The dense model. A plan that was loaded needs it, since files have no couplings.
             example_inputs: Its inputs, as for `plan_pruning`; needed with ``model``.
+            example_kwargs: Its inputs by name.
 
         Raises:
             TypeError: An argument has the wrong type.
@@ -279,7 +292,8 @@ class PruningPlan:
         coupled = self.couplings
         if model is not None:
             self.check_model(model)
-            coupled = coupled_in(model, inputs_for(model, example_inputs), self.expressed_by == "program")
+            inputs = inputs_for(model, example_inputs, example_kwargs)
+            coupled = coupled_in(model, inputs, self.expressed_by == "program")
         if coupled is None:
             raise ValueError(
                 "model must be given to explain a plan that was loaded, which has no couplings: "
@@ -348,8 +362,10 @@ class PruningPlan:
 
     def _content(self) -> dict[str, Any]:
         """The fields by which plans are compared."""
-        content = asdict(replace(self, couplings=None))
-        return {x.name: content[x.name] for x in fields(self) if x.compare}
+        content = asdict(replace(self, couplings=None, example=None))
+        if self.structure is None:  # as files were before there was one
+            del content["structure"]
+        return {x.name: content[x.name] for x in fields(self) if x.compare and x.name in content}
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> PruningPlan:
@@ -369,6 +385,7 @@ class PruningPlan:
         if (version := content.pop("version", None)) != VERSION:
             raise ValueError(f"{path}: version of a plan must be {VERSION}, got {version!r}")
         checksum = content.pop("checksum", None)
+        content.setdefault("structure", None)
         try:
             plan: PruningPlan = decode(PruningPlan, content, "plan")
         except ValueError as error:

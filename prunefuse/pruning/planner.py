@@ -27,7 +27,7 @@ from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning._explain import Coupled
 from prunefuse.pruning._graph.caches import caches, without_caches
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
-from prunefuse.pruning._graph.export import Exporter, TensorSpec
+from prunefuse.pruning._graph.export import Exporter
 from prunefuse.pruning._graph.trace import Note, Product, Trace, note_lines
 from prunefuse.pruning.extract import checkable_outputs
 from prunefuse.pruning.options import (
@@ -46,7 +46,9 @@ from prunefuse.pruning.search import Dense, Race, Ranked
 @lists(ModulePlanOptions)
 def plan_pruning(
     model: nn.Module,
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
     **options: Unpack[ModulePlanOptions],
 ) -> PruningPlan:
     """Return a plan: which channels of a model are kept, by its exported graph.
@@ -67,8 +69,11 @@ def plan_pruning(
 
     Args:
         model: The dense model. It is not changed. What ``torch.export`` does not capture is recorded in one run.
-        example_inputs: The input of its forward, or the inputs in order. Only shapes and dtypes matter, unless the model's
-            code looks at values. Axis 0 of the first is taken as the batch. They may be on another device than the model.
+        example_inputs: The input of its forward, or a tuple or list of the inputs in order. Inputs are tensors, or anything
+            that holds some. A dictionary is inputs by name where the forward takes these names, else it is one input. Only
+            shapes and dtypes matter, unless the model's code looks at values. Axis 0 of the first tensor is taken as the
+            batch. They may be on another device than the model.
+        example_kwargs: More inputs, by name: a dictionary, or what a tokenizer returns.
         options: Those of `ModulePlanOptions`.
 
     Returns:
@@ -86,7 +91,7 @@ def plan_pruning(
         Rachwan, Günnemann and Charpentier 2024, *Structurally Prune Anything: Any Architecture, Any Framework, Any Time*.
     """
     start = time.perf_counter()
-    inputs = inputs_for(model, example_inputs)
+    inputs = inputs_for(model, example_inputs, example_kwargs)
     wanted: ModulePlanOptions = completed("plan_pruning", ModulePlanOptions, options)
     expressed_by, target = wanted["expressed_by"], wanted["target"]
     checked = checked_options(
@@ -149,14 +154,16 @@ def plan_pruning(
         ranking=checked.selection.ranking,
         rounding=wanted["rounding"],
         seed=wanted["seed"],
-        inputs=tuple(map(TensorSpec.of, inputs)),
+        inputs=inputs.specs,
         outputs=outputs,
         kept=kept,
         attributes=attributes,
         layers=layers,
         notes=(*checked.notes, *reached, *thin_notes(layers), *notes),
         expressed_by=expressed_by,
+        structure=inputs.structure,
         couplings=couplings,
+        example=inputs.on_meta(),
     )
     total = time.perf_counter() - start
     return replace(plan, seconds=(total, total - exporter.seconds))

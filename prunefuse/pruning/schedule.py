@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import Unpack
 
 from prunefuse.pruning._choose.targets import Target
-from prunefuse.pruning.options import ModulePlanOptions, check_count, checked_inputs, checked_ratio, lists
+from prunefuse.pruning.options import ModulePlanOptions, check_count, checked_ratio, inputs_for, lists
 from prunefuse.pruning.plan import PruningPlan, check_plan
 from prunefuse.pruning.planner import plan_pruning
 
@@ -17,9 +18,10 @@ from prunefuse.pruning.planner import plan_pruning
 @lists(ModulePlanOptions)
 def prune_and_finetune(
     model: nn.Module,
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: Any,
     finetune: Callable[[nn.Module], object],
     *,
+    example_kwargs: Mapping[str, Any] | None = None,
     steps: int = 1,
     **options: Unpack[ModulePlanOptions],
 ) -> tuple[nn.Module, PruningPlan]:
@@ -35,8 +37,9 @@ def prune_and_finetune(
 
     Args:
         model: The dense model. It is not changed.
-        example_inputs: As for :func:`plan_pruning`.
+        example_inputs: As for :func:`plan_pruning`; None where all are in ``example_kwargs``.
         finetune: Called with the small model after every step, to train it in place.
+        example_kwargs: As for :func:`plan_pruning`.
         steps: How many there are.
         options: Those of `ModulePlanOptions`.
 
@@ -58,11 +61,11 @@ def prune_and_finetune(
         raise ValueError(f"target must be parameters or flops in several steps, got {target.quantity!r}")
     if steps > 1 and "ratios" in options:
         raise ValueError("ratios must be left out in several steps, each of which would apply them again")
-    inputs = checked_inputs(example_inputs)
+    inputs = inputs_for(model, example_inputs, example_kwargs)
     whole = checked_ratio("ratio", 0.5 if ratio is None else ratio)
     dense = 0
     if target is not None and steps > 1:
-        unpruned = plan_pruning(model, inputs, ratio=0)
+        unpruned = plan_pruning(model, inputs.args, example_kwargs=inputs.kwargs, ratio=0)
         dense = unpruned.params[0] if target.quantity == "parameters" else unpruned.flops[0]
     small, plan = model, None
     for step in range(1, steps + 1):
@@ -73,7 +76,7 @@ def prune_and_finetune(
         elif steps > 1:
             amount = dense - (dense - target.limit(dense)) * step / steps
             how["target"] = Target(target.quantity, at_most=amount)
-        now = plan_pruning(small, inputs, **how)
+        now = plan_pruning(small, inputs.args, example_kwargs=inputs.kwargs, **how)
         small = now.extract(small)
         finetune(small)
         plan = now if plan is None else compose(plan, now)

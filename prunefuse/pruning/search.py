@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from prunefuse._inputs import Inputs
 from prunefuse.pruning._choose.fit_code import Decision, Remedies
 from prunefuse.pruning._choose.gradients import Evidence
 from prunefuse.pruning._choose.ranking import Axes, Selection, groups_of, normalized
@@ -42,7 +43,7 @@ class Dense:
     """
 
     model: nn.Module
-    inputs: tuple[Tensor, ...]
+    inputs: Inputs
     evaluation: Program
     training: Program | None
     options: Options
@@ -53,7 +54,7 @@ class Dense:
     @property
     def batch(self) -> int:
         """How many inputs the example is."""
-        return self.inputs[0].shape[0] if self.inputs[0].ndim else 1
+        return self.inputs.batch
 
     def ranked(self, remedies: Remedies) -> Ranked:
         """The model with scores, where modules are treated as the remedies say."""
@@ -205,7 +206,7 @@ class Race:
     """Forwards of a dense model and of smaller ones, timed in turns, against a target for latency."""
 
     model: nn.Module
-    inputs: tuple[Tensor, ...]
+    inputs: Inputs
     target: Target
 
     def time(self, decision: Decision) -> Latency:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunefuse._attention import unfused_attention
+from prunefuse._inputs import Inputs, checked_inputs, outputs_in
 from prunefuse.training._modes import evaluating
 
 Handle = Callable[[Sequence[Any], Sequence[Any]], float]
@@ -30,7 +31,9 @@ _FREE = """
 """
 
 
-def flops_per_input(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> float:
+def flops_per_input(
+    model: nn.Module, example: Any = None, *, example_kwargs: Mapping[str, Any] | None = None
+) -> float:
     """The FLOPs of one forward pass in evaluation mode: 2 per multiply-add of contractions.
 
     >>> from prunefuse.training import flops_per_input
@@ -42,22 +45,27 @@ def flops_per_input(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> f
 
     Args:
         model: The network; left as it was.
-        example: A batch of one input, or the inputs in order, on the model's device.
+        example: A batch of one input, or the inputs in order, on the model's device. They may hold tensors in any way, as
+            those of `prunefuse.plan_pruning` may.
+        example_kwargs: More inputs, by name.
 
     Warns:
         UserWarning: Operators that nobody counts take weights; the message names them.
     """
     uncounted: set[str] = set()
-    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    inputs = checked_inputs(model, example, example_kwargs)
     with warnings.catch_warnings(), evaluating(model), unfused_attention(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecation of torch.jit, which fvcore is made of
         from fvcore.nn import FlopCountAnalysis
 
-        analysis = FlopCountAnalysis(model, inputs).clear_op_handles().set_op_handle(**_handles())
+        analysis = FlopCountAnalysis(_OfTensors(model, inputs), tuple(inputs.tensors))
+        analysis.clear_op_handles().set_op_handle(**_handles())
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         multiply_adds = analysis.total()
         if strangers := [name for name in analysis.unsupported_ops() if not _is_free(name)]:
-            analysis.set_op_handle(**{name: _stranger(name, len(inputs), uncounted) for name in strangers})
+            analysis.set_op_handle(
+                **{name: _stranger(name, len(inputs.tensors), uncounted) for name in strangers}
+            )
             multiply_adds = analysis.total()
     if uncounted:
         warnings.warn(
@@ -66,6 +74,19 @@ def flops_per_input(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> f
             stacklevel=2,
         )
     return 2.0 * float(multiply_adds)
+
+
+class _OfTensors(nn.Module):
+    """A model as torch.jit can trace it: tensors go in and come out, whatever holds them."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        super().__init__()
+        self.model, self._inputs = model, inputs
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """What the model returns for these in place of the tensors of its inputs."""
+        place = {id(x): tensor for x, tensor in zip(self._inputs.tensors, tensors, strict=True)}
+        return tuple(outputs_in(self._inputs.map(lambda x: place[id(x)]).run(self.model)))
 
 
 def _handles() -> dict[str, Handle]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import subprocess
 import sys
@@ -306,7 +307,7 @@ def test_a_tensor_that_is_neither_parameter_nor_buffer_is_named():
     model = nn.Sequential(nn.Linear(4, 8), Scale(), nn.Linear(8, 2))
     with pytest.raises(ValueError, match="nothing was pruned") as error:
         plan_pruning(model, torch.zeros(1, 4))
-    for part in ("'here' of module '1' (Scale)", "a tensor that module '1' (Scale) holds", "register_buffer"):
+    for part in ("'here' of module '1' (Scale)", "'table' of module '1' (Scale)", "register_buffer"):
         assert part in str(error.value)
     here = model[1].here
     del model[1].here
@@ -368,41 +369,105 @@ def test_what_nobody_reads_still_has_to_run():
 
 
 class Caches(nn.Module):
-    """Keeps what it computes from a parameter for later forwards: in an attribute that is None or not there before."""
+    """Keeps what it computes from parameters for later forwards."""
 
-    def __init__(self, absent):
+    def __init__(self):
         super().__init__()
-        self.i, self.o, self.table = nn.Linear(3, 16), nn.Linear(16, 3), nn.Parameter(torch.randn(16, 2))
-        if not absent:
-            self.cache = None
+        self.i, self.o = nn.Linear(3, 16), nn.Linear(16, 3)
+        self.table, self.more = nn.Parameter(torch.randn(16, 2)), nn.Parameter(torch.randn(16, 2))
+
+    def made(self):
+        return self.table.exp().select(1, 0), self.more.exp().select(1, 0)
 
     def forward(self, x):
-        if self.training or getattr(self, "cache", None) is None:
-            self.cache = self.table.exp().select(1, 0)
-        return self.o(self.i(x) * self.cache)
+        scale, shift = self.scale_and_shift(len(x))
+        return self.o(self.i(x) * scale + shift)
 
 
-@pytest.mark.parametrize("absent", [False, True])
-def test_what_a_forward_has_cached_does_not_count(absent, tmp_path):
-    model, x = nn.Sequential(nn.Linear(4, 3), Caches(absent)).eval(), torch.randn(5, 4)
+class NoneBefore(Caches):
+    cache = more_of_it = None
+
+    def scale_and_shift(self, _):
+        if self.training or self.cache is None:
+            self.cache, self.more_of_it = self.made()
+        return self.cache, self.more_of_it
+
+
+class AbsentBefore(Caches):
+    def scale_and_shift(self, _):
+        if not hasattr(self, "cache"):
+            self.cache = self.made()[0]
+        return self.cache, self.made()[1]
+
+
+class ByDictionary(Caches):
+    def __init__(self):
+        super().__init__()
+        self.cache = {}
+
+    def scale_and_shift(self, size):
+        if size not in self.cache:
+            self.cache[size] = dict(zip("ab", self.made(), strict=True))
+        return self.cache[size]["a"], self.cache[size]["b"]
+
+
+class ByTuple(Caches):
+    def __init__(self):
+        super().__init__()
+        self.cache = None
+
+    def scale_and_shift(self, _):
+        if self.cache is None:
+            self.cache = self.made()
+        return self.cache
+
+
+class ByList(Caches):
+    def __init__(self):
+        super().__init__()
+        self.cache = []
+
+    def scale_and_shift(self, _):
+        if not self.cache:
+            self.cache.extend(self.made())
+        return self.cache
+
+
+class BySize(Caches):
+    """As rotary embeddings do it: the size that was made last decides."""
+
+    def __init__(self):
+        super().__init__()
+        self.made_for, self._scale, self._shift = 0, None, None
+
+    def scale_and_shift(self, size):
+        if size > self.made_for:
+            self.made_for = size
+            self._scale, self._shift = (x.expand(size, -1) for x in self.made())
+        return self._scale[:size], self._shift[:size]
+
+
+@pytest.mark.parametrize("kind", [NoneBefore, AbsentBefore, ByDictionary, ByTuple, ByList, BySize])
+def test_what_a_forward_has_cached_does_not_count(kind, tmp_path):
+    model, x = nn.Sequential(nn.Linear(4, 3), kind()).eval(), torch.randn(5, 4)
     before = plan_pruning(model, x)
+    fresh = copy.deepcopy(model)
     with torch.no_grad():
+        model(x[:2])
         model(x)
     plan = plan_pruning(model, x)
     assert plan.kept == before.kept
-    assert model[1].cache.shape == (16,)
+    assert model(x).shape == (5, 3)
     plan.save(tmp_path / "plan.json")
-    small = PruningPlan.load(tmp_path / "plan.json").extract(model)
-    torch.testing.assert_close(
-        small(x), before.extract(nn.Sequential(model[0], copy_without_cache(model[1])))(x)
-    )
-    assert small[1].cache.shape == (8,)
-
-
-def copy_without_cache(module):
-    fresh = Caches(False).eval()
-    fresh.load_state_dict(module.state_dict())
-    return fresh
+    loaded = PruningPlan.load(tmp_path / "plan.json")
+    expected = before.extract(fresh)(x)
+    for dense in (model, fresh):
+        small = loaded.extract(dense)
+        for _ in range(2):
+            torch.testing.assert_close(small(x), expected)
+        torch.testing.assert_close(small(x[:2]), expected[:2])
+    assert "8 of 16 stay" in loaded.explain("1.i", model=model, example_inputs=x)
+    assert "held" not in loaded.explain("1.i", model=model, example_inputs=x)
 
 
 def test_a_tensor_that_a_forward_can_do_without_is_no_cache():

@@ -11,6 +11,7 @@ from pruning_oracle import assert_pruning_is_masking, scramble_
 from torch import nn
 
 from prunefuse import models
+from prunefuse._inputs import Inputs
 from prunefuse.pruning import plan_pruning
 from prunefuse.pruning._choose.gradients import Evidence, gather
 from prunefuse.pruning._choose.scores import Scoring, channel_scores
@@ -40,7 +41,7 @@ BATCHES = [(X[:4], Y[:4]), (X[4:], Y[4:])]
 @pytest.fixture(scope="module")
 def traced():
     model = scramble_(Net(), 3)
-    found = trace(model, Program.of(export(model, (X[:1],))))
+    found = trace(model, Program.of(export(model, Inputs((X[:1],), {}))))
     return model, found, found.component
 
 

@@ -233,7 +233,12 @@ MODEL = models.resnet8()
         ),
         ({"model": "resnet8"}, TypeError, r"model must be an nn\.Module, got str"),
         ({"example_inputs": (2, 3)}, TypeError, "example_inputs must be .* got tuple of int, int"),
-        ({"example_inputs": {"x": IMAGE}}, TypeError, "example_inputs must be .* got dict"),
+        ({"example_inputs": {"x": 1}}, TypeError, "example_inputs must be .* got dict"),
+        (
+            {"example_kwargs": [IMAGE]},
+            TypeError,
+            "example_kwargs must be a dictionary from names to inputs, got list",
+        ),
         ({"example_inputs": ()}, ValueError, "example_inputs must be at least one tensor"),
         ({"example_inputs": torch.zeros(0, 3, 8, 8)}, ValueError, "none without elements"),
         ({"example_inputs": IMAGE[:, :1]}, RuntimeError, r"module 'conv1' \(Conv2d\): .*to have 3 channels"),

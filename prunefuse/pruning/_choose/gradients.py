@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from prunefuse._inputs import Inputs
 from prunefuse.pruning._graph.copies import copied, named_tensors
 
 Loss: TypeAlias = Callable[[nn.Module, Any], Tensor]
@@ -41,7 +42,8 @@ def gather(
         model: The dense model.
         kind: "gradient", "product" (Hessian times gradient), "squared" (gradients of batches, squared),
             "diagonal" (of the Hessian) or "activation".
-        loss: None is the cross entropy of ``model(x)`` and ``y`` for batches (x, y).
+        loss: None is the cross entropy of ``model(x)`` and ``y`` for batches (x, y), and what the model itself returns as
+            ``loss`` for batches of inputs by name.
         batches: The data, gone through up to twice, so that the loss of all of them is kept in memory if they
             come from a generator.
         seed: For dropout, and for the random signs that estimate the diagonal (one draw for each batch).
@@ -66,7 +68,16 @@ def gather(
 
 
 def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
-    """The loss of batches (x, y): y the classes of the rows of ``model(x)``."""
+    """The loss of batches (x, y): y the classes of the rows of ``model(x)``; of batches by name: what the model says."""
+    if isinstance(batch, Mapping):
+        outputs = _of_names(model, batch)
+        own = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+        if not isinstance(own, Tensor):
+            raise ValueError(
+                "batches by name must have what the model needs to return a loss, as labels, or loss must take (model, batch), "
+                f"got {', '.join(map(str, batch))}"
+            )
+        return own
     if not isinstance(batch, Sequence) or len(batch) != 2 or not all(isinstance(x, Tensor) for x in batch):
         got = type(batch).__name__
         raise ValueError(
@@ -74,6 +85,12 @@ def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
         )
     device = next(model.parameters()).device
     return nn.functional.cross_entropy(model(batch[0].to(device)), batch[1].to(device))
+
+
+def _of_names(model: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """What a model returns for inputs by name, which are moved to where it is."""
+    device = next(model.parameters()).device
+    return Inputs((), batch).map(lambda x: x.to(device)).run(model)
 
 
 def _derivatives(
@@ -158,6 +175,9 @@ def _activations(model: nn.Module, data: Sequence[Any]) -> dict[str, dict[int, T
     device = next(model.parameters()).device
     with torch.no_grad():
         for batch in data:
+            if isinstance(batch, Mapping):
+                _of_names(model, batch)
+                continue
             x = batch[0] if isinstance(batch, list | tuple) else batch
             model(x.to(device))
     for handle in handles:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from prunefuse._inputs import Inputs
 from prunefuse._options import require
 from prunefuse.pruning._graph.couplings import Ids
 from prunefuse.pruning._graph.trace import Trace
@@ -195,16 +196,16 @@ class Latency(NamedTuple):
         )
 
 
-def measure(dense: nn.Module, small: nn.Module, inputs: tuple[Tensor, ...], repeats: int) -> Latency:
+def measure(dense: nn.Module, small: nn.Module, inputs: Inputs, repeats: int) -> Latency:
     """Time both models in turns, so that a noisy machine troubles both alike."""
     taken: tuple[list[float], list[float]] = ([], [])
     with torch.inference_mode():
         for run in range(repeats + 2):
             for model, mine in zip((dense, small), taken, strict=True):
                 start = time.perf_counter()
-                model(*inputs)
-                if inputs[0].is_cuda:
-                    torch.cuda.synchronize(inputs[0].device)
+                inputs.run(model)
+                if inputs.tensors[0].is_cuda:
+                    torch.cuda.synchronize(inputs.tensors[0].device)
                 if run >= 2:  # the first runs allocate memory and choose kernels
                     mine.append(time.perf_counter() - start)
     spans = [float(np.subtract(*np.percentile(mine, [75, 25]))) / float(np.median(mine)) for mine in taken]

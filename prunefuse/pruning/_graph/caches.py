@@ -2,58 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves_with_path
 
+from prunefuse._inputs import Inputs, tensors_in
 from prunefuse._seeds import isolated
-from prunefuse.pruning._graph.copies import copied, set_attributes
+from prunefuse.pruning._graph.copies import ABSENT, EMPTY, UNSET, copied, is_held, set_attributes
 from prunefuse.pruning._graph.export import quiet
 
-UNSET, ABSENT = (), (0,)
-"""What a plan says of such an attribute in place of sizes: it is None, or not there, until a forward makes it."""
+Attribute: TypeAlias = tuple[str, str]
+"""Module path, and name."""
+States: TypeAlias = dict[str, dict[str, int | tuple[int, ...]]]
+"""Module path -> attribute -> how it is before a forward."""
 
 
-def caches(
-    model: nn.Module, inputs: Sequence[Tensor], names: Iterable[str]
-) -> dict[str, dict[str, int | tuple[int, ...]]]:
-    """Those of some tensors that a forward in evaluation mode makes again, to the same values, where they are taken away.
+def caches(model: nn.Module, inputs: Inputs, names: Iterable[str]) -> States:
+    """Those of some attributes that a forward in evaluation mode makes again, to the same values, where they are taken away.
+
+    Attributes are taken away one by one, or together with others of their module: the code may look at one of them, or at
+    the size that it was made for.
 
     Args:
         model: The model.
         inputs: Its example inputs.
-        names: Module path and attribute of the tensors.
-
-    Returns:
-        Module path -> attribute -> how it is before a forward.
+        names: Module path and attribute of the tensors, or of the containers that they are in.
     """
-    found: dict[str, dict[str, int | tuple[int, ...]]] = {}
-    for name in names:
-        path, _, attribute = name.rpartition(".")
-        for state in (UNSET, ABSENT):
-            if _is_made_again(model, inputs, path, attribute, state):
-                found.setdefault(path, {})[attribute] = state
+    found: States = {}
+    waiting = dict.fromkeys((path, attribute) for path, _, attribute in (x.rpartition(".") for x in names))
+    for group in _groups(model, list(waiting)):
+        if not any(x in waiting for x in group):
+            continue
+        for states in _states(model, [x for x in group if x[0] not in found or x[1] not in found[x[0]]]):
+            made = _made_again(model, inputs, states)
+            if made and (made == states or made == _made_again(model, inputs, made)):
+                for path, mine in made.items():
+                    found.setdefault(path, {}).update(mine)
+                    for attribute in mine:
+                        waiting.pop((path, attribute), None)
                 break
     return found
 
 
-def without_caches(model: nn.Module, found: Mapping[str, Mapping[str, int | tuple[int, ...]]]) -> nn.Module:
+def without_caches(model: nn.Module, found: States) -> nn.Module:
     """A copy of a model as it is before a forward."""
     model = copied(model)
     set_attributes(model, found)
     return model
 
 
-def _is_made_again(
-    model: nn.Module, inputs: Sequence[Tensor], path: str, attribute: str, state: tuple[int, ...]
-) -> bool:
-    old = vars(model.get_submodule(path)).get(attribute)
-    trial = without_caches(model, {path: {attribute: state}}).eval()
-    with suppress(Exception), isolated(0, inputs[0].device), quiet(), torch.no_grad():
-        trial(*(x.clone() for x in inputs))
-    new = vars(trial.get_submodule(path)).get(attribute)
-    if not isinstance(old, Tensor) or not isinstance(new, Tensor) or new is old:
+def _groups(model: nn.Module, attributes: Sequence[Attribute]) -> Iterator[Sequence[Attribute]]:
+    """What is taken away together: all, what one module has, each alone; and all that a module has of tensors."""
+    yield attributes
+    by_module: dict[str, list[Attribute]] = {}
+    for path, name in attributes:
+        by_module.setdefault(path, []).append((path, name))
+    yield from by_module.values()
+    yield from ([one] for one in attributes)
+    for path in by_module:
+        yield [
+            (path, name) for name, value in vars(model.get_submodule(path)).items() if is_held(name, value)
+        ]
+
+
+def _states(model: nn.Module, attributes: Sequence[Attribute]) -> Iterator[States]:
+    """Ways in which these can be as before a forward; the last ones also without the sizes that they were made for."""
+    if not attributes:
+        return
+    ways = ((UNSET, EMPTY), (ABSENT, EMPTY), (UNSET, UNSET))
+    for sizes in (False, True):
+        for of_tensor, of_container in ways:
+            states: States = {}
+            for path, name in attributes:
+                module = model.get_submodule(path)
+                value = vars(module)[name]
+                states.setdefault(path, {})[name] = of_tensor if isinstance(value, Tensor) else of_container
+                if sizes:
+                    made_for = {size for tensor in tensors_in(value) for size in tensor.shape}
+                    states[path] |= {
+                        other: 0
+                        for other, size in vars(module).items()
+                        if type(size) is int and size in made_for
+                    }
+            if not sizes or any(0 in mine.values() for mine in states.values()):
+                yield states
+
+
+def _made_again(model: nn.Module, inputs: Inputs, states: States) -> States:
+    """Those of some attributes that are as before after a forward without them; none if that fails."""
+    trial = without_caches(model, states).eval()
+    try:
+        with isolated(0, inputs.tensors[0].device), quiet(), torch.no_grad():
+            inputs.map(torch.clone).run(trial)
+    except Exception:  # of any kind
+        return {}
+    result: States = {}
+    for path, mine in states.items():
+        old, new = vars(model.get_submodule(path)), vars(trial.get_submodule(path))
+        if same := {name: x for name, x in mine.items() if _is_same(old.get(name), new.get(name))}:
+            result[path] = same
+    return result
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    """Whether something that was made again is as before; of a dictionary maybe less, for one size of several."""
+    if type(old) is not type(new):
         return False
-    return new.shape == old.shape and bool(torch.allclose(new, old, equal_nan=True))
+    if type(old) is int:
+        return bool(old == new)
+    before, after = (_leaves(value) for value in (old, new))
+    return bool(after) and all(
+        key in before
+        and x.shape == before[key].shape
+        and bool(torch.allclose(x, before[key], equal_nan=True))
+        for key, x in after.items()
+    )
+
+
+def _leaves(value: Any) -> dict[str, Tensor]:
+    return {str(path): x for path, x in tree_leaves_with_path(value) if isinstance(x, Tensor)}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from prunefuse._inputs import tensors_in
 
 
 def all_names(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
@@ -30,6 +32,28 @@ def fingerprint(model: nn.Module) -> str:
     lines = [f"{name} {first} {list(tensor.shape)}" for name, (first, tensor) in all_names(model).items()]
     lines += [f"{path} {type(module).__name__}" for path, module in model.named_modules()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+_OWN = frozenset(vars(nn.Module()))
+"""What every module keeps its parameters, buffers, modules and hooks in."""
+
+
+def is_held(name: str, value: object) -> bool:
+    """Whether an attribute of a module is a tensor, or can hold some, and neither parameters nor buffers."""
+    return name not in _OWN and isinstance(value, Tensor | Mapping | list | tuple)
+
+
+def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in attributes of modules that are neither parameters nor buffers: module path and attribute, tensor.
+
+    Also those in lists, tuples and dictionaries, whose place there stands behind the name, as in ``"encoder.cache[0]"``.
+    """
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if not is_held(name, value):
+                continue
+            for place, tensor in enumerate(tensors_in(value)):
+                yield f"{path}.{name}" + ("" if tensor is value else f"[{place}]"), tensor
 
 
 class _Detached(TorchFunctionMode):
@@ -66,6 +90,9 @@ def cut(
             )
             for name, tensor in named_tensors(model).items()
         }
+        for _, tensor in held_tensors(model):
+            if id(tensor) not in bare:
+                bare[id(tensor)] = torch.empty_like(tensor, device="meta")
         result = copied(model, bare)
         set_attributes(result, attributes)
         return result
@@ -111,26 +138,44 @@ def hollow(model: nn.Module) -> nn.Module:
     return cut(model, dict.fromkeys(named_tensors(model), ()), {}, values=False)
 
 
+UNSET, ABSENT, EMPTY = (), (0,), (-1,)
+"""What a plan says, in place of sizes, of an attribute that a forward makes again: it is None, not there, or empty."""
+
+
+def _emptied(held: Any) -> Any:
+    """A container like this one with nothing in it."""
+    if not isinstance(held, Mapping | list | tuple):
+        return held  # of a model that has run no forward
+    empty = copy.copy(held)
+    if isinstance(empty, tuple):
+        return ()
+    empty.clear()  # type: ignore[union-attr]
+    return empty
+
+
 def set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]]) -> None:
     modules = dict(small.named_modules(remove_duplicate=False))
     for path, mine in attributes.items():
         for name, value in mine.items():
             owner: Any = modules.get(path)
             held, _, attribute = name.rpartition(".")
-            if (
-                isinstance(value, tuple)
-                and value in ((), (0,))
-                and not isinstance(getattr(owner, attribute, None), tuple | list | int)
+            if value in (
+                UNSET,
+                ABSENT,
+                EMPTY,
             ):  # what an earlier forward has made, for the next to make again
-                if value:
+                if value == ABSENT:
                     vars(owner).pop(attribute, None)
                 else:
-                    setattr(owner, attribute, None)
+                    old = getattr(owner, attribute, None)
+                    setattr(owner, attribute, None if value == UNSET else _emptied(old))
                 continue
             if hasattr(owner, held):  # an object that other modules may hold as well
                 setattr(owner, held, copy.copy(getattr(owner, held)))
                 owner = getattr(owner, held)
             before = getattr(owner, attribute, None)
+            if before is None and value == 0:  # the size of something cached, before there was any
+                continue
             new = list(value) if isinstance(before, list) and isinstance(value, tuple) else value
             if type(before) is not type(new):
                 raise ValueError(

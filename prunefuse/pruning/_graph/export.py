@@ -15,36 +15,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prunefuse._inputs import Inputs
 from prunefuse._seeds import isolated
 from prunefuse.errors import CaptureError as CaptureError
 from prunefuse.pruning._graph.copies import copied, cut, hollow, named_tensors
 from prunefuse.pruning._graph.program import READS, Program
-from prunefuse.pruning._graph.recorder import on_meta, record
+from prunefuse.pruning._graph.recorder import record
 
 if TYPE_CHECKING:
     from torch import fx
     from torch.export import ExportedProgram
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input of a model: its shape, and the name of its dtype.
-
-    >>> prunefuse.pruning.TensorSpec.of(torch.zeros(2, 3))
-    TensorSpec(shape=(2, 3), dtype='float32')
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> TensorSpec:
-        """What ``tensor`` is like."""
-        return cls(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-
-    def empty(self, device: torch.device) -> Tensor:
-        """A tensor like it, its values undefined."""
-        return torch.empty(self.shape, dtype=getattr(torch, self.dtype), device=device)
 
 
 @contextmanager
@@ -104,7 +84,7 @@ def describe(model: nn.Module, running: list[str]) -> str:
 
 
 def export(
-    model: nn.Module, inputs: tuple[Tensor, ...], training: bool = False, dynamic_shapes: Any = None
+    model: nn.Module, inputs: Inputs, training: bool = False, dynamic_shapes: Any = None
 ) -> ExportedProgram:
     """The graph of ``model`` in evaluation mode, or all of it in training mode, from a copy.
 
@@ -133,7 +113,7 @@ class Exporter:
     """
 
     model: nn.Module
-    inputs: tuple[Tensor, ...]
+    inputs: Inputs
     exported: bool = False
     seconds: float = 0.0
     by_shapes: bool = False
@@ -166,8 +146,8 @@ class Exporter:
     def dense_in_training(self) -> Program | None:
         """Its graph in training mode; None if there is none, as for a model that needs targets there."""
         inputs = self.inputs
-        if inputs[0].ndim and len(inputs[0]) == 1:  # batch norm cannot train on one sample
-            inputs = tuple(torch.cat([x, x]) if x.ndim and len(x) == 1 else x for x in inputs)
+        if inputs.batch == 1:  # batch norm cannot train on one sample
+            inputs = inputs.map(lambda x: torch.cat([x, x]) if x.ndim and len(x) == 1 else x)
         if (program := self._shapes(inputs, True)) is not None:
             return program
         try:
@@ -188,22 +168,22 @@ class Exporter:
         if self.by_shapes:
             # What the dense model could run, the small one can if it fits.
             small = cut(self.model, kept, attributes, "meta")
-            return self._timed(_record, small, on_meta(self.inputs), False)
+            return self._timed(_record, small, self.inputs.on_meta(), False)
         values = self.values or bool(self.refusal)
         way = _record if self.refusal else _exported
         return self._timed(way, cut(self.model, kept, attributes, values), self.inputs, False)
 
-    def _shapes(self, inputs: tuple[Tensor, ...], training: bool) -> Program | None:
+    def _shapes(self, inputs: Inputs, training: bool) -> Program | None:
         """The graph of a run on shapes alone; None if that does not work, as where Python looks at values."""
         if self.exported:
             return None
         try:
             model = cut(self.model, dict.fromkeys(named_tensors(self.model), ()), {}, "meta")
-            return self._timed(_record, model, on_meta(inputs), training)
+            return self._timed(_record, model, inputs.on_meta(), training)
         except Exception:  # of any kind: code meets tensors that it never saw
             return None
 
-    def _exported(self, inputs: tuple[Tensor, ...], training: bool) -> Program:
+    def _exported(self, inputs: Inputs, training: bool) -> Program:
         program = self._without_values(inputs, training)
         if program is None:
             program = self._timed(_exported, _copied(self.model, copied), inputs, training)
@@ -215,7 +195,7 @@ class Exporter:
             )
         return program
 
-    def _without_values(self, inputs: tuple[Tensor, ...], training: bool) -> Program | None:
+    def _without_values(self, inputs: Inputs, training: bool) -> Program | None:
         if not self.values:
             try:
                 return self._timed(_exported, _copied(self.model, hollow), inputs, training)
@@ -225,9 +205,9 @@ class Exporter:
 
     def _timed(
         self,
-        way: Callable[[nn.Module, tuple[Tensor, ...], bool], Program],
+        way: Callable[[nn.Module, Inputs, bool], Program],
         model: nn.Module,
-        inputs: tuple[Tensor, ...],
+        inputs: Inputs,
         training: bool,
     ) -> Program:
         start = time.perf_counter()
@@ -244,18 +224,18 @@ def _copied(model: nn.Module, copier: Callable[[nn.Module], nn.Module]) -> nn.Mo
         raise RuntimeError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
 
 
-def _exported(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Program:
+def _exported(model: nn.Module, inputs: Inputs, training: bool) -> Program:
     return Program.of(_export(model, inputs, training))
 
 
-def _record(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Program:
+def _record(model: nn.Module, inputs: Inputs, training: bool) -> Program:
     """The graph of one run on the inputs, or on their shapes alone where they and the model are on the meta device."""
     model.train(training)
     device = next((tensor.device for tensor in model.parameters() if not tensor.is_meta), torch.device("cpu"))
     with running_modules(model) as running, quiet(), warnings.catch_warnings(), isolated(0, device):
         warnings.simplefilter("ignore")
         try:
-            program = record(model, [x.detach().clone() for x in inputs], running)
+            program = record(model, inputs.map(lambda x: x.detach().clone()), running)
         except Exception as error:
             where = describe(model, running)
             raise CaptureError(
@@ -265,9 +245,7 @@ def _record(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Pro
     return program
 
 
-def _export(
-    model: nn.Module, inputs: tuple[Tensor, ...], training: bool, dynamic_shapes: Any = None
-) -> ExportedProgram:
+def _export(model: nn.Module, inputs: Inputs, training: bool, dynamic_shapes: Any = None) -> ExportedProgram:
     model.train(training)
     with running_modules(model) as running:
         try:
@@ -285,13 +263,15 @@ def _export(
             ) from error
 
 
-def capture(model: nn.Module, inputs: tuple[Tensor, ...], dynamic_shapes: Any = None) -> ExportedProgram:
+def capture(model: nn.Module, inputs: Inputs, dynamic_shapes: Any = None) -> ExportedProgram:
     """What ``torch.export`` makes of a model, without what it logs."""
     import torch.export
 
     with quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The tensor attribute")  # a recurrent layer's list of its weights
-        program = torch.export.export(model, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+        program = torch.export.export(
+            model, inputs.args, dict(inputs.kwargs), dynamic_shapes=dynamic_shapes, strict=False
+        )
     _drop_unread(program.graph)
     return program
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,16 +63,3 @@ def depends_on_values(node: fx.Node) -> bool:
     tags: Collection[torch.Tag] = getattr(node.target, "tags", ())
     dynamic = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
     return schema is not None and (schema.name in READS or any(tag in tags for tag in dynamic))
-
-
-def tensors_in(outputs: Any) -> list[Tensor]:
-    """The tensors that a model returns; those in other objects than containers and dataclasses, as caches, are its own."""
-    leaves = tree_leaves(outputs)
-    if len(leaves) == 1 and leaves[0] is outputs and is_dataclass(outputs):
-        leaves = tree_leaves(list(vars(outputs).values()))
-    return [
-        tensor
-        for leaf in leaves
-        for tensor in (tensors_in(leaf) if is_dataclass(leaf) else [leaf])
-        if isinstance(tensor, Tensor)
-    ]

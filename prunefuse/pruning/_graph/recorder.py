@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunefuse._attention import unfused_attention
-from prunefuse.pruning._graph.copies import named_tensors
-from prunefuse.pruning._graph.program import Program, depends_on_values, tensors_in
+from prunefuse._inputs import Inputs, outputs_in
+from prunefuse.pruning._graph.copies import held_tensors, named_tensors
+from prunefuse.pruning._graph.program import Program, depends_on_values
 
 # Operators whose one output is like their first input, and whose shapes PyTorch finds slowly, by decomposition.
 _LIKE_INPUT = frozenset(
@@ -34,7 +35,7 @@ _LIKE_INPUT = frozenset(
 )
 
 
-def record(model: nn.Module, inputs: Sequence[Tensor], running: Sequence[str]) -> Program:
+def record(model: nn.Module, inputs: Inputs, running: Sequence[str]) -> Program:
     """The graph of one run of ``model``, which it changes, as training would; its operators are those of torch.export.
 
     Args:
@@ -54,20 +55,19 @@ def record(model: nn.Module, inputs: Sequence[Tensor], running: Sequence[str]) -
     recorder = _Recorder(stack)
     tensors = named_tensors(model)
     held = {recorder.placeholder(tensor).name: name for name, tensor in tensors.items()}
-    for x in inputs:
+    for x in inputs.tensors:
         recorder.placeholder(x)
-    with _without_values() if inputs[0].is_meta else nullcontext(), unfused_attention(), _recording(recorder):
-        outputs = tensors_in(model(*inputs))
-    attributes = {
-        id(value): f"{path}.{name}"
-        for path, owner in model.named_modules()
-        for name, value in vars(owner).items()
-        if isinstance(value, Tensor)
-    }
+    attributes = {id(tensor): (name, tensor) for name, tensor in held_tensors(model)}
+    with (
+        _without_values() if inputs.tensors[0].is_meta else nullcontext(),
+        unfused_attention(),
+        _recording(recorder),
+    ):
+        outputs = outputs_in(inputs.run(model))
     returned = [recorder.node_of(x) for x in outputs]
     recorder.graph.output(tuple(returned))
     constants = {
-        node.name: attributes.get(id(value), f"{next(iter(node.meta['nn_module_stack']))}.{node.name}")
+        node.name: attributes.get(id(value), (f"{next(iter(node.meta['nn_module_stack']))}.{node.name}",))[0]
         for node, value in recorder.constants
     }
     by_values = any(map(depends_on_values, recorder.graph.nodes))
@@ -151,8 +151,3 @@ def _without_values() -> Iterator[None]:
     """While it lasts, new tensors are without values too, and there are no gradients."""
     with torch.no_grad(), torch.device("meta"):
         yield
-
-
-def on_meta(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Tensors like these, without values."""
-    return tuple(torch.empty_like(x, device="meta") for x in tensors)
