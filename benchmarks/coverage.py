@@ -106,7 +106,10 @@ def attempt(case: Case, folder: Path) -> Outcome:
     equal = compare_with_masking(small, model, plan, inputs)
     train_a_step(small, model, inputs)
     back = plan.extract(fuse_(copy.deepcopy(model), small, plan)).state_dict()
-    if wrong := [name for name, x in small.state_dict().items() if not torch.equal(x, back[name])]:
+    # The gains of weights that are divided by a norm of their own are multiplied and divided: they are rounded.
+    if wrong := [
+        name for name, x in small.state_dict().items() if not torch.allclose(x, back[name], 1e-6, 0.0)
+    ]:
         raise RuntimeError(f"fusing and cutting again changed {', '.join(wrong[:3])}")
     plan.save(folder / "plan.json")
     save_model(small, str(folder / "weights.safetensors"))

@@ -21,6 +21,7 @@ from prunefuse.errors import CaptureError as CaptureError
 from prunefuse.pruning._graph.copies import copied, cut, hollow, named_tensors
 from prunefuse.pruning._graph.program import READS, Program
 from prunefuse.pruning._graph.recorder import record
+from prunefuse.pruning._graph.remembered import forgetting
 
 if TYPE_CHECKING:
     from torch import fx
@@ -221,7 +222,13 @@ def _record(model: nn.Module, inputs: Inputs, training: bool) -> Program:
     """The graph of one run on the inputs, or on their shapes alone where they and the model are on the meta device."""
     model.train(training)
     device = next((tensor.device for tensor in model.parameters() if not tensor.is_meta), torch.device("cpu"))
-    with running_modules(model) as running, quiet(), warnings.catch_warnings(), isolated(0, device):
+    with (
+        forgetting(model),
+        running_modules(model) as running,
+        quiet(),
+        warnings.catch_warnings(),
+        isolated(0, device),
+    ):
         warnings.simplefilter("ignore")
         try:
             program = record(model, inputs.map(lambda x: x.detach().clone()), running)
@@ -256,7 +263,7 @@ def capture(model: nn.Module, inputs: Inputs, dynamic_shapes: Any = None) -> Exp
     """What ``torch.export`` makes of a model, without what it logs."""
     import torch.export
 
-    with quiet(), warnings.catch_warnings():
+    with forgetting(model), quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The tensor attribute")  # a recurrent layer's list of its weights
         program = torch.export.export(
             model, inputs.args, dict(inputs.kwargs), dynamic_shapes=dynamic_shapes, strict=False
