@@ -186,6 +186,19 @@ class Decision:
         )
 
     @cached_property
+    def channels(self) -> npt.NDArray[np.bool_]:
+        """Which nodes are indices of parameters and buffers, or leave with these; others may count what values decide."""
+        component = self.trace.component
+        own = np.zeros(len(component), dtype=np.bool_)
+        for value in self.trace.tensors.values():
+            for ids in value.axes:
+                own[ids] = True
+        live = np.zeros(len(component), dtype=np.bool_)
+        live[component[own]] = True
+        own[0] = live[0] = False
+        return own | live[component]
+
+    @cached_property
     def changing(self) -> dict[Size, tuple[int, bool]]:
         """Attribute with the number of an axis that loses channels -> (how many stay, is it certain).
 
@@ -329,7 +342,9 @@ def first_fault(decision: Decision, exporter: Exporter) -> Fault | None:
             return Fault(len(trace.calls) - 1 if number is None else number)
         planned = trace.calls[number].op, decision.sizes[number]
         if exporter.by_values:  # numbers and sizes may come from values; channels do not
-            if planned[0] != real[0] or not _same_channels(trace.calls[number], planned[1], real[1]):
+            if planned[0] != real[0] or not _same_channels(
+                decision, trace.calls[number], planned[1], real[1]
+            ):
                 return Fault(number)
         elif (*planned, trace.calls[number].numbers) != real:
             return Fault(number, planned == real[:2])
@@ -350,13 +365,13 @@ def _holds_sizes(decision: Decision) -> bool:
     )
 
 
-def _same_channels(call: Record, planned: Shapes, real: Shapes) -> bool:
-    """Whether outputs of a call are as planned, but for the sizes of axes that never lose any."""
+def _same_channels(decision: Decision, call: Record, planned: Shapes, real: Shapes) -> bool:
+    """Whether outputs of a call are as planned, but for the sizes of axes that are none of channels."""
     return [len(shape) for shape in planned] == [len(shape) for shape in real] and all(
         wanted == made
         for value, one, other in zip(call.outputs, planned, real, strict=True)
         for ids, wanted, made in zip(value.axes, one, other, strict=True)
-        if ids.any()
+        if decision.channels[ids].any()
     )
 
 
