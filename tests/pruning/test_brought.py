@@ -85,6 +85,28 @@ def test_a_sum_of_what_a_parameter_weighs_is_a_linear_map(keepdim):
     assert small.weight.shape == (1, 1, 16)
 
 
+def test_a_count_that_values_decide_is_none_of_channels():
+    """How many rows a threshold leaves differs between the dense and the small model, as how many boxes are found does."""
+
+    class Threshold(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.score, self.b = nn.Linear(8, 32), nn.Linear(32, 1), nn.Linear(32, 3)
+
+        def forward(self, x):
+            h = self.a(x)
+            found = torch.where(self.score(h)[:, 0] > 0)[0]
+            rows = torch.zeros(len(found), h.shape[1], dtype=h.dtype)
+            rows[torch.arange(len(found))] = h[found]
+            return self.b(rows)
+
+    model, x = scramble_(Threshold()).double(), torch.randn(40, 8).double()
+    plan = plan_pruning(model, x, ratio=0.5)
+    small = assert_pruning_is_masking(model, plan, x)
+    assert len(small(x)) != len(model(x))
+    assert small.a.out_features == 16
+
+
 @functools.lru_cache
 def grid(size):
     return torch.arange(float(size))
