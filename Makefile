@@ -106,9 +106,17 @@ asan: $(VENV)/.installed-for-tests
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		$(abspath $(BIN))/python -m pytest tests/native --capture=sys -p no:cacheprovider $(ARGS)
 
-# Every architecture of benchmarks/zoo.py, planned, cut, run, trained a step and fused back; goes on where it was stopped.
-coverage: $(VENV)/.installed-for-tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage $(ARGS)
+# Every architecture of benchmarks/zoo.py, planned, cut, run, compared with masking, trained a step, fused back, saved and
+# reloaded, in an environment of its own: the packages that they are from are many. Goes on where it was stopped.
+$(VENV)-coverage/.installed: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)-coverage
+	$(VENV)-coverage/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-coverage/bin/python -m pip install --quiet "torch>=2.11" torchvision
+	$(VENV)-coverage/bin/python -m pip install --quiet --editable ".[zoo]"
+	touch $@
+
+coverage: $(VENV)-coverage/.installed
+	OMP_NUM_THREADS=1 $(VENV)-coverage/bin/python -m benchmarks.coverage $(ARGS)
 
 # Pruning beside torch-pruning, all of torchvision and timm in that list; goes on where it was stopped.
 peer: $(VENV)/.installed-for-tests

@@ -21,7 +21,8 @@ class Failed:
 
 def run(work: Callable[..., T], *arguments: Any, seconds: float, gibibytes: int = 12) -> T | Failed:
     """What ``work`` returns or how it failed; it, its arguments and its result are pickled."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__])  # imported once, before any work
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(work, arguments, gibibytes, send))
     process.start()

@@ -171,7 +171,7 @@ def attempt(
     errors = []
     for way, prune in CONTENDERS[contender].items():
         torch.manual_seed(0)
-        dense, images = build(name)
+        dense, (images,) = build(name)
         if way == "without auxiliary classifiers":
             for attribute in ("aux1", "aux2", "AuxLogits"):
                 setattr(dense, attribute, None)
@@ -204,7 +204,7 @@ def _size(model: nn.Module, images: Tensor) -> tuple[int, float]:
 def latencies(name: str, saved: dict[str, Path]) -> dict[str, tuple[float, float, float]]:
     """Seconds of a forward of one image by the dense model and by small ones, in turns: the quartiles of each."""
     torch.set_num_threads(1)
-    dense, images = build(name)
+    dense, (images,) = build(name)
     models = {"dense": dense.eval()}
     models |= {which: torch.load(path, weights_only=False).eval() for which, path in saved.items()}
     seconds: dict[str, list[float]] = {which: [] for which in models}

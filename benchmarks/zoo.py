@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import brought
+
 TORCHVISION_FAMILIES = (
     *("alexnet", "convnext", "densenet", "efficientnet_v2", "efficientnet", "googlenet", "inception"),
     *("maxvit", "mnasnet", "mobilenet_v2", "mobilenet_v3", "regnet_x", "regnet_y", "resnext"),
@@ -56,6 +58,54 @@ HUGGING_FACE: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """Name -> class and configuration, beside 128 channels, 8 heads and 2 layers; where keys are fewer heads, 4."""
+BROUGHT: dict[str, tuple[str, ...]] = {
+    "detection": (
+        *("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn"),
+        *("fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn", "maskrcnn_resnet50_fpn"),
+        *("keypointrcnn_resnet50_fpn", "fcos_resnet50_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large"),
+    ),
+    "segmentation": (
+        *("fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large"),
+        "lraspp_mobilenet_v3_large",
+    ),
+    "video": ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t"),
+    "optical_flow": ("raft_small", "raft_large"),
+    "ultralytics": (
+        *("yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n"),
+        *("yolov8n-seg", "yolo11n-seg", "yolo12n-seg", "yolov8n-pose", "yolo11n-obb", "yolo11n-cls"),
+    ),
+    "smp": (
+        *("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet"),
+        *("PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet", "Segformer", "DPT"),
+    ),
+    "monai": (
+        *("UNet", "BasicUNet", "BasicUNetPlusPlus", "DynUNet", "SegResNet", "VNet", "AttentionUnet"),
+        *("UNETR", "SwinUNETR", "HighResNet", "ViT", "DenseNet121"),
+    ),
+    "pyg": ("GCN", "GraphSAGE", "GIN", "GAT", "PNA", "EdgeCNN"),
+    "diffusers": (
+        *("UNet2DModel", "UNet2DConditionModel", "AutoencoderKL", "VQModel", "ControlNetModel"),
+        *("DiTTransformer2DModel", "PixArtTransformer2DModel", "SD3Transformer2DModel"),
+        *("FluxTransformer2DModel", "UNet1DModel"),
+    ),
+    "hf": (
+        *("detr", "conditional_detr", "rt_detr", "segformer", "clip", "siglip", "whisper", "wav2vec2"),
+        *("hubert", "bart", "mbart", "mt5", "phi", "phi3", "gemma", "gemma2", "qwen3", "opt", "gpt_neox"),
+        *("falcon", "bloom", "mixtral", "qwen2_moe", "deepseek_v2", "deepseek_v3", "mamba", "mamba2", "rwkv"),
+        *("albert", "electra", "deberta_v2", "swinv2", "convnextv2", "dinov2", "mobilevit", "blip"),
+    ),
+    "experts": ("mixtral", "qwen2_moe", "deepseek_v3"),
+    "peft": ("lora_llama", "dora_vit", "lora_t5", "ia3_bert"),
+    "tied": ("llama", "gemma", "opt"),
+    "frozen": ("resnet18", "vit_b_32", "hf:bert"),
+    "bf16": ("resnet18", "vit_b_32", "hf:llama", "hf:mixtral"),
+}
+"""What people bring beside classifiers: kind -> names, which `benchmarks.brought` builds.
+
+Kinds are parts of torchvision, packages (``smp`` is segmentation_models.pytorch, ``pyg`` torch-geometric, ``hf``
+transformers), and states of a model: mixtures of which whole experts leave, adapters of peft, heads tied to
+embeddings, all but the head frozen, and weights in bfloat16.
+"""
 
 
 class _Translation(nn.Module):
@@ -78,15 +128,19 @@ def families() -> dict[str, str]:
         **{name: next(f for f in TORCHVISION_FAMILIES if name.startswith(f)) for name in names},
         **{f"timm:{name}": "timm" for name in TIMM},
         **{f"hf:{name}": "transformers" for name in HUGGING_FACE},
+        **{f"{kind}:{name}": kind for kind, names in BROUGHT.items() for name in names},
     }
 
 
-def build(name: str) -> tuple[nn.Module, Tensor]:
-    """The dense model from random weights, and a batch of two inputs."""
-    source, _, name = name.rpartition(":")
+def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The dense model from random weights, and its inputs: two samples, or one graph."""
+    source, _, rest = name.partition(":")
+    if rest in BROUGHT.get(source, ()):
+        return brought.build(source, rest)
     builders: dict[str, Callable[[str], tuple[nn.Module, Tensor]]]
-    builders = {"": _torchvision, "timm": _timm, "hf": _hugging_face}
-    return builders[source](name)
+    builders = {"timm": _timm, "hf": _hugging_face}
+    model, inputs = builders[source](rest) if source in builders else _torchvision(name)
+    return model, (inputs,)
 
 
 def _torchvision(name: str) -> tuple[nn.Module, Tensor]:

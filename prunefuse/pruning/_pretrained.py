@@ -37,9 +37,7 @@ _CANDIDATES = 3  # values that are tried for a number
 _TOLERANCE = 1e-3  # of outputs: sums are in another order where a library chooses another kernel
 
 
-def write(
-    folder: Path, small: nn.Module, plan: str, attributes: Attributes, inputs: Inputs | None
-) -> None:
+def write(folder: Path, small: nn.Module, plan: str, attributes: Attributes, inputs: Inputs | None) -> None:
     """Make the folder, and compare what is read from it with the small model.
 
     Args:

@@ -26,6 +26,7 @@ from prunefuse.pruning._graph.export import (
 )
 from prunefuse.pruning._graph.normed import gains_of_part, set_gains_
 from prunefuse.pruning._graph.program import Program
+from prunefuse.pruning._graph.remembered import forgetting
 from prunefuse.pruning._graph.trace import Record, Trace
 from prunefuse.pruning._walk import LAYOUT, call_shapes, trace
 
@@ -156,7 +157,7 @@ def _output_shapes(model: nn.Module, planned: Inputs, way: str) -> Shapes:
         copying = FakeCopyMode(fake)
     with copying:
         model = (model if way == "meta" else copied(model)).eval()
-    with isolated(0, first.device), quiet(), mode, torch.no_grad():
+    with forgetting(model), isolated(0, first.device), quiet(), mode, torch.no_grad():
         # The model may have another precision by now than when it was planned.
         outputs = planned.map(
             lambda x: torch.zeros_like(

@@ -21,6 +21,7 @@ from prunefuse.pruning._choose.fit_code import (
     next_remedies,
     number_that_stays,
     remedies_before_whole,
+    remedies_for_comparisons,
 )
 from prunefuse.pruning._choose.gradients import Evidence, Loss, gather
 from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS, Scoring
@@ -70,7 +71,7 @@ def plan_pruning(
 
     Args:
         model: The dense model, also inside of ``DataParallel``, ``DistributedDataParallel``, ``AveragedModel`` or
-            ``torch.compile``. It is not changed. What ``torch.export`` does not capture is recorded in one run.
+            ``torch.compile``. It is not changed. A copy of it runs once, on shapes alone where its code allows that.
         example_inputs: The input of its forward, or a tuple or list of the inputs in order. Inputs are tensors, or anything
             that holds some. A dictionary is inputs by name where the forward takes these names, else it is one input. Only
             shapes and dtypes matter, unless the model's code looks at values. Axis 0 of the first tensor is taken as the
@@ -148,7 +149,7 @@ def plan_pruning(
     attributes = decision.attributes()
     for path, states in found.items():
         attributes[path] = {**attributes.get(path, {}), **states}
-    if exporter.refusal:
+    if exporter.by_values:
         outputs = checkable_outputs(model, inputs, outputs)
     plan = PruningPlan(
         fingerprint=fingerprint(model),
@@ -175,9 +176,9 @@ def plan_pruning(
 def _notes_on_capture(exporter: Exporter, unused: Sequence[str]) -> tuple[str, ...]:
     """What a user must know of how the graphs were made."""
     notes: tuple[str, ...] = ()
-    if exporter.refusal:
+    if exporter.by_values:
         notes += (
-            f"planned by one run on the example inputs: where code looks at values, these decide ({exporter.refusal})",
+            f"planned by one run on the example inputs: where code looks at values, these decide ({exporter.by_values})",
         )
     if exporter.training_refusal and unused:
         why = (
@@ -196,6 +197,8 @@ def _settled(
     while fault := first_fault(decision, exporter):
         if attribute := number_that_stays(decision, fault, exporter):
             ranked = replace(ranked, remedies=ranked.remedies.with_staying(attribute))
+        elif comparing := remedies_for_comparisons(decision, fault):
+            ranked = replace(ranked, remedies=comparing)
         elif remedies := next_remedies(decision, fault):
             ranked = _with_attributes_that_stay(dense, decision, fault, goal, exporter) or dense.ranked(
                 remedies

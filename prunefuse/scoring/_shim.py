@@ -31,7 +31,17 @@ def score_pixels(logits, strategy="entropy", *, reduction="mean", threshold=None
     )
 
 
-def score_boxes(rows, offsets=None, strategy="entropy", *, independent=True, reduction="max", threshold=None, probabilities=False, empty=0.0):
+def score_boxes(
+    rows,
+    offsets=None,
+    strategy="entropy",
+    *,
+    independent=True,
+    reduction="max",
+    threshold=None,
+    probabilities=False,
+    empty=0.0,
+):
     return torch.stack(
         [
             score_labels(

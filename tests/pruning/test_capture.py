@@ -91,7 +91,8 @@ def test_code_that_looks_at_values_is_planned_by_a_run(function):
     before = x.clone()
     plan = plan_pruning(model, x)
     assert plan.layers[0].width_after == 16
-    assert "planned by one run on the example inputs" in plan.notes[0]
+    # The numbers of times are written in the code, and do not depend on the inputs.
+    assert ("planned by one run on the example inputs" in plan.notes[0]) == (function is not repeated)
     assert_pruning_is_masking(model, plan, x)
     assert torch.equal(x, before)
     rows = int((x.sum(-1) > 0).sum())
@@ -481,6 +482,41 @@ def test_a_tensor_that_a_forward_can_do_without_is_no_cache():
 
     with pytest.raises(ValueError, match="'scale' of module '1'"):
         plan_pruning(nn.Sequential(nn.Linear(4, 8), Optional(), nn.Linear(8, 2)), torch.zeros(1, 4))
+
+
+class Asserting(nn.Module):
+    """Compares the number of its channels with an attribute, which no operator is given."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x):
+        assert x.shape[1] == self.channels
+        return x.relu()
+
+
+@pytest.mark.parametrize("other", [nn.Identity, lambda: nn.Unflatten(1, (12, 2))], ids=["alone", "beside"])
+def test_a_number_of_channels_that_is_only_asserted_follows(other):
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 24, 1), Asserting(24), nn.Conv2d(24, 24, 1), Asserting(24)),
+        *(other(), nn.Flatten(1), nn.Linear(24 * 16, 2)),
+    )
+    x = torch.randn(2, 3, 4, 4)
+    plan = plan_pruning(scramble_(model), x, ratio=0.5)
+    small = assert_pruning_is_masking(model.double(), plan, x.double())
+    assert (small[1].channels, small[3].channels) == (12, 12)
+
+
+def test_code_that_looks_at_values_is_recorded_without_an_export(monkeypatch):
+    """An export takes seconds to find out that it cannot; the note names the call that decides."""
+
+    def refuse(*_, **__):
+        raise AssertionError("torch.export was asked")
+
+    monkeypatch.setattr("torch.export.export", refuse)
+    plan = plan_pruning(nn.Sequential(Looks(some_rows)), torch.randn(2, 5, 8))
+    assert plan.notes[0].endswith("these decide (index in 0)")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "mobilenet_v3_small", "densenet121"])

@@ -87,10 +87,12 @@ class Remedies:
             the same shapes as well stay whole together: an attention of one head cannot lose any, the others of its
             type can.
         staying: Attributes that are no sizes, whatever their number.
+        comparing: Types whose code compares attributes with sizes, as assertions do, without giving them to an operator.
     """
 
     steps: Mapping[Kind, int] = field(default_factory=dict)
     staying: frozenset[Attribute] = frozenset()
+    comparing: frozenset[type[nn.Module]] = frozenset()
 
     def step(self, module: nn.Module) -> int:
         """Which of :data:`STEPS` is taken for a module."""
@@ -121,6 +123,10 @@ class Remedies:
         if STEPS[step].whole:  # the others of the type start again
             steps.pop(type(module), None)
         return replace(self, steps={**steps, kind_of(module) if STEPS[step].whole else type(module): step})
+
+    def with_comparing(self, module: nn.Module) -> Remedies:
+        """These, and a type whose code compares attributes with sizes."""
+        return replace(self, comparing=self.comparing | {type(module)})
 
     def with_staying(self, attribute: Attribute) -> Remedies:
         """These, and an attribute that is no size."""
@@ -180,6 +186,19 @@ class Decision:
         )
 
     @cached_property
+    def channels(self) -> npt.NDArray[np.bool_]:
+        """Which nodes are indices of parameters and buffers, or leave with these; others may count what values decide."""
+        component = self.trace.component
+        own = np.zeros(len(component), dtype=np.bool_)
+        for value in self.trace.tensors.values():
+            for ids in value.axes:
+                own[ids] = True
+        live = np.zeros(len(component), dtype=np.bool_)
+        live[component[own]] = True
+        own[0] = live[0] = False
+        return own | live[component]
+
+    @cached_property
     def changing(self) -> dict[Size, tuple[int, bool]]:
         """Attribute with the number of an axis that loses channels -> (how many stay, is it certain).
 
@@ -188,10 +207,16 @@ class Decision:
         """
         changing: dict[Size, tuple[int, bool]] = {}
         seen: dict[tuple[object, ...], set[bool]] = {}  # -> has it been seen to change, to stay
-        for path, axes in self.trace.literals.items():
-            new = {len(ids): self.count(ids) for ids in axes if not self.keep[ids].all()}
+        comparing = [
+            path
+            for path, module in self.trace.modules.items()
+            if type(module) in self.remedies.comparing and path not in self.trace.literals
+        ]
+        for path in (*self.trace.literals, *comparing):
+            axes = self.trace.literals.get(path) or self.trace.axes_inside(path)
+            new = {len(ids): self.count(ids) for ids in reversed(axes) if not self.keep[ids].all()}
             whole = {len(ids) for ids in axes if self.keep[ids].all()}
-            for holder in self._holders.get(path, ()):
+            for holder in self._holders.get(path, [path]):
                 module = self.trace.modules[holder]
                 for name, position, x in _numbers(module):
                     if Attribute(type(module), name) in self.remedies.staying | self._counting:
@@ -304,10 +329,17 @@ def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
 
 
 class Fault(NamedTuple):
-    """A call in which the small model differs from the plan; maybe in nothing but a number given to the operator."""
+    """A call in which the small model differs from the plan.
+
+    Attributes:
+        call: Its number.
+        number_alone: Whether it differs in nothing but a number given to the operator.
+        module: Path of the module that could not run, if that is why.
+    """
 
     call: int
     number_alone: bool = False
+    module: str = ""
 
 
 def first_fault(decision: Decision, exporter: Exporter) -> Fault | None:
@@ -315,33 +347,50 @@ def first_fault(decision: Decision, exporter: Exporter) -> Fault | None:
     trace = decision.trace
     if trace.free:  # the graph is cut, whose sizes all follow
         return None
-    if all(decision.keep[ids].all() for path in trace.literals for ids in trace.same_sizes(path)):
+    given = (ids for path in trace.literals for ids in trace.same_sizes(path))
+    if all(decision.keep[ids].all() for ids in given) and not _holds_sizes(decision):
         return None
     indices = decision.indices(named_tensors(exporter.model))
     try:
         made = call_shapes(exporter.small(indices, decision.attributes()).graph)
     except CaptureError as error:
-        return Fault(trace.last_call(error.module))
+        return Fault(trace.last_call(error.module), module=error.module)
     calls = [number for number, call in enumerate(trace.calls) if call.op not in LAYOUT]
     for number, real in zip_longest(calls, made):
         if number is None or real is None:
             return Fault(len(trace.calls) - 1 if number is None else number)
         planned = trace.calls[number].op, decision.sizes[number]
         if exporter.by_values:  # numbers and sizes may come from values; channels do not
-            if planned[0] != real[0] or not _same_channels(trace.calls[number], planned[1], real[1]):
+            if planned[0] != real[0] or not _same_channels(
+                decision, trace.calls[number], planned[1], real[1]
+            ):
                 return Fault(number)
         elif (*planned, trace.calls[number].numbers) != real:
             return Fault(number, planned == real[:2])
     return None
 
 
-def _same_channels(call: Record, planned: Shapes, real: Shapes) -> bool:
-    """Whether outputs of a call are as planned, but for the sizes of axes that never lose any."""
+def _holds_sizes(decision: Decision) -> bool:
+    """Whether a module that is not PyTorch's has an attribute as large as an axis that loses some: it may compare them."""
+    trace = decision.trace
+    losing = {
+        len(ids) for value in trace.tensors.values() for ids in value.axes if not decision.keep[ids].all()
+    }
+    return any(
+        x in losing
+        for module in trace.modules.values()
+        if not type(module).__module__.startswith("torch.nn.")
+        for _, _, x in _numbers(module)
+    )
+
+
+def _same_channels(decision: Decision, call: Record, planned: Shapes, real: Shapes) -> bool:
+    """Whether outputs of a call are as planned, but for the sizes of axes that are none of channels."""
     return [len(shape) for shape in planned] == [len(shape) for shape in real] and all(
         wanted == made
         for value, one, other in zip(call.outputs, planned, real, strict=True)
         for ids, wanted, made in zip(value.axes, one, other, strict=True)
-        if ids.any()
+        if decision.channels[ids].any()
     )
 
 
@@ -362,6 +411,22 @@ def number_that_stays(decision: Decision, fault: Fault, exporter: Exporter) -> A
         if next_fault is None or next_fault.call > fault.call:
             return attribute
     return None
+
+
+def remedies_for_comparisons(decision: Decision, fault: Fault) -> Remedies | None:
+    """That the module which could not run compares attributes with sizes; None if it gives sizes to operators instead."""
+    trace, remedies = decision.trace, decision.remedies
+    module = trace.modules.get(fault.module)
+    if (
+        not fault.module
+        or module is None
+        or type(module) in remedies.comparing
+        or fault.module in trace.literals
+    ):
+        return None
+    tried = remedies.with_comparing(module)
+    changes = replace(decision, remedies=tried).changing.keys() - decision.changing.keys()
+    return tried if changes else None
 
 
 def next_remedies(decision: Decision, fault: Fault) -> Remedies | None:

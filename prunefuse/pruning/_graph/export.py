@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from prunefuse.errors import CaptureError as CaptureError
 from prunefuse.pruning._graph.copies import copied, cut, hollow, named_tensors
 from prunefuse.pruning._graph.program import READS, Program
 from prunefuse.pruning._graph.recorder import record
+from prunefuse.pruning._graph.remembered import forgetting
 
 if TYPE_CHECKING:
     from torch import fx
@@ -97,31 +98,27 @@ def export(
 
 @dataclass
 class Exporter:
-    """Gets the graphs of a model for planning: from copies whose weights have no values, unless that does not work.
-
-    What torch.export cannot capture, such as code that looks at values, is recorded in a run on the example inputs.
+    """Gets the graphs of a model for planning: by a run on shapes alone, else on the example inputs, else by export.
 
     Attributes:
         model: The dense model.
         inputs: Its example inputs.
         exported: Whether it must be torch.export that makes the graphs.
         seconds: What it took so far.
-        by_shapes: Whether that in evaluation mode is of a run on shapes alone.
-        values: Whether copies with values were needed.
-        refusal: Why the graph in evaluation mode had to be recorded.
+        way: How the graph in evaluation mode was made, "shapes", "values" or "export".
+        values: Whether torch.export needed a copy with values.
         training_refusal: Why there is none in training mode.
-        by_values: Whether that in evaluation mode depends on values.
+        by_values: The first call in it, in evaluation mode, that shows Python values, or makes sizes of them.
     """
 
     model: nn.Module
     inputs: Inputs
     exported: bool = False
     seconds: float = 0.0
-    by_shapes: bool = False
+    way: Literal["shapes", "values", "export"] = "export"
     values: bool = False
-    refusal: str = ""
     training_refusal: str = ""
-    by_values: bool = False
+    by_values: str = ""
 
     def dense(self) -> Program:
         """The graph of the model in evaluation mode.
@@ -129,36 +126,39 @@ class Exporter:
         Raises:
             RuntimeError: as of :func:`export`.
         """
-        if (program := self._shapes(self.inputs, False)) is not None:
-            self.by_shapes = True
-            return program
-        try:
-            return self._exported(self.inputs, False)
-        except CaptureError as error:
-            if self.exported:
-                raise
-            try:
-                program = self._timed(_record, _copied(self.model, copied), self.inputs, False)
-            except CaptureError:
-                raise error from None
-            self.refusal, self.by_values = str(error), program.by_values
-            return program
+        program, self.way = self._first_that_works(self.inputs, training=False)
+        self.by_values = program.by_values
+        return program
 
     def dense_in_training(self) -> Program | None:
         """Its graph in training mode; None if there is none, as for a model that needs targets there."""
         inputs = self.inputs
         if inputs.batch == 1:  # batch norm cannot train on one sample
             inputs = inputs.map(lambda x: torch.cat([x, x]) if x.ndim and len(x) == 1 else x)
-        if (program := self._shapes(inputs, True)) is not None:
-            return program
         try:
-            return self._exported(inputs, True)
+            return self._first_that_works(inputs, training=True)[0]
         except CaptureError as error:
+            self.training_refusal = str(error)
+            return None
+
+    def _first_that_works(
+        self, inputs: Inputs, training: bool
+    ) -> tuple[Program, Literal["shapes", "values", "export"]]:
+        if not self.exported:
             try:
-                return self._timed(_record, _copied(self.model, copied), inputs, True)
-            except CaptureError:
-                self.training_refusal = str(error)
-                return None
+                model = cut(self.model, dict.fromkeys(named_tensors(self.model), ()), {}, "meta")
+                return self._timed(_record, model, inputs.on_meta(), training), "shapes"
+            except Exception:  # of any kind: code meets tensors that it never saw
+                pass
+            model = _copied(self.model, copied)
+            try:
+                return self._timed(_record, model, inputs, training), "values"
+            except CaptureError as error:
+                try:
+                    return self._exported(inputs, training), "export"
+                except CaptureError:
+                    raise error from None
+        return self._exported(inputs, training), "export"
 
     def small(
         self,
@@ -166,23 +166,13 @@ class Exporter:
         attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
     ) -> Program:
         """The graph of the model that is cut first, in evaluation mode; see :func:`cut`."""
-        if self.by_shapes:
+        if self.way == "shapes":
             # What the dense model could run, the small one can if it fits.
             small = cut(self.model, kept, attributes, "meta")
             return self._timed(_record, small, self.inputs.on_meta(), False)
-        values = self.values or bool(self.refusal)
-        way = _record if self.refusal else _exported
-        return self._timed(way, cut(self.model, kept, attributes, values), self.inputs, False)
-
-    def _shapes(self, inputs: Inputs, training: bool) -> Program | None:
-        """The graph of a run on shapes alone; None if that does not work, as where Python looks at values."""
-        if self.exported:
-            return None
-        try:
-            model = cut(self.model, dict.fromkeys(named_tensors(self.model), ()), {}, "meta")
-            return self._timed(_record, model, inputs.on_meta(), training)
-        except Exception:  # of any kind: code meets tensors that it never saw
-            return None
+        by_run = self.way == "values"
+        small = cut(self.model, kept, attributes, by_run or self.values)
+        return self._timed(_record if by_run else _exported, small, self.inputs, False)
 
     def _exported(self, inputs: Inputs, training: bool) -> Program:
         program = self._without_values(inputs, training)
@@ -234,6 +224,7 @@ def _record(model: nn.Module, inputs: Inputs, training: bool) -> Program:
     model.train(training)
     device = next((tensor.device for tensor in model.parameters() if not tensor.is_meta), torch.device("cpu"))
     with (
+        forgetting(model),
         running_modules(model) as running,
         quiet(),
         _without_collections(),
@@ -286,7 +277,7 @@ def capture(model: nn.Module, inputs: Inputs, dynamic_shapes: Any = None) -> Exp
     """What ``torch.export`` makes of a model, without what it logs."""
     import torch.export
 
-    with quiet(), warnings.catch_warnings():
+    with forgetting(model), quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The tensor attribute")  # a recurrent layer's list of its weights
         program = torch.export.export(
             model, inputs.args, dict(inputs.kwargs), dynamic_shapes=dynamic_shapes, strict=False

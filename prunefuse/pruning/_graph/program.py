@@ -23,14 +23,14 @@ class Program:
         tensors: Name of a node -> the parameter or buffer that it is.
         constants: Name of a node -> the other tensor that it is, by module path and attribute.
         returned: Names of the nodes that are what the model returns.
-        by_values: Whether Python looked at values, or sizes depend on them.
+        by_values: The first call that showed Python values, or made sizes of them; "" if none did.
     """
 
     graph: fx.Graph
     tensors: Mapping[str, str]
     constants: Mapping[str, str]
     returned: Collection[str]
-    by_values: bool = False
+    by_values: str = ""
 
     @staticmethod
     def of(exported: ExportedProgram) -> Program:
@@ -62,4 +62,7 @@ def depends_on_values(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     tags: Collection[torch.Tag] = getattr(node.target, "tags", ())
     dynamic = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
-    return schema is not None and (schema.name in READS or any(tag in tags for tag in dynamic))
+    if schema is None:
+        return False
+    to_numpy = schema.name == "aten::resolve_neg" and not node.users  # the last that is seen of x.numpy()
+    return to_numpy or schema.name in READS or any(tag in tags for tag in dynamic)

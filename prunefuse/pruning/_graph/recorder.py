@@ -71,8 +71,22 @@ def record(model: nn.Module, inputs: Inputs, running: Sequence[str]) -> Program:
         node.name: attributes.get(id(value), (f"{next(iter(node.meta['nn_module_stack']))}.{node.name}",))[0]
         for node, value in recorder.constants
     }
-    by_values = any(map(depends_on_values, recorder.graph.nodes))
+    by_values = _where_values_count(recorder.graph)
     return Program(recorder.graph, held, constants, {node.name for node in returned}, by_values)
+
+
+def _where_values_count(graph: fx.Graph) -> str:
+    """The first call that gives Python a number of the inputs or the weights, or makes sizes of them; "" if none does."""
+    computed: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or not computed.isdisjoint(node.all_input_nodes):
+            computed.add(node)
+            if depends_on_values(node):
+                name = str(node.target).removeprefix("aten.").partition(".")[0]
+                path = next(iter(node.meta["nn_module_stack"]))
+                what = "numpy" if name == "resolve_neg" else name
+                return f"{what} in {path or 'the model'}"
+    return ""
 
 
 class _Recorder(SchemaCheckMode):

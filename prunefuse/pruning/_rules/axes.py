@@ -38,7 +38,30 @@ def reduction(call: Call, x: Value, dim: Any = None, *_: Any, **__: Any) -> Sequ
     """Reduced axes stay whole: the result depends on every one of their channels; but a norm's is over what is left."""
     if isinstance(dim, Value):  # the larger or smaller of two tensors
         return [broadcast(call, x, dim)]
+    if call.op == "aten::sum" and (dims := _weighted(call, x, dim)):
+        return [
+            Value(tuple(fixed(1) if axis in dims else ids for axis, ids in enumerate(x.axes)))
+            if len(call.shape) == len(x.axes)
+            else Value(tuple(ids for axis, ids in enumerate(x.axes) if axis not in dims))
+        ]
     return along(call, x, None if isinstance(dim, bool) else dim, "reduces over channels")
+
+
+def _weighted(call: Call, x: Value, dim: Any) -> set[int]:
+    """The axes of a sum, if it is over what was multiplied by a parameter with all of them: a linear map to one number."""
+    made = next(
+        (record for record in reversed(call.trace.calls) if any(x is y for y in record.outputs)), None
+    )
+    dims = {d % len(x.axes) for d in ([dim] if isinstance(dim, int) else dim or ())} if x.axes else set()
+    if made is None or made.op != "aten::mul" or not dims:
+        return set()
+    wide = [
+        value
+        for value in made.inputs
+        if len(value.axes) == len(x.axes) and all(len(value.axes[d]) == len(x.axes[d]) for d in dims)
+    ]
+    sources = [value if value.name is not None else call.trace.origin(value) for value in wide]
+    return dims if len(wide) == 2 and any(source.name is not None for source in sources) else set()
 
 
 @register_rule(

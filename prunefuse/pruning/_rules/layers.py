@@ -192,6 +192,32 @@ def addmm(call: Call, bias: Value, a: Value, b: Value, **_: Any) -> Value:
     return broadcast(call, matmul(call, a, b), bias)
 
 
+@register_rule("aten::_grouped_mm", "transformers::grouped_mm_fallback")
+def product_of_groups(call: Call, x: Value, weight: Value, *rest: Any, **_: Any) -> Value:
+    """x (S, K), whose rows are sorted by expert, and weight (E, K, N) -> (S, N): the experts and their rows stay."""
+    if (len(x.axes), len(weight.axes), len(call.shape)) != (2, 3, 2):
+        return unknown(call, x, weight, *rest)[0]
+    call.keep(weight.axes[0])
+    for value in values_in(rest):
+        for ids in value.axes:
+            call.keep(ids)
+    call.link(x.axes[1], weight.axes[1])
+    named = _of_transposed(call, weight)
+    call.multiply(x.axes[0], weight.axes[1], weight.axes[2], weight=named.name)
+    call.writes(named, next((axis for axis in (1, 2) if named.axes[axis] is weight.axes[2]), 2))
+    return Value((x.axes[0], weight.axes[2]))
+
+
+def _of_transposed(call: Call, x: Value) -> Value:
+    """The parameter or buffer of which a computed value is the transpose; else itself."""
+    made = next(
+        (record for record in reversed(call.trace.calls) if any(x is y for y in record.outputs)), None
+    )
+    if made is None or made.op.rpartition("::")[2] not in _TRANSPOSES or made.inputs[0].name is None:
+        return x
+    return made.inputs[0]
+
+
 @register_rule("aten::mv", "aten::dot", "aten::vdot")
 def product_of_vectors(call: Call, a: Value, b: Value) -> Value:
     """a (M, K) or (K) times b (K): as a matrix product, one side of which reads the channels."""
@@ -222,6 +248,14 @@ def bilinear(call: Call, a: Value, b: Value, weight: Value, bias: Value | None =
     out = broadcast(call, a.with_axis(-1, fixed(1)), b.with_axis(-1, fixed(1)))
     call.apply_weight(weight, 0, out.axes[:-1])
     return out.with_axis(-1, weight.axes[0])
+
+
+@register_rule("torchvision::roi_align", "torchvision::roi_pool")
+def regions(call: Call, x: Value, boxes: Value, *_: Any, **__: Any) -> Sequence[Value]:
+    """x (N, C, H, W), boxes (K, 5) -> (K, C, h, w): the same channels of every region; of a maximum also where it is."""
+    for ids in (*x.axes[2:], *boxes.axes):
+        call.keep(ids)
+    return [Value((boxes.axes[0], x.axes[1], *map(fixed, shape[2:]))) for shape in call.shapes]
 
 
 @register_rule("aten::batch_norm", "aten::instance_norm")
