@@ -25,8 +25,8 @@ class Detection(Task):
     [0.5, 0.0]
 
     This is what torchvision's detectors return in evaluation mode. Utilities are those of `prunefuse.score_boxes`, of
-    independent probabilities; an image without boxes has 0, as there is nothing in it to be unsure of. A detector has a training of its own: give the loop ``fit`` and
-    ``evaluate``.
+    independent probabilities. An image without boxes has 0, as there is nothing in it to be unsure of. A detector has a
+    training of its own: give the loop ``fit`` and ``evaluate``.
 
     Attributes:
         reduction: Of an image's boxes, to its utility: ``max``, ``mean``, ``sum``, or ``count`` of those above ``threshold``.

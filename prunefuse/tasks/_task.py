@@ -107,7 +107,8 @@ class Task:
 
         By default half of the mean squared difference.
         """
-        return (outputs - taught).div(temperature).square().mean() / 2
+        half: Tensor = (outputs - taught).div(temperature).square().mean() / 2
+        return half
 
     def utilities(self, outputs: Any, strategy: str, inputs: Any) -> Tensor:
         """(N,), higher = label first, NaN = never, of outputs without labels. ``inputs`` are what the model was given."""
