@@ -23,7 +23,7 @@ from prunefuse.pruning._graph.copies import all_names
 
 PRESETS = {
     "prunefuse": {"scope": "writers", "aggregation": "norm", "normalization": "none", "ranking": "local"},
-    "spa": {"scope": "coupled", "aggregation": "sum", "normalization": "sum", "ranking": "global"},
+    "spa": {"scope": "coupled", "aggregation": "sum", "normalization": "mean", "ranking": "global"},
 }
 _CHOICES = {
     "scope": SCOPES,
@@ -100,7 +100,7 @@ class PlanOptions(TypedDict, total=False):
         Key(
             "prunefuse",
             '``"prunefuse"`` is the norm of the weights that write a channel, in local ranking. ``"spa"`` is the sum over all '
-            "parameters of the coupled channel, divided by that of its group, in global ranking. Options given beside a preset "
+            "parameters of the coupled channel, divided by the mean in its group, in global ranking. Options given beside a preset "
             "take the place of its own.",
         ),
     ]

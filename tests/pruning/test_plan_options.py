@@ -31,7 +31,7 @@ def onnx(name):
         (lambda: prune_and_finetune, {"model", "example_inputs", "finetune", "steps"}, OF_MODULES),
         (
             lambda: prune_without_finetuning,
-            {"model", "example_inputs", "calibration", "damping", "memory"},
+            {"model", "example_inputs", "calibration", "damping", "memory", "combine", "fit_to"},
             OF_MODULES - RANKED,
         ),
         (lambda: onnx("plan"), {"path"}, COMMON | {"shapes"}),

@@ -189,15 +189,30 @@ def test_global_ranking_leaves_a_tenth_of_every_axis():
     """Divided by the sum of its group, every channel of a wide layer is worth little; its layers must not end at one."""
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 500), nn.ReLU(), nn.Linear(500, 2))
     x, target = torch.zeros(1, 4), Target("parameters", 0.08)
-    thin = plan_pruning(model, x, target=target, preset="spa", min_fraction=0)
+    thin = plan_pruning(model, x, target=target, preset="spa", normalization="sum", min_fraction=0)
     assert [layer.width_after for layer in thin.layers] == [16, 36, 2]
     assert any("more than nine tenths" in note and "2 (500 -> 36)" in note for note in thin.notes)
-    plan = plan_pruning(model, x, target=target, preset="spa")
+    plan = plan_pruning(model, x, target=target, preset="spa", normalization="sum")
     assert [layer.width_after for layer in plan.layers] == [11, 50, 2]
     assert plan.params[1] <= 0.08 * plan.params[0]
     assert not any("more than nine tenths" in note for note in plan.notes)
-    own = plan_pruning(model, x, ratio=0.5, preset="spa", ratios={"2": 0.95})
+    own = plan_pruning(model, x, ratio=0.5, preset="spa", normalization="sum", ratios={"2": 0.95})
     assert width(own, "2") == 25  # what was asked for
+
+
+def test_spa_spares_every_layer_by_its_own_measure():
+    """Divided by the mean of its group, a channel is worth the same in wide and narrow layers of an untrained network."""
+    model = models.resnet20()
+    plan = plan_pruning(model, IMAGE, target=Target("flops", 0.5), preset="spa", min_fraction=0)
+    assert all(layer.width_after > layer.width_before / 3 for layer in plan.layers)
+    mean = plan_pruning(
+        model, IMAGE, target=Target("flops", 0.5), preset="spa", min_fraction=0, normalization="mean"
+    )
+    assert mean == plan
+    by_sum = plan_pruning(
+        model, IMAGE, target=Target("flops", 0.5), preset="spa", min_fraction=0, normalization="sum"
+    )
+    assert min(layer.width_after / layer.width_before for layer in by_sum.layers) < 0.1
 
 
 def test_a_least_part_of_an_axis_holds_in_local_ranking_where_asked_for():
