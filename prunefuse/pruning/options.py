@@ -100,8 +100,8 @@ class PlanOptions(TypedDict, total=False):
         Key(
             "prunefuse",
             '``"prunefuse"`` is the norm of the weights that write a channel, in local ranking. ``"spa"`` is the sum over all '
-            "parameters of the coupled channel, divided by the mean in its group, in global ranking. Options given beside a preset "
-            "take the place of its own.",
+            "parameters of the coupled channel, divided by the mean in its group, in global ranking. Options given beside a "
+            "preset take the place of its own.",
         ),
     ]
     scope: Annotated[str | None, Key(None, '``"writers"`` or ``"coupled"``.')]
