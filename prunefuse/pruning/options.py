@@ -79,10 +79,11 @@ class PlanOptions(TypedDict, total=False):
         ),
     ]
     rounding: Annotated[
-        str,
+        str | None,
         Key(
-            "floor",
-            '``"floor"``, ``"nearest"`` (halves up) or ``"ceil"``, of the kept count.',
+            None,
+            '``"floor"``, ``"nearest"`` (halves up) or ``"ceil"``, of the kept count. None: ``"floor"`` for a ratio, and '
+            '``"nearest"`` for a target, which leaves more heads to attention that has few.',
         ),
     ]
     ignore: Annotated[
@@ -296,7 +297,10 @@ def checked_options(
     }
     for name, allowed in _CHOICES.items():
         check_choice(name, settings[name], allowed)
-    check_choice("rounding", wanted["rounding"], tuple(ROUNDINGS))
+    rounding = wanted["rounding"]
+    if rounding is None:
+        rounding = "floor" if target is None else "nearest"
+    check_choice("rounding", rounding, tuple(ROUNDINGS))
     check_count("round_to", wanted["round_to"])
     check_count("min_channels", wanted["min_channels"])
     fraction_left = wanted["min_fraction"]
@@ -312,7 +316,7 @@ def checked_options(
         settings["normalization"],
         Selection(
             settings["ranking"],
-            wanted["rounding"],
+            rounding,
             wanted["round_to"],
             wanted["min_channels"],
             fraction_left,

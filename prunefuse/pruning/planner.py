@@ -147,7 +147,7 @@ def plan_pruning(
         ratio=float(decision.ratio),
         criterion=checked.scoring.name,
         ranking=checked.selection.ranking,
-        rounding=wanted["rounding"],
+        rounding=checked.selection.rounding,
         seed=wanted["seed"],
         inputs=tuple(map(TensorSpec.of, inputs)),
         outputs=outputs,

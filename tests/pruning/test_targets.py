@@ -25,9 +25,10 @@ def test_the_least_ratio_that_keeps_to_it(quantity, fraction, options):
     plan = plan_pruning(model, IMAGE, target=Target(quantity, fraction), **options)
     dense, reached = plan.params if quantity == "parameters" else plan.flops
     assert reached <= fraction * dense
-    less = plan_pruning(model, IMAGE, ratio=plan.ratio - 2**-16, **options)
+    less = plan_pruning(model, IMAGE, ratio=plan.ratio - 2**-16, rounding=plan.rounding, **options)
     assert (less.params if quantity == "parameters" else less.flops)[1] > fraction * dense
-    assert plan_pruning(model, IMAGE, ratio=plan.ratio, **options).kept == plan.kept
+    again = plan_pruning(model, IMAGE, ratio=plan.ratio, rounding=plan.rounding, **options)
+    assert again.kept == plan.kept
     note = plan.notes[1 if "preset" in options else 0]
     assert note.startswith(f"{quantity} at most {fraction * dense:,.0f}: {dense:,} -> {reached:,} (")
     assert note in plan.summary()
@@ -268,3 +269,33 @@ def test_wrong_arguments_are_named(arguments, error, message):
 def test_targets_check_themselves(arguments, error, message):
     with pytest.raises(error, match=message):
         Target(*arguments)
+
+
+class FourHeads(nn.Module):
+    """Attention whose width is its own, and a wide layer behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.size = 4, 16
+        self.qkv, self.proj = nn.Linear(8, 192), nn.Linear(64, 256)
+        self.head = nn.Linear(256, 8)
+
+    def forward(self, x):
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, self.size).permute(2, 0, 3, 1, 4).unbind(0)
+        x = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, -1)
+        return self.head(self.proj(x).relu())
+
+
+def test_a_target_rounds_to_the_nearest_so_that_few_heads_lose_no_more_than_many_channels():
+    torch.manual_seed(0)
+    model, x, target = FourHeads(), torch.zeros(1, 5, 8), Target("flops", 0.6)
+    plan = plan_pruning(model, x, target=target)
+    assert plan.rounding == "nearest"
+    assert plan == plan_pruning(model, x, target=target, rounding="nearest")
+    assert plan.kept == plan_pruning(model, x, ratio=plan.ratio, rounding=plan.rounding).kept
+    assert width(plan, "qkv") == 3 * 3 * 16
+    down = plan_pruning(model, x, target=target, rounding="floor")
+    assert width(down, "qkv") == 3 * 2 * 16
+    assert down.flops[1] < plan.flops[1] <= 0.6 * plan.flops[0]
+    assert plan_pruning(model, x, ratio=0.3).rounding == "floor"
