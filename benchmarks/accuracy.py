@@ -470,9 +470,9 @@ def size(rows: list[Row]) -> str:
 def tables(rows: Sequence[Row]) -> str:
     """All of them, in Markdown."""
     found: Found = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.seed):
         found.setdefault((row.case, row.method), []).append(row)
-    names = list(dict.fromkeys(method for _, method in found))
+    names = [name for name in methods() if any(method == name for _, method in found)]
     peers = [name for name in names if name.startswith("torch-pruning")]
     refitted = [name for name in names if name.startswith("OBSPA")]
     local = [name for name in names if name.endswith(", local") and name not in peers]
