@@ -109,7 +109,7 @@ def plan(path: str | os.PathLike[str], **options: Unpack[OnnxPlanOptions]) -> Pr
         ratio=float(decision.ratio),
         criterion=checked.scoring.name,
         ranking=checked.selection.ranking,
-        rounding=wanted["rounding"],
+        rounding=checked.selection.rounding,
         seed=wanted["seed"],
         inputs=tuple(TensorSpec(shape, _dtype(types[name])) for name, shape in inputs.items()),
         outputs=traced.outputs,

@@ -16,6 +16,11 @@ are estimated again. The steps below say how; docs/paper.md says what of that th
    by a difference and a ratio. For data like those that the network was trained on this is what estimating them anew
    gives; for noise, whose own statistics would be wrong (there 40 points worse), it still is right.
 
+Two choices are options. ``combine`` says what becomes of the costs of a channel in several layers. ``fit_to="own"`` goes
+through the layers in a copy of the dense network instead, each of which stops reading what leaves, and fits it to what its
+own dense weights make of its inputs there: a layer then makes up for its own loss and not for the errors before it. The
+tables of docs/accuracy.md compare them.
+
 A bias is the weight of one more input that is always 1. Channels stay that are read by something that cannot make up
 for them (recurrent layers, transposed convolutions, weights with a second use); the plan's notes name it. The steps are in
 :mod:`prunefuse.pruning._obspa.refit`; here is what PyTorch's models are to them.
@@ -40,16 +45,19 @@ from prunefuse.pruning._graph.copies import copied, named_tensors
 from prunefuse.pruning._graph.export import Exporter
 from prunefuse.pruning._obspa.readers import Application, Enough, Reader, Watch, find_readers
 from prunefuse.pruning._obspa.refit import (
+    COMBINE,
+    FIT_TO,
     RANKED_HERE,
     Norm,
     Run,
     check_planning,
     compensate,
+    compensate_own,
     costs,
     with_notes,
 )
 from prunefuse.pruning._walk import trace
-from prunefuse.pruning.options import ModulePlanOptions, inputs_for, lists
+from prunefuse.pruning.options import ModulePlanOptions, check_choice, inputs_for, lists
 from prunefuse.pruning.plan import PruningPlan
 from prunefuse.pruning.planner import plan_pruning
 
@@ -147,6 +155,8 @@ def prune_without_finetuning(
     example_kwargs: Mapping[str, Any] | None = None,
     damping: float = 0.01,
     memory: int = 2**30,
+    combine: str = "sum",
+    fit_to: str = "dense",
     **options: Unpack[ModulePlanOptions],
 ) -> tuple[PruningPlan, nn.Module]:
     """Return a plan for a trained network, and the small network, which needs no training afterwards (OBSPA).
@@ -169,6 +179,9 @@ def prune_without_finetuning(
         damping: λ of the layers' Hessians, as a multiple of the mean of their diagonals.
         memory: Bytes for Hessians that are gathered in one run over the calibration inputs. A larger one is gathered in a
             run of its own.
+        combine: ``"sum"``, ``"mean"`` or ``"median"``: what becomes of the costs that a channel has in several layers.
+        fit_to: ``"dense"``: a layer is fitted to the outputs that the dense network has there. ``"own"``: to those of its
+            own dense weights, on inputs that passed the layers changed before.
         options: Those of `ModulePlanOptions`.
 
     Returns:
@@ -185,6 +198,8 @@ def prune_without_finetuning(
         Time*. Hassibi and Stork 1992, *Second Order Derivatives for Network Pruning: Optimal Brain Surgeon*.
     """
     check_planning(options, damping)
+    check_choice("combine", combine, tuple(COMBINE))
+    check_choice("fit_to", fit_to, FIT_TO)
     model = unwrapped(model)
     inputs = inputs_for(model, example_inputs, example_kwargs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -200,17 +215,27 @@ def prune_without_finetuning(
         )
     with unfused_attention(), torch.no_grad():
         steps = dense.steps(readers, next(iter(batches)))
-        scores = costs(dense, readers, batches, damping, memory)
+        scores = costs(dense, readers, batches, damping, memory, combine)
         ignore = options.pop("ignore", ())
         ignore = [*([ignore] if isinstance(ignore, str) else ignore), *stuck]
         planning: ModulePlanOptions = {**options, "scores": scores, "ignore": ignore}
         plan = with_notes(plan_pruning(model, inputs.args, example_kwargs=inputs.kwargs, **planning), stuck)
-        small = plan.extract(model)
-        training = [module.training for module in small.modules()]
-        compensate(ModuleNetwork(small.eval()), dense, plan, steps, batches, damping)
-    for module, mode in zip(small.modules(), training, strict=True):
+        if fit_to == "own":
+            passed = copied(model)
+            modes = _modes(passed)
+            compensate_own(ModuleNetwork(passed.eval()), dense, plan, steps, batches, damping)
+            small = plan.extract(passed)
+        else:
+            small = plan.extract(model)
+            modes = _modes(small)
+            compensate(ModuleNetwork(small.eval()), dense, plan, steps, batches, damping)
+    for module, mode in zip(small.modules(), modes, strict=True):
         module.training = mode
     return plan, small
+
+
+def _modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
 
 
 class ModuleNetwork:

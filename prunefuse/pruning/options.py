@@ -23,7 +23,7 @@ from prunefuse.pruning._graph.copies import all_names
 
 PRESETS = {
     "prunefuse": {"scope": "writers", "aggregation": "norm", "normalization": "none", "ranking": "local"},
-    "spa": {"scope": "coupled", "aggregation": "sum", "normalization": "sum", "ranking": "global"},
+    "spa": {"scope": "coupled", "aggregation": "sum", "normalization": "mean", "ranking": "global"},
 }
 _CHOICES = {
     "scope": SCOPES,
@@ -79,10 +79,11 @@ class PlanOptions(TypedDict, total=False):
         ),
     ]
     rounding: Annotated[
-        str,
+        str | None,
         Key(
-            "floor",
-            '``"floor"``, ``"nearest"`` (halves up) or ``"ceil"``, of the kept count.',
+            None,
+            '``"floor"``, ``"nearest"`` (halves up) or ``"ceil"``, of the kept count. None: ``"floor"`` for a ratio, and '
+            '``"nearest"`` for a target, which leaves more heads to attention that has few.',
         ),
     ]
     ignore: Annotated[
@@ -100,8 +101,8 @@ class PlanOptions(TypedDict, total=False):
         Key(
             "prunefuse",
             '``"prunefuse"`` is the norm of the weights that write a channel, in local ranking. ``"spa"`` is the sum over all '
-            "parameters of the coupled channel, divided by that of its group, in global ranking. Options given beside a preset "
-            "take the place of its own.",
+            "parameters of the coupled channel, divided by the mean in its group, in global ranking. Options given beside a "
+            "preset take the place of its own.",
         ),
     ]
     scope: Annotated[str | None, Key(None, '``"writers"`` or ``"coupled"``.')]
@@ -311,7 +312,10 @@ def checked_options(
     if wanted["uniform"]:
         require(wanted["ranking"] != "global", "ranking", "local with uniform=True", wanted["ranking"])
         settings["ranking"] = "local"
-    check_choice("rounding", wanted["rounding"], tuple(ROUNDINGS))
+    rounding = wanted["rounding"]
+    if rounding is None:
+        rounding = "floor" if target is None else "nearest"
+    check_choice("rounding", rounding, tuple(ROUNDINGS))
     check_count("round_to", wanted["round_to"])
     check_count("min_channels", wanted["min_channels"])
     fraction_left = wanted["min_fraction"]
@@ -327,7 +331,7 @@ def checked_options(
         settings["normalization"],
         Selection(
             settings["ranking"],
-            wanted["rounding"],
+            rounding,
             wanted["round_to"],
             wanted["min_channels"],
             fraction_left,

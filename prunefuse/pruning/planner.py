@@ -156,7 +156,7 @@ def plan_pruning(
         ratio=float(decision.ratio),
         criterion=checked.scoring.name,
         ranking=checked.selection.ranking,
-        rounding=wanted["rounding"],
+        rounding=checked.selection.rounding,
         seed=wanted["seed"],
         inputs=inputs.specs,
         outputs=outputs,

@@ -170,6 +170,10 @@ def test_a_layer_is_refitted_and_never_worse_than_without(data):
     model = nn.Sequential(first, between, second).double().eval()
     damping = data.draw(st.sampled_from([0.0, 0.01, 10.0]))
     plan, small = prune_without_finetuning(model, x[:1], x, ratio=0.5, damping=damping)
+    same, own = prune_without_finetuning(model, x[:1], x, ratio=0.5, damping=damping, fit_to="own")
+    assert same == plan  # there is no layer before this one whose errors it could make up for
+    for mine, other in zip(small.parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(other, mine, rtol=1e-6, atol=1e-6)
     with torch.no_grad():
         wanted = model(x)
         kept, deleted = small(x), plan.extract(model)(x)
@@ -246,7 +250,73 @@ def test_plain_products_are_refitted():
     torch.testing.assert_close(torch.cat([small.last, small.bias[None]]), last)
 
 
-def test_batch_norms_have_the_statistics_of_the_calibration_inputs():
+def test_layers_fitted_to_their_own_outputs_do_not_make_up_for_those_before():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    x = images(200, 4)
+    plan, small = prune_without_finetuning(model, x[:1], x, ratio=0.5, damping=0, fit_to="own")
+
+    def fit(inputs: Tensor, kept: tuple[int, ...], layer: nn.Module) -> Tensor:
+        """(out, kept + 1): weights and bias."""
+        left = functional.pad(inputs[:, list(kept)], (0, 1), value=1.0)
+        return torch.linalg.lstsq(left, layer(inputs)).solution.T
+
+    def assert_is(layer: nn.Module, wanted: Tensor) -> None:
+        torch.testing.assert_close(torch.cat([layer.weight, layer.bias[:, None]], 1), wanted)
+
+    with torch.no_grad():
+        first = model[:2](x)
+        second = fit(first, plan.kept["2.weight"][1], model[2])
+        assert_is(small[2], second[list(plan.kept["2.weight"][0])])
+        # The layer behind sees what the fitted one makes of all its outputs, also of those that will leave.
+        left = functional.pad(first[:, list(plan.kept["2.weight"][1])], (0, 1), value=1.0)
+        assert_is(small[4], fit((left @ second.T).tanh(), plan.kept["4.weight"][1], model[4]))
+
+
+class Heads(nn.Module):
+    """Six channels that three layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 6)
+        self.heads = nn.ModuleList(nn.Linear(6, 2) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x).sin()
+        return torch.cat([head(x) for head in self.heads], 1)
+
+
+COMBINED = {
+    "sum": lambda costs: costs.sum(0),
+    "mean": lambda costs: costs.mean(0),
+    "median": lambda costs: costs.median(0).values,
+}
+
+
+def test_costs_in_several_layers_are_combined():
+    torch.manual_seed(0)
+    model = Heads().double().eval()
+    model.heads[0].weight.data *= 10 * torch.linspace(1, 0, 6)  # one layer that outweighs the others
+    x = images(100, 4)
+    with torch.no_grad():
+        hidden = model.body(x).sin()
+
+        def cost(head: nn.Module, channel: int) -> Tensor:
+            left = torch.cat([hidden[:, :channel], hidden[:, channel + 1 :], torch.ones(100, 1)], 1)
+            wanted = head(hidden)
+            return (left @ torch.linalg.lstsq(left, wanted).solution - wanted).square().sum()
+
+        costs = torch.tensor([[cost(head, channel) for channel in range(6)] for head in model.heads])
+    kept = {}
+    for how, combined in COMBINED.items():
+        plan, _ = prune_without_finetuning(model, x[:1], x, ratio=0.5, damping=0, combine=how)
+        best = combined(costs).topk(3).indices.sort().values
+        kept[how] = plan.kept["body.weight"][0]
+        assert kept[how] == tuple(best.tolist())
+    assert kept["median"] != kept["sum"]
+
+
+@pytest.mark.parametrize("fit_to", ["dense", "own"])
+def test_batch_norms_have_the_statistics_of_the_calibration_inputs(fit_to):
     model = scramble_(models.resnet8().double())
     x = images(*IMAGES)
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -258,7 +328,7 @@ def test_batch_norms_have_the_statistics_of_the_calibration_inputs():
             norm.train()
             norm.reset_running_stats()
             model(x)
-    _, small = prune_without_finetuning(model, x[:1], x, ratio=0.5)
+    _, small = prune_without_finetuning(model, x[:1], x, ratio=0.5, fit_to=fit_to)
     _, seen = run(small, x)
     for path, norm in small.named_modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -396,12 +466,19 @@ def test_noise_is_seeded_and_shaped_like_the_examples():
         (torch.zeros(2, 3), {"damping": -1}, ValueError, "damping must be"),
         (
             torch.zeros(2, 3),
+            {"combine": "mode"},
+            ValueError,
+            "combine must be one of sum, mean, median, got 'mode'",
+        ),
+        (torch.zeros(2, 3), {"fit_to": None}, ValueError, "fit_to must be one of dense, own, got None"),
+        (
+            torch.zeros(2, 3),
             {"damping": 0},
             ValueError,
             "damping must be larger, or calibration must be more inputs",
         ),
     ],
-    ids=["iterator", "empty", "mapping", "criterion", "negative", "singular"],
+    ids=["iterator", "empty", "mapping", "criterion", "negative", "combine", "fit_to", "singular"],
 )
 def test_wrong_arguments_are_named(calibration, options, error, words):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))

@@ -35,7 +35,16 @@ def onnx(name):
         ),
         (
             lambda: prune_without_finetuning,
-            {"model", "example_inputs", "example_kwargs", "calibration", "damping", "memory"},
+            {
+                "model",
+                "example_inputs",
+                "example_kwargs",
+                "calibration",
+                "damping",
+                "memory",
+                "combine",
+                "fit_to",
+            },
             OF_MODULES - RANKED,
         ),
         (lambda: onnx("plan"), {"path"}, COMMON | {"shapes"}),

@@ -25,9 +25,10 @@ def test_the_least_ratio_that_keeps_to_it(quantity, fraction, options):
     plan = plan_pruning(model, IMAGE, target=Target(quantity, fraction), **options)
     dense, reached = plan.params if quantity == "parameters" else plan.flops
     assert reached <= fraction * dense
-    less = plan_pruning(model, IMAGE, ratio=plan.ratio - 2**-16, **options)
+    less = plan_pruning(model, IMAGE, ratio=plan.ratio - 2**-16, rounding=plan.rounding, **options)
     assert (less.params if quantity == "parameters" else less.flops)[1] > fraction * dense
-    assert plan_pruning(model, IMAGE, ratio=plan.ratio, **options).kept == plan.kept
+    again = plan_pruning(model, IMAGE, ratio=plan.ratio, rounding=plan.rounding, **options)
+    assert again.kept == plan.kept
     note = plan.notes[1 if "preset" in options else 0]
     assert note.startswith(f"{quantity} at most {fraction * dense:,.0f}: {dense:,} -> {reached:,} (")
     assert note in plan.summary()
@@ -189,15 +190,30 @@ def test_global_ranking_leaves_a_tenth_of_every_axis():
     """Divided by the sum of its group, every channel of a wide layer is worth little; its layers must not end at one."""
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 500), nn.ReLU(), nn.Linear(500, 2))
     x, target = torch.zeros(1, 4), Target("parameters", 0.08)
-    thin = plan_pruning(model, x, target=target, preset="spa", min_fraction=0)
+    thin = plan_pruning(model, x, target=target, preset="spa", normalization="sum", min_fraction=0)
     assert [layer.width_after for layer in thin.layers] == [16, 36, 2]
     assert any("more than nine tenths" in note and "2 (500 -> 36)" in note for note in thin.notes)
-    plan = plan_pruning(model, x, target=target, preset="spa")
+    plan = plan_pruning(model, x, target=target, preset="spa", normalization="sum")
     assert [layer.width_after for layer in plan.layers] == [11, 50, 2]
     assert plan.params[1] <= 0.08 * plan.params[0]
     assert not any("more than nine tenths" in note for note in plan.notes)
-    own = plan_pruning(model, x, ratio=0.5, preset="spa", ratios={"2": 0.95})
+    own = plan_pruning(model, x, ratio=0.5, preset="spa", normalization="sum", ratios={"2": 0.95})
     assert width(own, "2") == 25  # what was asked for
+
+
+def test_spa_spares_every_layer_by_its_own_measure():
+    """Divided by the mean of its group, a channel is worth the same in wide and narrow layers of an untrained network."""
+    model = models.resnet20()
+    plan = plan_pruning(model, IMAGE, target=Target("flops", 0.5), preset="spa", min_fraction=0)
+    assert all(layer.width_after > layer.width_before / 3 for layer in plan.layers)
+    mean = plan_pruning(
+        model, IMAGE, target=Target("flops", 0.5), preset="spa", min_fraction=0, normalization="mean"
+    )
+    assert mean == plan
+    by_sum = plan_pruning(
+        model, IMAGE, target=Target("flops", 0.5), preset="spa", min_fraction=0, normalization="sum"
+    )
+    assert min(layer.width_after / layer.width_before for layer in by_sum.layers) < 0.1
 
 
 def test_a_least_part_of_an_axis_holds_in_local_ranking_where_asked_for():
@@ -253,3 +269,33 @@ def test_wrong_arguments_are_named(arguments, error, message):
 def test_targets_check_themselves(arguments, error, message):
     with pytest.raises(error, match=message):
         Target(*arguments)
+
+
+class FourHeads(nn.Module):
+    """Attention whose width is its own, and a wide layer behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.size = 4, 16
+        self.qkv, self.proj = nn.Linear(8, 192), nn.Linear(64, 256)
+        self.head = nn.Linear(256, 8)
+
+    def forward(self, x):
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, self.size).permute(2, 0, 3, 1, 4).unbind(0)
+        x = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, -1)
+        return self.head(self.proj(x).relu())
+
+
+def test_a_target_rounds_to_the_nearest_so_that_few_heads_lose_no_more_than_many_channels():
+    torch.manual_seed(0)
+    model, x, target = FourHeads(), torch.zeros(1, 5, 8), Target("flops", 0.6)
+    plan = plan_pruning(model, x, target=target)
+    assert plan.rounding == "nearest"
+    assert plan == plan_pruning(model, x, target=target, rounding="nearest")
+    assert plan.kept == plan_pruning(model, x, ratio=plan.ratio, rounding=plan.rounding).kept
+    assert width(plan, "qkv") == 3 * 3 * 16
+    down = plan_pruning(model, x, target=target, rounding="floor")
+    assert width(down, "qkv") == 3 * 2 * 16
+    assert down.flops[1] < plan.flops[1] <= 0.6 * plan.flops[0]
+    assert plan_pruning(model, x, ratio=0.3).rounding == "floor"

@@ -6,6 +6,8 @@ out of its layers as it runs.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +47,14 @@ class Network(Protocol):
         """Tell of every input (N, C, ...) of a batch norm, which may end that run as well."""
 
 
+COMBINE: dict[str, Callable[[Sequence[float]], float]] = {
+    "sum": math.fsum,
+    "mean": statistics.fmean,
+    "median": statistics.median,
+}
+"""How the costs that a channel has in several layers become one."""
+FIT_TO = ("dense", "own")
+"""What a layer is fitted to; see :mod:`prunefuse.pruning.obspa`."""
 RANKED_HERE = ("criterion", "scores", "preset")
 """Planning options that say what the calibration inputs decide."""
 
@@ -66,9 +76,14 @@ def with_notes(plan: PruningPlan, stuck: Mapping[str, str]) -> PruningPlan:
 
 
 def costs(
-    dense: Network, readers: Sequence[Reader], batches: Iterable[Any], damping: float, memory: int
+    dense: Network,
+    readers: Sequence[Reader],
+    batches: Iterable[Any],
+    damping: float,
+    memory: int,
+    combine: str = "sum",
 ) -> dict[str, dict[int, Tensor]]:
-    """For each index of an axis that reads, its share of what removing its channel costs that layer.
+    """For each index of an axis that reads, its share of what removing its channel costs: summed, that is the cost.
 
     Args:
         dense: The network.
@@ -76,10 +91,11 @@ def costs(
         batches: Its inputs, as often as they are read.
         damping: λ of the layers' Hessians, as a multiple of the mean of their diagonals.
         memory: Bytes for the Hessians of one run over the inputs.
+        combine: How the costs in the layers that read a channel become one; of ``COMBINE``.
     """
     tensors = dense.tensors
     waiting = [(reader, reader.matrix(tensors).shape) for reader in readers]
-    scores: dict[str, dict[int, Tensor]] = {}
+    found: dict[Reader, dict[int, float]] = {}
     while waiting:
         grams: dict[Reader, Tensor] = {}
         while waiting and (
@@ -98,11 +114,27 @@ def costs(
             run(batch)
         for reader in list(grams):
             gram = grams.pop(reader)
-            cost = removal_costs(reader.matrix(tensors), gram, reader.labels(gram.shape[1]), damping)
-            shares = Counter(reader.channels.tolist())
-            values = [cost.get(c, 0.0) / shares[c] for c in reader.channels.tolist()]
-            scores[reader.weight] = {reader.axis: torch.tensor(values, dtype=torch.float64)}
+            found[reader] = removal_costs(reader.matrix(tensors), gram, reader.labels(gram.shape[1]), damping)
+    if combine != "sum":
+        found = _combined(found, COMBINE[combine])
+    scores: dict[str, dict[int, Tensor]] = {}
+    for reader, cost in found.items():
+        shares = Counter(reader.channels.tolist())
+        values = [cost.get(c, 0.0) / shares[c] for c in reader.channels.tolist()]
+        scores[reader.weight] = {reader.axis: torch.tensor(values, dtype=torch.float64)}
     return scores
+
+
+def _combined(
+    found: Mapping[Reader, Mapping[int, float]], how: Callable[[Sequence[float]], float]
+) -> dict[Reader, dict[int, float]]:
+    """Costs by layer with others in their place that are equal in all layers and sum to what ``how`` makes of them."""
+    by_channel: dict[int, list[float]] = {}
+    for cost in found.values():
+        for channel, amount in cost.items():
+            by_channel.setdefault(channel, []).append(amount)
+    share = {channel: how(amounts) / len(amounts) for channel, amounts in by_channel.items()}
+    return {reader: {channel: share[channel] for channel in cost} for reader, cost in found.items()}
 
 
 def _bytes(shapes: Iterable[Sequence[int]]) -> int:
@@ -131,7 +163,7 @@ def compensate(
     for step, calls in steps.items():
         if isinstance(step, Norm):
             if changed:
-                _move_norm(step, small, dense, plan, batches)
+                _move_norm(step, small, dense, plan.kept, batches)
         elif step.axis in plan.kept.get(step.weight, {}):
             _refit_reader(step, calls, small, dense, plan, batches, damping)
             changed = True
@@ -178,9 +210,73 @@ def _refit_reader(
     reader.write_(tensors, refit(weight, gram, cross, damping))
 
 
-def _move_norm(norm: Norm, small: Network, dense: Network, plan: PruningPlan, batches: Iterable[Any]) -> None:
+def compensate_own(
+    passed: Network,
+    dense: Network,
+    plan: PruningPlan,
+    steps: Iterable[Reader | Norm],
+    batches: Iterable[Any],
+    damping: float,
+) -> None:
+    """Step by step, in place, in a copy of the dense network whose layers stop reading what the plan removes.
+
+    Each layer is fitted to the outputs that its dense weights have on the inputs that passed the layers before it. What
+    the plan keeps of the copy is the small network.
+
+    Args:
+        passed: The copy, of dense width.
+        dense: The network before.
+        plan: The plan.
+        steps: Readers and norms in the order in which they run.
+        batches: The inputs, as often as they are read.
+        damping: λ of the layers' Hessians, as a multiple of the mean of their diagonals.
+    """
+    changed = False
+    for step in steps:
+        if isinstance(step, Norm):
+            if changed:
+                _move_norm(step, passed, dense, {}, batches)
+        elif (kept := plan.kept.get(step.weight, {}).get(step.axis)) is not None:
+            _refit_own(step, kept, passed, batches, damping)
+            changed = True
+
+
+def _refit_own(
+    reader: Reader, kept: Sequence[int], passed: Network, batches: Iterable[Any], damping: float
+) -> None:
+    tensors = passed.tensors
+    weight = reader.matrix(tensors)
+    gram = weight.new_zeros((len(weight), weight.shape[2], weight.shape[2]))
+
+    def add(application: Application) -> None:
+        for x in application.inputs():
+            gram.add_(x.mT @ x)
+
+    run = passed.watch_readers([reader], add)
+    for batch in batches:
+        run(batch)
+    stays = torch.ones(weight.shape[2], dtype=torch.bool)
+    each = (weight.shape[2] - (reader.bias is not None)) // len(reader.channels)  # of kernel positions
+    channels = torch.zeros(len(reader.channels), dtype=torch.bool)
+    channels[list(kept)] = True
+    stays[: each * len(channels)] = channels.repeat_interleave(each)
+    stays = stays.to(weight.device)
+    fitted = torch.zeros_like(weight)
+    fitted[:, :, stays] = refit(
+        weight[:, :, stays], gram[:, stays][:, :, stays], weight @ gram[:, :, stays], damping
+    )
+    reader.write_(tensors, fitted)
+
+
+def _move_norm(
+    norm: Norm,
+    small: Network,
+    dense: Network,
+    kept_of: Mapping[str, Mapping[int, Sequence[int]]],
+    batches: Iterable[Any],
+) -> None:
     before, after = (_statistics(network, norm, batches) for network in (dense, small))
-    kept = plan.kept.get(norm.mean, {}).get(0)
+    kept = kept_of.get(norm.mean, {}).get(0)
     if kept is not None:
         before = before[:, torch.tensor(kept, device=before.device)]
     small.tensors[norm.mean].add_(after[0] - before[0])
