@@ -33,6 +33,10 @@ from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
 RESULTS = Path(__file__).parent / "results" / "coverage.json"
 TABLE = Path(__file__).parents[1] / "docs" / "coverage.md"
 SECONDS, GIBIBYTES = 600, 12
+IMPORTS = (
+    *("torchvision", "timm", "transformers.models.auto.modeling_auto", "diffusers", "peft", "ultralytics"),
+    *("segmentation_models_pytorch", "monai.networks.nets", "torch_geometric.nn"),
+)
 _NORM = re.compile(r"(?i)(?<!batch)(?<!instance)norm|GRN")
 
 
@@ -255,10 +259,11 @@ def _tensors(outputs: Any) -> list[Tensor]:
 def run(case: Case, seconds: float = SECONDS) -> Outcome:
     """One case in a process of its own, and what it saves in another."""
     with TemporaryDirectory() as folder:
-        outcome = isolated.run(attempt, case, Path(folder), seconds=seconds, gibibytes=GIBIBYTES)
+        limits: dict[str, Any] = {"seconds": seconds, "gibibytes": GIBIBYTES, "imports": IMPORTS}
+        outcome = isolated.run(attempt, case, Path(folder), **limits)
         if isinstance(outcome, isolated.Failed):
             return Outcome(outcome.why)
-        again = isolated.run(reload, case, Path(folder), seconds=seconds, gibibytes=GIBIBYTES)
+        again = isolated.run(reload, case, Path(folder), **limits)
         return replace(outcome, error=f"reloaded: {again.why}") if again is not None else outcome
 
 
