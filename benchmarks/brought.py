@@ -92,11 +92,8 @@ def _segmentation(name: str) -> Built:
 def _video(name: str) -> Built:
     import torchvision
 
-    options: dict[str, Any] = {}
-    if name.startswith("mvit"):
-        options = {"spatial_size": (64, 64), "temporal_size": 4}
-    frames, size = (16, 224) if name == "s3d" else (4, 64)
-    model = torchvision.models.get_model(name, weights=None, **options)
+    frames, size = (16, 224) if name.startswith(("mvit", "s3d")) else (4, 64)
+    model = torchvision.models.get_model(name, weights=None)
     return model, (torch.randn(2, 3, frames, size, size),)
 
 
