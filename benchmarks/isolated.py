@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -19,10 +19,16 @@ class Failed:
     why: str
 
 
-def run(work: Callable[..., T], *arguments: Any, seconds: float, gibibytes: int = 12) -> T | Failed:
-    """What ``work`` returns or how it failed; it, its arguments and its result are pickled."""
+def run(
+    work: Callable[..., T], *arguments: Any, seconds: float, gibibytes: int = 12, imports: Sequence[str] = ()
+) -> T | Failed:
+    """What ``work`` returns or how it failed; it, its arguments and its result are pickled.
+
+    The process is forked from one that has done nothing but import the module of ``work`` and those in ``imports``, where
+    they are installed.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__])  # imported once, before any work
+    context.set_forkserver_preload([work.__module__, *imports])
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(work, arguments, gibibytes, send))
     process.start()

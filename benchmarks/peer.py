@@ -185,7 +185,7 @@ def attempt(
             params, flops = (after / before for before, after in sizes)
             if params == 1:
                 raise RuntimeError("nothing was pruned")
-            train_a_step(small, dense, images)
+            train_a_step(small, dense, (images,))
         except Exception as error:
             errors.append(error.with_traceback(None))  # it would hold the models
             continue

@@ -177,6 +177,22 @@ def call_shapes(
     return result
 
 
+def placed_shapes(graph: fx.Graph) -> list[tuple[tuple[str, str], tuple[tuple[int, ...], ...]]]:
+    """Module and name of every call, and its output shapes."""
+    return [
+        ((_module(node), name), shapes)
+        for node in _calls(graph)
+        for name, shapes in [_operator(node)]
+        if name is not None
+    ]
+
+
+def _module(node: fx.Node) -> str:
+    """Path of the innermost module that makes a call."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return stack[-1][0] if stack else ""
+
+
 def _numbers(node: fx.Node) -> tuple[float, ...]:
     if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
         return ()
@@ -234,9 +250,7 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     name, shapes = _operator(node)
     if name is None:
         return _number(node.meta.get("val"))
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    module = stack[-1][0] if stack else ""
-    call = Call(name, module, shapes, tracing, normalizes=normalizes(node, tracing.held))
+    call = Call(name, _module(node), shapes, tracing, normalizes=normalizes(node, tracing.held))
     rule = find_rule(node.target)
     try:
         if name == "aten::resolve_neg" and not node.users:  # the last that is seen of x.numpy()

@@ -21,14 +21,14 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from prunefuse.pruning._graph.attributes import sizes_of
 from prunefuse.pruning._graph.copies import named_tensors
 from prunefuse.pruning._graph.couplings import Ids
 from prunefuse.pruning._graph.export import CaptureError, Exporter
 from prunefuse.pruning._graph.trace import Kind, Record, Size, Trace, kind_of
-from prunefuse.pruning._walk import LAYOUT, call_shapes
+from prunefuse.pruning._walk import LAYOUT, call_shapes, placed_shapes
 
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 
@@ -352,21 +352,34 @@ def first_fault(decision: Decision, exporter: Exporter) -> Fault | None:
         return None
     indices = decision.indices(named_tensors(exporter.model))
     try:
-        made = call_shapes(exporter.small(indices, decision.attributes()).graph)
+        graph = exporter.small(indices, decision.attributes()).graph
     except CaptureError as error:
         return Fault(trace.last_call(error.module), module=error.module)
+    if exporter.by_values:
+        return _fault_by_place(decision, graph)
     calls = [number for number, call in enumerate(trace.calls) if call.op not in LAYOUT]
-    for number, real in zip_longest(calls, made):
+    for number, real in zip_longest(calls, call_shapes(graph)):
         if number is None or real is None:
             return Fault(len(trace.calls) - 1 if number is None else number)
         planned = trace.calls[number].op, decision.sizes[number]
-        if exporter.by_values:  # numbers and sizes may come from values; channels do not
-            if planned[0] != real[0] or not _same_channels(
-                decision, trace.calls[number], planned[1], real[1]
-            ):
-                return Fault(number)
-        elif (*planned, trace.calls[number].numbers) != real:
+        if (*planned, trace.calls[number].numbers) != real:
             return Fault(number, planned == real[:2])
+    return None
+
+
+def _fault_by_place(decision: Decision, graph: fx.Graph) -> Fault | None:
+    """The same where values decide how often what is called: only calls with channels are compared, of one module in order."""
+    made: dict[tuple[str, str], list[Shapes]] = {}
+    for place, shapes in placed_shapes(graph):
+        made.setdefault(place, []).append(shapes)
+    waiting = {place: iter(shapes) for place, shapes in made.items()}
+    for number, call in enumerate(decision.trace.calls):
+        has_channels = any(decision.channels[ids].any() for value in call.outputs for ids in value.axes)
+        if call.op in LAYOUT or not has_channels:
+            continue
+        real = waiting.get((call.module, call.op), iter(()))
+        if not any(_same_channels(decision, call, decision.sizes[number], shapes) for shapes in real):
+            return Fault(number)
     return None
 
 
