@@ -20,7 +20,7 @@ from prunefuse._inputs import Inputs
 from prunefuse._seeds import isolated
 from prunefuse.errors import CaptureError as CaptureError
 from prunefuse.pruning._graph.copies import copied, cut, hollow, named_tensors
-from prunefuse.pruning._graph.program import READS, Program
+from prunefuse.pruning._graph.program import READS, Program, makes_sizes
 from prunefuse.pruning._graph.recorder import record
 from prunefuse.pruning._graph.remembered import forgetting
 
@@ -152,7 +152,14 @@ class Exporter:
                 pass
             model = _copied(self.model, copied)
             try:
-                return self._timed(_record, model, inputs, training), "values"
+                program = self._timed(_record, model, inputs, training)
+                if program.by_values and not any(map(makes_sizes, program.graph.nodes)):
+                    # What code only looks at, torch.export may know without: then the graph holds for all values.
+                    try:
+                        return self._exported(inputs, training), "export"
+                    except CaptureError:
+                        pass
+                return program, "values"
             except CaptureError as error:
                 try:
                     return self._exported(inputs, training), "export"

@@ -65,4 +65,16 @@ def depends_on_values(node: fx.Node) -> bool:
     if schema is None:
         return False
     to_numpy = schema.name == "aten::resolve_neg" and not node.users  # the last that is seen of x.numpy()
+    if schema.name == "aten::index":
+        return makes_sizes(node)
     return to_numpy or schema.name in READS or any(tag in tags for tag in dynamic)
+
+
+def makes_sizes(node: fx.Node) -> bool:
+    """Whether a size of what a call gives depends on values."""
+    name = getattr(getattr(node.target, "_schema", None), "name", "")
+    if name == "aten::index":  # by masks it does, by numbers it does not
+        places = node.args[1] if len(node.args) > 1 else node.kwargs.get("indices", ())
+        found = [one.meta.get("val") for one in tree_leaves(places) if isinstance(one, fx.Node)]
+        return any(isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8) for x in found)
+    return torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ())
