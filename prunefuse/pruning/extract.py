@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,6 +24,7 @@ from prunefuse.pruning._graph.export import (
     quiet,
     running_modules,
 )
+from prunefuse.pruning._graph.leaks import Made, forget, noting
 from prunefuse.pruning._graph.normed import gains_of_part, set_gains_
 from prunefuse.pruning._graph.program import Program
 from prunefuse.pruning._graph.remembered import forgetting
@@ -144,27 +145,41 @@ def _output_shapes(model: nn.Module, planned: Inputs, way: str) -> Shapes:
     Without values, on the meta device or on its own, unless its code looks at some: then the inputs are zeros.
     """
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    device = first.device
-    mode: AbstractContextManager[Any] = nullcontext()
-    copying: AbstractContextManager[Any] = nullcontext()
-    if way == "meta":
-        device = mode = torch.device("meta")
-        model = cut(model, dict.fromkeys(named_tensors(model), ()), {}, "meta")
-    elif way == "fake":
-        from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 
-        mode = fake = FakeTensorMode(allow_non_fake_inputs=True)
-        copying = FakeCopyMode(fake)
-    with copying:
-        model = (model if way == "meta" else copied(model)).eval()
-    with forgetting(model), isolated(0, first.device), quiet(), mode, torch.no_grad():
+    def zeros(x: Tensor) -> Tensor:
         # The model may have another precision by now than when it was planned.
-        outputs = planned.map(
-            lambda x: torch.zeros_like(
-                x, dtype=first.dtype if x.is_floating_point() else x.dtype, device=device
-            )
-        ).run(model)
+        dtype = first.dtype if x.is_floating_point() else x.dtype
+        return torch.zeros_like(x, dtype=dtype, device="meta" if way == "meta" else first.device)
+
+    if way == "meta":
+        return _shapes_on_meta(model, planned.map(zeros))
+    from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if way == "fake" else None
+    with nullcontext() if mode is None else FakeCopyMode(mode):
+        model = copied(model).eval()
+    with forgetting(model), isolated(0, first.device), quiet(), mode or nullcontext(), torch.no_grad():
+        outputs = planned.map(zeros).run(model)
     return tuple(tuple(x.shape) for x in outputs_in(outputs))
+
+
+def _shapes_on_meta(model: nn.Module, inputs: Inputs) -> Shapes:
+    made: Made = []
+    failure = None
+    try:
+        shapes = _returned_on_meta(model, inputs, made)
+    except Exception as error:
+        failure = error.with_traceback(None)  # without the frames, which hold what the run has made
+    forget(made)
+    if failure is not None:
+        raise failure
+    return shapes
+
+
+def _returned_on_meta(model: nn.Module, inputs: Inputs, made: Made) -> Shapes:
+    model = cut(model, dict.fromkeys(named_tensors(model), ()), {}, "meta").eval()
+    with isolated(0), quiet(), noting(made), torch.device("meta"), torch.no_grad():
+        return tuple(tuple(x.shape) for x in outputs_in(inputs.run(model)))
 
 
 def _suspect(small: nn.Module, running: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import subprocess
 import sys
@@ -469,6 +470,56 @@ def test_what_a_forward_has_cached_does_not_count(kind, tmp_path):
         torch.testing.assert_close(small(x[:2]), expected[:2])
     assert "8 of 16 stay" in loaded.explain("1.i", model=model, example_inputs=x)
     assert "held" not in loaded.explain("1.i", model=model, example_inputs=x)
+
+
+@functools.cache
+def lower_triangle(size):
+    return torch.ones(size, size).tril()
+
+
+@functools.lru_cache(maxsize=8)
+def ranges(size):
+    return torch.arange(size), [torch.arange(size)]
+
+
+STORE: dict[int, torch.Tensor] = {}
+LAST = None
+
+
+def stored(size):
+    if size not in STORE:
+        STORE[size] = torch.ones(size, size).tril()
+    return STORE[size]
+
+
+def last(size):
+    global LAST
+    if LAST is None or len(LAST) != size:
+        LAST = torch.ones(size, size).tril()
+    return LAST
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [lower_triangle, lambda size: (ranges(size)[0][:, None] >= ranges(size)[1][0]).float(), stored, last],
+)
+def test_caches_outside_of_the_model_hold_nothing_of_planning(mask):
+    class Mixes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.b((mask(len(x)) @ self.a(x)).relu())
+
+    model, x = Mixes(), torch.randn(5, 8)
+    small = plan_pruning(model, x, ratio=0.5).extract(model)
+    assert small.a.out_features == 8
+    for one in (model, small):
+        expected = one.b((torch.ones(5, 5).tril() @ one.a(x)).relu())
+        assert torch.equal(one(x), expected)
+    plan_pruning(model, x, ratio=0.5).extract(model)  # now the cache holds one with values
+    assert torch.equal(small(x), expected)
 
 
 def test_a_tensor_that_a_forward_can_do_without_is_no_cache():

@@ -33,7 +33,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], float, dict[str, Any]]] = {
               {"hidden_size": 32, "intermediate_size": 112, "num_attention_heads": 4, "num_key_value_heads": 2,
                "head_dim": 16}),
     "Phi3": ("ForCausalLM", GROUPED, 0.3, {"hidden_size": 44, "num_attention_heads": 8, "head_dim": 8}),  # its heads stay
-    "Mixtral": ("ForCausalLM", {**GROUPED, "num_local_experts": 4}, 0.5, {"num_attention_heads": 4, "head_dim": 8}),
+    "Mixtral": ("ForCausalLM", {**GROUPED, "num_local_experts": 4}, 0.5, {"num_attention_heads": 4, "hidden_size": 32}),
     "Bert": ("ForMaskedLM", {**VOCABULARY, **WIDTHS}, 0.3,
              {"hidden_size": 40, "intermediate_size": 112, "num_attention_heads": 5}),
     "GPT2": ("LMHeadModel", {**VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 8, "n_positions": 64}, 0.3,

@@ -326,13 +326,17 @@ class Scaled(nn.Module):
 
 
 class Checked(Scaled):
-    """A layer that compares its width with one that it keeps."""
+    """A layer that compares twice its width with twice one that it keeps."""
 
     def forward(self, x):
         y = F.linear(x, self.matrix)
-        if y.size(-1) != self.width:
+        if 2 * y.size(-1) != self.double:
             raise ValueError("another width")
         return y
+
+    @property
+    def double(self):
+        return 2 * self.width
 
 
 def test_attributes_that_operators_get_as_a_size_are_repaired():

@@ -20,6 +20,7 @@ from prunefuse._inputs import Inputs
 from prunefuse._seeds import isolated
 from prunefuse.errors import CaptureError as CaptureError
 from prunefuse.pruning._graph.copies import copied, cut, hollow, named_tensors
+from prunefuse.pruning._graph.leaks import Made, forget
 from prunefuse.pruning._graph.program import READS, Program, makes_sizes
 from prunefuse.pruning._graph.recorder import record
 from prunefuse.pruning._graph.remembered import forgetting
@@ -146,8 +147,10 @@ class Exporter:
     ) -> tuple[Program, Literal["shapes", "values", "export"]]:
         if not self.exported:
             try:
-                model = cut(self.model, dict.fromkeys(named_tensors(self.model), ()), {}, "meta")
-                return self._timed(_record, model, inputs.on_meta(), training), "shapes"
+                whole = dict.fromkeys(named_tensors(self.model), ())
+                return self._timed(
+                    record_shapes, lambda: cut(self.model, whole, {}, "meta"), inputs, training
+                ), "shapes"
             except Exception:  # of any kind: code meets tensors that it never saw
                 pass
             model = _copied(self.model, copied)
@@ -175,8 +178,9 @@ class Exporter:
         """The graph of the model that is cut first, in evaluation mode; see :func:`cut`."""
         if self.way == "shapes":
             # What the dense model could run, the small one can if it fits.
-            small = cut(self.model, kept, attributes, "meta")
-            return self._timed(_record, small, self.inputs.on_meta(), False)
+            return self._timed(
+                record_shapes, lambda: cut(self.model, kept, attributes, "meta"), self.inputs, False
+            )
         by_run = self.way == "values"
         small = cut(self.model, kept, attributes, by_run or self.values)
         return self._timed(_record if by_run else _exported, small, self.inputs, False)
@@ -203,8 +207,8 @@ class Exporter:
 
     def _timed(
         self,
-        way: Callable[[nn.Module, Inputs, bool], Program],
-        model: nn.Module,
+        way: Callable[[Any, Inputs, bool], Program],
+        model: nn.Module | Callable[[], nn.Module],
         inputs: Inputs,
         training: bool,
     ) -> Program:
@@ -226,12 +230,27 @@ def _exported(model: nn.Module, inputs: Inputs, training: bool) -> Program:
     return Program.of(_export(model, inputs, training))
 
 
-def _record(model: nn.Module, inputs: Inputs, training: bool) -> Program:
+def record_shapes(copy: Callable[[], nn.Module], inputs: Inputs, training: bool) -> Program:
+    """The graph of one run on shapes alone, of a copy of a model on the meta device."""
+    made: Made = []
+    failure = None
+    try:
+        program = _record(copy(), inputs.on_meta(), training, made)
+    except CaptureError as error:
+        failure = CaptureError(
+            str(error), error.module
+        )  # without the frames, which hold what the run has made
+    forget(made)
+    if failure is not None:
+        raise failure
+    return program
+
+
+def _record(model: nn.Module, inputs: Inputs, training: bool, made: Made | None = None) -> Program:
     """The graph of one run on the inputs, or on their shapes alone where they and the model are on the meta device."""
     model.train(training)
     device = next((tensor.device for tensor in model.parameters() if not tensor.is_meta), torch.device("cpu"))
     with (
-        forgetting(model),
         running_modules(model) as running,
         quiet(),
         _without_collections(),
@@ -240,7 +259,9 @@ def _record(model: nn.Module, inputs: Inputs, training: bool) -> Program:
     ):
         warnings.simplefilter("ignore")
         try:
-            program = record(model, inputs.map(lambda x: x.detach().clone()), running)
+            program = record(
+                model, inputs.map(lambda x: x.detach().clone()), running, [] if made is None else made
+            )
         except Exception as error:
             where = describe(model, running)
             raise CaptureError(

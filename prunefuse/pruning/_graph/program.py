@@ -73,6 +73,8 @@ def depends_on_values(node: fx.Node) -> bool:
 def makes_sizes(node: fx.Node) -> bool:
     """Whether a size of what a call gives depends on values."""
     name = getattr(getattr(node.target, "_schema", None), "name", "")
+    if name == "aten::where":  # of a condition alone: places
+        return len(node.args) == 1
     if name == "aten::index":  # by masks it does, by numbers it does not
         places = node.args[1] if len(node.args) > 1 else node.kwargs.get("indices", ())
         found = [one.meta.get("val") for one in tree_leaves(places) if isinstance(one, fx.Node)]

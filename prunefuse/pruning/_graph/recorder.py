@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -19,6 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from prunefuse._attention import unfused_attention
 from prunefuse._inputs import Inputs, outputs_in
 from prunefuse.pruning._graph.copies import held_tensors, named_tensors
+from prunefuse.pruning._graph.leaks import Made
 from prunefuse.pruning._graph.program import Program, depends_on_values
 
 # Operators whose one output is like their first input, and whose shapes PyTorch finds slowly, by decomposition.
@@ -36,13 +38,14 @@ _LIKE_INPUT = frozenset(
 )
 
 
-def record(model: nn.Module, inputs: Inputs, running: Sequence[str]) -> Program:
+def record(model: nn.Module, inputs: Inputs, running: Sequence[str], made: Made) -> Program:
     """The graph of one run of ``model``, which it changes, as training would; its operators are those of torch.export.
 
     Args:
         model: A model, which may be on the meta device.
         inputs: Its inputs, where it is.
         running: The modules that are running, while they do; see `running_modules`.
+        made: Is told of all tensors that the run makes.
 
     Raises:
         Exception: what the model or an operator raises, as where Python looks at values.
@@ -53,7 +56,7 @@ def record(model: nn.Module, inputs: Inputs, running: Sequence[str]) -> Program:
         path = running[-1] if running else ""
         return {path: (path, types[path])}
 
-    recorder = _Recorder(stack)
+    recorder = _Recorder(stack, made)
     tensors = named_tensors(model)
     held = {recorder.placeholder(tensor).name: name for name, tensor in tensors.items()}
     for x in inputs.tensors:
@@ -95,7 +98,7 @@ class _Recorder(SchemaCheckMode):
     PyTorch lets three kinds of modes in there. This one is only by name a schema check: it does nothing of it.
     """
 
-    def __init__(self, stack: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, stack: Callable[[], Mapping[str, Any]], made: Made) -> None:
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
         self.graph = fx.Graph()
         self.constants: list[tuple[fx.Node, Tensor]] = []
@@ -104,6 +107,7 @@ class _Recorder(SchemaCheckMode):
         self._made: dict[Any, tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = {}
         self._placeholders = 0
         self._stack = stack
+        self._all = made
 
     def placeholder(self, tensor: Tensor) -> fx.Node:
         """A tensor that is there before the run."""
@@ -167,6 +171,8 @@ class _Recorder(SchemaCheckMode):
     def _know(self, tensor: Tensor, node: fx.Node) -> None:
         node.meta["val"] = _like(tensor)
         self._nodes[tensor] = node
+        if tensor.is_meta and node.op == "call_function":
+            self._all.append(weakref.ref(tensor))
 
 
 @cache
