@@ -193,8 +193,8 @@ def score_boxes(
 
     Raises:
         TypeError: As `score`; or offsets that are not integers.
-        ValueError: As `score`; logits not of rank 2; tensors of a list with different classes; an empty list; offsets that
-            are missing, or given beside a list; an unknown reduction; a threshold that is missing, or not asked for.
+        ValueError: As `score`; logits not of rank 2; an unknown reduction; a threshold that is missing, or not asked for.
+            Or offsets that are missing, or given beside a list; an empty list, or one with different classes.
         RuntimeError: Offsets do not rise from 0 to B. There is no class.
     """
     names = checked_names("strategy", strategy, LOGIT_STRATEGIES)
