@@ -12,6 +12,16 @@ STABLE_TORCH_LIBRARY(prunefuse, m) {
   // probabilities: the values are probabilities (rescaled to sum 1), not logits. temperature divides the logits.
   m.def("score(Tensor logits, int[] strategies, bool probabilities, float temperature) -> Tensor");
 
+  // Utilities of groups of rows, each of score's utilities reduced over the rows of a group that count -> (K, G) for K
+  // strategies. logits (G, R, C), or (B, C) with offsets (G + 1,) int64, rising from 0 to B, that say where groups
+  // begin and end; on CUDA, where they are not looked at, they are held to [0, B]. mask (G, R) bool, or (M, R) for G /
+  // M neighboring groups each: which rows count. reduction: 0 mean, 1 max, 2 sum, 3 share of rows above the threshold,
+  // 4 how many are. empty: the result where no row counts. labels: C is 1, and x stands for the two logits (x, 0), or a
+  // probability p for (p, 1 - p). NaN where a row that counts is.
+  m.def(
+      "score_groups(Tensor logits, Tensor? offsets, Tensor? mask, int[] strategies, int reduction, float threshold,"
+      " float empty, bool labels, bool probabilities, float temperature) -> Tensor");
+
   // For rows whose logits come in pieces: merges logits (N, C') into the states (6, N) of the rows so far, in place. A
   // state is the largest logit, the runner-up, how many equal the largest, and sums over the others
   // (csrc/math/row_state.h); that of no logits at all is -inf, -inf, 0, 0, 0, 0. dtype: that of score's results.

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from prunefuse.pruning import prune_without_finetuning as prune_without_finetuning
     from prunefuse.scoring import EnsembleScores as EnsembleScores
     from prunefuse.scoring import score as score
+    from prunefuse.scoring import score_boxes as score_boxes
     from prunefuse.scoring import score_ensemble as score_ensemble
+    from prunefuse.scoring import score_labels as score_labels
     from prunefuse.scoring import score_linear as score_linear
+    from prunefuse.scoring import score_pixels as score_pixels
     from prunefuse.scoring import score_sequences as score_sequences
     from prunefuse.scoring import score_tokens as score_tokens
     from prunefuse.scoring import statistics as statistics
@@ -44,7 +47,8 @@ __getattr__, __dir__, _offered = lazily(
         "experiment.loop": "ActiveLearning LoopConfig",
         "models": "load_weights_",
         "pruning": "PruningPlan Target fuse_ load_pruned plan_pruning prune_and_finetune prune_without_finetuning",
-        "scoring": "EnsembleScores score score_ensemble score_linear score_sequences score_tokens statistics",
+        "scoring": "EnsembleScores score score_boxes score_ensemble score_labels score_linear score_pixels score_sequences "
+        "score_tokens statistics",
         "selection": "StreamingTopB k_center_greedy top_b",
         "training": "Recipe features",
     },

@@ -42,4 +42,42 @@ __device__ accumulate_t<Stored> logit(Stored stored, bool probabilities) {
   return probabilities ? log_of(value) : value;
 }
 
+// Lane `lane` of `lanes` takes its share of a row.
+template <class Stored, bool Vectorized>
+__device__ RowState<accumulate_t<Stored>> lane_state(const Stored* row, const Pool& pool, int64_t lane, int64_t lanes,
+                                                     accumulate_t<Stored> inverse_temperature) {
+  using Acc = accumulate_t<Stored>;
+  RowState<Acc> state;
+  int64_t column = 0;
+  if constexpr (Vectorized) {
+    constexpr int width = 16 / sizeof(Stored);
+    const int64_t chunks = pool.classes / width;
+    const uint4* from = reinterpret_cast<const uint4*>(row);
+    uint4 next = {};
+    if (lane < chunks) next = __ldg(from + lane);
+    for (int64_t chunk = lane; chunk < chunks; chunk += lanes) {
+      Stored stored[width];
+      memcpy(stored, &next, sizeof(next));
+      if (chunk + lanes < chunks) next = __ldg(from + chunk + lanes);
+      Acc values[width];
+#pragma unroll
+      for (int i = 0; i < width; ++i) values[i] = logit(stored[i], pool.probabilities);
+      absorb(state, values, chunk * width, 1, inverse_temperature);
+    }
+    column = chunks * width;
+  }
+  for (column += lane; column < pool.classes; column += lanes) {
+    const Acc value[1] = {logit(row[column * pool.class_stride], pool.probabilities)};
+    absorb(state, value, column, 1, inverse_temperature);
+  }
+  return state;
+}
+
+// Lanes to a row: the power of two up to 32 at which each lane has at least four loads.
+inline int lanes_for(int64_t loads) {
+  int lanes = 1;
+  while (lanes < kWarp && lanes * 8 <= loads) lanes *= 2;
+  return lanes;
+}
+
 }  // namespace prunefuse::cuda

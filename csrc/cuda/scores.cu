@@ -26,37 +26,6 @@ constexpr int64_t kBlockRowClasses = 4096;
 // Up to here a thread has a row of its own, if the rows are contiguous.
 constexpr int64_t kShortRow = 32;
 
-// Lane `lane` of `lanes` takes its share of a row.
-template <class Stored, bool Vectorized>
-__device__ RowState<accumulate_t<Stored>> lane_state(const Stored* row, const Pool& pool, int64_t lane, int64_t lanes,
-                                                     accumulate_t<Stored> inverse_temperature) {
-  using Acc = accumulate_t<Stored>;
-  RowState<Acc> state;
-  int64_t column = 0;
-  if constexpr (Vectorized) {
-    constexpr int width = 16 / sizeof(Stored);
-    const int64_t chunks = pool.classes / width;
-    const uint4* from = reinterpret_cast<const uint4*>(row);
-    uint4 next = {};
-    if (lane < chunks) next = __ldg(from + lane);
-    for (int64_t chunk = lane; chunk < chunks; chunk += lanes) {
-      Stored stored[width];
-      memcpy(stored, &next, sizeof(next));
-      if (chunk + lanes < chunks) next = __ldg(from + chunk + lanes);
-      Acc values[width];
-#pragma unroll
-      for (int i = 0; i < width; ++i) values[i] = logit(stored[i], pool.probabilities);
-      absorb(state, values, chunk * width, 1, inverse_temperature);
-    }
-    column = chunks * width;
-  }
-  for (column += lane; column < pool.classes; column += lanes) {
-    const Acc value[1] = {logit(row[column * pool.class_stride], pool.probabilities)};
-    absorb(state, value, column, 1, inverse_temperature);
-  }
-  return state;
-}
-
 template <class Stored, bool Vectorized>
 __global__ void __launch_bounds__(kBlockThreads)
     group_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out,
@@ -163,13 +132,6 @@ __global__ void __launch_bounds__(kBlockThreads)
     }
     __syncwarp();
   }
-}
-
-// Lanes to a row: the power of two up to 32 at which each lane has at least four loads.
-int lanes_for(int64_t loads) {
-  int lanes = 1;
-  while (lanes < kWarp && lanes * 8 <= loads) lanes *= 2;
-  return lanes;
 }
 
 template <class Stored, bool Vectorized>

@@ -140,5 +140,6 @@ void k_center_case(Random& random);
 void k_means_case(Random& random);
 void neighbor_case(Random& random);
 void dynamics_case(Random& random);
+void group_case(Random& random);
 
 }  // namespace prunefuse::fuzz

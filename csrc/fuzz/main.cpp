@@ -25,7 +25,7 @@ constexpr struct {
   void (*run)(Random&);
 } kFamilies[] = {{"math", math_case},         {"scores", score_case},       {"ensembles", ensemble_case},
                  {"k_center", k_center_case}, {"neighbors", neighbor_case}, {"dynamics", dynamics_case},
-                 {"k_means", k_means_case}};
+                 {"k_means", k_means_case},   {"groups", group_case}};
 
 }  // namespace
 

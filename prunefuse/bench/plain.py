@@ -87,6 +87,31 @@ def next_tokens(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.stack((1 - p1 + p2, entropy, loss))
 
 
+def labels_mean(logits: Tensor) -> Tensor:
+    """The three scores of independent labels (N, L), their means (3, N)."""
+    p = torch.sigmoid(logits)
+    least = torch.minimum(p, 1 - p)
+    entropy = torch.special.entr(p) + torch.special.entr(1 - p)
+    return torch.stack((least.mean(1), 2 * least.mean(1), entropy.mean(1)))
+
+
+def pixels_mean(logits: Tensor) -> Tensor:
+    """The three scores of pixels (N, C, H, W), their means (3, N)."""
+    log_p = torch.log_softmax(logits, 1)
+    p = log_p.exp()
+    entropy = -log_p.mul_(p).sum(1)
+    p1, first = p.max(1)
+    p2 = p.scatter_(1, first.unsqueeze(1), -1).amax(1)
+    return torch.stack(tuple(one.mean((1, 2)) for one in (1 - p1, 1 - p1 + p2, entropy)))
+
+
+def boxes_max(logits: Tensor, image_of_box: Tensor, images: int) -> Tensor:
+    """The three scores of boxes (B, C), their maxima (3, N) by image."""
+    scores = scores_eager(logits)
+    index = image_of_box.expand_as(scores)
+    return scores.new_zeros(3, images).scatter_reduce(1, index, scores, "amax", include_self=True)
+
+
 def dynamics(logits: Tensor, labels: Tensor) -> Tensor:
     """What rows say of their labels (6, N): probability, 1 - that, loss, margin, EL2N, correct."""
     own = labels.unsqueeze(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -44,6 +45,10 @@ _PASSES = {
 }
 # Sequences, tokens of the longest, classes.
 _TOKENS = {"cpu": (400, 50, 1000), "cuda": (2000, 50, 1000)}
+# Samples and labels; images, classes, height and width; images and classes of up to 100 boxes each.
+_LABELS = {"cpu": (100_000, 80), "cuda": (1_000_000, 80)}
+_PIXELS = {"cpu": (4, 21, 256, 256), "cuda": (16, 21, 512, 512)}
+_BOXES = {"cpu": (5_000, 80), "cuda": (20_000, 80)}
 
 
 def cases(device: str) -> tuple[Case, ...]:
@@ -60,6 +65,12 @@ def cases(device: str) -> tuple[Case, ...]:
             for s, rows, c in _PASSES[device]
         ),
         Case(f"tokens {n:,} x {t:,} x {v:,} float32", partial(_tokens, n, t, v)),
+        Case("labels {:,} x {:,} float32".format(*_LABELS[device]), partial(_labels, *_LABELS[device])),
+        Case(
+            "pixels {:,} x {:,} x {:,} x {:,} float32".format(*_PIXELS[device]),
+            partial(_pixels, _PIXELS[device]),
+        ),
+        Case("boxes of {:,} images x {:,} float32".format(*_BOXES[device]), partial(_boxes, *_BOXES[device])),
     )
 
 
@@ -180,3 +191,55 @@ def _tokens(n: int, t: int, c: int, device: torch.device) -> Task:
         "GB/s",
         yardstick="torch: log_softmax, two max",
     )
+
+
+def _grouped(
+    x: Tensor,
+    ours: Callable[[], dict[str, Tensor]],
+    torch_form: Callable[..., Tensor],
+    truth: Tensor,
+    *more: Tensor,
+) -> Task:
+    """Three scores of parts of samples, reduced; beside the usual form in torch, compiled too, and the reads."""
+    contenders = (
+        Contender("prunefuse", "ours", lambda: ours, stacked),
+        Contender("torch.compile: the same", "peer", compiled(torch_form, x, *more)),
+        Contender("torch: usual form", "peer", lambda: lambda: torch_form(x, *more)),
+    )
+    return Task(
+        (*contenders, *limits(x)),
+        off(truth),
+        tolerance(x.shape[1]),
+        x.nbytes + 4 * truth.numel(),
+        "GB/s",
+        yardstick="torch: usual form",
+    )
+
+
+def _labels(n: int, c: int, device: torch.device) -> Task:
+    """The mean over independent labels."""
+    x = normal(n, c, device=device).mul_(2)
+    truth = by_chunks(plain.labels_mean, x)
+    return _grouped(x, lambda: prunefuse.score_labels(x, STRATEGIES), plain.labels_mean, truth)
+
+
+def _pixels(shape: tuple[int, int, int, int], device: torch.device) -> Task:
+    """The mean over pixels, whose classes lie in planes."""
+    x = normal(*shape, device=device).mul_(2)
+    truth = torch.cat([plain.pixels_mean(one.double()).cpu() for one in x.split(1)], 1)
+    return _grouped(x, lambda: prunefuse.score_pixels(x, STRATEGIES), plain.pixels_mean, truth)
+
+
+def _boxes(n: int, c: int, device: torch.device) -> Task:
+    """The maximum over the boxes of every image, of which there are from 0 to 100."""
+    sizes = torch.randint(101, (n,), generator=generator(1, "bench"))
+    offsets = torch.cat((torch.zeros(1, dtype=torch.int64), sizes.cumsum(0))).to(device)
+    image = torch.repeat_interleave(torch.arange(n), sizes).to(device)
+    x = normal(len(image), c, device=device).mul_(2)
+    scores = by_chunks(lambda rows: ops.score.reference(rows, (0, 1, 2), False, 1.0), x)
+    truth = scores.new_zeros(3, n).scatter_reduce(1, image.cpu().expand_as(scores), scores, "amax")
+
+    def torch_form(x: Tensor, image: Tensor) -> Tensor:
+        return plain.boxes_max(x, image, n)
+
+    return _grouped(x, lambda: prunefuse.score_boxes(x, offsets, STRATEGIES), torch_form, truth, image)

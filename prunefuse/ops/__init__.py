@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from prunefuse.ops._dynamics import DYNAMICS, claim_, divergence_, dynamics, push_
 from prunefuse.ops._ensembles import ensemble_add_, score_ensemble
+from prunefuse.ops._groups import score_groups
 from prunefuse.ops._k_center import k_center_greedy
 from prunefuse.ops._k_means import k_means_plus_plus
 from prunefuse.ops._keep_best import keep_best_
@@ -33,6 +34,7 @@ __all__ = [
     "scatter_",
     "score",
     "score_ensemble",
+    "score_groups",
     "statistics",
     "top_b",
 ]

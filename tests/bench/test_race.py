@@ -159,6 +159,9 @@ SMALL = {
     "ensemble": partial(scorers._ensemble, 5, 80, 10),
     "tokens": partial(scorers._tokens, 20, 7, 10),
     "sequences": partial(language._sequences, 20, 7, 16, 300, torch.float32),
+    "labels": partial(scorers._labels, 90, 7),
+    "pixels": partial(scorers._pixels, (3, 5, 8, 9)),
+    "boxes": partial(scorers._boxes, 12, 5),
     "top": partial(cases._top_b, 2000, 50),
     "stream": partial(cases._stream, 2000, 10, 50, 4),
     "k-center": partial(cases._k_center, 500, 8, 20),
@@ -228,6 +231,21 @@ def test_ours_and_plain_torch_do_the_work_of_every_case(name):
             lambda *a, targets, mask: prunefuse.scoring.score_sequences(
                 *a, targets=targets.flip(0), mask=mask
             ),
+        ),
+        (
+            "labels",
+            "prunefuse.score_labels",
+            lambda x, names: prunefuse.scoring.score_labels(x + 1e-3, names),
+        ),
+        (
+            "pixels",
+            "prunefuse.score_pixels",
+            lambda x, names: prunefuse.scoring.score_pixels(x[:, :-1], names),
+        ),
+        (
+            "boxes",
+            "prunefuse.score_boxes",
+            lambda x, offsets, names: prunefuse.scoring.score_boxes(x, offsets, names, reduction="mean"),
         ),
         ("stream", "prunefuse.StreamingTopB", lambda b, name: prunefuse.selection.StreamingTopB(b, "margin")),
         ("top", "prunefuse.top_b", lambda u, b: [one.flip(0) for one in prunefuse.selection.top_b(u, b)]),

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import test_dynamics_op
 import test_ensembles_op
+import test_groups_op
 import test_k_center_op
 import test_k_means_op
 import test_keep_best_op
@@ -50,6 +51,7 @@ LAUNCHES_ALONE = (
     "scatter_",
     "score",
     "score_ensemble",
+    "score_groups",
     "statistics",
 )
 RISING, FALLING = 0, 1  # orders of threads; others are seeds of random ones
@@ -107,6 +109,7 @@ def gpu():
 FILES = (
     test_dynamics_op,
     test_ensembles_op,
+    test_groups_op,
     test_k_center_op,
     test_keep_best_op,
     test_large_op,

@@ -25,6 +25,10 @@ def logits(*shape):
     return x
 
 
+def groups_mask(groups, rows):
+    return torch.rand(groups, rows, generator=torch.Generator().manual_seed(rows)) < 0.7
+
+
 def state(rows):
     return torch.cat([torch.full((2, rows), -math.inf), torch.zeros(4, rows)])
 
@@ -167,6 +171,36 @@ OPS = {
         ),
         writes=1,
         matter=rows_known,
+    ),
+    "score_groups": Op(
+        lambda: (logits(40, 300, 7), None, groups_mask(20, 300), [2, 0, 1], 0, 0.0, 0.0, False, False, 0.7),
+        (
+            ({0: torch.zeros(3, 4)}, r"score_groups: logits must have 3 dimension\(s\), got 2"),
+            ({0: torch.zeros(40, 300, 0)}, "logits must have at least one class"),
+            ({0: torch.zeros(40, 300, 7, dtype=torch.int32)}, wrong_logits[1]),
+            ({0: torch.zeros(12, 7), 1: torch.tensor([0, 12])}, "mask must be none where there are offsets"),
+            (
+                {0: torch.zeros(12, 7), 1: torch.tensor([0, 13]), 2: None},
+                "begin with 0 and end with the rows of logits, 12, got 0 and 13",
+            ),
+            (
+                {0: torch.zeros(12, 7), 1: torch.tensor([0, 5, 4, 12]), 2: None},
+                "offsets must not fall, got 5 before 4",
+            ),
+            (
+                {0: torch.zeros(12, 7), 1: torch.tensor([0, 12]).int(), 2: None},
+                "offsets must be Long, got Int",
+            ),
+            ({2: groups_mask(20, 299)}, "mask must have the rows of logits, 300, for 40 groups or a divisor"),
+            ({2: groups_mask(7, 300)}, "got 300 for 7"),
+            ({2: torch.ones(20, 300)}, "mask must be Bool, got Float"),
+            ({3: [5]}, "no strategy has the number 5"),
+            ({3: []}, "strategies must name 1 to 5 strategies, got 0"),
+            ({4: 5}, "reduction: none has the number 5"),
+            ({5: math.nan}, "threshold must be a number, got NaN"),
+            ({7: True}, "logits must have one class where rows are labels, got 7"),
+            ({9: 0.0}, "temperature must be positive"),
+        ),
     ),
     "score_ensemble": Op(
         lambda: (logits(3, 3001, 20), [3, 1, 2, 0], False, 0.7),

@@ -205,9 +205,9 @@ void score_long_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& o
   }
 }
 
-// `next`: what is read some time after this group.
-template <class Stored>
-void score_group(const float* values, int64_t classes, const Stored* next, const RowOutputs<float>& out,
+// `fetch(class)` asks for what is read some time after this group.
+template <class Fetch>
+void score_group(const float* values, int64_t classes, const Fetch& fetch, const RowOutputs<float>& out,
                  float inverse_temperature, int64_t begin, int64_t rows) {
   TopTwo<floats> top = none();
   for (int64_t c = 0; c < classes; ++c) top.take(load(values + c * kLanes));
@@ -221,7 +221,7 @@ void score_group(const float* values, int64_t classes, const Stored* next, const
     const Exponential value = exponential(load(values + c * kLanes), max, scale);
     tail += value.lower;
     dot += value.lower * value.t;
-    __builtin_prefetch(next + c * kLanes);
+    fetch(c);
   }
   floats further{};  // values equal to the maximum beside itself
   if (any(second == max)) {
@@ -270,7 +270,8 @@ void score_short_rows(const Pool& pool, const RowOutputs<float>& out, float inve
     const int64_t rows = end - row < kLanes ? end - row : kLanes;
     gather_group<Stored>(pool, row, rows, values);
     const Stored* next = static_cast<const Stored*>(pool.data) + (row + ahead * kLanes) * pool.row_stride;
-    score_group(values, pool.classes, next, out, inverse_temperature, row, rows);
+    const auto fetch = [&](int64_t c) { __builtin_prefetch(next + c * kLanes); };
+    score_group(values, pool.classes, fetch, out, inverse_temperature, row, rows);
   }
 }
 
@@ -286,6 +287,33 @@ void score_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, a
   score_long_rows<Stored>(pool, out, inverse_temperature, begin, end);
 }
 
+// Every class's share of a tile of rows is read at once, as long as it is: taken a vector at a time, planes that lie a
+// power of two apart would drive each other out of the caches.
+template <class Stored>
+void score_planes(const Pool& pool, const RowOutputs<float>& out, float inverse_temperature, int64_t begin,
+                  int64_t end) {
+  alignas(64) float values[kPlanes * 16];
+  const int64_t tile = kPlanes * 16 / pool.classes / kLanes * kLanes;
+  for (int64_t row = begin; row < end; row += tile) {
+    const int64_t rows = end - row < tile ? end - row : tile;
+    for (int64_t c = 0; c < pool.classes; ++c) {
+      const Stored* from = static_cast<const Stored*>(pool.data) + row + c * pool.class_stride;
+      float* to = values + c * kLanes;
+      int64_t j = 0;
+      for (; j + kLanes <= rows; j += kLanes) store(to + j * pool.classes, load(from + j));
+      if (j < rows) store(to + j * pool.classes, load_first(from + j, rows - j, 1.0f));
+    }
+    const int64_t groups = (rows + kLanes - 1) / kLanes;
+    if (pool.probabilities) take_logs(values, groups * pool.classes * kLanes);
+    for (int64_t j = 0; j < rows; j += kLanes) {
+      const Stored* next = static_cast<const Stored*>(pool.data) + row + tile + j;
+      const auto fetch = [&](int64_t c) { __builtin_prefetch(next + c * pool.class_stride); };
+      score_group(values + j * pool.classes, pool.classes, fetch, out, inverse_temperature, row + j,
+                  rows - j < kLanes ? rows - j : kLanes);
+    }
+  }
+}
+
 #define PRUNEFUSE_INSTANTIATE(Stored)                                                                          \
   template void score_rows<Stored>(const Pool&, const RowOutputs<accumulate_t<Stored>>&, accumulate_t<Stored>, \
                                    int64_t, int64_t);
@@ -294,5 +322,9 @@ PRUNEFUSE_INSTANTIATE(double)
 PRUNEFUSE_INSTANTIATE(half_bits)
 PRUNEFUSE_INSTANTIATE(bfloat16_bits)
 #undef PRUNEFUSE_INSTANTIATE
+
+template void score_planes<float>(const Pool&, const RowOutputs<float>&, float, int64_t, int64_t);
+template void score_planes<half_bits>(const Pool&, const RowOutputs<float>&, float, int64_t, int64_t);
+template void score_planes<bfloat16_bits>(const Pool&, const RowOutputs<float>&, float, int64_t, int64_t);
 
 }  // namespace prunefuse::cpu::PRUNEFUSE_ISA
