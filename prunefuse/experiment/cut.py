@@ -13,8 +13,8 @@ from prunefuse._seeds import generator
 from prunefuse.data._batches import in_order, read
 from prunefuse.experiment.loop_config import REFITTED, LoopConfig
 from prunefuse.fusion import fuse_
-from prunefuse.pruning import PruningPlan, plan_pruning
-from prunefuse.pruning.obspa import BATCH, refitted
+from prunefuse.pruning import PruningPlan, plan_pruning, prune_without_finetuning
+from prunefuse.pruning.obspa import BATCH
 from prunefuse.pruning.plan import plan_of
 from prunefuse.selection._part import random_part
 from prunefuse.training._modes import reading_for
@@ -23,17 +23,10 @@ from prunefuse.training._predict import Collate
 
 @dataclass(frozen=True)
 class Cut:
-    """A plan, and what a refit has made of the small network.
-
-    Attributes:
-        plan: It.
-        weights: Of the small network by name, where these are not the kept slices of the dense one's.
-        made_up: The weights that make up for channels that they do not read any more, with the axis that reads.
-    """
+    """A plan, and the weights of the small network by name where these are not the kept slices of the dense one's."""
 
     plan: PruningPlan
     weights: Mapping[str, Tensor] = field(default_factory=dict)
-    made_up: Mapping[str, int] = field(default_factory=dict)
 
     def selector(self, dense: nn.Module) -> nn.Module:
         """The selector before it is trained, cut from the network that was planned."""
@@ -45,28 +38,31 @@ class Cut:
     def fuse_(self, dense: nn.Module, selector: nn.Module, complement: str | nn.Module) -> None:
         """Write the trained selector into the dense network, as `prunefuse.fuse_`.
 
-        A weight that makes up for removed channels would count them twice if it read them again as before. So what the
-        selector keeps reads nothing of what it does not have, until training finds otherwise.
+        A refitted weight that makes up for channels would count them twice beside the dense network's own. So with
+        ``complement="keep"`` what training has changed is added to these. Without a refit that is the same as writing.
         """
+        if self.weights and complement == "keep":
+            selector = self._changed(dense, selector)
         fuse_(dense, selector, self.plan, complement)
-        tensors = dict(dense.named_parameters(remove_duplicate=False))
-        for name, axis in self.made_up.items():
-            weight = tensors[name]
-            kept = self.plan.kept[name]
-            unread = torch.ones(weight.shape[axis], dtype=torch.bool)
-            unread[torch.tensor(kept[axis])] = False
-            rows = torch.ones(weight.shape[1 - axis], dtype=torch.bool)
-            if 1 - axis in kept:
-                rows[:] = False
-                rows[torch.tensor(kept[1 - axis])] = True
-            both = (rows[:, None] & unread) if axis else (unread[:, None] & rows)
-            with torch.no_grad():
-                weight[both.to(weight.device)] = 0
+
+    def _changed(self, dense: nn.Module, selector: nn.Module) -> nn.Module:
+        """The kept slices of the dense network, changed as training has changed the selector."""
+        changed = self.plan.extract(dense)
+        trained = selector.state_dict()
+        for name, value in changed.state_dict().items():
+            start = self.weights[name].to(value.device)
+            if not value.is_floating_point():
+                value.copy_(trained[name])
+            elif name.endswith("running_var"):  # a ratio, so that it stays positive
+                value.mul_(torch.where(start > 0, trained[name] / start, 1))
+            else:
+                value.add_(trained[name] - start)
+        return changed
 
     def kept(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What `restored` needs to have it again without calibrating: plain data, and tensors on the CPU."""
         weights = {name: value.to("cpu", copy=True).contiguous() for name, value in self.weights.items()}
-        return {"plan": self.plan.to_text(), "made_up": dict(self.made_up)}, weights
+        return {"plan": self.plan.to_text()}, weights
 
 
 def cut(
@@ -101,10 +97,10 @@ def cut(
     rounded: Any = {"rounding": config.rounding}  # the field is any text, and checked
     shown = [inputs for inputs, _ in batches]  # in memory, as it is gone through once for each layer
     try:
-        plan, small, made_up = refitted(dense, example, shown, ratio=config.prune_ratio, **rounded)
+        plan, small = prune_without_finetuning(dense, example, shown, ratio=config.prune_ratio, **rounded)
     except ValueError as error:
         raise ValueError(f"criterion must not be {config.criterion} here: {error}") from error
-    return Cut(plan, {name: value.detach() for name, value in small.state_dict().items()}, made_up)
+    return Cut(plan, {name: value.detach() for name, value in small.state_dict().items()})
 
 
 def restored(told: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Cut:
@@ -113,4 +109,4 @@ def restored(told: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Cut:
     Raises:
         ValueError: what was kept is no plan.
     """
-    return Cut(plan_of(told["plan"], "cut"), dict(weights), dict(told["made_up"]))
+    return Cut(plan_of(told["plan"], "cut"), dict(weights))

@@ -181,23 +181,6 @@ def prune_without_finetuning(
         Wang, Rachwan, Günnemann and Charpentier 2024, *Structurally Prune Anything: Any Architecture, Any Framework, Any
         Time*. Hassibi and Stork 1992, *Second Order Derivatives for Network Pruning: Optimal Brain Surgeon*.
     """
-    plan, small, _ = refitted(
-        model, example_inputs, calibration, example_kwargs, damping=damping, memory=memory, **options
-    )
-    return plan, small
-
-
-def refitted(
-    model: nn.Module,
-    example_inputs: Any,
-    calibration: Tensor | Iterable[Any],
-    example_kwargs: Mapping[str, Any] | None = None,
-    *,
-    damping: float = 0.01,
-    memory: int = 2**30,
-    **options: Unpack[ModulePlanOptions],
-) -> tuple[PruningPlan, nn.Module, dict[str, int]]:
-    """What `prune_without_finetuning` gives, and the weights that make up for channels, with the axis that reads these."""
     check_planning(options, damping)
     inputs = inputs_for(model, example_inputs, example_kwargs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -223,8 +206,7 @@ def refitted(
         compensate(ModuleNetwork(small.eval()), dense, plan, steps, batches, damping)
     for module, mode in zip(small.modules(), training, strict=True):
         module.training = mode
-    made_up = {one.weight: one.axis for one in readers if one.axis in plan.kept.get(one.weight, {})}
-    return plan, small, made_up
+    return plan, small
 
 
 class ModuleNetwork:
