@@ -100,13 +100,13 @@ Final networks:
 
 **Take `obspa` where the weights are pretrained and labels are few.** On the digits, the only selector that comes near the
 dense network's accuracy before training is OBSPA's. L2 starts little above chance. After training, OBSPA's has the better mean
-at every size of both digits tasks, and up to 80 labels of Fashion-MNIST. At 160 labels there L2 is ahead, by less than the seeds
-differ. Means of final networks follow the same order.
+at every size of both digits tasks, and up to 80 labels of Fashion-MNIST. At 160 labels there L2 is ahead, by less than the
+seeds differ. Means of final networks follow the same order.
 
 **The default stays `l2`.** A loop from random weights has nothing to make up for, L2 costs nothing, and what was run before
 stays as it was. OBSPA took {planning[digits]} s for a plan on the digits, and {planning[fashion]} s on Fashion-MNIST, on a
-machine with other work. That is a part of such small runs, and does not grow with the schedule. The ledger has these seconds,
-and no FLOPs.
+machine with other work. That is a part of such small runs, and does not grow with the schedule without T_sync.
+The ledger has these seconds, and no FLOPs.
 
 **Pretraining matters more than how one cuts** on the digits: whatever starts from pretrained weights ends above a loop from
 random ones. On other classes of Fashion-MNIST that holds for few labels alone. The dense network as its own selector ends
