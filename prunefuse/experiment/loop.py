@@ -40,15 +40,15 @@ from prunefuse.experiment.checks import (
     starting_from,
 )
 from prunefuse.experiment.cost import Sizes
+from prunefuse.experiment.cut import Cut, cut, restored
 from prunefuse.experiment.looking import looked_at, width_of_features
-from prunefuse.experiment.loop_config import LoopConfig
+from prunefuse.experiment.loop_config import REFITTED, LoopConfig
 from prunefuse.experiment.oracle import Oracle, ask, check_labels
 from prunefuse.experiment.people import Asked, Labels
 from prunefuse.experiment.records import Cost, Epoch, Event, Listener, Network, Round, Stop
 from prunefuse.experiment.state import Acquisition, LoopState
 from prunefuse.experiment.steps import Bench, Result, Step, carry_out, clear
-from prunefuse.fusion import fuse_
-from prunefuse.pruning import PruningPlan, plan_pruning
+from prunefuse.pruning import PruningPlan
 from prunefuse.pruning._graph.copies import fingerprint
 from prunefuse.selection._part import random_part
 from prunefuse.selection._strategies import Picks, Pool
@@ -253,7 +253,8 @@ class ActiveLearning:
             check_weights("dense", self.state.dense, self._dense)
             self._dense.load_state_dict(self.state.dense)
         bench = self._bench(None)
-        self._make_plan(0, bench)
+        known = restored(self.state.plan, self.state.cut) if self.state.plan and self._refits else None
+        self._make_plan(0, bench, known)
         if self.state.selector:
             check_weights("selector", self.state.selector, self._initial_selector())
         self._planning = tuple(bench.lines)
@@ -422,7 +423,8 @@ class ActiveLearning:
             bought = (tuple(values["picks"]), labels, utilities, values["unselectable"])
             self.state.acquisitions.append(Acquisition(*bought, result.lines))
         elif step.what == "plan" and not self._planned_now:
-            self._load_fused(index, self._bench(None))
+            known = restored(values["cut"], result.tensors) if "cut" in values else None
+            self._load_fused(index, self._bench(None), known)
         elif step.what == "train_selector":
             weights, scores = (
                 {name.removeprefix(part): t for name, t in result.tensors.items() if name.startswith(part)}
@@ -455,7 +457,7 @@ class ActiveLearning:
             self._propose(index)
             epochs += [Epoch(**epoch) for epoch in found.values["epochs"]]
         lines += state.acquisitions[index].costs
-        if state.fused:
+        if state.fused or (index == 0 and self._refits):
             lines += self._carry_out(rounds.plan_step(index)).lines
         # Asked for again, as the networks have other sizes once the dense one is pruned anew.
         for step in rounds.steps_of_round(config, index, self._sizes):
@@ -470,6 +472,8 @@ class ActiveLearning:
         # From here on the round is complete: only now may the state forget what a repetition would need.
         if state.fused:
             state.dense = state.fused
+        if self._cut is not None and self._refits:
+            state.plan, state.cut = self._cut.kept()
         state.fused = _weights(self.final) if rounds.syncs(config, index) else {}
         kept = rounds.keeps_selector(config, index)
         state.selector = _weights(self.selector) if kept else {}
@@ -673,14 +677,20 @@ class ActiveLearning:
         return any(not rule.startswith("cost:") for rule in self.config.stop_when)
 
     def _replan(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
-        self._load_fused(index, bench)
+        if index:
+            self._load_fused(index, bench)
         self._planned_now = True
-        return Result()
+        if self._cut is None or not self._refits:
+            return Result()
+        # Kept, as on another machine the last bits of a calibration could choose other channels.
+        told, weights = self._cut.kept()
+        return Result({"cut": told}, weights)
 
-    def _load_fused(self, index: int, bench: Bench[Cost]) -> None:
-        """After T_sync: the fused network takes the dense one's place, and is pruned anew."""
-        self._dense.load_state_dict(self.state.fused)
-        self._make_plan(index, bench)
+    def _load_fused(self, index: int, bench: Bench[Cost], known: Cut | None = None) -> None:
+        """After T_sync: the fused network takes the dense one's place, and is pruned anew, unless that is known."""
+        if index:
+            self._dense.load_state_dict(self.state.fused)
+        self._make_plan(index, bench, known)
 
     def _train_selector(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
         self.selector = self._starting_selector(index)
@@ -695,13 +705,13 @@ class ActiveLearning:
         final = self._starting_selector(index) if config.selector == "dense" else deepcopy(self._dense)
         if config.selector == "prunefuse" and config.fuse:
             assert self.selector is not None
-            assert self.plan is not None
+            assert self._cut is not None
             with bench.timed(Cost("fuse", "final", index, config.sizes[index], 0.0, 0.0)):
                 complement: str | nn.Module = config.complement
                 if complement == "reinit":
                     # Another model of the factory, so that the draw follows the architecture's own rule.
                     complement = self._build(self._factory, "complement", index)
-                fuse_(final, self.selector, self.plan, complement)
+                self._cut.fuse_(final, self.selector, complement)
         teacher = None
         if config.distills():
             assert self.selector is not None
@@ -804,20 +814,20 @@ class ActiveLearning:
         rates = (e.lr, e.loss, e.train_accuracy, e.test_accuracy)
         return Epoch(index, network, e.epoch, e.epochs, *rates, e.seconds)
 
-    def _make_plan(self, index: int, bench: Bench[Cost]) -> None:
-        """Plan the pruning of the dense network as it is now, and count what its networks cost."""
+    @property
+    def _refits(self) -> bool:
+        """Whether the selector starts from other weights than those that the dense network has."""
+        return self.config.selector == "prunefuse" and self.config.criterion in REFITTED
+
+    def _make_plan(self, index: int, bench: Bench[Cost], known: Cut | None = None) -> None:
+        """Plan the pruning of the dense network as it is now, or take what is known, and count what its networks cost."""
         config = self.config
-        self.plan: PruningPlan | None = None
-        if config.selector == "prunefuse":
+        self._cut = known
+        if config.selector == "prunefuse" and known is None:
             with bench.timed(Cost("plan", "selector", index, config.sizes[index], 0.0, 0.0)):
-                self.plan = plan_pruning(
-                    self._dense,
-                    self._example,
-                    ratio=config.prune_ratio,
-                    criterion=config.criterion,
-                    rounding=config.rounding,
-                    seed=config.seed,
-                )
+                given: dict[str, Any] = {"exclude": self._excluded, "collate": self._collate}
+                self._cut = cut(self._dense, self._example, config, self._pool, **given)
+        self.plan: PruningPlan | None = None if self._cut is None else self._cut.plan
         selector = self._initial_selector()
         counted = self._own_fit is None
         chosen = [config.chooser_of(index) for index in (0, 1)]
@@ -845,8 +855,8 @@ class ActiveLearning:
             self._listener(event)
 
     def _initial_selector(self) -> nn.Module:
-        if self.plan is not None:
-            return self.plan.extract(self._dense)
+        if self._cut is not None:
+            return self._cut.selector(self._dense)
         return deepcopy(self._dense if self._proxy is None else self._proxy)
 
     def _starting_selector(self, index: int) -> nn.Module:

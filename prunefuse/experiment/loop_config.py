@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 LABELS, SELECT, FINAL = "How much to label", "How to select", "The final network"
 TRAIN, RUN = "Training", "The run"
+REFITTED = ("obspa",)  # criteria whose selector does not start from kept slices
 GIVEN = "array"  # features_from, where the features are an argument of the loop
 _STRATEGY = Check(
     f"one of {', '.join(STRATEGIES)}",
@@ -242,7 +243,20 @@ class PruneFuseOptions:
     criterion: str = field(
         default="l2",
         metadata=option(
-            SELECT, "Score of a channel, of which the lowest are pruned", check=one_of(*CRITERIA)
+            SELECT,
+            "Score of a channel, of which the lowest are pruned. With obspa, for pretrained weights, the layers that read "
+            "pruned channels make up for these",
+            more="OBSPA reads unlabeled samples of the pool; see `prunefuse.prune_without_finetuning` and "
+            "docs/pretrained.md. The others start from the kept slices of the weights.",
+            check=one_of(*CRITERIA, *REFITTED),
+        ),
+    )
+    calibration: int = field(
+        default=1024,
+        metadata=option(
+            SELECT,
+            "Samples of the pool, drawn at random, that the criterion obspa reads without their labels",
+            check=at_least(1),
         ),
     )
     rounding: str = field(

@@ -34,8 +34,8 @@ def steps_of_round(config: LoopConfig, index: int, sizes: Sizes) -> tuple[Step[C
 
 
 def plan_step(index: int) -> Step[Cost]:
-    """Pruning the dense network anew, from the fused network of the round before. It has no FLOPs by this count."""
-    return Step(f"{index}/plan", "plan", (f"{index - 1}/train_final",))
+    """Pruning the dense network, after round 0 as the fused network of the round before. It has no FLOPs by this count."""
+    return Step(f"{index}/plan", "plan", (f"{index - 1}/train_final",) if index else ())
 
 
 def planned_costs(config: LoopConfig, sizes: Sizes) -> Iterator[Cost]:

@@ -57,6 +57,9 @@ class LoopState:
     that the last selector predicted (under the key ``predicted``; -1: none). ``stopped`` is the number of rounds that a
     loop had when it stopped by a rule, else None.
 
+    With the criterion obspa, ``plan`` has the plan of the current selector as text, and ``cut`` the weights that it starts
+    from. So a loop that goes on calibrates nothing again.
+
     Where people are asked, ``pending`` is what they are asked now, and ``unclear`` are the samples of which they said that
     they cannot tell; those are not asked again.
     """
@@ -65,6 +68,7 @@ class LoopState:
     rounds: list[Round] = field(default_factory=list)
     selector: dict[str, Tensor] = field(default_factory=dict)
     dense: dict[str, Tensor] = field(default_factory=dict)
+    cut: dict[str, Tensor] = field(default_factory=dict)
     fused: dict[str, Tensor] = field(default_factory=dict)
     scores: dict[str, Tensor] = field(default_factory=dict)
     origin: dict[str, int | str] = field(default_factory=dict)
@@ -73,6 +77,7 @@ class LoopState:
     signals: dict[int, dict[str, float]] = field(default_factory=dict)
     classes: dict[str, Tensor] = field(default_factory=dict)
     stopped: int | None = None
+    plan: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors, for ``json.dumps``."""
@@ -86,11 +91,12 @@ class LoopState:
             "unclear": list(self.unclear),
             "signals": {str(index): dict(found) for index, found in self.signals.items()},
             "stopped": self.stopped,
+            **({"plan": self.plan} if self.plan else {}),
         }
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, for ``safetensors.torch.save_file``."""
-        names = ("selector", "dense", "fused", "scores", "classes")
+        names = ("selector", "dense", "cut", "fused", "scores", "classes")
         parts = {name: getattr(self, name) for name in names}
         return {f"{part}.{name}": value for part, named in parts.items() for name, value in named.items()}
 
@@ -114,6 +120,7 @@ class LoopState:
             unclear=list(data.get("unclear", ())),
             signals={int(index): dict(found) for index, found in data.get("signals", {}).items()},
             stopped=data.get("stopped"),
+            plan=data.get("plan"),
         )
         for name, value in tensors.items():
             part, _, key = name.partition(".")

@@ -474,26 +474,7 @@ class PruningPlan:
             ValueError: it is no plan, of another format version, or damaged or changed since it was saved; the
                 message says where, if it can.
         """
-        try:
-            content = json.loads(Path(path).read_bytes())
-        except ValueError as error:  # no JSON, or no UTF-8
-            raise ValueError(f"{path}: not a pruning plan: {error}") from None
-        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-            raise ValueError(f"{path}: not a pruning plan")
-        if (version := content.pop("version", None)) != VERSION:
-            raise ValueError(f"{path}: version of a plan must be {VERSION}, got {version!r}")
-        checksum = content.pop("checksum", None)
-        content.setdefault("structure", None)
-        try:
-            plan: PruningPlan = decode(PruningPlan, content, "plan")
-        except ValueError as error:
-            raise ValueError(f"{path}: damaged pruning plan: {error}") from None
-        if checksum != plan.checksum():
-            raise ValueError(
-                f"{path}: damaged pruning plan: its content was changed after it was saved: checksum must be "
-                f"{plan.checksum()}, got {checksum}"
-            )
-        return plan
+        return plan_of(Path(path).read_bytes(), path)
 
     @property
     def params(self) -> tuple[int, int]:
@@ -523,6 +504,34 @@ class PruningPlan:
         if self.seconds is not None:
             lines.append("planned in {:.2f} s, {:.2f} s of them beyond torch.export".format(*self.seconds))
         return "\n".join(lines)
+
+
+def plan_of(text: str | bytes, place: Any) -> PruningPlan:
+    """The plan whose `PruningPlan.to_text` this is; ``place`` is what messages call it.
+
+    Raises:
+        ValueError: as `PruningPlan.load`.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ValueError(f"{place}: not a pruning plan: {error}") from None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise ValueError(f"{place}: not a pruning plan")
+    if (version := content.pop("version", None)) != VERSION:
+        raise ValueError(f"{place}: version of a plan must be {VERSION}, got {version!r}")
+    checksum = content.pop("checksum", None)
+    content.setdefault("structure", None)
+    try:
+        plan: PruningPlan = decode(PruningPlan, content, "plan")
+    except ValueError as error:
+        raise ValueError(f"{place}: damaged pruning plan: {error}") from None
+    if checksum != plan.checksum():
+        raise ValueError(
+            f"{place}: damaged pruning plan: its content was changed after it was saved: checksum must be "
+            f"{plan.checksum()}, got {checksum}"
+        )
+    return plan
 
 
 def fuse_(

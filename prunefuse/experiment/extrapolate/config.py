@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from prunefuse._names import MODELS, SCORES, Complement
+from prunefuse._names import CRITERIA, MODELS, SCORES, Complement
 from prunefuse._options import any_of, changed, check_fields, documented, like, one_of, option, require
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.budgets import check_size, check_sizes
@@ -80,7 +80,14 @@ class ScoreOptions:
         help="Part of the channels removed from F_s before its training; 0 as published, where run removes half",
         short="",
     )
-    criterion: str = like(PruneFuseOptions, "criterion", panel=_PRUNED)
+    criterion: str = like(
+        PruneFuseOptions,
+        "criterion",
+        panel=_PRUNED,
+        help="Score of a channel, of which the lowest are pruned",
+        more="",
+        check=one_of(*CRITERIA),
+    )
     rounding: str = like(PruneFuseOptions, "rounding", panel=_PRUNED)
     fuse: bool = like(
         PruneFuseOptions,
