@@ -108,7 +108,8 @@ def start(
             named = f"those of the column {made.texts.id}" if made.texts.id else "the numbers of rows"
             typer.echo(f"texts are those of the column {made.texts.text}; their names are {named}")
             if copies := made.texts.copies(made.paths):
-                typer.echo(f"{copies} texts are the same as an earlier one")
+                told = "1 text is" if copies == 1 else f"{copies} texts are"
+                typer.echo(f"{told} the same as an earlier one")
         typer.echo(
             f"{len(made.paths)} {made.source.noun}s, {have} of them with a label; classes {', '.join(made.classes)}\n"
             f"Next: prunefuse label next {_quoted(made.folder)} -n 100 --out batch.csv"

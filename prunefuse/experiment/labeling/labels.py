@@ -190,9 +190,6 @@ def export(folder: Path | str, out: Path | str, *, format: str | None = None) ->
         write_new(out, told.write(found, picks))
         return len(picks)
     texts = found.texts
-    if texts is not None:
-        there = set(texts.listed())
-        merged = {path: one for path, one in merged.items() if path in there}
     rows = [
         {
             found.source.key: path,

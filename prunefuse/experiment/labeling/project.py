@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from prunefuse import _commit, _lock
+from prunefuse._names import TEXT_MODELS
 from prunefuse._options import changed, require
 from prunefuse.data._words import Vocabulary
 from prunefuse.errors import ConfigError, DamagedFileError
+from prunefuse.experiment.config import SELECTORS, is_own
 from prunefuse.experiment.labeling import images, journal, table
 from prunefuse.experiment.labeling.answers import CANNOT_TELL, NONE, SEPARATOR, parts
 from prunefuse.experiment.labeling.config import FOR_TEXTS, LabelConfig
@@ -140,7 +142,7 @@ def start(
         _check_no_text_options(config)
     else:
         texts, config = Texts.begin(base, config)
-    _check_task(config)
+    _check_network(config, texts=texts is not None)
     source = images.Images(base, config) if texts is None else texts
     paths = tuple(source.listed())
     require(len(paths) > 0, "data", "a folder with images, at any depth", str(base))
@@ -212,12 +214,21 @@ def _check_no_text_options(config: LabelConfig) -> None:
         require(given == getattr(usual, name), name, "left out with a folder of images", given)
 
 
-def _check_task(config: LabelConfig) -> None:
-    """Raise ``ConfigError`` for a strategy that the task does not have."""
+def _check_network(config: LabelConfig, *, texts: bool) -> None:
+    """Raise ``ConfigError`` for a strategy that the task does not have, or a network for something else."""
     try:
         _ = config.loop_for((1, 2)).chooser
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    for name in ("model", "selector"):
+        given = getattr(config, name)
+        fits = given in SELECTORS or is_own(given) or (given in TEXT_MODELS) == texts
+        allowed = (
+            f"one of {', '.join(TEXT_MODELS)}, or FILE.py:FUNCTION, for texts"
+            if texts
+            else "a network for images"
+        )
+        require(fits, name, allowed, given)
 
 
 def _rows_of(file: Path | None, source: images.Images | Texts) -> tuple[table.Row, ...]:
