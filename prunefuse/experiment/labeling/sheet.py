@@ -43,7 +43,7 @@ def draw(project: Project, picks: Sequence[Pick], name: str, person: str = "") -
         noun=project.source.noun,
         several=project.several,
         separator=SEPARATOR,
-        none=NONE,
+        nothing=NONE,
         classes=[*keys, *none, ("?", CANNOT_TELL)],
         items=[
             {
