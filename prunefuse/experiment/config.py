@@ -74,8 +74,8 @@ class DataOptions:
         metadata=option(
             WHAT,
             f"Data set: {', '.join(name for name in DATA if ':' not in name)}. Or folder:PATH with train/CLASS/IMAGE and "
-            "test/CLASS/IMAGE, table:FILE with columns path, label, split, arrays:PATH, torchvision:NAME, or text:FILE with "
-            "columns text, label, split",
+            "test/CLASS/IMAGE, table:FILE with columns path, label, split, arrays:PATH, or torchvision:NAME. Texts are "
+            "text:FILE with columns text, label, split",
             check=Check(f"one of {', '.join(DATA)}", _is_data),
             metavar="NAME",
         ),
