@@ -123,11 +123,38 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
 
 def csv_text(header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """A table with these columns as CSV; None becomes an empty field."""
+    rows = list(rows)
+    # Not every version of Python puts quotes around a carriage return, which ends a row where it has none.
+    ends = any("\r" in value for row in rows for value in row.values() if isinstance(value, str))
     text = io.StringIO()
-    writer = csv.DictWriter(text, header, lineterminator="\n")
+    writer = csv.DictWriter(
+        text, header, lineterminator="\n", quoting=csv.QUOTE_ALL if ends else csv.QUOTE_MINIMAL
+    )
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table with the lines that they begin in, from 1 on; fields may be as long as the text.
+
+    Raises:
+        csv.Error: it is none; names the line.
+    """
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    begin = 1
+    while True:
+        usual = csv.field_size_limit(max(len(text), 1 << 17))
+        try:
+            fields = next(lines)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise csv.Error(f"line {lines.line_num}: {error}") from error
+        finally:
+            csv.field_size_limit(usual)
+        yield begin, fields
+        begin = lines.line_num + 1
 
 
 def text_of_table(content: bytes) -> tuple[str, str]:

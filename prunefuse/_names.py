@@ -17,18 +17,20 @@ STOCHASTIC: tuple[str, ...] = get_args(Stochastic)
 DIVERSITY: tuple[str, ...] = get_args(Diversity)
 DATA = (
     *("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH"),
-    *("fashion_mnist", "svhn", "tiny_imagenet", "table:FILE", "arrays:PATH", "torchvision:NAME"),
+    *("fashion_mnist", "svhn", "tiny_imagenet", "table:FILE", "arrays:PATH", "torchvision:NAME", "text:FILE"),
 )
 CRITERIA = ("l2", "l1", "random")
 CRITERIA_WITHOUT_DATA = (*CRITERIA, "bn_scale")
 ROUNDINGS = ("floor", "nearest", "ceil")
 PLAN_PRESETS = ("prunefuse", "spa")
 QUANTITIES = ("parameters", "flops", "memory", "latency")
+TEXT_MODELS = ("text_cnn", "text_transformer")
 MODELS = (
     *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet164"),
     *("wide_resnet16_4", "wide_resnet28_10"),
     *("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
     "mlp",
+    *TEXT_MODELS,
 )
 LOGIT_STRATEGIES = ("least_confidence", "margin", "entropy", "energy", "logit_margin")
 ENSEMBLE_STRATEGIES = ("bald", "predictive_entropy", "variation_ratio", "mean_entropy")

@@ -12,12 +12,12 @@ from prunefuse._names import LABEL_FORMATS
 from prunefuse.cli._options import ConfigFile, Given, configure, configured
 from prunefuse.cli.errors import reported
 from prunefuse.experiment.config import WHAT
-from prunefuse.experiment.labeling.config import LabelConfig
+from prunefuse.experiment.labeling.config import FOR_TEXTS, LabelConfig
 from prunefuse.experiment.loop_config import RUN
 
 label = typer.Typer(
     name="label",
-    help="Label images with people: a network asks for those that it learns most from, and labels the rest.\n\n"
+    help="Label images or texts with people: a network asks for those that it learns most from, and labels the rest.\n\n"
     "The cycle: `start` a project, then `next` writes a batch with a page for the browser, and `import` takes its labels. "
     "Again from `next`; `status`, `export` and `predict` at any time.",
     no_args_is_help=True,
@@ -46,13 +46,15 @@ Format: TypeAlias = Annotated[
 @configured(LabelConfig)
 def start(
     folder: Annotated[
-        Path, typer.Argument(help="Folder to make, not among the images.", metavar="DIR", show_default=False)
+        Path,
+        typer.Argument(help="Folder to make, not among the images.", metavar="DIR", show_default=False),
     ],
     *,
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder of images, at any depth. Beside a folder `unlabeled`, folders named like classes are labels one has.",
+            help="Folder of images, at any depth. Beside a folder `unlabeled`, folders named like classes are labels one has. "
+            "Or a file of texts: CSV, TSV or JSON lines with a column of texts.",
             metavar="PATH",
             rich_help_panel=WHAT,
             show_default=False,
@@ -70,7 +72,8 @@ def start(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Labels one has: CSV with the columns path (from PATH) and label.",
+            help="Labels one has: CSV with the columns path (from PATH) and label; of texts id and label. Or the file of texts "
+            "itself, if it has a column label.",
             metavar="CSV",
             rich_help_panel=WHAT,
             show_default=False,
@@ -89,21 +92,26 @@ def start(
     config: ConfigFile = None,
     given: Given,
 ) -> None:
-    """Make a project for the images of a folder. They stay as they are."""
+    """Make a project for the images of a folder, or the texts of a file. They stay as they are."""
     with reported():
-        from prunefuse.experiment.labeling.images import shape
         from prunefuse.experiment.labeling.project import start as make
 
-        wanted = configure(LabelConfig(), {**given, "seed": seed}, config, "label")
+        usual = FOR_TEXTS if data.expanduser().is_file() else LabelConfig()
+        wanted = configure(usual, {**given, "seed": seed}, config, "label")
         names = None if classes is None else classes.split(",")
         made = make(folder, data, classes=names, labels=labels, config=wanted)
         have = len(made.given.keys() | made.told.keys())
         for path in made.skipped:
             typer.echo(f"left out, as it cannot be read: {path}")
-        size = "x".join(map(str, shape(made.base, made.paths, made.config)))
-        typer.echo(f"images are read as {size}")
+        typer.echo(made.source.size(made.paths))
+        if made.texts is not None:
+            named = f"those of the column {made.texts.id}" if made.texts.id else "the numbers of rows"
+            typer.echo(f"texts are those of the column {made.texts.text}; their names are {named}")
+            if copies := made.texts.copies(made.paths):
+                told = "1 text is" if copies == 1 else f"{copies} texts are"
+                typer.echo(f"{told} the same as an earlier one")
         typer.echo(
-            f"{len(made.paths)} images, {have} of them with a label; classes {', '.join(made.classes)}\n"
+            f"{len(made.paths)} {made.source.noun}s, {have} of them with a label; classes {', '.join(made.classes)}\n"
             f"Next: prunefuse label next {_quoted(made.folder)} -n 100 --out batch.csv"
         )
 
@@ -113,7 +121,7 @@ def next_(
     folder: Folder,
     *,
     count: Annotated[
-        int, typer.Option("--count", "-n", help="How many images.", metavar="N", show_default=True)
+        int, typer.Option("--count", "-n", help="How many images or texts.", metavar="N", show_default=True)
     ] = 100,
     out: Out = Path("batch.csv"),
     person: Annotated[
@@ -127,10 +135,10 @@ def next_(
     ] = "",
     format: Format = None,
 ) -> None:
-    """Write the images to label next as CSV, and a page beside it that shows them and takes labels by keys.
+    """Write the images or texts to label next as CSV, and a page beside it that shows them and takes labels by keys.
 
-    Images that have come into the folder are taken in. Where labels or images are new, the network is trained first; after a
-    kill the same command goes on. Or write the file of a tool, by the ending of --out or by --format.
+    Those that have come into the folder or file are taken in. Where labels or samples are new, the network is trained first;
+    after a kill the same command goes on. Or write the file of a tool, by the ending of --out or by --format.
     """
     with reported():
         from prunefuse.cli.progress import TrainingProgress
@@ -142,14 +150,14 @@ def next_(
             )
         if not batch.picks and batch.left:
             with_others = f"{batch.others} with others, who were asked for them (--for)"
-            _say(f"Nothing is left to ask: {batch.left} images are without a label, {with_others}")
+            _say(f"Nothing is left to ask: {batch.left} {batch.noun}s are without a label, {with_others}")
         elif not batch.picks:
-            _say("Nothing is left to label: every image has a label, or nobody can tell")
+            _say(f"Nothing is left to label: every {batch.noun} has a label, or nobody can tell")
         elif batch.page is None:
-            _say(f"{len(batch.picks)} images to label: {batch.out}")
+            _say(f"{len(batch.picks)} {batch.noun}s to label: {batch.out}")
         else:
             typer.echo(
-                f"{len(batch.picks)} images to label; {batch.left} more are without a label\n"
+                f"{len(batch.picks)} {batch.noun}s to label; {batch.left} more are without a label\n"
                 f'{batch.out}: fill the column label, ? being "cannot tell"; or open {batch.page}\n'
                 f"Then: prunefuse label import {_quoted(folder)} {_quoted(batch.out)}"
             )
@@ -161,7 +169,7 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            help="CSV with the columns path and label; or the file of a tool, by its ending or --format.",
+            help="CSV with the columns path (or id, of texts) and label; or the file of a tool, by its ending or --format.",
             metavar="FILE",
         ),
     ],
@@ -203,10 +211,9 @@ def status(folder: Folder) -> None:
         from prunefuse.experiment.labeling.labels import status as found
 
         now = found(folder)
-        total = sum(now.labels.values())
         rows = [
-            ("images", str(now.images)),
-            ("labeled", str(total)),
+            (f"{now.noun}s", str(now.images)),
+            ("labeled", str(now.labeled)),
             *((f"  {name}", str(count)) for name, count in now.labels.items()),
             ("open", str(now.open)),
             *((f"  asked of {name}", str(count)) for name, count in sorted(now.open_for.items()) if name),
@@ -216,12 +223,12 @@ def status(folder: Folder) -> None:
             ("last training", _trained(now.trained)),
         ]
         if now.added:
-            rows.append(("new images, which `next` takes in", str(now.added)))
+            rows.append((f"new {now.noun}s, which `next` takes in", str(now.added)))
         if now.gone:
-            rows.append(("images no longer there", str(now.gone)))
+            rows.append((f"{now.noun}s no longer there", str(now.gone)))
         show(Table((), rows, left=2))
         if now.disputed:
-            show("", Table(("image", "label", "votes"), now.disputed, left=3))
+            show("", Table((now.noun, "label", "votes"), now.disputed, left=3))
 
 
 @label.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from prunefuse.data._images import Reading, Sample, data_of_files, expanded
 from prunefuse.data._split import held_out
 from prunefuse.data._types import Data
 
-_PARTS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test", "": "train"}
+PARTS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test", "": "train"}
 
 
 def table(path: str, reading: Reading) -> Data:
@@ -40,14 +40,14 @@ def table(path: str, reading: Reading) -> Data:
         label, split = _text(row["label"]), _text(row.get("split")).lower()
         if not label:
             raise ValueError(f"data {name}: row {number} must have a label, got none for {row['path']}")
-        if split not in _PARTS:
+        if split not in PARTS:
             raise ValueError(f"data {name}: split must be train, test or val, got {split!r} in row {number}")
         image = os.path.join(file.parent, os.path.expanduser(_text(row["path"])))
         if not os.path.isfile(image):
             raise FileNotFoundError(f"data {name}: row {number} names {image}, which is not there")
-        parts[_PARTS[split]].append((image, label))
+        parts[PARTS[split]].append((image, label))
     names = {label for rows_of in parts.values() for _, label in rows_of}
-    classes = sorted(names, key=int) if all(map(str.isdecimal, names)) else sorted(names)
+    classes = in_order(names)
     place = {label: index for index, label in enumerate(classes)}
     train, test = ([(image, place[label]) for image, label in parts[part]] for part in ("train", "test"))
     notes = []
@@ -59,6 +59,11 @@ def table(path: str, reading: Reading) -> Data:
         ]
         train, test = [train[i] for i in kept], [train[i] for i in chosen]
     return data_of_files(name, train, test, classes, reading, notes)
+
+
+def in_order(names: Collection[str]) -> list[str]:
+    """Names of classes: by their values where all are whole numbers, else by the alphabet."""
+    return sorted(names, key=int) if all(map(str.isdecimal, names)) else sorted(names)
 
 
 def _csv(file: Path) -> Iterator[Mapping[str, Any]]:

@@ -10,7 +10,9 @@ from typing import Any
 from prunefuse._names import DATA as NAMES
 from prunefuse.data._images import Reading, expanded
 from prunefuse.data._tensors import Augment, TensorImages
+from prunefuse.data._text_data import TextReading, texts
 from prunefuse.data._types import Data
+from prunefuse.data._words import Tokenize
 from prunefuse.errors import DataWarning
 
 
@@ -27,6 +29,11 @@ def load(
     verify: bool = False,
     test_fraction: float = 0.2,
     seed: int = 0,
+    text: str | None = None,
+    id: str | None = None,
+    vocabulary: int = 20_000,
+    length: int | None = None,
+    tokenizer: Tokenize | None = None,
 ) -> Data:
     """A data set by name, with its training part, the same samples as a pool, and its test part.
 
@@ -37,7 +44,8 @@ def load(
     Args:
         name: ``digits`` (bundled), ``cifar10``, ``cifar100``, ``fashion_mnist``, ``svhn``, ``tiny_imagenet``, ``places365``
             or ``imagenet``. Files of one's own are ``folder:PATH``, ``table:FILE`` (CSV or Parquet) or ``arrays:PATH``
-            (NumPy's or idx files). ``torchvision:NAME`` is another one of torchvision's, such as ``torchvision:KMNIST``.
+            (NumPy's or idx files). Texts are ``text:FILE``, CSV or JSON lines with a column ``label``. ``torchvision:NAME`` is
+            another one of torchvision's, such as ``torchvision:KMNIST``.
         root: The folder with the files, as torchvision expects them. With ``download`` they are put there.
         download: Fetch a data set that is missing. ImageNet cannot be fetched.
         image_size: Side of the square that images of files are brought to. Left out, it is chosen from a sample of them.
@@ -48,6 +56,11 @@ def load(
         verify: Read all image files once, and raise if one cannot be read.
         test_fraction: The part of each class that is held out, of a folder without a test part.
         seed: Which samples these are.
+        text: Column of the texts. Left out, the one that is called text, or another usual name, or the only one.
+        id: Column of their names. Left out, the one that is called id, else the numbers of rows.
+        vocabulary: Numbers of words: the most frequent words have one each. With ``tokenizer``, how many it has.
+        length: Words of a text that are read. Left out, as many as the longest text has, at most 256.
+        tokenizer: From a text to numbers of words, from 1 on. Left out, see `words_of`.
 
     Raises:
         ValueError: The name is unknown, a folder is not laid out as expected, or an option is not one of this data set.
@@ -56,7 +69,15 @@ def load(
         MissingPackageError: The digits are asked for, and scikit-learn is not installed.
     """
     reading = Reading(image_size, flip, crop, channels, skip_broken, verify, test_fraction, seed)
-    data = _load(name, expanded(root), download, reading)
+    how = TextReading(text, id, vocabulary, length, tokenizer)
+    if how != TextReading() and not name.startswith("text:"):
+        raise ValueError(
+            f"text, id, vocabulary, length and tokenizer must be left out with {name}, which has no texts"
+        )
+    if name.startswith("text:"):
+        data = texts(name.removeprefix("text:"), reading, how)
+    else:
+        data = _load(name, expanded(root), download, reading)
     for note in data.notes:
         if note.startswith("left out"):
             warnings.warn(f"{name}: {note}", DataWarning, stacklevel=2)

@@ -44,12 +44,19 @@ from prunefuse.training._recipe import RECIPES, Recipe
 SELECTORS = ("prunefuse", "dense")
 BASELINES = ("dense", "random")
 WHAT = "What to run"
-_MODELS = f"one of {', '.join(MODELS)}, torchvision:NAME or timm:NAME"
+TEXTS = "Texts"
+_MODELS = f"one of {', '.join(MODELS)}, torchvision:NAME, timm:NAME or FILE.py:FUNCTION"
 
 
 def _is_model(name: str) -> bool:
     library, _, rest = name.partition(":")
-    return name in MODELS or (library in ("torchvision", "timm") and rest != "")
+    return name in MODELS or (rest != "" and (library in ("torchvision", "timm") or is_own(name)))
+
+
+def is_own(model: str) -> bool:
+    """Whether a model is a function of the user's."""
+    file, _, name = model.rpartition(":")
+    return file.endswith(".py") and name.isidentifier()
 
 
 def _is_data(name: str) -> bool:
@@ -67,7 +74,8 @@ class DataOptions:
         metadata=option(
             WHAT,
             f"Data set: {', '.join(name for name in DATA if ':' not in name)}. Or folder:PATH with train/CLASS/IMAGE and "
-            "test/CLASS/IMAGE, table:FILE with columns path, label, split, arrays:PATH, or torchvision:NAME",
+            "test/CLASS/IMAGE, table:FILE with columns path, label, split, arrays:PATH, or torchvision:NAME. Texts are "
+            "text:FILE with columns text, label, split",
             check=Check(f"one of {', '.join(DATA)}", _is_data),
             metavar="NAME",
         ),
@@ -116,7 +124,9 @@ class DataOptions:
         metadata=option(
             WHAT,
             "Dense network to train in the end, such as resnet20, wide_resnet16_4, vgg16_bn, mlp, torchvision:resnet18 or "
-            "timm:resnet18",
+            "timm:resnet18; text_cnn or text_transformer for texts; or FILE.py:FUNCTION, a function of your own",
+            more="That is called with num_classes, in_channels and image_size, or for texts with num_classes, vocabulary and "
+            "length.",
             check=Check(_MODELS, _is_model),
             metavar="NAME",
         ),
@@ -147,6 +157,56 @@ class DataOptions:
             "Rate of dropout before the last layer, which the strategy bald needs",
             more="Every network has it.",
             check=part(),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How texts are read."""
+
+    text: str | None = field(
+        default=None,
+        metadata=option(
+            TEXTS,
+            "Column of the texts. Left out, the one that is called text, or another usual name, or the only one",
+            metavar="COLUMN",
+        ),
+    )
+    id: str | None = field(
+        default=None,
+        metadata=option(
+            TEXTS,
+            "Column of the names of texts. Left out, the one that is called id, else the numbers of rows",
+            metavar="COLUMN",
+        ),
+    )
+    vocabulary: int = field(
+        default=20_000,
+        metadata=option(
+            TEXTS,
+            "Numbers of words: the most frequent words of the pool have one each. With a tokenizer, how many it has",
+            more="0 is no word, and 1 any other word.",
+            check=at_least(3),
+        ),
+    )
+    length: int | None = field(
+        default=None,
+        metadata=option(
+            TEXTS,
+            "Words of a text that are read. Left out, as many as the longest text has, at most 256",
+            check=at_least(1),
+        ),
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata=option(
+            TEXTS,
+            "Function from a text to numbers of words, FILE.py:FUNCTION or MODULE:FUNCTION. Left out: words as they are "
+            "written, in lower case",
+            more="0 fills texts that are shorter than others.",
+            check=Check("FILE.py:FUNCTION or MODULE:FUNCTION", lambda place: all(place.rpartition(":"))),
+            metavar="PLACE",
         ),
     )
 
@@ -247,6 +307,7 @@ class RunConfig(
     StartOptions,
     StoppingOptions,
     SelectionOptions,
+    TextOptions,
     DataOptions,
 ):
     """One experiment: every arm and every seed of it. The defaults are the preset ``digits``.

@@ -6,7 +6,8 @@ import warnings
 
 from prunefuse import data
 from prunefuse.errors import ConfigError, DataWarning
-from prunefuse.experiment.config import DataOptions
+from prunefuse.experiment.config import DataOptions, TextOptions
+from prunefuse.selection._custom import load_function
 
 
 def load_data(config: DataOptions, *, seed: int, models: tuple[str, ...], verify: bool = False) -> data.Data:
@@ -25,6 +26,11 @@ def load_data(config: DataOptions, *, seed: int, models: tuple[str, ...], verify
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # the notes say it
         try:
+            texts = {}
+            if isinstance(config, TextOptions):
+                own = None if config.tokenizer is None else load_function(config.tokenizer, "tokenizer")
+                named = {name: getattr(config, name) for name in ("text", "id", "vocabulary", "length")}
+                texts = {**named, "tokenizer": own}
             return data.load(
                 config.data,
                 root=config.root,
@@ -37,6 +43,7 @@ def load_data(config: DataOptions, *, seed: int, models: tuple[str, ...], verify
                 verify=verify,
                 test_fraction=config.test_fraction,
                 seed=seed,
+                **texts,
             )
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error

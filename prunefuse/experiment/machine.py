@@ -24,9 +24,10 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def usual_threads(input_shape: tuple[int, int, int]) -> int:
+def usual_threads(input_shape: tuple[int, ...]) -> int:
     """One for images as small as the digits, else torch's choice."""
-    return 1 if math.prod(input_shape) <= _TINY else torch.get_num_threads()
+    tiny = len(input_shape) > 1 and math.prod(input_shape) <= _TINY  # a word of a text becomes many values
+    return 1 if tiny else torch.get_num_threads()
 
 
 @contextmanager

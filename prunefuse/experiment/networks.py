@@ -1,4 +1,4 @@
-"""Networks by name for the images of a data set, and the weights that the dense one starts from."""
+"""Networks by name for the images or texts of a data set, and the weights that the dense one starts from."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from torch import nn
 
 from prunefuse import models
 from prunefuse._checkpoints import Unmatched, put_weights_, read_weights
+from prunefuse._names import MODELS, TEXT_MODELS
 from prunefuse.data import Data
 from prunefuse.experiment.budgets import ConfigError
-from prunefuse.experiment.config import DataOptions
+from prunefuse.experiment.config import DataOptions, is_own
 from prunefuse.experiment.steps import digest
+from prunefuse.selection._custom import load_function
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,28 @@ def factory(name: str, data: Data, **options: Any) -> Callable[[], nn.Module]:
     """Makes networks of this name, from the global generators; ``options`` as `prunefuse.models.build`.
 
     Raises:
-        ConfigError: there is no such model, or it does not take images of this shape.
+        ConfigError: there is no such model, or it does not take images of this shape, or texts.
     """
-    channels, height, width = data.input_shape
-    make = partial(models.build, name, data.num_classes, channels, image_size=(height, width), **options)
+    if data.vocabulary is None:
+        channels, height, width = data.input_shape
+        sizes: dict[str, Any] = {"in_channels": channels, "image_size": (height, width)}
+        example, what = torch.zeros(1, *data.input_shape), f"{'x'.join(map(str, data.input_shape))} images"
+    else:
+        sizes = {"vocabulary": data.vocabulary, "length": data.input_shape[0]}
+        example, what = torch.ones(1, *data.input_shape, dtype=torch.int32), "texts"
+    if (name in TEXT_MODELS) != (data.vocabulary is not None) and not is_own(name):
+        fitting = TEXT_MODELS if name not in TEXT_MODELS else tuple(n for n in MODELS if n not in TEXT_MODELS)
+        raise ConfigError(
+            f"model must be one of {', '.join(fitting)}, or FILE.py:FUNCTION, for {what}, got {name}"
+        )
     try:
+        build = load_function(name, "model") if is_own(name) else partial(models.build, name)
+        make = partial(build, num_classes=data.num_classes, **sizes, **options)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            make().eval()(torch.zeros(1, *data.input_shape))
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-        shape = "x".join(map(str, data.input_shape))
+            make().eval()(example)
+    except (ValueError, TypeError, RuntimeError, AssertionError, IndexError, AttributeError) as error:
         told = " ".join(str(error).split())
-        raise ConfigError(f"model {name} does not work on {shape} images: {told}") from error
+        raise ConfigError(f"model {name} does not work on {what}: {told}") from error
     return make
 
 

@@ -1,4 +1,4 @@
-"""Architectures for experiments on small images, by function or by name."""
+"""Architectures for experiments on small images and on texts, by function or by name."""
 
 from prunefuse._checkpoints import Unmatched, load_weights_
 from prunefuse.models._layers import ChannelPad
@@ -15,6 +15,7 @@ from prunefuse.models._resnet import (
     resnet110,
     resnet164,
 )
+from prunefuse.models._text import TextCNN, TextTransformer, text_cnn, text_transformer
 from prunefuse.models._vgg import (
     VGG,
     vgg11,
@@ -33,6 +34,8 @@ __all__ = [
     "VGG",
     "ChannelPad",
     "ResNet",
+    "TextCNN",
+    "TextTransformer",
     "Unmatched",
     "WideResNet",
     "build",
@@ -47,6 +50,8 @@ __all__ = [
     "resnet56",
     "resnet110",
     "resnet164",
+    "text_cnn",
+    "text_transformer",
     "vgg11",
     "vgg11_bn",
     "vgg13",

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from prunefuse._names import TEXT_MODELS
 from prunefuse._options import part
-from prunefuse.models import _perceptron, _resnet, _vgg, _wide
+from prunefuse.models import _perceptron, _resnet, _text, _vgg, _wide
 
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     f.__name__: f
@@ -35,6 +36,8 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
         _vgg.vgg19,
         _vgg.vgg19_bn,
         _perceptron.mlp,
+        _text.text_cnn,
+        _text.text_transformer,
     )
 }
 _TORCHVISION, _TIMM = "torchvision:", "timm:"
@@ -67,11 +70,12 @@ def build(
     Args:
         name: One of `names()`, or ``torchvision:<name>`` or ``timm:<name>`` for a classifier of theirs without weights.
         num_classes: Width of the output.
-        in_channels: Channels of the images. Torchvision's models take 3.
+        in_channels: Channels of the images. Torchvision's models take 3. Networks for texts have none.
         image_size: Height and width of the images. The MLP's shape depends on them, and that of timm's models for one size.
         dropout: Rate of the dropout before the last linear layer, in [0, 1). Torchvision's models take it where they have
             dropout.
-        options: Arguments for the model's function, such as ``shortcut="B"`` or ``hidden=(64, 64)``.
+        options: Arguments for the model's function, such as ``shortcut="B"`` or ``hidden=(64, 64)``. Networks for texts have
+            ``vocabulary`` and ``length``.
 
     Raises:
         ValueError: The name is unknown, the rate is out of range, or ``in_channels`` is not 3 for a model of torchvision. Or
@@ -94,7 +98,9 @@ def build(
         )
     if name == "mlp":
         options["image_size"] = image_size
-    model = _FACTORIES[name](num_classes, in_channels=in_channels, **options)
+    if name not in TEXT_MODELS:
+        options["in_channels"] = in_channels
+    model = _FACTORIES[name](num_classes, **options)
     layer = model.get_submodule("dropout")
     assert isinstance(layer, nn.Dropout)
     layer.p = dropout

@@ -220,4 +220,14 @@ RECIPES = {
     "cifar": Recipe(),
     # ResNet-20 on 8x8 images in seconds.
     "digits": Recipe(epochs=40, min_steps=400, batch_size=16, lr=0.03, schedule="one-cycle"),
+    # Texts: an embedding learns little by SGD where most words are rare.
+    "text": Recipe(
+        epochs=20,
+        min_steps=200,
+        batch_size=16,
+        lr=0.001,
+        optimizer="adamw",
+        weight_decay=0.01,
+        schedule="one-cycle",
+    ),
 }

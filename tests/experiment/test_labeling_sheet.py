@@ -7,13 +7,16 @@ import io
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import zip_longest
 
 import pytest
 from labeling_projects import write_image
 from PIL import Image
 
 from prunefuse.experiment.labeling import project
+from prunefuse.experiment.labeling.config import FOR_TEXTS
 from prunefuse.experiment.labeling.labels import import_labels
 from prunefuse.experiment.labeling.work import next_batch
 
@@ -26,12 +29,14 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.elements, self.scripts, self.captions, self._in = [], [], [], ""
+        self.elements, self.scripts, self.captions, self.texts, self._in = [], [], [], [], ""
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
         self._in = tag
+        if tag == "blockquote":
+            self.texts.append("")
 
     def handle_endtag(self, tag):
         self._in = ""
@@ -41,6 +46,8 @@ class Page(HTMLParser):
             self.scripts.append(data)
         if self._in == "figcaption":
             self.captions.append(data)
+        if self._in == "blockquote":
+            self.texts[-1] += data
 
     def of(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
@@ -100,7 +107,10 @@ const element = dataset => ({
   dataset, value: "", textContent: "", offsetTop: 0, parts: {},
   classList: {toggle() {}}, scrollIntoView() {}, blur() {},
   addEventListener(name, call) { this["on" + name] = call; },
-  querySelector(name) { return this.parts[name] = this.parts[name] || element({}); },
+  querySelector(name) {
+    const made = () => Object.assign(element({}), {textContent: name === "blockquote" ? dataset.text : ""});
+    return this.parts[name] = this.parts[name] || made();
+  },
 });
 const byId = {}, all = {figure: figures.map(element), "#classes button": buttons.map(element)};
 global.localStorage = {getItem: () => stored, setItem(place, text) { this.text = text; }};
@@ -123,8 +133,8 @@ def pressed(page, keys, stored=None):
     facts, script = page.scripts
     told = {
         "figures": [
-            {name.removeprefix("data-"): value for name, value in figure.items()}
-            for figure in page.of("figure")
+            {name.removeprefix("data-"): value for name, value in figure.items()} | {"text": text}
+            for figure, text in zip_longest(page.of("figure"), page.texts)
         ],
         "buttons": [
             {"label": button["data-label"], "key": button["data-key"]}
@@ -165,3 +175,30 @@ def test_keys_label_and_the_file_that_is_saved_is_imported(page, batch, tmp_path
     }
     assert {path: own["ann, a"].label for path, own in votes.items()} == expected
     assert votes[paths[0]]["ann, a"].note == 'so, "so"'
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node to run the page's script")
+def test_keys_put_several_labels_on_a_text(tmp_path):
+    texts = ['one, "1"', "two\n2", "three", "four"]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = replace(FOR_TEXTS, multi_label=True)
+    project.start(tmp_path / "project", tmp_path / "pool.jsonl", classes=("a", "b", "c"), config=config)
+    next_batch(tmp_path / "project", 4, tmp_path / "batch.csv")
+    page = Page((tmp_path / "batch.html").read_text(encoding="utf-8"))
+    keys = {
+        button["data-label"]: button["data-key"] for button in page.of("button") if "data-label" in button
+    }
+    assert keys == {"a": "1", "b": "2", "c": "3", "-": "0", "?": "?"}
+    assert pressed(page, [])["csv"] == (tmp_path / "batch.csv").read_text(encoding="utf-8")
+    # c and a; b, taken away, then none; "cannot tell", then b instead; c put and taken away.
+    done = pressed(page, [*"31 ", *"20 ", *"?2 ", *"33", "annotator:anna"])
+    assert done["count"] == "3 of 4 labeled"
+    (tmp_path / "saved.csv").write_text(done["csv"], encoding="utf-8")
+    import_labels(tmp_path / "project", tmp_path / "saved.csv")
+    votes = project.find(tmp_path / "project").read().votes
+    paths = [figure["data-path"] for figure in page.of("figure")]
+    assert {path: own["anna"].label for path, own in votes.items()} == dict(
+        zip(paths, ("a;c", "-", "b"), strict=False)
+    )
+    assert pressed(page, ["1", "2", "Backspace"])["count"] == "1 of 4 labeled"
+    assert pressed(page, ["1", "Backspace"])["count"] == "0 of 4 labeled"

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from prunefuse import models
+from prunefuse import models, plan_pruning
+from prunefuse._names import TEXT_MODELS
 
 
 def parameters(model: nn.Module) -> int:
@@ -46,8 +47,30 @@ def test_every_name_builds_a_model_with_the_asked_ends() -> None:
     for name in models.names():
         if name in ("wide_resnet28_10", "vgg19", "vgg19_bn", "vgg16", "vgg16_bn", "resnet164"):
             continue  # covered above; slow to initialize
+        if name in TEXT_MODELS:
+            continue  # below
         model = models.build(name, 6, 1, image_size=(8, 8)).eval()
         assert model(torch.randn(2, 1, 8, 8)).shape == (2, 6), name
+
+
+@pytest.mark.parametrize("name", TEXT_MODELS)
+def test_networks_for_texts_are_pruned_and_see_nothing_that_fills_a_text(name: str) -> None:
+    torch.manual_seed(0)
+    model = models.build(name, 3, vocabulary=50, length=20, dropout=0.1).eval()
+    words = torch.randint(1, 50, (4, 20))
+    words[1, 7:], words[2, 1:], words[3] = 0, 0, 0
+    logits = model(words)
+    assert logits.isfinite().all()
+    for row, length in ((1, 7), (1, 12), (2, 1), (3, 5)):
+        torch.testing.assert_close(model(words[row : row + 1, :length].int())[0], logits[row])
+    assert not torch.allclose(model(words.flip(1))[0], logits[0])  # their order counts
+    plan = plan_pruning(model, words[:1], ratio=0.5)
+    small = plan.extract(model)
+    assert plan.notes == ()
+    assert parameters(small) == plan.params[1] < 0.3 * parameters(model)
+    assert small.get_submodule("words").weight.shape == (50, 32)
+    plan.fuse_(model, small)
+    assert model(words).shape == (4, 3)
 
 
 def test_options_reach_the_model() -> None:

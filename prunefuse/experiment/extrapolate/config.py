@@ -154,6 +154,7 @@ class ExtrapolateConfig(MachineOptions, ScoreOptions, DataOptions):
     def __post_init__(self) -> None:
         check_fields(self)
         check_network(self)
+        require(not self.data.startswith("text:"), "data", "images", self.data)
         cut = self.prune_ratio > 0
         require(cut or not self.fuse, "fuse", "left out with prune_ratio 0, as nothing is cut", True)
         require(

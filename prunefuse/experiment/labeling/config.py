@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from prunefuse._options import checked, documented, like
-from prunefuse.experiment.config import DataOptions, MachineOptions, RunConfig
+from prunefuse._options import checked, documented, like, option
+from prunefuse.experiment.config import WHAT, DataOptions, MachineOptions, RunConfig
 from prunefuse.experiment.loop_config import (
     LoopConfig,
     PruneFuseOptions,
@@ -15,6 +15,7 @@ from prunefuse.experiment.loop_config import (
     StoppingOptions,
     TrainingOptions,
 )
+from prunefuse.training._recipe import RECIPES
 
 
 def _hidden(kind: Any, name: str, default: Any) -> Any:
@@ -25,7 +26,7 @@ def _hidden(kind: Any, name: str, default: Any) -> Any:
 @documented
 @dataclass(frozen=True)
 class LabelConfig(RunConfig):
-    """How the images to label next are chosen: the network, its training, and the strategy.
+    """How the images or texts to label next are chosen: the network, its training, and the strategy.
 
     Raises:
         TypeError: a value of another type than its field; names the field.
@@ -62,6 +63,19 @@ class LabelConfig(RunConfig):
     noise: float = _hidden(StartOptions, "noise", 0.01)
     stop_when: tuple[str, ...] = _hidden(StoppingOptions, "stop_when", ())
     stop: bool = _hidden(StoppingOptions, "stop", False)
+    multi_label: bool = field(
+        default=False,
+        metadata=option(
+            WHAT,
+            "Any number of labels for each sample, such as a;b; - is none of them",
+            more="Binary cross-entropy.",
+        ),
+    )
+
+    @property
+    def task(self) -> str:
+        """What the network learns."""
+        return "multi-label" if self.multi_label else "single-label"
 
     @property
     def first(self) -> str:
@@ -73,5 +87,9 @@ class LabelConfig(RunConfig):
 
         Random picks need no selector, so predictions are made by that of entropy.
         """
-        loop = self.loop_of(self.arms[0], self.seeds[0], sizes)
+        loop = replace(self.loop_of(self.arms[0], self.seeds[0], sizes), task=self.task)
         return replace(loop, strategy="entropy") if self.strategy == "random" else loop
+
+
+FOR_TEXTS = LabelConfig(model="text_cnn", recipe=RECIPES["text"])
+"""What holds for texts where nothing is said."""

@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.labeling import images
-from prunefuse.experiment.labeling.journal import CANNOT_TELL
+from prunefuse.experiment.labeling.answers import CANNOT_TELL, NONE, SEPARATOR, parts
 from prunefuse.experiment.labeling.project import Project
 from prunefuse.experiment.labeling.table import Pick, Row, refuse
 
@@ -37,7 +37,7 @@ def text(project: Project, picks: Sequence[Pick]) -> str:
     for name, value in (("size", str(len(picks))), ("mode", "annotation")):
         SubElement(task, name).text = value
     labels = SubElement(task, "labels")
-    for name in (*project.classes, CANNOT_TELL):
+    for name in (*project.classes, *([NONE] if project.several else []), CANNOT_TELL):
         label = SubElement(labels, "label")
         SubElement(label, "name").text = name
         SubElement(label, "type").text = "tag"
@@ -49,8 +49,9 @@ def text(project: Project, picks: Sequence[Pick]) -> str:
         place = {"id": str(number), "name": pick.path, "width": str(width), "height": str(height)}
         image = SubElement(root, "image", place)
         if pick.label or pick.predicted:
-            source = "manual" if pick.label else "auto"
-            SubElement(image, "tag", {"label": pick.label or pick.predicted, "source": source})
+            source, answer = "manual" if pick.label else "auto", pick.label or pick.predicted
+            for name in (parts(answer) or [answer]) if project.several else [answer]:
+                SubElement(image, "tag", {"label": name, "source": source})
     ElementTree.indent(root)
     return ElementTree.tostring(root, "unicode", xml_declaration=True).replace("'", '"', 4) + "\n"
 
@@ -75,10 +76,10 @@ def rows(content: bytes, path: Path, project: Project) -> tuple[Row, ...]:
         other = sorted({shape.tag for shape in image if shape.tag != "tag"})
         if other:
             wrong.append(f"{path}, image {number}: {name} must have tags alone, has {', '.join(other)}")
-        elif len(tags) > 1:
+        elif len(tags) > 1 and not project.several:
             wrong.append(f"{path}, image {number}: {name} must have one tag, got {', '.join(tags)}")
         else:
-            found.append(Row(f"image {number}", place, "".join(tags).strip(), by))
+            found.append(Row(f"image {number}", place, SEPARATOR.join(tags).strip(), by))
     refuse(wrong, path)
     return tuple(found)
 

@@ -1,7 +1,7 @@
 """Batches for FiftyOne and its samples read back: the file ``samples.json`` of its own dataset formats.
 
-A prediction is the field ``predicted``, a label the field ``ground_truth``, both of its kind ``Classification``. Tags of a
-sample that are names of classes are labels as well.
+A prediction is the field ``predicted``, a label the field ``ground_truth``, both of its kind ``Classification``, or
+``Classifications`` where a sample may have several. Tags of a sample that are names of classes are labels as well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prunefuse.errors import ConfigError
-from prunefuse.experiment.labeling.journal import CANNOT_TELL
+from prunefuse.experiment.labeling.answers import CANNOT_TELL, joined, parts
 from prunefuse.experiment.labeling.project import Project
 from prunefuse.experiment.labeling.table import Pick, Row, refuse
 
@@ -42,12 +42,16 @@ def rows(content: bytes, path: Path, project: Project) -> tuple[Row, ...]:
         if not isinstance(place, str) or not isinstance(sample.get("tags", []), list):
             wrong.append(f"{path}, {where}: must have a filepath, and tags as a list")
             continue
-        if field is not None and not _is_classification(field):
-            wrong.append(f"{path}, {where}: {_LABEL} of {place} must be a Classification")
+        said = _labels(field, several=project.several)
+        if said is None:
+            kind = "Classifications" if project.several else "a Classification"
+            wrong.append(f"{path}, {where}: {_LABEL} of {place} must be {kind}")
             continue
-        labels = {tag for tag in sample.get("tags", []) if tag in (*project.classes, CANNOT_TELL)}
-        labels |= {str(field["label"]).strip()} if field and field.get("label") is not None else set()
-        if len(labels) > 1:
+        labels = {tag for tag in sample.get("tags", []) if tag in (*project.classes, CANNOT_TELL)} | said
+        if project.several:
+            empty = joined([]) if field is not None else ""
+            found.append(Row(where, place, joined(sorted(labels)) if labels else empty))
+        elif len(labels) > 1:
             wrong.append(f"{path}, {where}: {place} must have one label, got {', '.join(sorted(labels))}")
         else:
             found.append(Row(where, place, "".join(labels)))
@@ -67,8 +71,17 @@ def _json(content: bytes, path: Path) -> Any:
         raise ConfigError(f"{path}: content must be JSON: {error}") from error
 
 
-def _is_classification(field: Any) -> bool:
-    return isinstance(field, dict) and field.get("_cls") == "Classification"
+def _labels(field: Any, *, several: bool) -> set[str] | None:
+    """The labels of a field; None where it is of another kind."""
+    if field is None:
+        return set()
+    if isinstance(field, dict) and field.get("_cls") == "Classification":
+        return set() if field.get("label") is None else {str(field["label"]).strip()}
+    inside = field.get("classifications") if isinstance(field, dict) else None
+    if not several or not isinstance(inside, list):
+        return None
+    every = [_labels(one, several=False) for one in inside]
+    return None if None in every else {name for one in every if one is not None for name in one}
 
 
 def _sample(project: Project, pick: Pick) -> Mapping[str, Any]:
@@ -81,10 +94,17 @@ def _sample(project: Project, pick: Pick) -> Mapping[str, Any]:
         "why": pick.why,
     }
     if pick.predicted:
-        sample["predicted"] = _classification(pick.predicted, pick.probability)
+        sample["predicted"] = _field(project, pick.predicted, pick.probability)
     if pick.label:
-        sample[_LABEL] = _classification(pick.label, None)
+        sample[_LABEL] = _field(project, pick.label, None)
     return sample
+
+
+def _field(project: Project, answer: str, confidence: float | None) -> Mapping[str, Any]:
+    if not project.several or answer == CANNOT_TELL:
+        return _classification(answer, confidence)
+    inside = [_classification(name, None) for name in parts(answer)]
+    return {"_cls": "Classifications", "classifications": inside}
 
 
 def _classification(label: str, confidence: float | None) -> Mapping[str, Any]:

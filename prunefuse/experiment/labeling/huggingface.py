@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prunefuse.data._texts import objects
 from prunefuse.experiment.labeling import table
+from prunefuse.experiment.labeling.answers import SEPARATOR, joined, parts
 from prunefuse.experiment.labeling.project import Project
 from prunefuse.experiment.labeling.table import Pick, Row, refuse
 
@@ -21,8 +23,17 @@ _COLUMNS = (_NAME, *table.COLUMNS[1:])
 
 
 def lines(project: Project, picks: Sequence[Pick]) -> str:
-    """The metadata of a batch as ``metadata.jsonl``, null where nothing is known."""
-    found = ({_NAME: row.pop("path"), **row} for row in table.fields(project, picks))
+    """The metadata of a batch as ``metadata.jsonl``, null where nothing is known; of texts, their names and texts.
+
+    Labels are lists where a sample may have several.
+    """
+    key = project.source.key
+    found = []
+    for row in table.fields(project, picks):
+        name = {_NAME: row.pop(key)} if project.texts is None else {}
+        if project.several:
+            row = {**row, **{n: parts(row[n]) for n in ("label", "predicted") if row[n]}}
+        found.append({**name, **row})
     return "".join(
         json.dumps({name: None if value == "" else value for name, value in row.items()}) + "\n"
         for row in found
@@ -50,26 +61,28 @@ def rows(content: bytes, path: Path, project: Project) -> tuple[Row, ...]:
     Raises:
         ConfigError: lines that are no objects with a file name, or have a label that is no name; names each.
     """
+    name = _NAME if project.texts is None else project.source.key
     found, wrong = list[Row](), list[str]()
-    for number, line in enumerate(content.decode("utf-8-sig", "surrogateescape").splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in objects(content.decode("utf-8-sig", "surrogateescape")):
         try:
             told = json.loads(line)
         except ValueError as error:
             wrong.append(f"{path}, line {number}: must be JSON: {error}")
             continue
-        if not isinstance(told, dict) or not isinstance(told.get(_NAME), str):
-            wrong.append(f"{path}, line {number}: must be an object with {_NAME}")
+        place = told.get(name) if isinstance(told, dict) else None
+        if project.texts is not None and type(place) is int:
+            place = str(place)
+        if not isinstance(place, str):
+            wrong.append(f"{path}, line {number}: must be an object with {name}")
             continue
-        known = {name: told.get(name) for name in ("label", "annotator", "note", "index")}
-        if bad := [name for name, value in known.items() if not _is_text(value)]:
-            wrong.append(
-                f"{path}, line {number}: {bad[0]} of {told[_NAME]} must be a name, got {known[bad[0]]!r}"
-            )
+        known = {field: told.get(field) for field in ("label", "annotator", "note", "index")}
+        if project.several and isinstance(known["label"], list) and all(map(_is_one, known["label"])):
+            known["label"] = joined(known["label"])
+        if bad := [field for field, value in known.items() if not _is_text(value)]:
+            wrong.append(f"{path}, line {number}: {bad[0]} of {place} must be a name, got {known[bad[0]]!r}")
             continue
-        words = {name: "" if value is None else str(value).strip() for name, value in known.items()}
-        found.append(Row(f"line {number}", told[_NAME], **words))
+        words = {field: "" if value is None else str(value).strip() for field, value in known.items()}
+        found.append(Row(f"line {number}", place, **words))
     refuse(wrong, path)
     return tuple(found)
 
@@ -82,6 +95,10 @@ def recognizes_csv(content: bytes) -> bool:
         name.strip() for name in next(csv.reader(io.StringIO(head.replace(";", ",").replace("\t", ","))), [])
     }
     return _NAME in names and "path" not in names
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, str) and SEPARATOR not in value
 
 
 def _is_text(value: Any) -> bool:

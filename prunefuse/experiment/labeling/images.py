@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,45 @@ from prunefuse.experiment.labeling.config import LabelConfig
 
 if TYPE_CHECKING:
     from prunefuse.data import Data
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a folder.
+
+    Attributes:
+        base: The folder.
+        config: How images are read.
+    """
+
+    base: Path
+    config: LabelConfig
+
+    noun = "image"
+    key = "path"
+
+    def listed(self) -> Iterator[str]:
+        """The paths of the images that are there; none where the folder is not."""
+        return listed(self.base) if self.base.is_dir() else iter(())
+
+    def broken(self, names: Sequence[str], *, skip: bool) -> tuple[str, ...]:
+        """The files that cannot be read as images; as `broken`."""
+        return broken(self.base, names, skip=skip)
+
+    def check_standing(self) -> None:
+        """Nothing: an image is known by its path."""
+
+    def hashes(self, names: Sequence[str]) -> dict[str, str]:
+        """Nothing, likewise."""
+        return {}
+
+    def size(self, names: Sequence[str]) -> str:
+        """How a network reads them, in words."""
+        return f"images are read as {'x'.join(map(str, shape(self.base, names, self.config)))}"
+
+    def data(self, names: Sequence[str], classes: Sequence[str]) -> Data:
+        """The images as a pool, and with augmentation for training; as `data_of`."""
+        return data_of(self.base, names, classes, self.config)
 
 
 def listed(base: Path) -> Iterator[str]:

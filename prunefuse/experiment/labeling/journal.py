@@ -16,14 +16,15 @@ from typing import Any
 
 from prunefuse import _files as files
 from prunefuse.errors import DamagedFileError
+from prunefuse.experiment.labeling.answers import CANNOT_TELL as CANNOT_TELL
+from prunefuse.experiment.labeling.answers import joined, parts
 
 JOURNAL = "journal"
-CANNOT_TELL = "?"
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What an annotator said last of an image: a class, or ``?``."""
+    """What an annotator said last of a sample: a class, several where samples have several, or ``?``."""
 
     label: str
     note: str = ""
@@ -38,6 +39,7 @@ class Journal:
         asked: Utility by path of the images that were ever asked, in order; None where they were drawn.
         holders: Who was asked for an image last, by path, until somebody labels it; empty where nobody was named.
         added: Images that were found after the start, in order, with the label that their folder says, or none.
+        digests: By name the hash of each of them, where their names do not tell.
         draws: How often images were drawn at random.
         imported: SHA-256 of the files imported, each with the annotator that the command named.
         trained: The trainings, oldest first.
@@ -48,6 +50,7 @@ class Journal:
     asked: dict[str, float | None] = field(default_factory=dict)
     holders: dict[str, str] = field(default_factory=dict)
     added: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
     draws: int = 0
     imported: set[tuple[str, str]] = field(default_factory=set)
     trained: list[Mapping[str, Any]] = field(default_factory=list)
@@ -67,6 +70,7 @@ class Journal:
             self.holders |= dict.fromkeys(dict(entry["rows"]), entry.get("for", ""))
         elif entry["kind"] == "images":
             self.added |= dict(entry["rows"])
+            self.digests |= entry.get("digests", {})
         else:
             self.trained.append(entry)
 
@@ -116,8 +120,8 @@ class Merged:
     """What votes come to.
 
     Attributes:
-        label: The class that most votes are for; ``?`` where all say that they cannot tell; empty where there is no vote, or
-            a tie.
+        label: The class that most votes are for, or the labels that more than half of them are for; ``?`` where all say that
+            they cannot tell; empty where there is no vote, or a tie.
         votes: How many votes each class and ``?`` has, most first.
         annotators: Who has voted.
         note: All notes, with their annotators where there are several.
@@ -139,19 +143,36 @@ class Merged:
         return bool(self.votes) and not self.label
 
 
-def merge(votes: Mapping[str, Vote], given: str | None) -> Merged:
-    """The label of an image: that of most votes; without any vote the one that was there at the start."""
+def merge(votes: Mapping[str, Vote], given: str | None, labels: Sequence[str] | None = None) -> Merged:
+    """The label of a sample: that of most votes; without any vote the one that was there at the start.
+
+    With ``labels``, of which a sample may have several, each is voted on.
+    """
     if not votes:
         return Merged(given or "", annotators=() if given is None else ("",))
     counted = Counter(vote.label for vote in votes.values())
     classes = {label: count for label, count in counted.items() if label != CANNOT_TELL}
-    most = [label for label, count in classes.items() if count == max(classes.values())]
-    label = most[0] if len(most) == 1 else "" if most else CANNOT_TELL
+    if labels is None or not classes:
+        most = [label for label, count in classes.items() if count == max(classes.values())]
+        label = most[0] if len(most) == 1 else "" if most else CANNOT_TELL
+    else:
+        label = _voted(classes, labels)
     notes = [(annotator, vote.note) for annotator, vote in sorted(votes.items()) if vote.note]
     several = len(votes) > 1
     note = "; ".join(f"{annotator or 'unnamed'}: {text}" if several else text for annotator, text in notes)
     ordered = tuple(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
     return Merged(label, ordered, tuple(sorted(votes)), note)
+
+
+def _voted(answers: Mapping[str, int], labels: Sequence[str]) -> str:
+    """The labels that more than half of these answers have; nothing where one is in just half of them."""
+    total = sum(answers.values())
+    counts = Counter(dict.fromkeys(labels, 0))
+    for answer, count in answers.items():
+        counts.update(dict.fromkeys(parts(answer), count))
+    if any(2 * count == total for count in counts.values()):
+        return ""
+    return joined([name for name in labels if 2 * counts[name] > total])
 
 
 def said(votes: Mapping[str, Vote]) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 from urllib.parse import quote
 
 from prunefuse.errors import ConfigError
+from prunefuse.experiment.labeling.answers import CANNOT_TELL, NONE, SEPARATOR, parts
 from prunefuse.experiment.labeling.project import Project
 from prunefuse.experiment.labeling.table import Pick, Row, refuse
 
-_CHOICE, _IMAGE = "choice", "image"  # the names of the tags in a labeling configuration
+_CHOICE, _IMAGE, _TEXT = "choice", "image", "text"  # the names of the tags in a labeling configuration
 
 
 def text(project: Project, picks: Sequence[Pick]) -> str:
@@ -46,42 +47,51 @@ def rows(content: bytes, path: Path, project: Project) -> tuple[Row, ...]:
         # JSON-MIN has the data itself, and the choice of one annotation.
         short = "data" not in task
         data = task if short else task["data"]
-        place = data.get("path") if isinstance(data, dict) else None
+        place = data.get(project.source.key) if isinstance(data, dict) else None
         annotations = [task] if short else task.get("annotations")
         if not isinstance(place, str) or not isinstance(annotations, list):
-            wrong.append(f"{path}, task {number}: must have data.path and annotations, or path in JSON-MIN")
+            key = project.source.key
+            wrong.append(f"{path}, task {number}: must have data.{key} and annotations, or {key} in JSON-MIN")
             continue
         for annotation in annotations:
             choices = _short(task.get(_CHOICE)) if short else _choices(annotation)
-            if len(choices) > 1:
+            if len(choices) > 1 and not project.several:
                 wrong.append(f"{path}, task {number}: {place} must have one choice, got {', '.join(choices)}")
             else:
                 by = _annotator(annotation.get("annotator" if short else "completed_by"))
                 index = str(data.get("index", ""))
-                found.append(Row(f"task {number}", place, "".join(choices).strip(), by, index=index))
+                label = SEPARATOR.join(choice.strip() for choice in choices)
+                found.append(Row(f"task {number}", place, label, by, index=index))
     refuse(wrong, path)
     return tuple(found)
 
 
 def _task(project: Project, pick: Pick) -> dict[str, Any]:
+    if project.texts is None:
+        place = quote(f"{project.base.name}/{pick.path}", errors="surrogateescape")
+        shown = {_IMAGE: f"/data/local-files/?d={place}"}
+    else:
+        shown = {_TEXT: project.texts.seen(pick.path)}
     data = {
-        _IMAGE: f"/data/local-files/?d={quote(f'{project.base.name}/{pick.path}', errors='surrogateescape')}",
-        "path": pick.path,
+        **shown,
+        project.source.key: pick.path,
         "index": project.index[pick.path],
         "utility": pick.utility,
         "why": pick.why,
     }
     task: dict[str, Any] = {"data": data}
     if pick.predicted:
-        result = [_choice(pick.predicted)]
+        result = [_choice(project, pick.predicted)]
         task["predictions"] = [{"model_version": "prunefuse", "score": pick.probability, "result": result}]
     if pick.label:
-        task["annotations"] = [{"result": [_choice(pick.label)]}]
+        task["annotations"] = [{"result": [_choice(project, pick.label)]}]
     return task
 
 
-def _choice(label: str) -> dict[str, Any]:
-    return {"type": "choices", "from_name": _CHOICE, "to_name": _IMAGE, "value": {"choices": [label]}}
+def _choice(project: Project, label: str) -> dict[str, Any]:
+    choices = parts(label) if project.several and label not in (NONE, CANNOT_TELL) else [label]
+    shown = _IMAGE if project.texts is None else _TEXT
+    return {"type": "choices", "from_name": _CHOICE, "to_name": shown, "value": {"choices": choices}}
 
 
 def _choices(annotation: Mapping[str, Any]) -> list[str]:

@@ -16,9 +16,10 @@ from typing import Any
 from prunefuse import _files as files
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.labeling import formats, journal, project, table
-from prunefuse.experiment.labeling.journal import CANNOT_TELL, Merged
+from prunefuse.experiment.labeling.answers import CANNOT_TELL, NONE, parts
+from prunefuse.experiment.labeling.journal import Merged
 
-EXPORTED = ("path", "label", "votes", "annotators", "note")
+EXPORTED = ("label", "votes", "annotators", "note")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,10 @@ def import_labels(
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    read = formats.chosen(format, path, content).read(content, path, found)
-    rows = table.checked(read, path, found.classes, found.index, annotator, found.base)
+    read = formats.chosen(format, path, content, project=found).read(content, path, found)
+    base = found.base if found.texts is None else None
+    names = (found.classes, found.index, annotator, base)
+    rows = table.checked(read, path, *names, several=found.several, noun=found.source.noun)
     digest = hashlib.sha256(content).hexdigest()
     with found.held() as now:
         new, changed, add = 0, list[str](), list[tuple[str, str, str, str]]()
@@ -93,8 +96,10 @@ class Status:
     """Where a project stands.
 
     Attributes:
-        images: How many the project has.
-        labels: How many have each class.
+        images: How many images or texts the project has.
+        noun: What these are.
+        labeled: How many have a label.
+        labels: How many have each class, or with several labels for each sample none of them.
         open: How many were asked and have no label yet.
         open_for: Of these, how many whom; empty for nobody in particular.
         cannot_tell: How many nobody can tell.
@@ -106,6 +111,8 @@ class Status:
     """
 
     images: int
+    noun: str
+    labeled: int
     labels: Mapping[str, int]
     open: int
     open_for: Mapping[str, int]
@@ -119,22 +126,29 @@ class Status:
 
 def status(folder: Path | str) -> Status:
     """Where a project stands: labels by class, what is open, what nobody can tell, and disagreements."""
-    from prunefuse.experiment.labeling import images
-
     found = project.find(folder)
     now = found.read()
     merged = found.merged(now)
     counted = Counter(one.label for one in merged.values())
+    each = counted
+    if found.several:
+        each = Counter(
+            name for one in merged.values() for name in parts(one.label) if one.label != CANNOT_TELL
+        )
+        each[NONE] = counted[NONE]
     disputed = tuple(
         (path, one.label or "tie", journal.said(now.votes[path]))
         for path, one in merged.items()
         if one.disputed
     )
     annotators = Counter(by for votes in now.votes.values() for by in votes)
-    there = set(images.listed(found.base)) if found.base.is_dir() else set()
+    there = set(found.source.listed())
+    names = [*found.classes, NONE] if found.several else found.classes
     return Status(
         len(found.paths),
-        {name: counted[name] for name in found.classes},
+        found.source.noun,
+        sum(counted.values()) - counted[""] - counted[CANNOT_TELL],
+        {name: each[name] for name in names},
         sum(is_open(path, merged) for path in now.asked),
         Counter(now.holders[path] for path in now.asked if path in now.holders and is_open(path, merged)),
         counted[CANNOT_TELL],
@@ -167,7 +181,7 @@ def export(folder: Path | str, out: Path | str, *, format: str | None = None) ->
     """
     found, out = project.find(folder), Path(out).expanduser()
     merged = found.merged(found.read())
-    told = formats.chosen(format, out)
+    told = formats.chosen(format, out, project=found)
     if told is not formats.CSV:
         known = {path: one for path, one in merged.items() if one.label not in ("", CANNOT_TELL)}
         picks = [
@@ -175,9 +189,11 @@ def export(folder: Path | str, out: Path | str, *, format: str | None = None) ->
         ]
         write_new(out, told.write(found, picks))
         return len(picks)
+    texts = found.texts
     rows = [
         {
-            "path": path,
+            found.source.key: path,
+            **({} if texts is None else {"text": texts.seen(path)}),
             "label": one.label,
             "votes": journal.words(one.votes),
             "annotators": " ".join(by or "unnamed" for by in one.annotators) if one.votes else "given",
@@ -185,7 +201,8 @@ def export(folder: Path | str, out: Path | str, *, format: str | None = None) ->
         }
         for path, one in merged.items()
     ]
-    write_new(out, files.csv_text(EXPORTED, rows))
+    header = (found.source.key, *(() if texts is None else ("text",)), *EXPORTED)
+    write_new(out, files.csv_text(header, rows))
     return sum(bool(row["label"]) and row["label"] != CANNOT_TELL for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""A labeling project: made once, then opened by every command."""
+"""A labeling project of images or texts: made once, then opened by every command."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from prunefuse import _commit, _lock
+from prunefuse._names import TEXT_MODELS
 from prunefuse._options import changed, require
+from prunefuse.data._words import Vocabulary
 from prunefuse.errors import ConfigError, DamagedFileError
+from prunefuse.experiment.config import SELECTORS, is_own
 from prunefuse.experiment.labeling import images, journal, table
-from prunefuse.experiment.labeling.config import LabelConfig
-from prunefuse.experiment.labeling.journal import CANNOT_TELL, Journal, Merged, Vote
+from prunefuse.experiment.labeling.answers import CANNOT_TELL, NONE, SEPARATOR, parts
+from prunefuse.experiment.labeling.config import FOR_TEXTS, LabelConfig
+from prunefuse.experiment.labeling.journal import Journal, Merged, Vote
+from prunefuse.experiment.labeling.texts import Texts
 
 PROJECT, FORMAT = "project.json", 1
+VOCABULARY = "vocabulary.json"
 UNLABELED = "unlabeled"
 PATIENCE = 30.0  # seconds to wait for another command, which holds a project for moments
 
@@ -29,13 +35,15 @@ class Project:
 
     Attributes:
         folder: Where its state is.
-        base: The folder of the images.
+        base: The folder of the images, or the file of the texts.
         classes: Names, in the order of the network's outputs.
-        paths: The images by index, as paths from ``base``; later ones are at the end, so an index stays what it is.
+        paths: The images by index, as paths from ``base``, or the names of the texts; later ones are at the end, so an index
+            stays what it is.
         given: Labels by path that there were at the start, or that folders of later images say; of nobody in particular.
         told: Votes by path and annotator that there were at the start.
-        skipped: Files that cannot be read, which were left out.
-        config: How images are chosen.
+        skipped: Files that cannot be read, and texts that are empty, which were left out.
+        config: How images or texts are chosen.
+        texts: The texts; None for images.
     """
 
     folder: Path
@@ -46,6 +54,17 @@ class Project:
     told: Mapping[str, Mapping[str, Vote]]
     skipped: tuple[str, ...]
     config: LabelConfig
+    texts: Texts | None = None
+
+    @property
+    def source(self) -> images.Images | Texts:
+        """What is labeled."""
+        return images.Images(self.base, self.config) if self.texts is None else self.texts
+
+    @property
+    def several(self) -> bool:
+        """Whether a sample may have several labels."""
+        return self.config.multi_label
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -68,15 +87,23 @@ class Project:
     def merged(self, now: Journal) -> dict[str, Merged]:
         """What the votes on each image come to, by path; without those of which nothing is known."""
         return {
-            path: journal.merge(now.votes.get(path, {}), self.given.get(path))
+            path: journal.merge(
+                now.votes.get(path, {}), self.given.get(path), self.classes if self.several else None
+            )
             for path in self.paths
             if path in now.votes or path in self.given
         }
 
-    def labels(self, merged: Mapping[str, Merged]) -> dict[int, int]:
-        """Class by index of the images that have a label."""
+    def labels(self, merged: Mapping[str, Merged]) -> dict[int, Any]:
+        """By index of those that have a label: the class, or a zero or one for each where samples have several."""
+        known = {path: one.label for path, one in merged.items() if one.label not in ("", CANNOT_TELL)}
+        if self.several:
+            own = {path: set(parts(label)) for path, label in known.items()}
+            return {
+                self.index[path]: tuple(int(name in own[path]) for name in self.classes) for path in known
+            }
         numbers = {name: number for number, name in enumerate(self.classes)}
-        return {self.index[path]: numbers[one.label] for path, one in merged.items() if one.label in numbers}
+        return {self.index[path]: numbers[label] for path, label in known.items()}
 
 
 def start(
@@ -91,36 +118,48 @@ def start(
 
     Args:
         folder: Where its state goes: new or empty, and not among the images.
-        data: The folder of images. Where it has a folder ``unlabeled``, the images in folders named like classes beside it
-            are labels one has.
+        data: The folder of images, or a file of texts (see `prunefuse.data._texts.read_texts`). Where a folder has a folder
+            ``unlabeled``, the images in folders named like classes beside it are labels one has.
         classes: Their names; left out, those folders, or the classes of ``labels``.
-        labels: A CSV file with the columns path and label: labels one has.
+        labels: A CSV file with the columns path (or id) and label: labels one has. Or the file of texts itself, which has a
+            column label.
         config: How images are chosen.
 
     Raises:
         ConfigError: something is not possible; nothing has been written.
     """
     folder, base = Path(folder).expanduser(), Path(data).expanduser()
-    if not base.is_dir():
-        raise ConfigError(f"data must be a folder of images, got {base}")
+    if not base.exists():
+        raise ConfigError(f"data must be a folder of images, or a file of texts, got {base}")
     base = base.resolve()
-    if folder.resolve().is_relative_to(base):
+    if base.is_dir() and folder.resolve().is_relative_to(base):
         raise ConfigError(f"DIR must not be among the images, got {folder} in {base}")
     if folder.exists() and not _is_left_over(folder):
         raise ConfigError(f"DIR must be a folder that does not exist yet, or is empty, got {folder}")
-    config = config or LabelConfig()
-    if config.weights is not None:  # found again from wherever the next command is called
-        config = replace(config, weights=str(Path(config.weights).expanduser().resolve(strict=True)))
-    paths = tuple(images.listed(base))
+    config = _found_again(config or (LabelConfig() if base.is_dir() else FOR_TEXTS))
+    texts = None
+    if base.is_dir():
+        _check_no_text_options(config)
+    else:
+        texts, config = Texts.begin(base, config)
+    _check_network(config, texts=texts is not None)
+    source = images.Images(base, config) if texts is None else texts
+    paths = tuple(source.listed())
     require(len(paths) > 0, "data", "a folder with images, at any depth", str(base))
     beside = _class_folders(base)
-    skipped = images.broken(base, paths, skip=config.skip_broken)
+    skipped = source.broken(paths, skip=config.skip_broken)
     paths = tuple(path for path in paths if path not in set(skipped))
-    rows = () if labels is None else table.read(Path(labels).expanduser())
-    names = _named(classes, beside, [row.label for row in rows])
+    require(len(paths) > 0, "data", f"{source.noun}s that can be read", str(base))
+    file = None if labels is None else Path(labels).expanduser()
+    rows = _rows_of(file, source)
+    several = config.multi_label
+    names = _named(classes, beside, [row.label for row in rows], several=several)
     given = {path: name for path in paths if (name := _folder_class(path, beside)) in names}
     told: dict[str, dict[str, Vote]] = {}
-    checked = table.checked(rows, Path(str(labels)), names, {path: i for i, path in enumerate(paths)})
+    known = {path: i for i, path in enumerate(paths)}
+    if texts is not None:
+        rows = tuple(row for row in rows if row.path.strip() not in skipped)
+    checked = table.checked(rows, Path(str(labels)), names, known, several=several, noun=source.noun)
     for row in checked:
         if row.annotator and row.label:
             told.setdefault(row.path, {})[row.annotator] = Vote(row.label, row.note)
@@ -134,7 +173,7 @@ def start(
         Path(str(labels)),
     )
     given |= {path: row.label for path, row in own.items()}
-    project = Project(folder, base, names, paths, given, told, skipped, config)
+    project = Project(folder, base, names, paths, given, told, skipped, config, texts)
     folder.mkdir(parents=True, exist_ok=True)
     with _lock.locked(folder, patience=PATIENCE):
         content = {
@@ -147,8 +186,61 @@ def start(
             "skipped": list(skipped),
             "config": asdict(config),
         }
-        _commit.commit(folder, {PROJECT: (json.dumps(content, indent=1) + "\n").encode()})
+        written = {}
+        if texts is not None:
+            content["texts"] = {"text": texts.text, "id": texts.id, "digests": texts.hashes(paths)}
+            written[VOCABULARY] = texts.kept()
+        written[PROJECT] = (json.dumps(content, indent=1) + "\n").encode()
+        _commit.commit(folder, written)
     return project
+
+
+def _found_again(config: LabelConfig) -> LabelConfig:
+    """The same with files that are found from wherever the next command is called."""
+    changes: dict[str, Any] = {}
+    if config.weights is not None:
+        changes["weights"] = str(Path(config.weights).expanduser().resolve(strict=True))
+    for name in ("model", "selector", "tokenizer"):
+        file, _, function = str(getattr(config, name)).rpartition(":")
+        if file.endswith(".py"):
+            changes[name] = f"{Path(file).expanduser().resolve()}:{function}"
+    return replace(config, **changes)
+
+
+def _check_no_text_options(config: LabelConfig) -> None:
+    usual = LabelConfig()
+    for name in ("text", "id", "vocabulary", "length", "tokenizer"):
+        given = getattr(config, name)
+        require(given == getattr(usual, name), name, "left out with a folder of images", given)
+
+
+def _check_network(config: LabelConfig, *, texts: bool) -> None:
+    """Raise ``ConfigError`` for a strategy that the task does not have, or a network for something else."""
+    try:
+        _ = config.loop_for((1, 2)).chooser
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for name in ("model", "selector"):
+        given = getattr(config, name)
+        fits = given in SELECTORS or is_own(given) or (given in TEXT_MODELS) == texts
+        allowed = (
+            f"one of {', '.join(TEXT_MODELS)}, or FILE.py:FUNCTION, for texts"
+            if texts
+            else "a network for images"
+        )
+        require(fits, name, allowed, given)
+
+
+def _rows_of(file: Path | None, source: images.Images | Texts) -> tuple[table.Row, ...]:
+    """The labels that one has: of a table, of JSON lines, or of the file of the texts itself."""
+    if file is None:
+        return ()
+    if isinstance(source, Texts):
+        if file.exists() and file.resolve() == source.base:
+            told = source.labels().items()
+            return tuple(table.Row(source.where(name), name, label) for name, label in told)
+        return table.read(file, source.key)
+    return table.read(file)
 
 
 def find(folder: Path | str) -> Project:
@@ -177,14 +269,21 @@ def find(folder: Path | str) -> Project:
         tuple(content["skipped"]),
         changed(LabelConfig(), content["config"]),
     )
-    added = made.read().added
+    now = made.read()
+    if "texts" in content:
+        told = content["texts"]
+        words = Vocabulary(tuple(json.loads(manifest.read(VOCABULARY))))
+        digests = {**told["digests"], **now.digests}
+        texts = Texts(made.base, told["text"], told["id"], made.config, words, digests)
+        made = replace(made, texts=texts)
+    added = now.added
     given = {path: label for path, label in added.items() if label}
     return replace(made, paths=(*made.paths, *added), given={**made.given, **given}) if added else made
 
 
 @dataclass(frozen=True)
 class Grown:
-    """What has become of the images: those that are there now, new ones, broken new ones, and those that are gone."""
+    """What has become of the images or texts: those that are there now, new ones, broken new ones, and those that are gone."""
 
     project: Project
     there: tuple[str, ...]
@@ -194,18 +293,20 @@ class Grown:
 
 
 def grow(found: Project) -> Grown:
-    """Take in the images that have come into the folder. Those that cannot be read are looked at again the next time.
+    """Take in the images or texts that have come. Those that cannot be read are looked at again the next time.
 
     Raises:
-        ConfigError: none of the images is there.
+        ConfigError: none of those of the project is there, or texts without names are not where they were.
     """
-    listed = tuple(images.listed(found.base)) if found.base.is_dir() else ()
+    source = found.source
+    source.check_standing()
+    listed = tuple(source.listed())
     standing = set(listed)
     gone = tuple(path for path in found.paths if path not in standing)
     if len(gone) == len(found.paths):
-        raise ConfigError(f"{found.base} must have the images of {found.folder}, got none of them")
+        raise ConfigError(f"{found.base} must have the {source.noun}s of {found.folder}, got none of them")
     new = tuple(path for path in listed if path not in found.index)
-    broken = images.broken(found.base, new, skip=True) if new else ()
+    broken = source.broken(new, skip=True) if new else ()
     if set(new) - set(broken):
         beside = _class_folders(found.base)
         with found.held() as now:
@@ -215,7 +316,10 @@ def grow(found: Project) -> Grown:
                 if path not in broken and path not in now.added
             ]
             if rows:
-                journal.append(found.folder, now, "images", rows=rows)
+                digests = source.hashes([path for path, _ in rows])
+                journal.append(
+                    found.folder, now, "images", rows=rows, **({"digests": digests} if digests else {})
+                )
         found = find(found.folder)
     there = tuple(path for path in found.paths if path in standing)
     told = tuple(path for path in broken if path not in found.skipped)
@@ -237,29 +341,37 @@ def _folder_class(path: str, beside: Mapping[str, str]) -> str:
 
 
 def _named(
-    classes: Sequence[str] | None, beside: Mapping[str, str], labels: Sequence[str]
+    classes: Sequence[str] | None, beside: Mapping[str, str], labels: Sequence[str], *, several: bool
 ) -> tuple[str, ...]:
     """The classes: those that are said, else those of the folders and of the labels one has."""
     if classes is None:
-        found = {*beside.values(), *(label.strip() for label in labels)} - {"", CANNOT_TELL}
+        own = [name for label in labels for name in (parts(label) if several else [label])]
+        found = {*beside.values(), *(name.strip() for name in own)} - {"", CANNOT_TELL}
         names = tuple(sorted(found))
     else:
         names = tuple(name.strip() for name in classes)
-    if len(names) < 2:
+    least = "one or more names (--classes a,b)" if several else "two or more names (--classes a,b)"
+    if len(names) < (1 if several else 2):
         raise ConfigError(
-            f"classes must be two or more names (--classes a,b), got {', '.join(names) or 'none'}: "
+            f"classes must be {least}, got {', '.join(names) or 'none'}: "
             "without --classes they are the folders beside `unlabeled`, or the labels of --labels"
         )
     for name, count in Counter(names).items():
         require(
             count == 1 and name not in ("", CANNOT_TELL), "classes", "different names, not empty or ?", name
         )
+        apart = not several or (SEPARATOR not in name and name != NONE)
+        require(apart, "classes", f"names without {SEPARATOR}, and not {NONE}, with multi_label", name)
     return names
 
 
 def _is_left_over(folder: Path) -> bool:
     """Whether a folder has nothing but what a killed `start` leaves."""
-    ours = (f"{PROJECT}.", f"{_commit.MANIFEST}.")  # what is being written has a dot before its name, or two
+    ours = (
+        f"{PROJECT}.",
+        f"{VOCABULARY}.",
+        f"{_commit.MANIFEST}.",
+    )  # what is being written has a dot before its name, or two
     return folder.is_dir() and all(
         entry.name == _lock.LOCK or (entry.name[0] == "." and entry.name.lstrip(".").startswith(ours))
         for entry in folder.iterdir()

@@ -1,4 +1,4 @@
-"""The page beside a batch: thumbnails and keys in one file that needs nothing from outside."""
+"""The page beside a batch: thumbnails or texts, and keys, in one file that needs nothing from outside."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prunefuse._extras import needed_for
 from prunefuse.experiment.labeling import images, table
-from prunefuse.experiment.labeling.journal import CANNOT_TELL
+from prunefuse.experiment.labeling.answers import CANNOT_TELL, NONE, SEPARATOR
 from prunefuse.experiment.labeling.project import Project
 from prunefuse.experiment.labeling.table import Pick
 
@@ -29,15 +29,22 @@ def draw(project: Project, picks: Sequence[Pick], name: str, person: str = "") -
     Raises:
         OSError: an image cannot be read; names the file.
     """
-    paths = [pick.path for pick in picks]
-    with ThreadPoolExecutor() as threads:
-        thumbnails = list(threads.map(_thumbnail, [project.base / path for path in paths]))
+    paths, texts = [pick.path for pick in picks], project.texts
+    thumbnails = [""] * len(paths)
+    if texts is None:
+        with ThreadPoolExecutor() as threads:
+            thumbnails = list(threads.map(_thumbnail, [project.base / path for path in paths]))
     keys = [(_KEYS[i] if i < len(_KEYS) else "", name) for i, name in enumerate(project.classes)]
+    none = [("0", NONE)] if project.several else []
     identity = "\0".join([str(project.folder.resolve()), name, *paths])
     return _template().render(
         name=name,
         person=person,
-        classes=[*keys, ("?", CANNOT_TELL)],
+        noun=project.source.noun,
+        several=project.several,
+        separator=SEPARATOR,
+        nothing=NONE,
+        classes=[*keys, *none, ("?", CANNOT_TELL)],
         items=[
             {
                 "path": pick.path.encode("utf-8", "backslashreplace").decode(),
@@ -46,10 +53,11 @@ def draw(project: Project, picks: Sequence[Pick], name: str, person: str = "") -
                 "predicted": pick.predicted,
                 "why": pick.why,
                 "image": image,
+                "text": None if texts is None else texts.seen(pick.path),
             }
             for pick, image in zip(picks, thumbnails, strict=True)
         ],
-        columns=",".join(table.COLUMNS),
+        columns=",".join(table.columns(project)),
         batch=hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:24],
     )
 

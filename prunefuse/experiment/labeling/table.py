@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,19 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunefuse import _files as files
-from prunefuse._files import text_of_table
+from prunefuse._files import records, text_of_table
 from prunefuse.errors import ConfigError
-from prunefuse.experiment.labeling.journal import CANNOT_TELL
+from prunefuse.experiment.labeling.answers import CANNOT_TELL, in_order
 
 if TYPE_CHECKING:
     from prunefuse.experiment.labeling.project import Project
 
 COLUMNS = ("path", "index", "utility", "predicted", "why", "label", "annotator", "note")
+TEXT_COLUMNS = ("id", "index", "text", *COLUMNS[2:])
+
+
+def columns(project: Project) -> tuple[str, ...]:
+    """Of a batch."""
+    return COLUMNS if project.texts is None else TEXT_COLUMNS
 
 
 @dataclass(frozen=True)
 class Pick:
-    """An image to label: its path, and why it is asked; None and empty where nothing is known. Or one with its label."""
+    """An image to label: its path, and why it is asked; None and empty where nothing is known. Or one with its label.
+
+    A text is likewise; its name is the path.
+    """
 
     path: str
     utility: float | None
@@ -47,8 +55,8 @@ class Row:
     index: str = ""
 
 
-def read(path: Path) -> tuple[Row, ...]:
-    """The rows of a file with the columns path and label; annotator, note and index may be missing.
+def read(path: Path, name: str = "path") -> tuple[Row, ...]:
+    """The rows of a file with the columns path (or another ``name``) and label; annotator, note and index may be missing.
 
     Columns are told by the header, apart by commas, semicolons or tabs.
 
@@ -56,7 +64,7 @@ def read(path: Path) -> tuple[Row, ...]:
         ConfigError: it cannot be read, has not these columns, or a line has more or fewer fields.
     """
     try:
-        return parsed(path.read_bytes(), path)
+        return parsed(path.read_bytes(), path, name=name)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -65,8 +73,9 @@ def fields(project: Project, picks: Sequence[Pick]) -> list[dict[str, Any]]:
     """What the columns have; utilities are numbers, None where nothing is known."""
     return [
         {
-            "path": pick.path,
+            project.source.key: pick.path,
             "index": project.index[pick.path],
+            **({} if project.texts is None else {"text": project.texts.seen(pick.path)}),
             "utility": None if pick.utility is None else float(f"{pick.utility:.6g}"),
             "predicted": pick.predicted,
             "why": pick.why,
@@ -82,23 +91,22 @@ def text(project: Project, picks: Sequence[Pick]) -> str:
     """The images to label as CSV, which people fill."""
     utilities = ("" if pick.utility is None else f"{pick.utility:.6g}" for pick in picks)
     rows = zip(fields(project, picks), utilities, strict=True)
-    return files.csv_text(COLUMNS, [row | {"utility": utility} for row, utility in rows])
+    return files.csv_text(columns(project), [row | {"utility": utility} for row, utility in rows])
 
 
 def parsed(content: bytes, path: Path, *, name: str = "path") -> tuple[Row, ...]:
     """The rows of a file's content, whose column ``name`` has the paths; the argument ``path`` is for messages."""
     text, delimiter = text_of_table(content)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = records(text, delimiter)
     rows, wrong = list[Row](), list[str]()
     try:
-        header = [column.strip().lower() for column in next(lines, [])]
+        header = [column.strip().lower() for column in next(lines, (1, list[str]()))[1]]
         for needed in (name, "label"):
             if header.count(needed) != 1:
                 raise ConfigError(
                     f"{path}, line 1: columns must have {needed} once, got {', '.join(header) or 'none'}"
                 )
-        line = lines.line_num + 1
-        for fields in lines:
+        for line, fields in lines:
             if any(field.strip() for field in fields):
                 if len(fields) != len(header):
                     wrong.append(f"{path}, line {line}: fields must be {len(header)}, got {len(fields)}")
@@ -106,9 +114,8 @@ def parsed(content: bytes, path: Path, *, name: str = "path") -> tuple[Row, ...]
                     row = dict(zip(header, fields, strict=True))
                     known = {key: row.get(key, "").strip() for key in ("label", "annotator", "note", "index")}
                     rows.append(Row(f"line {line}", row[name], **known))
-            line = lines.line_num + 1
     except csv.Error as error:
-        raise ConfigError(f"{path}, line {lines.line_num}: content must be CSV: {error}") from error
+        raise ConfigError(f"{path}: content must be CSV: {error}") from error
     refuse(wrong, path)
     return tuple(rows)
 
@@ -120,8 +127,13 @@ def checked(
     index: Mapping[str, int],
     by: str = "",
     base: Path | None = None,
+    *,
+    several: bool = False,
+    noun: str = "image",
 ) -> list[Row]:
     """The rows, with ``by`` as annotator where none is named. With ``base``, paths may begin with that folder.
+
+    With ``several``, labels are in the order of the classes. ``noun`` is what is labeled, for messages.
 
     Raises:
         ConfigError: lines with an unknown path or class, twice the same, or an annotator's two labels; names each.
@@ -129,8 +141,10 @@ def checked(
     found, wrong = list[Row](), list[str]()
     before: dict[tuple[str, str], Row] = {}
     for row in rows:
-        row = replace(row, path=_known(row.path, index, base), annotator=row.annotator or by)
-        error = _wrong(row, classes, index)
+        row = replace(row, path=_known(row.path, index, base, noun == "image"), annotator=row.annotator or by)
+        error = _wrong(row, classes, index, noun, several)
+        if several and error is None:
+            row = replace(row, label=in_order(row.label, classes))
         first = before.setdefault((row.path, row.annotator), row)
         if error is None and first is not row:
             error = f"duplicate of {first.where}, {row.path}"
@@ -154,8 +168,10 @@ def refuse(wrong: Sequence[str], file: Path) -> None:
         raise ConfigError("\n".join([*wrong, f"Nothing of {file} was taken, as {count} wrong"]))
 
 
-def _known(path: str, index: Mapping[str, int], base: Path | None) -> str:
+def _known(path: str, index: Mapping[str, int], base: Path | None, is_path: bool) -> str:
     """A path as the project has it; blanks belong to names of files, but not those that a spreadsheet added."""
+    if not is_path:
+        return path.strip()
     forms = [path, path.strip(), os.path.normpath(path)]
     if base is not None:
         above = (f"{base}{os.sep}", f"{base.name}/")
@@ -163,13 +179,24 @@ def _known(path: str, index: Mapping[str, int], base: Path | None) -> str:
     return next((form for form in forms if form in index), path)
 
 
-def _wrong(row: Row, classes: Sequence[str], index: Mapping[str, int]) -> str | None:
+def _wrong(
+    row: Row, classes: Sequence[str], index: Mapping[str, int], noun: str, several: bool
+) -> str | None:
     if row.path not in index:
-        return f"path must be of an image of the project, got {row.path!r}"
+        return f"{'path' if noun == 'image' else 'id'} must be of {_a(noun)} of the project, got {row.path!r}"
     if row.index and row.index != str(index[row.path]):
         return f"index must be {index[row.path]}, that of {row.path}, got {row.index!r}"
-    if row.label not in ("", CANNOT_TELL, *classes):
+    if several:
+        try:
+            in_order(row.label, classes)
+        except ValueError as error:
+            return str(error)
+    elif row.label not in ("", CANNOT_TELL, *classes):
         near = [name for name in classes if name.lower() == row.label.lower()]
         meant = f" (is {near[0]} meant? case counts)" if near else ""
         return f"label must be one of {', '.join(classes)}, ? or empty, got {row.label!r}{meant}"
     return None
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun == "image" else f"a {noun}"

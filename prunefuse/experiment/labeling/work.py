@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from prunefuse.errors import (
 )
 from prunefuse.experiment import machine, networks
 from prunefuse.experiment.config import SELECTORS
-from prunefuse.experiment.labeling import formats, images, journal, labels, project, sheet
+from prunefuse.experiment.labeling import answers, formats, journal, labels, project, sheet
 from prunefuse.experiment.labeling.journal import Journal, Merged
 from prunefuse.experiment.labeling.project import Project
 from prunefuse.experiment.labeling.table import Pick
@@ -43,13 +44,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """What was asked, where it stands, how many images are left beside it, and how many of these others were asked for."""
+    """What was asked, where it stands, how many images are left beside it, and how many of these others were asked for.
+
+    ``noun`` is what these are: ``image`` or ``text``.
+    """
 
     picks: tuple[Pick, ...]
     out: Path
     page: Path | None
     left: int
     others: int
+    noun: str = "image"
 
 
 def next_batch(
@@ -85,7 +90,7 @@ def next_batch(
     found, out, person = project.find(folder), Path(out).expanduser(), person.strip()
     if count < 1:
         raise ConfigError(f"n must be at least 1, got {count}")
-    told = formats.chosen(format, out)
+    told = formats.chosen(format, out, project=found)
     page = None if not told.page or str(out) == "-" else out.with_suffix(".html")
     labels.refuse_existing(*(path for path in (out, page) if path is not None and str(path) != "-"))
     if page == out:
@@ -125,7 +130,7 @@ def next_batch(
         break
     left = [path for path in there if labels.is_open(path, merged)]
     others = sum(later.holders.get(path, person) != person for path in left)
-    return Batch(tuple(picks), out, page, len(left) - len(picks), others)
+    return Batch(tuple(picks), out, page, len(left) - len(picks), others, found.source.noun)
 
 
 def predict(
@@ -135,9 +140,11 @@ def predict(
     say: Say = lambda text: None,
     listener: Listener | None = None,
 ) -> int:
-    """Label all images without a label by the selector, and write a CSV file; how many there are.
+    """Label all images or texts without a label by the selector, and write a CSV file; how many there are.
 
-    The columns are path, index, label, probability, and the probability of each class under its name.
+    The columns are path (or id), index, label, probability, and the probability of each class under its name. With several
+    labels for each sample, its labels are those with a probability above a half, and ``probability`` is that of all of them
+    together, if they are independent.
 
     Args:
         folder: The project.
@@ -155,24 +162,24 @@ def predict(
     found, there = _grown(found, say)
     now = found.read()
     have = found.labels(found.merged(now))
-    header = ["path", "index", "label", "probability", *found.classes]
+    header = [found.source.key, "index", "label", "probability", *found.classes]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     with _engine(found, there, now, say, listener) as engine:
         if not engine.can_train:
             raise ConfigError(
-                f"{found.folder} must have labels of two classes to predict the others, got {_known(found, have)}"
+                f"{found.folder} must have labels of two {_kinds(found)} to predict the others, got {_known(found, have)}"
             )
         rest = [place for place, path in enumerate(there) if found.index[path] not in have]
         if rest:
             engine.train()
             rows = engine.probabilities(rest)
     if rest:
-        for place, row in zip(rest, rows.tolist(), strict=True):
-            best = max(range(len(row)), key=row.__getitem__)
-            values = [f"{value:.6f}" for value in (row[best], *row)]
-            writer.writerow([there[place], found.index[there[place]], found.classes[best], *values])
+        named = zip(rest, _predicted(found, rows), rows.tolist(), strict=True)
+        for place, (label, probability), row in named:
+            values = [f"{value:.6f}" for value in (probability, *row)]
+            writer.writerow([there[place], found.index[there[place]], label, *values])
         with found.held() as later:
             _record(found, later, engine.digest, len(engine.have))
     labels.write_new(out, text.getvalue())
@@ -182,19 +189,19 @@ def predict(
 def _grown(found: Project, say: Say) -> tuple[Project, tuple[str, ...]]:
     """The project with the images that have come since, and those that are there; what has changed is said."""
     grown = project.grow(found)
+    source = grown.project.source
     if grown.new:
-        size = "x".join(map(str, images.shape(grown.project.base, grown.there, grown.project.config)))
-        say(f"{_images(len(grown.new))} new; images are read as {size}")
+        say(f"{_counted(len(grown.new), source.noun)} new; {source.size(grown.there)}")
     for path in grown.broken:
         say(f"left out, as it cannot be read: {path}")
     if grown.gone:
         some = ", ".join(grown.gone[:5]) + (", ..." if len(grown.gone) > 5 else "")
-        say(f"{_images(len(grown.gone))} no longer there: {some}")
+        say(f"{_counted(len(grown.gone), source.noun)} no longer there: {some}")
     return grown.project, grown.there
 
 
-def _images(count: int) -> str:
-    return "1 image is" if count == 1 else f"{count} images are"
+def _counted(count: int, noun: str) -> str:
+    return f"1 {noun} is" if count == 1 else f"{count} {noun}s are"
 
 
 def _choose(
@@ -240,19 +247,31 @@ def _choose(
         picks += [Pick(engine.there[place], None, why) for place in places]
         return _signed(picks, person), False
     if not engine.can_train:
-        why = "random draw" if random else "random draw: no labels of two classes yet"
+        why = "random draw" if random else f"random draw: no labels of two {_kinds(found)} yet"
         return _signed(picks + _drawn(found, now, candidates, known, more, why), person), more > 0
     asked = engine.train(0 if random else more, taken)
     if random:
         picks += _drawn(found, now, candidates, known, more, "random draw")
     why = f"highest {engine.strategy}"
     picks += [Pick(engine.there[place], utility, why) for place, utility in asked]
-    best = engine.probabilities([engine.place[pick.path] for pick in picks]).max(1)
+    rows = engine.probabilities([engine.place[pick.path] for pick in picks])
     named = [
-        replace(pick, predicted=found.classes[i], probability=round(p, 6))
-        for pick, i, p in zip(picks, best.indices.tolist(), best.values.tolist(), strict=True)
+        replace(pick, predicted=label, probability=round(p, 6))
+        for pick, (label, p) in zip(picks, _predicted(found, rows), strict=True)
     ]
     return _signed(named, person), random and more > 0
+
+
+def _predicted(found: Project, rows: Tensor) -> list[tuple[str, float]]:
+    """The label of each row of probabilities (N, C), and how probable it is."""
+    if found.several:
+        sure = torch.maximum(rows, 1 - rows).prod(1).tolist()
+        names = [
+            [name for name, p in zip(found.classes, row, strict=True) if p > 0.5] for row in rows.tolist()
+        ]
+        return list(zip(map(answers.joined, names), sure, strict=True))
+    best = rows.max(1)
+    return [(found.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 
 
 def _signed(picks: Sequence[Pick], person: str) -> list[Pick]:
@@ -268,9 +287,17 @@ def _drawn(
     return [Pick(rest[i], None, why) for i in order[:count].tolist()]
 
 
-def _known(found: Project, have: Mapping[int, int]) -> str:
-    names = sorted({found.classes[label] for label in have.values()})
-    return f"{len(have)} labels, of {names[0]} alone" if names else "no labels"
+def _kinds(found: Project) -> str:
+    """What there must be two of to train on."""
+    return "kinds" if found.several else "classes"
+
+
+def _known(found: Project, have: Mapping[int, Any]) -> str:
+    if not have:
+        return "no labels"
+    first = next(iter(have.values()))
+    names = [name for name, there in zip(found.classes, first, strict=True) if there] if found.several else []
+    return f"{len(have)} labels, of {answers.joined(names) if found.several else found.classes[first]} alone"
 
 
 def _record(found: Project, now: Journal, digest: str, count: int) -> None:
@@ -309,7 +336,7 @@ class _Engine:
         found: The project.
         there: The images that are there: the pool.
         place: Where in the pool each is.
-        have: Class by place of those that have a label.
+        have: By place of those that have a label, what it is; see `Project.labels`.
         trained: Whether the network was needed, so that its folder is there.
     """
 
@@ -331,12 +358,12 @@ class _Engine:
 
     @property
     def can_train(self) -> bool:
-        """Whether there are labels of two classes."""
+        """Whether there are labels of two classes, or two answers where samples have several."""
         return len(set(self.have.values())) > 1
 
     @cached_property
     def _data(self) -> Data:
-        return images.data_of(self.found.base, self.there, self.found.classes, self.found.config)
+        return self.found.source.data(self.there, self.found.classes)
 
     @cached_property
     def _dense(self) -> networks.Dense:
@@ -421,15 +448,16 @@ class _Engine:
                     indices=list(places),
                     recipe=config.recipe,
                     workers=config.workers,
+                    task=learner.config.learns,
                 )
             )
-        return found.softmax(1).cpu()
+        return (found.sigmoid() if self.found.several else found.softmax(1)).cpu()
 
     def _threads(self) -> AbstractContextManager[None]:
         return machine.running_on(self.found.config.threads or machine.usual_threads(self._data.input_shape))
 
     def _loop(
-        self, sizes: tuple[int, ...], labeled: dict[int, int] | None, *, folder: Path | None, asks: bool
+        self, sizes: tuple[int, ...], labeled: dict[int, Any] | None, *, folder: Path | None, asks: bool
     ) -> ActiveLearning:
         config, data = self.found.config, self._data
 
