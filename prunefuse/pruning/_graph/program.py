@@ -65,7 +65,7 @@ def depends_on_values(node: fx.Node) -> bool:
     if schema is None:
         return False
     to_numpy = schema.name == "aten::resolve_neg" and not node.users  # the last that is seen of x.numpy()
-    if schema.name == "aten::index":
+    if schema.name in ("aten::index", "aten::where"):
         return makes_sizes(node)
     return to_numpy or schema.name in READS or any(tag in tags for tag in dynamic)
 
