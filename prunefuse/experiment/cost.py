@@ -29,8 +29,8 @@ C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(
        2*d*k*n for the start and for each of at most 100 assignments (typiclust k = |L_r| + picks, n = pool;
        diversity by k_means k = picks, n = those preselected); with diversity by k_center
        2*d*(|L_r| + picks)*(|L_r| + preselected); else 0
-  Planning the pruning, with obspa its passes over calibration samples, has no FLOPs by this count; its seconds are in the
-       seconds of selection.
+  Planning the pruning, with obspa its passes over calibration samples, has no FLOPs by this count; its seconds are
+       in the seconds of selection.
   With T_sync the training of the fused network a selector is cut from (and its teacher's passes) is added.
 Final network: 3*E*b*F(final) + E*b*F(teacher) with distillation. Evaluation on the test set is in no sum."""
 

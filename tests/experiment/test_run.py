@@ -56,6 +56,7 @@ def test_the_folder_has_every_file_and_no_other(finished):
         "random": [],
     }
     expected = {"config.json", "manifest.json", "metrics.csv", "epochs.csv", "ledger.json", "report.html"}
+    expected.add("scores.csv")
     always = ("manifest.json", "state.json", "state.safetensors", "picks.csv", "final.safetensors")
     for arm, more in weights.items():
         for seed in (0, 7):

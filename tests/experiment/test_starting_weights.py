@@ -220,8 +220,8 @@ def test_a_model_of_timm_as_selector(tmp_path):
     [
         ("timm:resnet_18", "model timm:resnet_18 does not work on 1x8x8 images: .* classifier of timm, such as .*resnet18"),
         ("timm:vit_tiny_patch16_224", "model timm:vit_tiny_patch16_224 does not work on 1x8x8 images: "),
-        ("timm:", "model must be one of .* torchvision:NAME or timm:NAME, got 'timm:'"),
-        ("tim:resnet18", "model must be one of .* torchvision:NAME or timm:NAME, got 'tim:resnet18'"),
+        ("timm:", "model must be one of .* torchvision:NAME, timm:NAME or FILE.py:FUNCTION, got 'timm:'"),
+        ("tim:resnet18", "model must be one of .* torchvision:NAME, timm:NAME or FILE.py:FUNCTION, got 'tim:resnet18'"),
     ],
 )  # fmt: skip
 def test_a_model_of_timm_that_is_not_there_or_does_not_suit_the_images(tmp_path, name, message):

@@ -51,7 +51,6 @@ LAUNCHES_ALONE = (
     "scatter_",
     "score",
     "score_ensemble",
-    "score_groups",
     "statistics",
 )
 RISING, FALLING = 0, 1  # orders of threads; others are seeds of random ones
