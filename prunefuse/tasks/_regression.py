@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prunefuse.ops.integers import shown
-from prunefuse.tasks._task import Loss, Metrics, Task
+from prunefuse.tasks._task import Loss, Metrics, Task, require_axes
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,7 @@ class Regression(Task):
         return found[:, None] if found.ndim == 1 else found
 
     def width(self, outputs: Any) -> int:
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-            shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ValueError(f"factory must make a model with outputs (N, D), got outputs of shape {shape}")
-        return outputs.shape[1]
+        return require_axes(outputs, 2, "outputs (N, D)").shape[1]
 
     def label(self, argument: str, sample: int, value: Any, *, width: int | None = None) -> Any:
         found = self.numbers(argument, sample, value).float().reshape(-1)

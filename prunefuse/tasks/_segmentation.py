@@ -11,10 +11,9 @@ from torch.nn import functional
 
 from prunefuse._names import LOGIT_STRATEGIES
 from prunefuse._options import check_fields, checked, one_of
-from prunefuse.ops.integers import shown
 from prunefuse.scoring import score_pixels
 from prunefuse.tasks._counts import class_metrics, class_sums
-from prunefuse.tasks._task import Loss, Metrics, Task
+from prunefuse.tasks._task import Loss, Metrics, Task, require_axes, require_classes
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,7 @@ class Segmentation(Task):
         check_fields(self)
 
     def width(self, outputs: Any) -> int:
-        if not isinstance(outputs, Tensor) or outputs.ndim != 4:
-            shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ValueError(
-                f"factory must make a model with logits (N, C, H, W), got outputs of shape {shape}"
-            )
-        return outputs.shape[1]
+        return require_axes(outputs, 4, "logits (N, C, H, W)").shape[1]
 
     def label(self, argument: str, sample: int, value: Any, *, width: int | None = None) -> Any:
         found = self.numbers(argument, sample, value)
@@ -69,12 +63,7 @@ class Segmentation(Task):
             )
         found = found.long()
         if width is not None:
-            outside = (found != self.ignored) & ((found < 0) | (found >= width))
-            if bool(outside.any()):
-                raise ValueError(
-                    f"{argument} must have classes in [0, {width}) or {self.ignored} for sample {sample}, "
-                    f"got {shown(found[outside][0])}"
-                )
+            require_classes(argument, sample, found, width, self.ignored)
         return found
 
     def stored(self, argument: str, labels: Tensor, samples: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from prunefuse.data._items import CLASSES
 from prunefuse.ops.integers import class_index
 from prunefuse.scoring import score
 from prunefuse.tasks._counts import class_metrics, class_sums
-from prunefuse.tasks._task import Loss, Metrics, Task
+from prunefuse.tasks._task import Loss, Metrics, Task, require_axes
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,7 @@ class SingleLabel(Task):
     label_smoothing = True
 
     def width(self, outputs: Any) -> int:
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-            shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ValueError(f"factory must make a model with logits (N, C), got outputs of shape {shape}")
-        return outputs.shape[1]
+        return require_axes(outputs, 2, "logits (N, C)").shape[1]
 
     def label(self, argument: str, sample: int, value: Any, *, width: int | None = None) -> Any:
         if width is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prunefuse.ops.arrays import as_tensor
+from prunefuse.ops.integers import shown
 
 Metrics = dict[str, float | tuple[float, ...]]
 """By name; a tuple has one number for each class. The first one is what is told where one number is told."""
@@ -180,6 +181,24 @@ def logits_of(given: Any) -> Tensor:
             f"got {type(given).__name__}"
         )
     return found
+
+
+def require_axes(outputs: Any, axes: int, what: str) -> Tensor:
+    """The outputs; ``ValueError``, which says ``what`` they must be, unless they are a tensor with so many axes."""
+    if not isinstance(outputs, Tensor) or outputs.ndim != axes:
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(f"factory must make a model with {what}, got outputs of shape {shape}")
+    return outputs
+
+
+def require_classes(argument: str, sample: int, labels: Tensor, width: int, ignored: int) -> None:
+    """Raise ``ValueError``, naming argument and sample, unless labels are in [0, width) or ``ignored``."""
+    outside = (labels != ignored) & ((labels < 0) | (labels >= width))
+    if bool(outside.any()):
+        raise ValueError(
+            f"{argument} must have classes in [0, {width}) or {ignored} for sample {sample}, "
+            f"got {shown(labels[outside][0])}"
+        )
 
 
 def mask_of(inputs: Any, shape: tuple[int, int], device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from prunefuse._options import check_fields, checked, one_of
 from prunefuse.ops.integers import shown
 from prunefuse.scoring import score_tokens
 from prunefuse.tasks._counts import class_metrics, class_sums
-from prunefuse.tasks._task import Loss, Metrics, Task, mask_of
+from prunefuse.tasks._task import Loss, Metrics, Task, mask_of, require_axes, require_classes
 
 IGNORED = -100
 """The label of tokens that do not count, as transformers' collators have it."""
@@ -56,10 +56,7 @@ class Tokens(Task):
         check_fields(self)
 
     def width(self, outputs: Any) -> int:
-        if not isinstance(outputs, Tensor) or outputs.ndim != 3:
-            shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ValueError(f"factory must make a model with logits (N, T, C), got outputs of shape {shape}")
-        return outputs.shape[2]
+        return require_axes(outputs, 3, "logits (N, T, C)").shape[2]
 
     def label(self, argument: str, sample: int, value: Any, *, width: int | None = None) -> Any:
         found = self.numbers(argument, sample, value)
@@ -69,12 +66,7 @@ class Tokens(Task):
             )
         found = found.long()
         if width is not None:
-            outside = (found != IGNORED) & ((found < 0) | (found >= width))
-            if bool(outside.any()):
-                raise ValueError(
-                    f"{argument} must have classes in [0, {width}) or {IGNORED} for sample {sample}, "
-                    f"got {shown(found[outside][0])}"
-                )
+            require_classes(argument, sample, found, width, IGNORED)
         return found
 
     def stored(self, argument: str, labels: Tensor, samples: Tensor) -> Tensor:
