@@ -20,6 +20,7 @@ from prunefuse.data._items import (
     Reading,
     Targets,
     collated,
+    has_several,
     image_of,
     inputs_of,
     item_of,
@@ -33,6 +34,8 @@ from prunefuse.ops.integers import class_index, row_indices
 
 class Labeled(Dataset[Any]):
     """A data set of some samples of another one, with labels from elsewhere; the other one's labels are not read.
+
+    Items are pairs of an image and a label. Those that are mappings with several inputs stay so, with the label in its place.
 
     >>> from prunefuse.data import Labeled
     >>> Labeled(torch.zeros(100, 1, 8, 8), indices=[3, 7], labels=[1, 0])[1][1]
@@ -68,8 +71,11 @@ class Labeled(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Any, Any]:
+    def __getitem__(self, position: int) -> Any:
         item = item_of(self.images, int(self.indices[position]))
+        if has_several(item):
+            label = self.labels[position]
+            return with_label(item, int(label) if isinstance(self.labels, Tensor) else label)
         if self.targets is not CLASSES:
             return inputs_of(item, Reading(ids=True)), self.labels[position]
         return image_of(item), int(self.labels[position])
@@ -163,7 +169,8 @@ def read(
         images = memory.read(rows, device=device, generator=rng, ids=reading.ids)
         if labels and own is not None:
             # Given labels are in the order of the positions, the data set's own in the order of the data set.
-            yield images, _targets_of(own, batch.positions, reading.targets).to(device)
+            chosen = _targets_of(own, batch.positions, reading.targets)
+            yield images, mapped(lambda one: one.to(device), chosen)
         else:
             yield images, None
 

@@ -160,6 +160,13 @@ def _fields(item: Mapping[Any, Any], reading: Reading) -> Any:
     return named or _value(item, IMAGE_KEYS, "an image")
 
 
+def has_several(item: Any) -> bool:
+    """Whether an item is a mapping with more inputs than an image or one sequence."""
+    if not isinstance(item, Mapping) or not {"image", "img"}.isdisjoint(item):
+        return False
+    return sum(name not in LABEL_KEYS for name in item) > 1
+
+
 def _is_numbers(value: Any) -> bool:
     """Whether a list holds numbers, also in lists, so that it is one tensor."""
     if isinstance(value, tuple | list):

@@ -326,6 +326,30 @@ def test_a_training_of_ones_own():
     assert all(cost.seconds > 0 for cost in rounds[1].costs if cost.phase.startswith("train"))
 
 
+@pytest.mark.parametrize("task", ["single-label", "tokens"])
+def test_a_training_of_ones_own_is_given_all_that_an_item_holds(task):
+    seen = []
+
+    def fit(model, data, *, device, seed, teacher=None):
+        seen.extend(data[index] for index in range(len(data)))
+
+    pool = sentences(20, 0, tags=task == "tokens")
+    config = LoopConfig(schedule=(6,), strategy="random", task=task)
+    learner = ActiveLearning(
+        lambda: Encoder(3, each=task == "tokens"),
+        pool,
+        None,
+        config,
+        fit=fit,
+        evaluate=lambda *_, device: 0.0,
+    )
+    [done] = learner
+    for index, item in zip(done.picks, seen[:6], strict=True):
+        assert item["input_ids"] == pool[index]["input_ids"]
+        assert item["attention_mask"] == pool[index]["attention_mask"]
+        assert torch.equal(torch.as_tensor(item["labels"]), torch.as_tensor(pool[index]["labels"]))
+
+
 def test_a_detector_is_trained_in_its_own_way():
     class Boxes(nn.Module):
         """Says of three places whether there is something."""
