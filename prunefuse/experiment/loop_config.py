@@ -66,7 +66,7 @@ class SelectionOptions:
         ),
     )
     strategy: str | Callable[..., Any] = field(
-        default="entropy",
+        default="margin",
         metadata=option(
             SELECT,
             "What to label first, FILE.py:FUNCTION or MODULE:FUNCTION being your own utility of the logits",

@@ -11,6 +11,11 @@ import torch
 from torch import nn
 
 from prunefuse.data._items import CLASSES, Reading, Targets
+from prunefuse.training._recipe import Recipe
+
+# Measured on one CPU thread: ResNet-56 (up to 64 channels) trains 1.2 times as fast in channels-last, VGG-16 and ResNet-18
+# (up to 512) score 0.8 times as fast.
+_NARROW = 64
 
 
 @contextmanager
@@ -33,6 +38,14 @@ def device_of(model: nn.Module) -> torch.device:
         for tensor in tensors:
             return tensor.device
     return torch.device("cpu")
+
+
+def in_channels_last(model: nn.Module, recipe: Recipe) -> bool:
+    """Whether images and weights are in channels-last: as the recipe says, or where it leaves that open, by what is faster."""
+    if recipe.channels_last is not None:
+        return recipe.channels_last
+    widths = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    return bool(widths) and max(widths) <= _NARROW and device_of(model).type == "cpu"
 
 
 def takes_ids(model: nn.Module) -> bool:

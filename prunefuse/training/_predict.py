@@ -20,13 +20,17 @@ from prunefuse.scoring import EnsembleScores
 from prunefuse.tasks._single_label import SingleLabel
 from prunefuse.tasks._task import Metrics, Task
 from prunefuse.training._feature_file import identity_of, write_features
-from prunefuse.training._modes import called, device_of, evaluating, reading_for
+from prunefuse.training._modes import called, device_of, evaluating, in_channels_last, reading_for
 from prunefuse.training._recipe import Recipe
 
 OnProgress = Callable[[int, int], None]
 Collate = Callable[[list[Any]], Any]
 _PLAIN = Recipe()
 _SINGLE_LABEL = SingleLabel()
+_READ = 512  # samples that are read together
+# Of images that go through a network together on a CPU: what layers give then stays in the cache. Measured on ResNet-56 at
+# 32x32 pixels, 64 images are 1.7 times as fast as 512 in the dense network, and level with them at p = 0.5.
+_PIXELS, _FEWEST = 65_536, 32
 
 
 def forward(model: nn.Module, inputs: Any, recipe: Recipe, task: Task = _SINGLE_LABEL) -> Any:
@@ -35,11 +39,20 @@ def forward(model: nn.Module, inputs: Any, recipe: Recipe, task: Task = _SINGLE_
 
 
 def _run(model: nn.Module, inputs: Any, recipe: Recipe) -> Any:
-    if recipe.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+    laid_out = isinstance(inputs, Tensor) and inputs.ndim == 4 and in_channels_last(model, recipe)
+    if laid_out:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     kind = inputs.device.type if isinstance(inputs, Tensor) else device_of(model).type
-    with torch.autocast(kind, torch.bfloat16, enabled=recipe.autocast):
-        return called(model, inputs)
+    try:
+        with torch.autocast(kind, torch.bfloat16, enabled=recipe.autocast):
+            return called(model, inputs)
+    except RuntimeError as error:
+        if not laid_out or "view size is not compatible" not in str(error):
+            raise
+        raise ValueError(
+            f"channels_last must be False for {type(model).__name__}, which calls view() where reshape() takes images in any "
+            f"format, got {recipe.channels_last}"
+        ) from error
 
 
 def predict(
@@ -47,7 +60,7 @@ def predict(
     data: Any,
     *,
     indices: Sequence[int] | Tensor | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     recipe: Recipe = _PLAIN,
     workers: int = 0,
     on_progress: OnProgress | None = None,
@@ -64,7 +77,7 @@ def predict(
         model: A network, on the device to compute on.
         data: (N, ...) images as a tensor or NumPy array, or a map-style data set. Labels are not touched.
         indices: Only these samples, in this order; or a mask of the samples.
-        batch_size: Samples per forward pass.
+        batch_size: Samples per forward pass. None: up to 512, and on a CPU images of 65,536 pixels in all, or 32.
         recipe: The recipe whose ``autocast`` and ``channels_last`` apply.
         workers: Processes that read data sets that are not in memory.
         on_progress: Called with (samples done, samples in all) after every batch.
@@ -93,7 +106,7 @@ def utilities(
     features: bool = False,
     module: str | None = None,
     indices: Sequence[int] | Tensor | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     recipe: Recipe = _PLAIN,
     workers: int = 0,
     on_progress: OnProgress | None = None,
@@ -135,7 +148,7 @@ def features(
     *,
     module: str | None = None,
     indices: Sequence[int] | Tensor | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     recipe: Recipe = _PLAIN,
     workers: int = 0,
     on_progress: OnProgress | None = None,
@@ -161,7 +174,7 @@ def features(
         data: (N, ...) images as a tensor or NumPy array, or a map-style data set. Labels are not touched.
         module: Name of a submodule whose **output**, flattened to (N, d), is taken instead.
         indices: Only these samples, in this order; or a mask of the samples.
-        batch_size: Samples per forward pass.
+        batch_size: Samples per forward pass. None: up to 512, and on a CPU images of 65,536 pixels in all, or 32.
         recipe: The recipe whose ``autocast`` and ``channels_last`` apply.
         workers: Processes that read data sets that are not in memory.
         on_progress: Called with (samples done, samples in all) after every batch.
@@ -199,11 +212,11 @@ def features(
     identity = {
         **identity_of(model, positions),
         "module": module,
-        "batch_size": batch_size,
+        "batch_size": batch_size or _READ,
         "autocast": recipe.autocast,
-        "channels_last": recipe.channels_last,
+        "channels_last": in_channels_last(model, recipe),
     }
-    return write_features(out, len(positions), batch_size, identity, batches)
+    return write_features(out, len(positions), batch_size or _READ, identity, batches)
 
 
 def predict_with_features(
@@ -212,7 +225,7 @@ def predict_with_features(
     *,
     module: str | None = None,
     indices: Sequence[int] | Tensor | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     recipe: Recipe = _PLAIN,
     workers: int = 0,
     on_progress: OnProgress | None = None,
@@ -248,7 +261,7 @@ def predict_dropout(
     passes: int,
     seed: int,
     indices: Sequence[int] | Tensor | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     recipe: Recipe = _PLAIN,
     workers: int = 0,
     on_progress: OnProgress | None = None,
@@ -298,7 +311,7 @@ def _with_features(
     data: Any,
     module: str | None,
     indices: Sequence[int] | Tensor | None,
-    batch_size: int,
+    batch_size: int | None,
     recipe: Recipe,
     workers: int,
     on_progress: OnProgress | None,
@@ -394,7 +407,7 @@ def evaluate(
     model: nn.Module,
     data: Any,
     *,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     recipe: Recipe = _PLAIN,
     workers: int = 0,
     task: Task = _SINGLE_LABEL,
@@ -426,7 +439,7 @@ def measure(
     model: nn.Module,
     data: Any,
     *,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     recipe: Recipe = _PLAIN,
     workers: int = 0,
     task: Task = _SINGLE_LABEL,
@@ -447,15 +460,18 @@ def measure(
     if len(data) == 0:
         raise ValueError("data must have at least one sample, got none")
     device, total = device_of(model), None
-    batches = in_order(_positions(data, indices), batch_size)
+    batches = in_order(_positions(data, indices), batch_size or _READ)
     reading = reading_for(model, task_targets(task), collate)
     with evaluating(model), torch.no_grad():
         for inputs, labels in read(
             data, batches, labels=True, device=device, workers=workers, reading=reading
         ):
             assert labels is not None
-            part = task.measure(forward(model, inputs, recipe, task), labels)
-            total = part if total is None else total + part
+            passes = (inputs,) if batch_size or not isinstance(labels, Tensor) else _passes(inputs)
+            each = labels.split([len(one) for one in passes]) if len(passes) > 1 else (labels,)
+            for images, told in zip(passes, each, strict=True):
+                part = task.measure(forward(model, images, recipe, task), told)
+                total = part if total is None else total + part
     assert total is not None
     return task.metrics(total)
 
@@ -469,14 +485,14 @@ def _batches(
     model: nn.Module,
     data: Any,
     indices: Sequence[int] | Tensor | None,
-    batch_size: int,
+    batch_size: int | None,
     workers: int,
     on_progress: OnProgress | None,
     collate: Collate | None = None,
 ) -> Iterator[Any]:
     positions = _positions(data, indices)
     device, done = device_of(model), 0
-    batches = in_order(positions, batch_size)
+    batches = in_order(positions, batch_size or _READ)
     inputs_of_batches = read(
         data,
         batches,
@@ -486,10 +502,19 @@ def _batches(
         reading=reading_for(model, collate=collate),
     )
     for batch, (inputs, _) in zip(batches, inputs_of_batches, strict=True):
-        yield inputs
+        yield from [inputs] if batch_size else _passes(inputs)
         done += len(batch.positions)
         if on_progress is not None:
             on_progress(done, len(positions))
+
+
+def _passes(inputs: Any) -> Sequence[Any]:
+    """Parts of what was read that go through a network one after the other."""
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or inputs.device.type != "cpu":
+        return (inputs,)
+    pixels = max(1, inputs.shape[2] * inputs.shape[3])
+    parts: Sequence[Tensor] = inputs.split(max(_FEWEST, _PIXELS // pixels))
+    return parts
 
 
 def _positions(data: Any, indices: Sequence[int] | Tensor | None) -> Tensor:

@@ -26,7 +26,7 @@ from prunefuse.training._adversarial import Adversarial
 from prunefuse.training._checkpoint import Checkpoint, Moment
 from prunefuse.training._clock import Clock
 from prunefuse.training._distillation import Distillation
-from prunefuse.training._modes import device_of, evaluating, reading_for
+from prunefuse.training._modes import device_of, evaluating, in_channels_last, reading_for
 from prunefuse.training._predict import Collate, evaluate, first_of, forward, measure, task_targets
 from prunefuse.training._recipe import Recipe
 
@@ -150,7 +150,7 @@ def train(
     how = _loss_of(task, recipe, data, targets, device_of(model))
     rows, held = _split(len(data), recipe, seed)
     device = device_of(model)
-    layout = torch.channels_last if recipe.channels_last else torch.preserve_format
+    layout = torch.channels_last if in_channels_last(model, recipe) else torch.preserve_format
     model.to(memory_format=layout).train()
     optimizer = _optimizer(model, recipe)
     order, attacks = generator(seed, "order"), generator(seed, "attacks")

@@ -143,7 +143,7 @@ def test_run_alone_is_the_digits_preset(asked):
 
 
 def test_the_command_of_the_readme_is_understood(asked):
-    call("run --data digits --model resnet20 --prune-ratio 0.5 --strategy entropy --budget 20%")
+    call("run --data digits --model resnet20 --prune-ratio 0.5 --strategy margin --budget 20%")
     assert asked == [RunConfig(budget="20%")]
 
 
