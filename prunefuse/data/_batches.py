@@ -175,6 +175,12 @@ def read(
             yield images, None
 
 
+def always_same(data: Any) -> bool:
+    """Whether samples are the same each time they are read: in memory, and not augmented."""
+    memory = in_memory(data.images if isinstance(data, Labeled) else data)
+    return memory is not None and memory.augment is None
+
+
 def _targets_of(labels: Any, positions: Tensor, targets: Targets) -> Any:
     if isinstance(labels, Tensor):
         return targets.stored("data", rows_of(labels, positions), positions)

@@ -32,7 +32,8 @@ C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(
   Planning the pruning, with obspa its passes over calibration samples, has no FLOPs by this count; its seconds are
        in the seconds of selection.
   With T_sync the training of the fused network a selector is cut from (and its teacher's passes) is added.
-Final network: 3*E*b*F(final) + E*b*F(teacher) with distillation. Evaluation on the test set is in no sum."""
+Final network: 3*E*b*F(final) + E*b*F(teacher) with distillation, where images are not augmented b*F(teacher).
+Evaluation on the test set is in no sum."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Sizes:
 
     ``selector`` and ``final`` are FLOPs per input, ``features`` is what a distance
     reads of a sample: the selector's features, with BADGE its logits too, without distances 0. ``candidates`` is how many
-    unlabeled samples are looked at in a round, None being all. ``counted`` is whether the work of training is known.
+    unlabeled samples are looked at in a round, None being all. ``counted`` is whether the work of training is known,
+    ``taught_once`` whether a teacher's outputs are computed once, as samples are not augmented.
     """
 
     selector: float
@@ -51,6 +53,7 @@ class Sizes:
     test: int
     candidates: int | None = None
     counted: bool = True
+    taught_once: bool = False
 
 
 def training_flops(recipe: Recipe, samples: int, flops: float) -> float:
@@ -59,8 +62,10 @@ def training_flops(recipe: Recipe, samples: int, flops: float) -> float:
     return recipe.epochs_for(samples - held) * (3.0 * (samples - held) + held) * flops
 
 
-def teacher_flops(recipe: Recipe, samples: int, flops: float) -> float:
-    """The teacher's forward passes during such a training."""
+def teacher_flops(recipe: Recipe, samples: int, flops: float, *, once: bool = False) -> float:
+    """The teacher's forward passes during such a training, or before it."""
+    if once:
+        return 1.0 * samples * flops
     taught = samples - recipe.held_out(samples)
     return 1.0 * recipe.epochs_for(taught) * taught * flops
 

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from prunefuse._lock import locked
 from prunefuse._seeds import derive, generator, isolated
-from prunefuse.data._batches import Batch, Labeled, read
+from prunefuse.data._batches import Batch, Labeled, always_same, read
 from prunefuse.data._labels import OwnLabels
 from prunefuse.dynamics import Recorder as Dynamics
 from prunefuse.errors import FolderInUseError, TooFewRowsError
@@ -848,6 +848,7 @@ class ActiveLearning:
             0 if self._test is None else len(self._test),
             self._candidates,
             counted,
+            always_same(self._train_data) and self._collate is None,
         )
 
     def _tell(self, event: Event) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse._seeds import derive, generator, isolated
-from prunefuse.data._batches import Batch, Labeled, batch_count, read, shuffled
+from prunefuse.data._batches import Batch, Labeled, always_same, batch_count, read, shuffled
 from prunefuse.data._items import check_map_style, length_of
 from prunefuse.data._labels import OwnLabels
 from prunefuse.errors import TrainingDivergedError as TrainingDivergedError
@@ -27,10 +27,22 @@ from prunefuse.training._checkpoint import Checkpoint, Moment
 from prunefuse.training._clock import Clock
 from prunefuse.training._distillation import Distillation
 from prunefuse.training._modes import device_of, evaluating, in_channels_last, reading_for
-from prunefuse.training._predict import Collate, evaluate, first_of, forward, measure, task_targets
+from prunefuse.training._predict import (
+    Collate,
+    evaluate,
+    first_of,
+    forward,
+    measure,
+    predict,
+    task_targets,
+)
 from prunefuse.training._recipe import Recipe
 
-LossOf = Callable[[nn.Module, Any, Any], tuple[Tensor, Any]]  # model, inputs, labels -> loss, outputs
+LossOf = Callable[[nn.Module, Any, Any, Any], tuple[Tensor, Any]]
+"""From model, inputs, labels and the teacher's outputs to the loss and the outputs."""
+Teach = Callable[[Any, Tensor], Any]
+"""From inputs, and their positions in the data, to the teacher's outputs."""
+_KEPT_BYTES = 1 << 28  # of a teacher's outputs that are computed once
 _SINGLE_LABEL = SingleLabel()
 
 
@@ -116,7 +128,7 @@ def train(
         seed: Fixes order, augmentation and dropout; global generators are left as found. A CPU run with the
             same seed and number of threads is repeatable bit for bit.
         distillation: A teacher on the same device, and how to listen to it. The teacher sees the same augmented images, in
-            evaluation mode, and is left in the mode it was in.
+            evaluation mode, and is left in the mode it was in. Where data in memory are not augmented it sees them once.
         adversarial: Train on attacked images; not together with a teacher.
         test: If given, a data set evaluated after every epoch.
         workers: Processes that read and augment data sets that are not in memory.
@@ -154,9 +166,13 @@ def train(
     model.to(memory_format=layout).train()
     optimizer = _optimizer(model, recipe)
     order, attacks = generator(seed, "order"), generator(seed, "attacks")
-    attacked: LossOf | None = None
+    loss_of: LossOf = partial(_loss, recipe=recipe, distillation=distillation, task=task, how=how)
     if adversarial is not None:
-        attacked = partial(adversarial.loss, recipe=recipe, rng=attacks)
+        attack = partial(adversarial.loss, recipe=recipe, rng=attacks)
+
+        def loss_of(model: nn.Module, inputs: Any, labels: Any, taught: Any) -> tuple[Tensor, Any]:
+            return attack(model, inputs, labels)
+
     samples = len(rows)
     epochs, steps_per_epoch = recipe.epochs_for(samples), batch_count(samples, recipe.batch_size)
     best: dict[str, Tensor] = {}
@@ -193,14 +209,15 @@ def train(
         # One reader for all epochs, so that worker processes start once.
         reading = reading_for(model, targets, collate)
         reader = read(data, batches(), labels=True, device=device, workers=workers, reading=reading)
+        teach: Teach | None = None
         for epoch in range(len(history), epochs):
             if _stops(history, recipe.patience):
                 break
             start = time.perf_counter()
             teaching = Clock(device)
-            loss_of = attacked or partial(
-                _loss, recipe=recipe, distillation=distillation, teaching=teaching, task=task, how=how
-            )
+            if distillation is not None and teach is None:
+                with teaching.running():
+                    teach = _teach(distillation.teacher, data, recipe, task, collate, workers)
             total, measured = torch.zeros((), device=device), None  # summed over the samples
             lr = recipe.lr
             for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
@@ -208,8 +225,11 @@ def train(
                 lr = recipe.lr_at(step, epochs * steps_per_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                positions = ahead.popleft()
-                step_loss, outputs = _step(model, optimizer, inputs, labels, recipe, loss_of)
+                positions, taught = ahead.popleft(), None
+                if teach is not None:
+                    with teaching.running():
+                        taught = teach(inputs, positions)
+                step_loss, outputs = _step(model, optimizer, inputs, labels, taught, recipe, loss_of)
                 with torch.no_grad():
                     part = task.hits(outputs, labels)
                     told = part is not None
@@ -325,12 +345,13 @@ def _step(
     optimizer: torch.optim.Optimizer,
     inputs: Any,
     labels: Any,
+    taught: Any,
     recipe: Recipe,
     loss_of: LossOf,
 ) -> tuple[Tensor, Any]:
     """One optimizer step; returns the loss and the outputs without waiting for the device."""
     try:
-        loss, outputs = loss_of(model, inputs, labels)
+        loss, outputs = loss_of(model, inputs, labels, taught)
     except ValueError as error:
         # What torch says when there is one value for each channel of a batch norm.
         if length_of(inputs) > 1 or "more than 1 value per channel" not in str(error):
@@ -351,10 +372,10 @@ def _loss(
     model: nn.Module,
     inputs: Any,
     labels: Any,
+    taught: Any,
     *,
     recipe: Recipe,
     distillation: Distillation | None,
-    teaching: Clock,
     task: Task,
     how: Loss,
 ) -> tuple[Tensor, Any]:
@@ -363,9 +384,24 @@ def _loss(
     how = _widened(how, task, outputs)
     if distillation is None:
         return task.loss(outputs, labels, how), outputs
-    with teaching.running(), torch.no_grad(), evaluating(distillation.teacher):
-        taught = forward(distillation.teacher, inputs, recipe, task)
     return distillation.loss(outputs, taught, labels, task, how), outputs
+
+
+def _teach(
+    teacher: nn.Module, data: Any, recipe: Recipe, task: Task, collate: Collate | None, workers: int
+) -> Teach:
+    """What the teacher says of batches: computed once where samples are the same each time they are read."""
+    if always_same(data) and collate is None:
+        said = predict(teacher, data, indices=[0], recipe=recipe, task=task)
+        if isinstance(said, Tensor) and said.nbytes * len(data) <= _KEPT_BYTES:
+            known: Tensor = predict(teacher, data, recipe=recipe, workers=workers, task=task)
+            return lambda _, positions: known[positions.to(known.device, non_blocking=True)]
+
+    def teach(inputs: Any, _: Tensor) -> Any:
+        with torch.no_grad(), evaluating(teacher):
+            return forward(teacher, inputs, recipe, task)
+
+    return teach
 
 
 def _widened(how: Loss, task: Task, outputs: Any) -> Loss:
