@@ -170,7 +170,7 @@ def read(
         if labels and own is not None:
             # Given labels are in the order of the positions, the data set's own in the order of the data set.
             chosen = _targets_of(own, batch.positions, reading.targets)
-            yield images, mapped(lambda one: one.to(device), chosen)
+            yield images, mapped(lambda one: one.to(device, non_blocking=True), chosen)
         else:
             yield images, None
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
 from prunefuse.data._items import scaled
+from prunefuse.data._resident import picked, resident
 from prunefuse.ops.arrays import as_tensor
 from prunefuse.ops.integers import class_index
 
@@ -37,7 +38,7 @@ class Augment:
         if self.flip:
             flipped = torch.rand(n, generator=generator) < 0.5
             columns = torch.where(flipped[:, None], columns.flip(1), columns)
-        rows, columns = rows.to(images.device), columns.to(images.device)
+        rows, columns = (one.to(images.device, non_blocking=True) for one in (rows, columns))
         padded = functional.pad(images, (self.pad,) * 4)
         image = torch.arange(n, device=images.device)[:, None, None]
         cropped = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
@@ -87,6 +88,7 @@ class TensorImages(Dataset[Any]):
         self.std = std
         self.augment = augment
         self.as_is = as_is
+        self._scaled: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
     def plain(self) -> TensorImages:
         """The same samples without augmentation; nothing is copied."""
@@ -101,7 +103,7 @@ class TensorImages(Dataset[Any]):
         ids: bool = False,
     ) -> Tensor:
         """The images ``indices`` (int64) as float32 on ``device``, augmented from ``generator``; with ``ids`` as int64."""
-        images = self.images[indices.to(self.images.device)].to(device or self.images.device)
+        images = picked(self.images, indices, device)
         if self.augment is not None:
             images = self.augment(images, generator)
         if self.as_is:
@@ -109,10 +111,16 @@ class TensorImages(Dataset[Any]):
         images = scaled(images, ids=ids)
         if self.mean is not None and self.std is not None:
             shape = (-1,) + (1,) * (images.ndim - 2)
-            mean = torch.tensor(self.mean, device=images.device).view(shape)
-            std = torch.tensor(self.std, device=images.device).view(shape)
+            mean, std = (resident(one, images.device).view(shape) for one in self._scale())
             images = (images - mean) / std
         return images
+
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation as tensors, made once for the values that they have."""
+        given = (self.mean, self.std)
+        if self._scaled is None or self._scaled[0] != given:
+            self._scaled = (given, (torch.tensor(self.mean), torch.tensor(self.std)))
+        return self._scaled[1]
 
     def __len__(self) -> int:
         return len(self.images)

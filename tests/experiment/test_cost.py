@@ -83,6 +83,7 @@ def test_formulas_by_hand() -> None:
     recipe = Recipe(epochs=5, batch_size=8)
     assert training_flops(recipe, 10, 7.0) == 3 * 5 * 10 * 7
     assert teacher_flops(recipe, 10, 7.0) == 5 * 10 * 7
+    assert teacher_flops(recipe, 10, 7.0, once=True) == 10 * 7
     # 10 samples make 2 batches of 8 or fewer, so 30 steps take 15 epochs.
     assert training_flops(Recipe(epochs=5, batch_size=8, min_steps=30), 10, 7.0) == 3 * 15 * 10 * 7
     sizes = Sizes(selector=7.0, final=70.0, features=6, pool=100, test=20)

@@ -79,7 +79,8 @@ def test_flops_of_a_run_by_hand() -> None:
 
     assert total("train_selector") == [3 * 2 * n * small for n in (10, 16, 24)]
     assert total("train_final") == [3 * 2 * n * large for n in (10, 16, 24)]
-    assert total("teacher") == [2 * n * small for n in (10, 16, 24)]
+    # The images are not augmented: what the teacher says of each is computed once.
+    assert total("teacher") == [n * small for n in (10, 16, 24)]
     assert total("score_pool") == [(60 - 10) * small, (60 - 16) * small]
     assert [c.labels for c in costs if c.phase == "score_pool"] == [10, 16]
     selection = selection_cost(costs, 24).flops

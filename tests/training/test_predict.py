@@ -241,3 +241,66 @@ def test_autocast_returns_float32(model: nn.Module) -> None:
     assert cast.dtype == torch.float32
     assert not torch.equal(cast, plain)
     torch.testing.assert_close(cast, plain, atol=0.1, rtol=0.1)
+
+
+def test_images_go_through_a_cpu_in_parts_that_are_the_same_samples() -> None:
+    network, sizes = models.resnet8(in_channels=1), []
+    network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    images = torch.rand(300, 1, 32, 32)
+    said = predict(network, images)
+    assert sizes == [64, 64, 64, 64, 44]
+    sizes.clear()
+    whole = predict(network, images, batch_size=300)
+    assert sizes == [300]
+    torch.testing.assert_close(said, whole)
+    sizes.clear()
+    data = TensorImages(images, torch.arange(300) % 10)
+    assert evaluate(network, data) == float((whole.argmax(1) == data.labels).double().mean())
+    assert sizes == [64, 64, 64, 64, 44]
+
+
+@pytest.mark.parametrize(("side", "parts"), [(8, [512, 88]), (16, [256, 256, 88]), (128, [32] * 18 + [24])])
+def test_a_part_has_so_many_pixels_or_at_least_32_images(side: int, parts: list[int]) -> None:
+    network, sizes = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), []
+    network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    progress: list[tuple[int, int]] = []
+    predict(network, torch.zeros(600, 1, side, side), on_progress=lambda *done: progress.append(done))
+    assert sizes == parts
+    assert progress[-1] == (600, 600)
+
+
+class Viewing(nn.Module):
+    """As much code is written: view(), which takes contiguous images alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.fc(x.view(x.shape[0], -1))
+
+
+def test_code_that_needs_contiguous_images_is_told() -> None:
+    images = torch.rand(10, 3, 8, 8)
+    predict(Viewing(), images)
+    with pytest.raises(ValueError, match="channels_last must be False for Viewing, which calls view"):
+        predict(Viewing(), images, recipe=Recipe(channels_last=None))
+    with pytest.raises(ValueError, match="channels_last must be False for Viewing.*got True"):
+        predict(Viewing(), images, recipe=Recipe(channels_last=True))
+
+
+def test_narrow_networks_are_in_channels_last_where_that_is_left_open() -> None:
+    def layout(network: nn.Module, open_: bool | None) -> bool:
+        seen: list[bool] = []
+        network.register_forward_pre_hook(
+            lambda _, args: seen.append(args[0].is_contiguous(memory_format=torch.channels_last))
+        )
+        predict(network, torch.rand(4, 3, 32, 32), recipe=Recipe(channels_last=open_))
+        return seen[0]
+
+    assert layout(models.resnet8(), None)
+    assert not layout(models.resnet8(), False)
+    assert not layout(nn.Sequential(nn.Conv2d(3, 65, 3), nn.Flatten()), None)
+    assert layout(nn.Sequential(nn.Conv2d(3, 65, 3), nn.Flatten()), True)
+    assert not layout(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2)), None)

@@ -1,6 +1,7 @@
 """Training: it learns, repeats bit for bit, restores what it borrows, and fails loudly."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -178,6 +179,24 @@ def test_student_follows_its_teacher_without_labels(digits: TensorImages) -> Non
     history = train(student, wrong, recipe, distillation=Distillation(teacher, weight=0.0))
     assert evaluate(student, data.plain()) > 0.6
     assert all(e.teacher_seconds > 0 for e in history)
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_a_teacher_sees_what_does_not_change_once(augmented: bool) -> None:
+    images, labels = torch.rand(20, 1, 8, 8), torch.arange(20) % 10
+    data = TensorImages(images, labels, augment=Augment(pad=1, flip=False) if augmented else None)
+    teacher, seen = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), []
+    teacher.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    student = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    before = deepcopy(student)
+    recipe = Recipe(epochs=3, batch_size=5, lr=0.1, schedule="constant", momentum=0.0, weight_decay=0.0)
+    train(student, data, recipe, distillation=Distillation(teacher))
+    # Once, after the first sample that tells how much there is to keep; else in every epoch.
+    assert sum(seen) == (60 if augmented else 21)
+    if not augmented:  # and what it says of each sample is what the sample is trained with
+        listed = [(image, int(label)) for image, label in zip(images, labels, strict=True)]
+        train(before, listed, recipe, distillation=Distillation(teacher))
+        torch.testing.assert_close(student[1].weight, before[1].weight)
 
 
 def test_distillation_loss_by_hand() -> None:
