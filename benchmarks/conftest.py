@@ -12,7 +12,7 @@ import torch
 from prunefuse.bench import record, table
 
 HERE = Path(__file__).parent
-RESULTS, COSTS, PRUNING = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
+RESULTS, COSTS, PRUNING, LOOPS = (pytest.StashKey() for _ in range(4))
 
 
 def pytest_addoption(parser):
@@ -31,6 +31,7 @@ def pytest_configure(config):
     config.option.showcapture = "no"  # the compiler's log of itself
     config.stash[RESULTS], config.stash[COSTS] = [], []
     config.stash[PRUNING] = {"coverage": {}, "networks": {}}
+    config.stash[LOOPS] = {}
     try:
         if (path := _target(config)) is not None:
             record.require_new(path)
@@ -53,6 +54,11 @@ def pruning(request):
     return request.config.stash[PRUNING]
 
 
+@pytest.fixture
+def loops(request):
+    return request.config.stash[LOOPS]
+
+
 def pytest_terminal_summary(terminalreporter, config):
     results, costs, pruning = config.stash[RESULTS], config.stash[COSTS], config.stash[PRUNING]
     if results:
@@ -65,6 +71,11 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("cost of selection")
         plot = selection_cost.plot(costs, _plot(config))
         terminalreporter.write_line(selection_cost.report(costs) + f"\n\nPlot: {plot}")
+    if loops := config.stash[LOOPS]:
+        import loop_speed
+
+        terminalreporter.section("seconds of the loop (times as fast; above 1 is faster)")
+        terminalreporter.write_line(loop_speed.report(loops))
     if any(pruning.values()):
         from benchmarks import peer_tables
 
@@ -72,8 +83,9 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("pruning, beside torch-pruning")
         found = {"versions": versions, **pruning}
         terminalreporter.write_line(f"{peer_tables.tables(found)}\n\n{peer_tables.failures(found)}")
-    if (results or costs or any(pruning.values())) and (path := _target(config)) is not None:
+    if (results or costs or loops or any(pruning.values())) and (path := _target(config)) is not None:
         more = {"selection_cost": selection_cost.as_json(costs)} if costs else {}
+        more |= {"loop_speed": loops} if loops else {}
         more |= {name: found for name, found in pruning.items() if found}
         record.save(path, results, shlex.join(["pytest", *sys.argv[1:]]), _device(), more)
         terminalreporter.write_line(f"Results: {path}")

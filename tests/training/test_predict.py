@@ -286,7 +286,7 @@ def test_code_that_needs_contiguous_images_is_told() -> None:
     predict(Viewing(), images)
     with pytest.raises(ValueError, match="channels_last must be False for Viewing, which calls view"):
         predict(Viewing(), images, recipe=Recipe(channels_last=None))
-    with pytest.raises(ValueError, match="channels_last must be False for Viewing.*got True"):
+    with pytest.raises(ValueError, match=r"channels_last must be False for Viewing.*got True"):
         predict(Viewing(), images, recipe=Recipe(channels_last=True))
 
 
