@@ -132,51 +132,49 @@ struct LaneLabels {
   const Groups& groups;
   const GroupOutputs<Acc>& out;
   Acc inverse_temperature;
-  bool fractions = false;
+  bool fractions = false, others = false;  // whether some utility is one of these
   LabelSums<Acc> sums = {};
   int held = 0;
-  double confidence = 0, entropy = 0;
-  Acc least = std::numeric_limits<Acc>::infinity();
+  double confidence = 0, entropy = 0, energy = 0, size = 0;
+  Acc least = std::numeric_limits<Acc>::infinity(), highest = -std::numeric_limits<Acc>::infinity();
   bool has_nan = false;
   int64_t rows = 0;
-  double values[kUtilityCount];  // of what takes each label by itself
+  int above[kUtilityCount] = {};
 
   __device__ LaneLabels(const Groups& of, const GroupOutputs<Acc>& to, Acc inverse)
       : groups(of), out(to), inverse_temperature(inverse) {
 #pragma unroll
     for (int k = 0; k < kUtilityCount; ++k) {
-      values[k] = no_rows(groups.reduction).value;
       fractions = fractions || (k < out.count && is_fraction(out.which[k]));
+      others = others || (k < out.count && !is_fraction(out.which[k]));
     }
   }
 
   __device__ void take(Acc x) {
-    const Acc size = x < 0 ? -x : x;
+    const Acc of_x = x < 0 ? -x : x;
+    const Acc energy_of_x = others ? label_energy(x, groups.pool.probabilities, inverse_temperature) : Acc(0);
     ++rows;
     has_nan = has_nan || x != x;
-    least = size < least ? size : least;
-    if (Sums && fractions) {
-      const Acc t = shifted(-size, Acc(0), inverse_temperature);
+    if constexpr (Sums) {
+      if (others) {
+        energy += static_cast<double>(energy_of_x);
+        size += static_cast<double>(of_x);
+      }
+      if (!fractions) return;
+      const Acc t = shifted(-of_x, Acc(0), inverse_temperature);
       absorb(sums, exp_of(t), t);
       if (++held == kLabels) add_up();
-    }
+    } else if (groups.reduction == Reduction::kMax) {
+      least = of_x < least ? of_x : least;
+      highest = energy_of_x > highest ? energy_of_x : highest;
+    } else {
 #pragma unroll
-    for (int k = 0; k < kUtilityCount; ++k) {
-      if (k >= out.count || (Sums ? is_fraction(out.which[k]) : skips(out.which[k]))) continue;
-      const Utility which = out.which[k];
-      if (!Sums && groups.reduction != Reduction::kMax && which != Utility::kEnergy) {
-        values[k] += size <= out.limits[k] ? 1.0 : 0.0;
-      } else {
-        const Acc one = label_utility(x, which, groups.pool.probabilities, inverse_temperature);
-        const GroupState state = state_of(one, groups.reduction, static_cast<Acc>(groups.threshold));
-        values[k] = merge({values[k], 0}, state, groups.reduction).value;
+      for (int k = 0; k < kUtilityCount; ++k) {
+        if (k >= out.count) break;
+        const bool energy_is = energy_of_x > static_cast<Acc>(groups.threshold);
+        above[k] += out.which[k] == Utility::kEnergy ? energy_is : of_x <= out.limits[k];
       }
     }
-  }
-
-  // What a maximum does not look at: it follows from the least |x|.
-  __device__ bool skips(Utility which) const {
-    return groups.reduction == Reduction::kMax && which != Utility::kEnergy;
   }
 
   __device__ void add_up() {
@@ -187,12 +185,17 @@ struct LaneLabels {
     held = 0;
   }
 
-  __device__ GroupState state(int k) const {
-    const Utility which = out.which[k];
-    double value = values[k];
-    if (Sums && is_fraction(which)) value = utility(LabelTotals<double>{confidence, entropy}, which);
-    if (!Sums && skips(which) && rows > 0) {
-      value = static_cast<double>(label_utility(least, which, groups.pool.probabilities, inverse_temperature));
+  // Of the labels for `which`, number `k` of those asked for.
+  __device__ GroupState state(Utility which, int k) const {
+    double value = static_cast<double>(above[k]);
+    if constexpr (Sums) {
+      value = which == Utility::kEnergy        ? energy
+              : which == Utility::kLogitMargin ? -size
+                                               : utility(LabelTotals<double>{confidence, entropy}, which);
+    } else if (groups.reduction == Reduction::kMax) {
+      value =
+          static_cast<double>(which == Utility::kEnergy ? highest : label_utility(least, which, inverse_temperature));
+      if (rows == 0) value = no_rows(groups.reduction).value;
     }
     return {has_nan ? std::numeric_limits<double>::quiet_NaN() : value, rows};
   }
@@ -230,7 +233,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 #pragma unroll
     for (int k = 0; k < kUtilityCount; ++k) {
       if (k >= out.count) break;
-      const GroupState state = merge_states(labels.state(k), lanes, groups.reduction);
+      const GroupState state = merge_states(labels.state(out.which[k], k), lanes, groups.reduction);
       if (lane == 0 && wanted < units) write_state(groups, out, parts, number, k, state);
     }
   }

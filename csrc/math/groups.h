@@ -69,19 +69,26 @@ PRUNEFUSE_HD V utility(const LabelTotals<V>& totals, Utility which) {
   return which == Utility::kMargin ? totals.confidence + totals.confidence : totals.confidence;
 }
 
-// Utility of one label; all but the energy depend on the size of its logit alone.
+// log(1 + e) of a label.
 template <class Acc>
-PRUNEFUSE_HD Acc label_utility(Acc x, Utility which, bool probabilities, Acc inverse_temperature) {
+PRUNEFUSE_HD Acc label_log_sum(Acc size, Acc inverse_temperature) {
+  return log1p_unit_of(exp_of(shifted(-size, Acc(0), inverse_temperature)));
+}
+
+template <class Acc>
+PRUNEFUSE_HD Acc label_energy(Acc x, bool probabilities, Acc inverse_temperature) {
   const Acc size = x < 0 ? -x : x;
-  if (which == Utility::kLogitMargin) return -size;
-  const Acc t = shifted(-size, Acc(0), inverse_temperature);
-  const Acc e = exp_of(t), log_sum = log1p_unit_of(e);
-  if (which == Utility::kEnergy) {
-    // The larger of log p and log(1 - p), or of x and 0.
-    const Acc top = probabilities ? -log1p_unit_of(exp_of(shifted(-size, Acc(0), Acc(1)))) : (x > 0 ? x : Acc(0));
-    return x == x ? -(top + log_sum / inverse_temperature) : x;
-  }
-  return x == x ? utility(totals_of<Acc>({e, e, e * t}, log_sum, Acc(1)), which) : x;
+  // The larger of log p and log(1 - p), or of x and 0.
+  const Acc top = probabilities ? -label_log_sum(size, Acc(1)) : (x > 0 ? x : Acc(0));
+  return x == x ? -(top + label_log_sum(size, inverse_temperature) / inverse_temperature) : x;
+}
+
+// A utility of one label but the energy: it depends on the size of the logit alone.
+template <class Acc>
+PRUNEFUSE_HD Acc label_utility(Acc size, Utility which, Acc inverse_temperature) {
+  if (which == Utility::kLogitMargin || size != size) return -size;
+  const Acc t = shifted(-size, Acc(0), inverse_temperature), e = exp_of(t);
+  return utility(totals_of<Acc>({e, e, e * t}, log1p_unit_of(e), Acc(1)), which);
 }
 
 // The largest |x| with a utility, one that falls with |x|, above the threshold; -1 if there is none.
@@ -89,7 +96,7 @@ template <class Acc>
 Acc label_limit(Utility which, Acc threshold, Acc inverse_temperature) {
   using Bits = std::conditional_t<sizeof(Acc) == sizeof(float), int32_t, int64_t>;
   const auto above = [&](Bits bits) {
-    return label_utility(bits_as<Acc>(bits), which, false, inverse_temperature) > threshold;
+    return label_utility(bits_as<Acc>(bits), which, inverse_temperature) > threshold;
   };
   // Numbers that are not negative have the order of their bits.
   Bits yes = -1, no = bits_as<Bits>(std::numeric_limits<Acc>::infinity());

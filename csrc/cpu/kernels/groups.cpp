@@ -28,7 +28,9 @@ void score_tile(const Groups& groups, const Stored* data, int64_t rows, int64_t 
     for (int64_t j = 0; j < rows; ++j) {
       const auto x = label_logit(static_cast<accumulate_t<Stored>>(widen(data[j * all.row_stride])), all.probabilities);
       for (int k = 0; k < out.count; ++k) {
-        room[k * kTile + j] = label_utility(x, out.which[k], all.probabilities, inverse_temperature);
+        room[k * kTile + j] = out.which[k] == Utility::kEnergy
+                                  ? label_energy(x, all.probabilities, inverse_temperature)
+                                  : label_utility(x < 0 ? -x : x, out.which[k], inverse_temperature);
       }
     }
     return;
