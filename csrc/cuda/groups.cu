@@ -151,7 +151,7 @@ struct LaneLabels {
   }
 
   __device__ void take(Acc x) {
-    const Acc of_x = x < 0 ? -x : x;
+    const Acc of_x = magnitude_of(x);
     const Acc energy_of_x = others ? label_energy(x, groups.pool.probabilities, inverse_temperature) : Acc(0);
     ++rows;
     has_nan = has_nan || x != x;
@@ -163,7 +163,6 @@ struct LaneLabels {
       if (!fractions) return;
       const Acc t = shifted(-of_x, Acc(0), inverse_temperature);
       absorb(sums, exp_of(t), t);
-      if (++held == kLabels) add_up();
     } else if (groups.reduction == Reduction::kMax) {
       least = of_x < least ? of_x : least;
       highest = energy_of_x > highest ? energy_of_x : highest;
@@ -175,6 +174,12 @@ struct LaneLabels {
         above[k] += out.which[k] == Utility::kEnergy ? energy_is : of_x <= out.limits[k];
       }
     }
+  }
+
+  // Call it after every `taken` labels, which are few.
+  __device__ void add_up_after(int taken) {
+    held += taken;
+    if (Sums && held >= kLabels) add_up();
   }
 
   __device__ void add_up() {
@@ -215,19 +220,25 @@ __global__ void __launch_bounds__(kBlockThreads)
     const int64_t wanted = first + threadIdx.x / lanes, number = wanted < units ? wanted : units - 1;
     const Unit<Stored> unit = unit_of<Stored>(groups, parts, number);
     LaneLabels<Acc, Sums> labels(groups, out, inverse_temperature);
-    for (int64_t row = unit.begin + lane; row < unit.end; row += kBatch * lanes) {
-      Stored stored[kBatch] = {};
-      bool counts[kBatch];
+    const auto take = [&](Stored stored) {
+      labels.take(label_logit(static_cast<Acc>(widen(stored)), pool.probabilities));
+    };
+    int64_t row = unit.begin + lane;
+    const Stored* from = unit.data + row * pool.row_stride;
+    const int64_t step_of_lane = lanes * pool.row_stride;
+    for (; unit.mask == nullptr && row + (kBatch - 1) * lanes < unit.end; row += kBatch * lanes) {
+      Stored stored[kBatch];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const int64_t at = row + i * lanes;
-        counts[i] = at < unit.end && unit.counts(groups, at);
-        if (counts[i]) stored[i] = unit.data[at * pool.row_stride];
-      }
+      for (int i = 0; i < kBatch; ++i) stored[i] = from[i * step_of_lane];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        if (counts[i]) labels.take(label_logit(static_cast<Acc>(widen(stored[i])), pool.probabilities));
-      }
+      for (int i = 0; i < kBatch; ++i) take(stored[i]);
+      labels.add_up_after(kBatch);
+      from += kBatch * step_of_lane;
+    }
+    for (; row < unit.end; row += lanes, from += step_of_lane) {
+      if (!unit.counts(groups, row)) continue;
+      take(*from);
+      labels.add_up_after(1);
     }
     if (Sums && labels.fractions) labels.add_up();
 #pragma unroll

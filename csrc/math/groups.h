@@ -19,6 +19,9 @@ namespace prunefuse {
 enum class Reduction : int64_t { kMean = 0, kMax = 1, kSum = 2, kShare = 3, kCount = 4 };
 constexpr int64_t kReductionCount = 5;
 
+PRUNEFUSE_HD float magnitude_of(float x) { return ::fabsf(x); }
+PRUNEFUSE_HD double magnitude_of(double x) { return ::fabs(x); }
+
 // A probability's logit; NaN outside of [0, 1].
 template <class Acc>
 PRUNEFUSE_HD Acc label_logit(Acc value, bool probabilities) {
@@ -77,7 +80,7 @@ PRUNEFUSE_HD Acc label_log_sum(Acc size, Acc inverse_temperature) {
 
 template <class Acc>
 PRUNEFUSE_HD Acc label_energy(Acc x, bool probabilities, Acc inverse_temperature) {
-  const Acc size = x < 0 ? -x : x;
+  const Acc size = magnitude_of(x);
   // The larger of log p and log(1 - p), or of x and 0.
   const Acc top = probabilities ? -label_log_sum(size, Acc(1)) : (x > 0 ? x : Acc(0));
   return x == x ? -(top + label_log_sum(size, inverse_temperature) / inverse_temperature) : x;

@@ -30,7 +30,7 @@ void score_tile(const Groups& groups, const Stored* data, int64_t rows, int64_t 
       for (int k = 0; k < out.count; ++k) {
         room[k * kTile + j] = out.which[k] == Utility::kEnergy
                                   ? label_energy(x, all.probabilities, inverse_temperature)
-                                  : label_utility(x < 0 ? -x : x, out.which[k], inverse_temperature);
+                                  : label_utility(magnitude_of(x), out.which[k], inverse_temperature);
       }
     }
     return;

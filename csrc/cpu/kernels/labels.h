@@ -23,16 +23,16 @@ struct LabelLanes {
   floats values[kUtilityCount];
 };
 
-inline floats size_of(floats x) { return bits_as<floats>(bits_as<ints>(x) & 0x7fffffff); }
+inline floats size_lanes(floats x) { return bits_as<floats>(bits_as<ints>(x) & 0x7fffffff); }
 
 // -size / T, in units of ln 2; a NaN stays.
 inline floats label_exponent(floats size, float inverse_temperature) {
   return larger(broadcast(kLowestLog2), size * (inverse_temperature * -kLog2E));
 }
 
-inline floats label_energy(floats x, const LabelWork& work) {
+inline floats energy_lanes(floats x, const LabelWork& work) {
   const auto log_sum_at = [&](float inverse_temperature) {
-    return log1p_unit(exp2_of<floats, ints>(label_exponent(size_of(x), inverse_temperature)));
+    return log1p_unit(exp2_of<floats, ints>(label_exponent(size_lanes(x), inverse_temperature)));
   };
   const floats top = work.probabilities ? -log_sum_at(1.0f) : larger(floats{}, x);
   const floats energy = -(top + log_sum_at(work.inverse_temperature) * (1.0f / work.inverse_temperature));
@@ -50,7 +50,7 @@ LabelTotals<floats> label_totals(const LabelWork& work, int64_t count, const Tak
     for (int64_t i = begin; i < count && i < begin + kLabels; ++i) {
       take(i, [&](floats x, ints counts) {
         // Infinite logits add nothing.
-        const floats size = select(counts, size_of(x), broadcast(std::numeric_limits<float>::infinity()));
+        const floats size = select(counts, size_lanes(x), broadcast(std::numeric_limits<float>::infinity()));
         const floats t = label_exponent(size, work.inverse_temperature);
         absorb(sums, exp2_of<floats, ints>(t), t);
       });
@@ -82,7 +82,7 @@ LabelLanes sum_labels(const LabelWork& work, int64_t count, const Take& take) {
     floats total{};
     for (int64_t i = 0; i < count; ++i) {
       take(i, [&](floats x, ints counts) {
-        const floats one = which == Utility::kEnergy ? label_energy(x, work) : -size_of(x);
+        const floats one = which == Utility::kEnergy ? energy_lanes(x, work) : -size_lanes(x);
         total += zero_where(~counts, one);
       });
     }
@@ -102,7 +102,7 @@ LabelLanes compare_labels(const LabelWork& work, float threshold, int64_t count,
     take(i, [&](floats x, ints counts) {
       bad |= (x != x) & counts;
       // Of a NaN and a number, the number.
-      least = smaller(select(counts, size_of(x), broadcast(infinity)), least);
+      least = smaller(select(counts, size_lanes(x), broadcast(infinity)), least);
     });
   }
   const floats t = label_exponent(least, work.inverse_temperature), e = exp2_of<floats, ints>(t);
@@ -115,7 +115,7 @@ LabelLanes compare_labels(const LabelWork& work, float threshold, int64_t count,
       const float limit = work.out.limits[k];
       for (int64_t i = 0; i < count; ++i) {
         take(i, [&](floats x, ints counts) {
-          const ints is_above = which == Utility::kEnergy ? label_energy(x, work) > threshold : size_of(x) <= limit;
+          const ints is_above = which == Utility::kEnergy ? energy_lanes(x, work) > threshold : size_lanes(x) <= limit;
           above -= is_above & counts;
         });
       }
@@ -124,7 +124,7 @@ LabelLanes compare_labels(const LabelWork& work, float threshold, int64_t count,
       value = broadcast(-infinity);
       for (int64_t i = 0; i < count; ++i) {
         take(i, [&](floats x, ints counts) {
-          value = larger(select(counts, label_energy(x, work), broadcast(-infinity)), value);
+          value = larger(select(counts, energy_lanes(x, work), broadcast(-infinity)), value);
         });
       }
     }
