@@ -68,8 +68,13 @@ Tensor score_groups(const Tensor& logits, const std::optional<Tensor>& offsets, 
     GroupOutputs<Acc> out = {};
     out.utilities = static_cast<Acc*>(utilities.data_ptr());
     out.count = static_cast<int>(count);
-    for (int k = 0; k < out.count; ++k) out.which[k] = static_cast<Utility>(strategies[static_cast<size_t>(k)]);
-    if (groups.count > 0) run(groups, out, static_cast<Acc>(1 / temperature), stored);
+    const auto inverse_temperature = static_cast<Acc>(1 / temperature);
+    const bool limited = labels && (groups.reduction == Reduction::kShare || groups.reduction == Reduction::kCount);
+    for (int k = 0; k < out.count; ++k) {
+      out.which[k] = static_cast<Utility>(strategies[static_cast<size_t>(k)]);
+      if (limited) out.limits[k] = label_limit(out.which[k], static_cast<Acc>(threshold), inverse_temperature);
+    }
+    if (groups.count > 0) run(groups, out, inverse_temperature, stored);
   });
   return utilities;
 }

@@ -40,33 +40,16 @@ __device__ OthersState<accumulate_t<Stored>> lane_others(const Stored* row, cons
                                                          bool& before) {
   using Acc = accumulate_t<Stored>;
   OthersState<Acc> state;
-  const auto other = [&](Stored stored, int64_t column) {
-    const Acc x = widen(stored);
-    before = before || (x == own && column < label);
-    return column == label ? -std::numeric_limits<Acc>::infinity() : x;
-  };
-  int64_t column = 0;
-  if constexpr (Vectorized) {
-    constexpr int width = 16 / sizeof(Stored);
-    const int64_t chunks = pool.classes / width;
-    const uint4* from = reinterpret_cast<const uint4*>(row);
-    uint4 next = {};
-    if (lane < chunks) next = __ldg(from + lane);
-    for (int64_t chunk = lane; chunk < chunks; chunk += lanes) {
-      Stored stored[width];
-      memcpy(stored, &next, sizeof(next));
-      if (chunk + lanes < chunks) next = __ldg(from + chunk + lanes);
-      Acc values[width];
+  for_lane<Stored, Vectorized>(row, pool, lane, lanes, [&]<int Count>(const Stored(&stored)[Count], int64_t column) {
+    Acc values[Count];
 #pragma unroll
-      for (int i = 0; i < width; ++i) values[i] = other(stored[i], chunk * width + i);
-      absorb(state, values);
+    for (int i = 0; i < Count; ++i) {
+      const Acc x = widen(stored[i]);
+      before = before || (x == own && column + i < label);
+      values[i] = column + i == label ? -std::numeric_limits<Acc>::infinity() : x;
     }
-    column = chunks * width;
-  }
-  for (column += lane; column < pool.classes; column += lanes) {
-    const Acc value[1] = {other(row[column * pool.class_stride], column)};
-    absorb(state, value);
-  }
+    absorb(state, values);
+  });
   return state;
 }
 

@@ -42,12 +42,10 @@ __device__ accumulate_t<Stored> logit(Stored stored, bool probabilities) {
   return probabilities ? log_of(value) : value;
 }
 
-// Lane `lane` of `lanes` takes its share of a row.
-template <class Stored, bool Vectorized>
-__device__ RowState<accumulate_t<Stored>> lane_state(const Stored* row, const Pool& pool, int64_t lane, int64_t lanes,
-                                                     accumulate_t<Stored> inverse_temperature) {
-  using Acc = accumulate_t<Stored>;
-  RowState<Acc> state;
+// Calls take(values, column) with lane `lane`'s share of a row: arrays of neighboring values and where they begin. 16
+// bytes at a time, the next of them under way, or one by one.
+template <class Stored, bool Vectorized, class Take>
+__device__ void for_lane(const Stored* row, const Pool& pool, int64_t lane, int64_t lanes, const Take& take) {
   int64_t column = 0;
   if constexpr (Vectorized) {
     constexpr int width = 16 / sizeof(Stored);
@@ -59,17 +57,28 @@ __device__ RowState<accumulate_t<Stored>> lane_state(const Stored* row, const Po
       Stored stored[width];
       memcpy(stored, &next, sizeof(next));
       if (chunk + lanes < chunks) next = __ldg(from + chunk + lanes);
-      Acc values[width];
-#pragma unroll
-      for (int i = 0; i < width; ++i) values[i] = logit(stored[i], pool.probabilities);
-      absorb(state, values, chunk * width, 1, inverse_temperature);
+      take(stored, chunk * width);
     }
     column = chunks * width;
   }
   for (column += lane; column < pool.classes; column += lanes) {
-    const Acc value[1] = {logit(row[column * pool.class_stride], pool.probabilities)};
-    absorb(state, value, column, 1, inverse_temperature);
+    const Stored one[1] = {row[column * pool.class_stride]};
+    take(one, column);
   }
+}
+
+// The state of lane `lane`'s share of a row.
+template <class Stored, bool Vectorized>
+__device__ RowState<accumulate_t<Stored>> lane_state(const Stored* row, const Pool& pool, int64_t lane, int64_t lanes,
+                                                     accumulate_t<Stored> inverse_temperature) {
+  using Acc = accumulate_t<Stored>;
+  RowState<Acc> state;
+  for_lane<Stored, Vectorized>(row, pool, lane, lanes, [&]<int Count>(const Stored(&stored)[Count], int64_t column) {
+    Acc values[Count];
+#pragma unroll
+    for (int i = 0; i < Count; ++i) values[i] = logit(stored[i], pool.probabilities);
+    absorb(state, values, column, 1, inverse_temperature);
+  });
   return state;
 }
 

@@ -105,8 +105,11 @@ void group_case(Random& random) {
     std::vector<Acc> results(static_cast<size_t>(3 * groups.count), Acc(-9));
     out.utilities = results.data();
     out.count = 3;  // sums of the others may be of numbers beyond the type
-    for (int k = 0; k < out.count; ++k) out.which[k] = static_cast<Utility>(k);
     const auto inverse = static_cast<Acc>(1 / temperature);
+    for (int k = 0; k < out.count; ++k) {
+      out.which[k] = static_cast<Utility>(k);
+      out.limits[k] = label_limit(out.which[k], static_cast<Acc>(groups.threshold), inverse);
+    }
     for_levels([&] {
       using namespace cpu;
       const auto whole = PRUNEFUSE_CHOOSE(score_groups<Stored>);

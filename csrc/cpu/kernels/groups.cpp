@@ -2,11 +2,12 @@
 // in memory from one group to the next, and the utilities of a tile, which stay in the L1 cache, are then added up by
 // group.
 //
-// What there is to read is read once: labels as they lie, rows by the scorer's own loop. Rows whose classes lie in
-// planes, as those of pixels do, are brought together by score_planes. Masked rows are scored and then left out.
+// What there is to read is read once: rows by the scorer's own loop. Rows whose classes lie in planes, as those of
+// pixels do, are brought together by score_planes. Masked rows are scored and then left out. Labels are reduced as they
+// lie (labels.h).
 #include "groups.h"
 
-#include "rows.h"
+#include "labels.h"
 #include "scores.h"
 
 namespace prunefuse::cpu::PRUNEFUSE_ISA {
@@ -14,56 +15,8 @@ namespace {
 
 // Rows to a tile: a plane's share of it is 2 KiB of float32, long enough for the processor to fetch ahead.
 constexpr int64_t kTile = 512;
-
-bool needs_logarithm(const Utility* which, int count) {
-  bool needed = false;
-  for (int k = 0; k < count; ++k) needed |= which[k] == Utility::kEntropy || which[k] == Utility::kEnergy;
-  return needed;
-}
-
-// Utilities of `rows` labels that stand `stride` apart, to room[k * kTile + row].
-template <class Stored>
-void score_labels(const Stored* data, int64_t stride, int64_t rows, bool probabilities, const GroupOutputs<float>& out,
-                  float inverse_temperature, float* room) {
-  alignas(64) float gathered[kTile];
-  const bool in_place = stride == 1;
-  if (!in_place) {
-    for (int64_t j = 0; j < rows; ++j) gathered[j] = widen(data[j * stride]);
-  }
-  const bool logarithm = needs_logarithm(out.which, out.count);
-  const floats scale = broadcast(inverse_temperature * kLog2E);
-  const floats nan = broadcast(std::numeric_limits<float>::quiet_NaN());
-  for (int64_t j = 0; j < rows; j += kLanes) {
-    const int64_t left = rows - j < kLanes ? rows - j : kLanes;
-    const floats x = !in_place       ? load_first(gathered + j, left, 0.0f)
-                     : left < kLanes ? load_first(data + j, left, 0.0f)
-                                     : load(data + j);
-    floats present = x, absent = {};
-    if (probabilities) {
-      present = log_nonnegative<floats, ints>(x);
-      absent = log_nonnegative<floats, ints>(1.0f - x);
-    }
-    const ints bad = (present != present) | (absent != absent);
-    const floats max = larger(present, absent), gap = smaller(present, absent) - max;
-    const floats t = larger(gap * scale, broadcast(kLowestLog2));
-    const floats e = exp2_of<floats, ints>(t);
-    const floats log_sum = logarithm ? log1p_unit(e) : floats{};
-    const RowSummary<floats> summary = summary_of<floats>(
-        max, e, log_sum, e, e * t * kLn2, gap, broadcast(inverse_temperature), broadcast(1.0f / inverse_temperature));
-    for (int k = 0; k < out.count; ++k) {
-      store(room + k * kTile + j, select(bad, nan, utility(summary, out.which[k])));
-    }
-  }
-}
-
-void score_labels(const double* data, int64_t stride, int64_t rows, bool probabilities, const GroupOutputs<double>& out,
-                  double inverse_temperature, double* room) {
-  for (int64_t j = 0; j < rows; ++j) {
-    const RowSummary<double> summary =
-        summarize_label(label_logits(data[j * stride], probabilities), inverse_temperature);
-    for (int k = 0; k < out.count; ++k) room[k * kTile + j] = utility(summary, out.which[k]);
-  }
-}
+// Labels to a tile.
+constexpr int64_t kLabelTile = 2048;
 
 // Utilities of `rows` rows from `data` on, to room[k * kTile + row]; `behind` rows lie in memory from there on.
 template <class Stored>
@@ -72,7 +25,15 @@ void score_tile(const Groups& groups, const Stored* data, int64_t rows, int64_t 
                 accumulate_t<Stored>* room) {
   const Pool& all = groups.pool;
   if (groups.labels) {
-    return score_labels(data, all.row_stride, rows, all.probabilities, out, inverse_temperature, room);
+    for (int64_t j = 0; j < rows; ++j) {
+      const auto x = label_logit(static_cast<accumulate_t<Stored>>(widen(data[j * all.row_stride])), all.probabilities);
+      for (int k = 0; k < out.count; ++k) {
+        room[k * kTile + j] = out.which[k] == Utility::kEnergy
+                                  ? label_energy(x, all.probabilities, inverse_temperature)
+                                  : label_utility(magnitude_of(x), out.which[k], inverse_temperature);
+      }
+    }
+    return;
   }
   Pool pool = all;
   pool.data = data;
@@ -141,40 +102,116 @@ GroupState reduced(const double* utilities, int64_t rows, Reduction reduction, d
   return state;
 }
 
+// Which of a group's rows count: every byte that is not 0, or null for all.
+struct Mask {
+  const uint8_t* bytes;
+  int64_t stride;
+};
+
+// A tile of rows, as their utilities.
+template <class Stored>
+struct RowTile {
+  using Acc = accumulate_t<Stored>;
+  static constexpr int64_t kRows = kTile;
+  const Groups& groups;
+  const GroupOutputs<Acc>& out;
+  Acc inverse_temperature;
+  Acc* room;  // kUtilityCount * kTile
+
+  void fill(const Stored* data, int64_t rows, int64_t behind) {
+    score_tile(groups, data, rows, behind, out, inverse_temperature, room);
+  }
+
+  // Adds `rows` of its rows, from `first` on, to a group's states.
+  void add(int64_t first, int64_t rows, const Mask& mask, GroupState* states) {
+    for (int k = 0; k < out.count; ++k) {
+      Acc* const utilities = room + k * kTile + first;
+      const int64_t kept = mask.bytes == nullptr ? rows : keep_counting(utilities, rows, mask.bytes, mask.stride);
+      const GroupState piece = reduced(utilities, kept, groups.reduction, static_cast<Acc>(groups.threshold));
+      states[k] = merge(states[k], piece, groups.reduction);
+    }
+  }
+};
+
+// A tile of labels: they stay where they are, unless they must be brought together or made logits.
+template <class Stored>
+struct LabelTile {
+  static constexpr int64_t kRows = kLabelTile;
+  const Groups& groups;
+  const LabelWork& work;
+  float* room;      // kLabelTile
+  int32_t* counts;  // kLabelTile, and kLanes that may be read
+  const Stored* in_place = nullptr;
+
+  void fill(const Stored* data, int64_t rows, int64_t) {
+    const int64_t stride = groups.pool.row_stride;
+    if (stride == 1 && !work.probabilities) {
+      in_place = data;
+      return;
+    }
+    widen_block(data, room, rows, stride);
+    if (work.probabilities) take_label_logits(room, rows);
+  }
+
+  void add(int64_t first, int64_t rows, const Mask& mask, GroupState* states) {
+    if (mask.bytes != nullptr && mask.stride == 1) {
+      for (int64_t j = 0; j < rows; ++j) counts[j] = -(mask.bytes[j] != 0);
+    } else if (mask.bytes != nullptr) {
+      for (int64_t j = 0; j < rows; ++j) counts[j] = -(mask.bytes[j * mask.stride] != 0);
+    }
+    const int32_t* const counting = mask.bytes == nullptr ? nullptr : counts;
+    const auto threshold = static_cast<float>(groups.threshold);
+    if (in_place != nullptr) {
+      add_labels(work, threshold, in_place + first, counting, rows, states);
+    } else {
+      add_labels(work, threshold, room + first, counting, rows, states);
+    }
+  }
+};
+
+// Calls use(tile) with a tile for the kind of rows.
+template <class Stored, class Use>
+void with_tile(const Groups& groups, const GroupOutputs<accumulate_t<Stored>>& out,
+               accumulate_t<Stored> inverse_temperature, const Use& use) {
+  if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
+    if (groups.labels) {
+      const LabelWork work = {out, groups.reduction, groups.pool.probabilities, inverse_temperature};
+      alignas(64) float room[kLabelTile];
+      alignas(64) int32_t counts[kLabelTile + kLanes];
+      LabelTile<Stored> tile{groups, work, room, counts};
+      return use(tile);
+    }
+  }
+  alignas(64) accumulate_t<Stored> room[kUtilityCount * kTile];
+  RowTile<Stored> tile{groups, out, inverse_temperature, room};
+  use(tile);
+}
+
 // Rows from..to, numbered from `base` on, of groups first..last; group g has those from start_of(g) to end_of(g). Calls
 // done(g, states) for every group in turn.
-template <class Stored, class Start, class End, class Done>
-void walk(const Groups& groups, const GroupOutputs<accumulate_t<Stored>>& out, accumulate_t<Stored> inverse_temperature,
-          const Stored* base, int64_t from, int64_t to, int64_t first, int64_t last, const Start& start_of,
-          const End& end_of, const Done& done) {
-  using Acc = accumulate_t<Stored>;
-  alignas(64) Acc room[kUtilityCount * kTile];
+template <class Stored, class Tile, class Start, class End, class Done>
+void walk(const Groups& groups, int utilities, Tile& tile, const Stored* base, int64_t from, int64_t to, int64_t first,
+          int64_t last, const Start& start_of, const End& end_of, const Done& done) {
   GroupState states[kUtilityCount];
   const auto clear = [&] {
-    for (int k = 0; k < out.count; ++k) states[k] = no_rows(groups.reduction);
+    for (int k = 0; k < utilities; ++k) states[k] = no_rows(groups.reduction);
   };
   clear();
   int64_t group = first;
   for (int64_t begin = from; group < last;) {
-    const int64_t end = to - begin < kTile ? to : begin + kTile;
-    if (begin < end) {
-      score_tile(groups, base + begin * groups.pool.row_stride, end - begin, to - begin, out, inverse_temperature,
-                 room);
-    }
+    const int64_t end = to - begin < Tile::kRows ? to : begin + Tile::kRows;
+    if (begin < end) tile.fill(base + begin * groups.pool.row_stride, end - begin, to - begin);
     for (int64_t row = begin; group < last;) {
       const int64_t stop = end_of(group) < end ? end_of(group) : end;
-      for (int k = 0; k < out.count && row < stop; ++k) {
-        Acc* const utilities = room + k * kTile + (row - begin);
-        int64_t rows = stop - row;
+      if (row < stop) {
+        Mask mask = {nullptr, groups.mask_row_stride};
         if (groups.mask != nullptr) {
-          const uint8_t* const mask = groups.mask + group / groups.shared * groups.mask_group_stride +
-                                      (row - start_of(group)) * groups.mask_row_stride;
-          rows = keep_counting(utilities, rows, mask, groups.mask_row_stride);
+          mask.bytes = groups.mask + group / groups.shared * groups.mask_group_stride +
+                       (row - start_of(group)) * groups.mask_row_stride;
         }
-        const GroupState piece = reduced(utilities, rows, groups.reduction, static_cast<Acc>(groups.threshold));
-        states[k] = merge(states[k], piece, groups.reduction);
+        tile.add(row - begin, stop - row, mask, states);
+        row = stop;
       }
-      row = row > stop ? row : stop;
       if (end_of(group) > end) break;
       done(group, states);
       clear();
@@ -192,27 +229,35 @@ void score_groups(const Groups& groups, const GroupOutputs<accumulate_t<Stored>>
   using Acc = accumulate_t<Stored>;
   const auto* const data = static_cast<const Stored*>(groups.pool.data);
   const int64_t rows = groups.pool.rows;
+  if constexpr (sizeof(Acc) == sizeof(float)) {
+    if (groups.labels && groups.offsets == nullptr && rows <= kShortRow) {
+      const LabelWork work = {out, groups.reduction, groups.pool.probabilities, inverse_temperature};
+      return score_short_groups<Stored>(groups, work, begin, end);
+    }
+  }
   const auto write = [&](int64_t group, const GroupState* states) {
     for (int k = 0; k < out.count; ++k) {
       out.utilities[k * groups.count + group] = static_cast<Acc>(result_of(states[k], groups.reduction, groups.empty));
     }
   };
-  if (groups.offsets != nullptr) {
-    const int64_t* const offsets = groups.offsets;
-    return walk(
-        groups, out, inverse_temperature, data, offsets[begin], offsets[end], begin, end,
-        [&](int64_t group) { return offsets[group]; }, [&](int64_t group) { return offsets[group + 1]; }, write);
-  }
-  if (groups.group_stride == rows * groups.pool.row_stride) {
-    return walk(
-        groups, out, inverse_temperature, data, begin * rows, end * rows, begin, end,
-        [&](int64_t group) { return group * rows; }, [&](int64_t group) { return (group + 1) * rows; }, write);
-  }
-  for (int64_t one = begin; one < end; ++one) {
-    walk(
-        groups, out, inverse_temperature, data + one * groups.group_stride, 0, rows, one, one + 1,
-        [](int64_t) { return int64_t{0}; }, [&](int64_t) { return rows; }, write);
-  }
+  with_tile<Stored>(groups, out, inverse_temperature, [&](auto& tile) {
+    if (groups.offsets != nullptr) {
+      const int64_t* const offsets = groups.offsets;
+      return walk(
+          groups, out.count, tile, data, offsets[begin], offsets[end], begin, end,
+          [&](int64_t group) { return offsets[group]; }, [&](int64_t group) { return offsets[group + 1]; }, write);
+    }
+    if (groups.group_stride == rows * groups.pool.row_stride) {
+      return walk(
+          groups, out.count, tile, data, begin * rows, end * rows, begin, end,
+          [&](int64_t group) { return group * rows; }, [&](int64_t group) { return (group + 1) * rows; }, write);
+    }
+    for (int64_t one = begin; one < end; ++one) {
+      walk(
+          groups, out.count, tile, data + one * groups.group_stride, 0, rows, one, one + 1,
+          [](int64_t) { return int64_t{0}; }, [&](int64_t) { return rows; }, write);
+    }
+  });
 }
 
 template <class Stored>
@@ -220,12 +265,14 @@ void score_part(const Groups& groups, const GroupOutputs<accumulate_t<Stored>>& 
                 accumulate_t<Stored> inverse_temperature, int64_t group, int64_t begin, int64_t end,
                 GroupState* states) {
   const auto* const data = static_cast<const Stored*>(groups.pool.data) + group * groups.group_stride;
-  walk(
-      groups, out, inverse_temperature, data, begin, end, group, group + 1, [](int64_t) { return int64_t{0}; },
-      [&](int64_t) { return end; },
-      [&](int64_t, const GroupState* found) {
-        for (int k = 0; k < out.count; ++k) states[k] = found[k];
-      });
+  with_tile<Stored>(groups, out, inverse_temperature, [&](auto& tile) {
+    walk(
+        groups, out.count, tile, data, begin, end, group, group + 1, [](int64_t) { return int64_t{0}; },
+        [&](int64_t) { return end; },
+        [&](int64_t, const GroupState* found) {
+          for (int k = 0; k < out.count; ++k) states[k] = found[k];
+        });
+  });
 }
 
 #define PRUNEFUSE_INSTANTIATE(Stored)                                                                                \

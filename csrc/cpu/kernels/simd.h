@@ -36,6 +36,12 @@ inline floats load(const float* from) {
   return value;
 }
 
+inline ints load(const int32_t* from) {
+  ints value;
+  memcpy(&value, from, sizeof(value));
+  return value;
+}
+
 inline void store(float* to, floats value) { memcpy(to, &value, sizeof(value)); }
 
 // Vectors of 16-bit numbers, widened.
