@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
-from prunefuse.pruning._graph.copies import all_names
+from prunefuse.pruning._graph.copies import all_names, attribute_of, placed
 from prunefuse.pruning._graph.couplings import Place, Value, fixed
 from prunefuse.pruning._graph.export import describe
 from prunefuse.pruning._graph.trace import OFFER, Call, Kind, Note, Record, Trace, Tracing, Walk, kind_of
@@ -173,10 +173,10 @@ def _keep_lifted(tracing: Tracing) -> None:
     live = {int(c) for value in tracing.tensors.values() for ids in value.axes for c in component[ids]} - {0}
     for name, value in tracing.lifted.items():
         if any(live.intersection(component[ids].tolist()) for ids in value.axes):
-            path, _, place = name.rpartition(".")
+            path, place = placed(name, tracing.modules)
             where = describe(tracing.modules[""], [path])
             attribute = place.partition("[")[0]
-            is_attribute = attribute in vars(tracing.modules[path])
+            is_attribute = attribute_of(tracing.modules[path], attribute) is not None
             if is_attribute:
                 tracing.pinning.append(f"{path}.{attribute}")
             what = f"{attribute!r} of {where}" if is_attribute else f"a tensor that {where} holds"
@@ -187,7 +187,7 @@ def _keep_lifted(tracing: Tracing) -> None:
             tracing.notes.append(Note(what, why))
     for name, value in tracing.lifted.items():
         for ids in value.axes:
-            tracing.couplings.link(ids, fixed(len(ids)), Place("held", name.rpartition(".")[0]))
+            tracing.couplings.link(ids, fixed(len(ids)), Place("held", placed(name, tracing.modules)[0]))
 
 
 LAYOUT = frozenset("aten::" + name for name in ("contiguous", "clone", "alias", "to", "_to_copy"))
