@@ -78,6 +78,11 @@ def _detection(name: str) -> Built:
     model = torchvision.models.get_model(
         name, weights=None, weights_backbone=None, num_classes=classes, **options
     )
+    for module in model.modules() if name.startswith("ssdlite") else ():
+        if isinstance(
+            module, nn.Conv2d
+        ):  # its own weights give most places equal scores, and any of these are found
+            nn.init.kaiming_normal_(module.weight)
     return Detector(model), (torch.rand(2, 3, size, size),)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections.abc
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import FunctionType, MethodType, ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -220,8 +221,9 @@ def _built(described: Structure, tensors: Sequence[Tensor]) -> Any:
 def checked_inputs(model: nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any] | None) -> Inputs:
     """What a user gives as the inputs of a model.
 
-    A tuple or list is arguments in order, where the forward takes so many. A dictionary, or what behaves like one, is
-    arguments by name where the forward takes these. Else they are one argument, as any other object is.
+    A tuple or list is arguments in order, where the forward takes so many; but a list of tensors is one argument where the
+    forward says that its first is a list. A dictionary, or what behaves like one, is arguments by name where the forward
+    takes these. Else they are one argument, as any other object is.
 
     Raises:
         TypeError: There is no tensor in them, or names are no strings.
@@ -240,6 +242,8 @@ def checked_inputs(model: nn.Module, example_inputs: Any, example_kwargs: Mappin
     in_order = isinstance(example_inputs, list | tuple)
     if (example_inputs is None and kwargs) or (in_order and not example_inputs):
         args = ()
+    elif _is_the_list(model, example_inputs) and _takes(model, args, kwargs):
+        pass
     elif in_order and (_takes(model, example_inputs, kwargs) or not _takes(model, args, kwargs)):
         args = tuple(example_inputs)
     elif isinstance(example_inputs, Mapping) and _takes(model, (), {**example_inputs, **kwargs}):
@@ -254,6 +258,25 @@ def checked_inputs(model: nn.Module, example_inputs: Any, example_kwargs: Mappin
     if not whole or not any(x.numel() for x in inputs.tensors):
         raise ValueError("example_inputs must be at least one tensor, and none without elements")
     return inputs
+
+
+def list_as_argument(model: nn.Module, example_inputs: Any) -> bool:
+    """Whether a user may have meant a list, which is arguments in order, as the one argument of a forward."""
+    return isinstance(example_inputs, list) and _takes(model, (example_inputs,), {})
+
+
+def _is_the_list(model: nn.Module, value: Any) -> bool:
+    """Whether a value is a list of tensors, and the forward says that its first argument is a list."""
+    if not isinstance(value, list) or not value or not all(isinstance(x, Tensor) for x in value):
+        return False
+    try:
+        first = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    except (TypeError, ValueError):
+        return False
+    says = None if first is None else first.annotation
+    if isinstance(says, str):
+        return says.split("[")[0].rpartition(".")[2].lower() in ("list", "sequence")
+    return get_origin(says) in (list, collections.abc.Sequence) or says is list
 
 
 def _takes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[Any, Any]) -> bool:

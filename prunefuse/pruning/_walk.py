@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,10 +14,11 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
-from prunefuse.pruning._graph.copies import all_names
+from prunefuse.pruning._graph.copies import all_names, attribute_of, placed
 from prunefuse.pruning._graph.couplings import Place, Value, fixed
 from prunefuse.pruning._graph.export import describe
 from prunefuse.pruning._graph.trace import OFFER, Call, Kind, Note, Record, Trace, Tracing, Walk, kind_of
+from prunefuse.pruning._rules.experts import chooses, chosen_axis, follow, given_to_python, settle
 from prunefuse.pruning._rules.norms import normalizes
 from prunefuse.pruning._rules.registry import find_rule, unknown, values_in
 
@@ -60,6 +62,7 @@ def trace(
         tracing.tensors[name] = tracing.tensors[first]
     evaluation = _walk(tracing, program)
     walks = [evaluation] if training is None else [evaluation, _walk(tracing.of_next_graph(), training)]
+    settle(tracing)
     for name in tracing.ignored & tracing.tensors.keys():
         value = tracing.tensors[name]
         if value.name not in tracing.writers:  # of a weight only what it writes
@@ -114,6 +117,7 @@ def _walk(tracing: Tracing, program: Program) -> Walk:
     """Apply the rules to one graph."""
     outputs: tuple[tuple[int, ...], ...] = ()
     constants = program.constants
+    tracing = replace(tracing, routing=chooses(program.graph))
     tracing.held.update(program.tensors, constants)
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
@@ -128,11 +132,36 @@ def _walk(tracing: Tracing, program: Program) -> Walk:
             values[node] = None
         elif node.op == "output":
             returned = [(x.name, values[x]) for x in tree_leaves(node.args) if isinstance(x, fx.Node)]
-            for ids in (ids for value in values_in(value for _, value in returned) for ids in value.axes):
-                tracing.couplings.link(ids, fixed(len(ids)), Place("output", ""))
+            for value in values_in(value for _, value in returned):
+                for ids in value.axes if value.points is None else (*value.axes, value.points):
+                    tracing.couplings.link(ids, fixed(len(ids)), Place("output", ""))
             users = [value for name, value in returned if name in program.returned]
             outputs = tuple(value.shape for value in values_in(users))
+    _keep_what_nothing_was_of(tracing, values)
     return tracing.walked(outputs)
+
+
+def _keep_what_nothing_was_of(tracing: Tracing, values: Mapping[fx.Node, Any]) -> None:
+    """Keep whole the channels of what was computed for nothing, as of objects where none is found, and then not read.
+
+    What reads them is code that did not run: a loop over what is found.
+    """
+    for node, value in values.items():
+        if node.op != "call_function" or node.users:
+            continue
+        for out in values_in([value]):
+            live = [ids for ids in out.axes if ids.any() and not tracing.couplings.is_open(ids)]
+            if 0 not in out.shape or not live:
+                continue
+            made = node.args[0] if node.target is operator.getitem else node
+            where = Place(_operator(cast(fx.Node, made))[0] or "", _module(node))
+            for ids in live:
+                tracing.couplings.link(ids, fixed(len(ids)), where)
+            why = (
+                "made for no object at all in the example run, so what reads these channels is not known and they stay "
+                "whole; give example inputs in which the model finds some"
+            )
+            tracing.notes.append(Note(str(where), why))
 
 
 def _keep_lifted(tracing: Tracing) -> None:
@@ -144,10 +173,10 @@ def _keep_lifted(tracing: Tracing) -> None:
     live = {int(c) for value in tracing.tensors.values() for ids in value.axes for c in component[ids]} - {0}
     for name, value in tracing.lifted.items():
         if any(live.intersection(component[ids].tolist()) for ids in value.axes):
-            path, _, place = name.rpartition(".")
+            path, place = placed(name, tracing.modules)
             where = describe(tracing.modules[""], [path])
             attribute = place.partition("[")[0]
-            is_attribute = attribute in vars(tracing.modules[path])
+            is_attribute = attribute_of(tracing.modules[path], attribute) is not None
             if is_attribute:
                 tracing.pinning.append(f"{path}.{attribute}")
             what = f"{attribute!r} of {where}" if is_attribute else f"a tensor that {where} holds"
@@ -158,7 +187,7 @@ def _keep_lifted(tracing: Tracing) -> None:
             tracing.notes.append(Note(what, why))
     for name, value in tracing.lifted.items():
         for ids in value.axes:
-            tracing.couplings.link(ids, fixed(len(ids)), Place("held", name.rpartition(".")[0]))
+            tracing.couplings.link(ids, fixed(len(ids)), Place("held", placed(name, tracing.modules)[0]))
 
 
 LAYOUT = frozenset("aten::" + name for name in ("contiguous", "clone", "alias", "to", "_to_copy"))
@@ -249,8 +278,11 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         return _call_block(tracing, graph, fx.node.map_arg(operands, values.__getitem__))
     name, shapes = _operator(node)
     if name is None:
+        for place in values_in(args):
+            given_to_python(tracing, node, place, Place(str(node.target), _module(node)))
         return _number(node.meta.get("val"))
-    call = Call(name, _module(node), shapes, tracing, normalizes=normalizes(node, tracing.held))
+    normal = normalizes(node, tracing.held)
+    call = Call(name, _module(node), shapes, tracing, normalizes=normal, itemsize=_itemsize(node))
     rule = find_rule(node.target)
     try:
         if name == "aten::resolve_neg" and not node.users:  # the last that is seen of x.numpy()
@@ -272,8 +304,15 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
             for ids in value.axes:
                 call.keep(ids)
     inputs = tuple(values_in((*args, *kwargs.values())))
+    if tracing.routing:
+        outputs = follow(call, chosen_axis(call, args, kwargs), inputs, outputs)
     tracing.calls.append(Record(call.op, call.module, inputs, tuple(outputs), _numbers(node), node))
     return outputs[0] if isinstance(node.meta["val"], Tensor) else outputs
+
+
+def _itemsize(node: fx.Node) -> int:
+    made = node.meta.get("val")
+    return made.dtype.itemsize if isinstance(made, Tensor) else 0
 
 
 def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:

@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 from prunefuse._inputs import Inputs, outputs_in
 from prunefuse._seeds import isolated
 from prunefuse.pruning._choose.fit_code import Decision
-from prunefuse.pruning._graph.copies import all_names, copied, cut, cut_tensor, named_tensors
+from prunefuse.pruning._graph.caches import caches, without_caches
+from prunefuse.pruning._graph.copies import all_names, copied, cut, cut_tensor, held_tensors, named_tensors
 from prunefuse.pruning._graph.couplings import Ids
 from prunefuse.pruning._graph.export import (
     capture,
@@ -57,11 +58,31 @@ def extract(
     Raises:
         ValueError: The small model cannot run, or returns other shapes; or already the dense one does.
     """
+    gains = gains_of_part(model, kept)
     small = cut(model, kept, attributes)
-    set_gains_(small, gains_of_part(model, kept))
-    if inputs is not None:
+    set_gains_(small, gains)
+    if inputs is None:
+        return small
+    try:
         _check_runs(small, model, inputs, outputs)
+    except ValueError:
+        # Tensors that a forward since planning has left in the dense model are as wide as it.
+        fresh = _without_caches(model, inputs)
+        if fresh is None:
+            raise
+        small = cut(fresh, kept, attributes)
+        set_gains_(small, gains)
+        _check_runs(small, fresh, inputs, outputs)
     return small
+
+
+def _without_caches(model: nn.Module, inputs: Inputs) -> nn.Module | None:
+    """A copy as before a forward; None if the model holds nothing that a forward makes again."""
+    held = [name.partition("[")[0] for name, _ in held_tensors(model)]
+    device = next((x.device for x in named_tensors(model).values()), torch.device("cpu"))
+    zeros = inputs.map(lambda x: torch.zeros_like(x, device=device))
+    found = caches(model, zeros, held) if held else {}
+    return without_caches(model, found) if found else None
 
 
 def _check_runs(small: nn.Module, dense: nn.Module, inputs: Inputs, outputs: Shapes) -> None:

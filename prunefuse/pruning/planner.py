@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from prunefuse._inputs import list_as_argument
 from prunefuse._wrapped import unwrapped
 from prunefuse.pruning._choose.fit_code import (
     Decision,
@@ -29,7 +30,7 @@ from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning._explain import Coupled
 from prunefuse.pruning._graph.caches import caches, without_caches
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
-from prunefuse.pruning._graph.export import Exporter
+from prunefuse.pruning._graph.export import CaptureError, Exporter
 from prunefuse.pruning._graph.trace import Note, Product, Trace, note_lines
 from prunefuse.pruning.extract import checkable_outputs
 from prunefuse.pruning.options import (
@@ -65,6 +66,9 @@ def plan_pruning(
     that read them. Where axes of different width are tied, the narrow one is settled first. The wider one keeps its tied
     channels and fills up from its own.
 
+    Where a router chooses of experts, whole ones leave with their rows of it, and at least as many stay as it chooses. They
+    all stay with the router in ``ignore``.
+
     Attention loses whole heads, a grouped convolution the same channels of every group. Their counts are rounded in these
     units. Inputs and outputs of the model stay as they are. So does what the code of a module cannot express; the plan's
     notes name it, and ``plan.explain`` tells of a layer.
@@ -73,9 +77,10 @@ def plan_pruning(
         model: The dense model, also inside of ``DataParallel``, ``DistributedDataParallel``, ``AveragedModel`` or
             ``torch.compile``. It is not changed. A copy of it runs once, on shapes alone where its code allows that.
         example_inputs: The input of its forward, or a tuple or list of the inputs in order. Inputs are tensors, or anything
-            that holds some. A dictionary is inputs by name where the forward takes these names, else it is one input. Only
-            shapes and dtypes matter, unless the model's code looks at values. Axis 0 of the first tensor is taken as the
-            batch. They may be on another device than the model.
+            that holds some. A list of tensors is one input where the forward says ``images: list[Tensor]``. A dictionary is
+            inputs by name where the forward takes these names, else it is one input. Only shapes and dtypes matter, unless
+            the model's code looks at values. Axis 0 of the first tensor is taken as the batch. They may be on another
+            device than the model.
         example_kwargs: More inputs, by name: a dictionary, or what a tokenizer returns.
         options: Those of `ModulePlanOptions`.
 
@@ -111,7 +116,14 @@ def plan_pruning(
     evidence = _gathered(model, checked.scoring, wanted["loss"], wanted["batches"])
 
     exporter = Exporter(model, inputs, exported=free)
-    dense = Dense(model, inputs, exporter.dense(), None, checked, evidence, ignored, free)
+    try:
+        evaluation = exporter.dense()
+    except CaptureError as error:
+        if not list_as_argument(model, example_inputs):
+            raise
+        hint = "a list is the arguments in order: where it is one argument, write example_inputs=([...],)"
+        raise CaptureError(f"{error}; {hint}", error.module) from error
+    dense = Dense(model, inputs, evaluation, None, checked, evidence, ignored, free)
     ranked = dense.ranked(Remedies())
     found: dict[str, dict[str, int | tuple[int, ...]]] = {}
     if ranked.trace.pinning and (found := caches(model, inputs, ranked.trace.pinning)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from prunefuse._inputs import Inputs
 from prunefuse.pruning._choose.fit_code import Decision, Remedies
 from prunefuse.pruning._choose.gradients import Evidence
-from prunefuse.pruning._choose.ranking import Axes, Selection, groups_of, normalized
+from prunefuse.pruning._choose.ranking import Axes, Axis, Selection, groups_of, normalized
 from prunefuse.pruning._choose.scores import channel_scores
 from prunefuse.pruning._choose.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
 from prunefuse.pruning._graph.copies import copied, cut, named_tensors
@@ -199,10 +200,36 @@ def rank(
         component,
         Axes.of(axes, [[component[ids] for ids in members] for members in alike]),
         normalized(scores, groups, options.normalization),
-        replace(options.selection, own=own),
+        replace(
+            options.selection,
+            own=own,
+            chosen=_chosen(traced, component),
+            multiples=_multiples(traced, component),
+        ),
         remedies,
         (*traced.notes, *unranked, *unscored),
     )
+
+
+def _chosen(traced: Trace, component: Ids) -> dict[int, int]:
+    """Coupled channel, an expert -> how many of its axis a router chooses, less the places that stay."""
+    chosen: dict[int, int] = {}
+    for ids, count in traced.chosen:
+        if axis := Axis.of(component[ids]):
+            least = -(-(count - axis.fixed) // axis.unit)
+            chosen.update((c, max(least, chosen.get(c, 0))) for c in axis.channels.tolist())
+    return chosen
+
+
+def _multiples(traced: Trace, component: Ids) -> dict[int, int]:
+    """Coupled channel -> of its axis a multiple of so many stays, where a kernel takes nothing else."""
+    multiples: dict[int, int] = {}
+    for ids, of in traced.multiples:
+        axis = Axis.of(component[ids])
+        if axis is not None and not axis.fixed:
+            step = of // math.gcd(of, axis.unit)
+            multiples.update((c, math.lcm(step, multiples.get(c, 1))) for c in axis.channels.tolist())
+    return multiples
 
 
 @dataclass(frozen=True)

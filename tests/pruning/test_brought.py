@@ -133,3 +133,26 @@ def test_a_function_that_remembers_does_not_remember_a_run_without_values(rememb
     small = plan_pruning(model, x, ratio=0.5).extract(model)
     assert small(x).isfinite().all()
     assert model(x).isfinite().all()
+
+
+def test_channels_stay_that_only_a_loop_over_what_is_found_reads():
+    """As the points of a detector that finds nothing in the example."""
+
+    class Finds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features, self.points = nn.Linear(4, 8), nn.Linear(8, 6)
+
+        def forward(self, x):
+            found = self.points(self.features(x)[x[:, 0] > 0])
+            places = torch.zeros(len(found), 6, dtype=x.dtype)
+            for n in range(len(found)):
+                places[n] = found[n].sin()
+            return places
+
+    model = scramble_(Finds()).double()
+    nothing, something = -torch.rand(5, 4).double(), torch.rand(5, 4).double()
+    plan = plan_pruning(model, nothing, ratio=0.5)
+    small = assert_pruning_is_masking(model, plan, something)
+    assert (small.features.out_features, small.points.out_features) == (4, 6)
+    assert any("no object at all in the example run" in note for note in plan.notes)

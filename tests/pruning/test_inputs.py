@@ -282,3 +282,53 @@ def test_models_of_transformers_take_what_tokenizers_give(tmp_path):
     small = PruningPlan.load(tmp_path / "plan.json").extract(model)
     assert small(**tokens).logits.shape == (2, 2)
     assert flops_per_input(model, example_kwargs=tokens) == 2 * plan.flops[0]  # of two inputs
+
+
+class OfImages(nn.Module):
+    """A list of images of any sizes, as detectors take."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3)
+
+    def sum(self, images):
+        assert all(image.ndim == 3 for image in images)
+        return [self.b(self.a(image)).sum((1, 2)) for image in images]
+
+
+class SaysList(OfImages):
+    def forward(self, images: list[torch.Tensor], targets: list[dict[str, torch.Tensor]] | None = None):
+        assert targets is None
+        return self.sum(images)
+
+
+class SaysNothing(OfImages):
+    def forward(self, images, targets=None):
+        assert targets is None
+        return self.sum(images)
+
+
+IMAGES = [torch.randn(3, 9, 9), torch.randn(3, 8, 10)]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_list_is_one_input_where_the_forward_says_so(count, tmp_path):
+    model = scramble_(SaysList())
+    plan = plan_pruning(model, IMAGES[:count], ratio=0.5)
+    assert plan.kept == plan_pruning(model, (IMAGES[:count],), ratio=0.5).kept
+    assert plan.extract(model).a.out_channels == 4
+    plan.save(tmp_path / "plan.json")
+    assert PruningPlan.load(tmp_path / "plan.json").extract(model)(IMAGES)[1].shape == (2,)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_says_how_to_give_a_list_as_one_input(count):
+    with pytest.raises(RuntimeError, match=r"cannot run.*example_inputs=\(\[\.\.\.\],\)"):
+        plan_pruning(SaysNothing(), IMAGES[:count], ratio=0.5)
+    plan = plan_pruning(SaysNothing(), (IMAGES[:count],), ratio=0.5)
+    assert plan.kept["a.weight"].keys() == {0}
+
+
+def test_a_list_of_arguments_stays_one_where_the_first_is_no_list():
+    plan = plan_pruning(scramble_(ByName()), [X, Y], ratio=0.5)
+    assert plan.kept == plan_pruning(scramble_(ByName()), (X, Y), ratio=0.5).kept

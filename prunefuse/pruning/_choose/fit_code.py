@@ -233,6 +233,30 @@ class Decision:
                 del changing[path, name, position]
         return changing
 
+    def _counts_of_experts(self, new: Mapping[Size, int]) -> dict[Size, int]:
+        """The number of experts under the name that it changes by, in their router and the modules around both.
+
+        A router may choose without a look at it, and a loss of the whole model that balances experts needs it.
+        """
+        trace = self.trace
+        widths = {(len(ids), self.count(ids)) for ids, _ in trace.chosen}
+        changed: dict[tuple[str, int], dict[str, int]] = {}
+        for (path, name, position), value in new.items():
+            old = getattr(trace.modules[path], name, None) if position is None else None
+            if old is not None and (old, value) in widths:
+                changed.setdefault((name, old), {})[path] = value
+        found: dict[Size, int] = {}
+        for path, module in trace.modules.items() if changed else ():
+            near = path.rpartition(".")[0]
+            for (name, old), values in changed.items():
+                if path in values or vars(module).get(name) != old:
+                    continue
+                inside = {value for p, value in values.items() if not path or p.startswith(f"{path}.")}
+                beside = {value for p, value in values.items() if p.rpartition(".")[0] == near}
+                if len(told := inside or beside) == 1:
+                    found[path, name, None] = told.pop()
+        return found
+
     @cached_property
     def _counting(self) -> frozenset[Attribute]:
         """Attributes that number the modules of a type, as ``layer_idx`` does: 0, 1, 2, and so again in the next stack.
@@ -294,6 +318,7 @@ class Decision:
             remedy = STEPS[self.remedies.step(trace.modules[size[0]])]
             if (certain or remedy.doubtful) and (remedy.objects or "." not in size[1]):
                 new[size] = value
+        new.update(self._counts_of_experts(new))
         sized = dict(trace.sized)
         for path, module in trace.modules.items():
             for (tensor, axis), attribute in sizes_of(module).items():
@@ -377,8 +402,14 @@ def _fault_by_place(decision: Decision, graph: fx.Graph) -> Fault | None:
         has_channels = any(decision.channels[ids].any() for value in call.outputs for ids in value.axes)
         if call.op in LAYOUT or not has_channels:
             continue
-        real = waiting.get((call.module, call.op), iter(()))
-        if not any(_same_channels(decision, call, decision.sizes[number], shapes) for shapes in real):
+        place = call.module, call.op
+        # A loop over experts is shorter where some left: then any of these calls will do.
+        remaining = [waiting.get(place, iter(()))] + [iter(made.get(place, []))] * bool(decision.trace.chosen)
+        if not any(
+            _same_channels(decision, call, decision.sizes[number], shapes)
+            for real in remaining
+            for shapes in real
+        ):
             return Fault(number)
     return None
 

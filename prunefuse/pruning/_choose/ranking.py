@@ -218,6 +218,8 @@ class Selection:
         min_fraction: They keep at least this part. None: ``GLOBAL_LEAST`` in global ranking, where no ratio of their own
             says what the channels of an axis lose; else nothing.
         own: Coupled channel -> a ratio that holds for it whatever the others lose.
+        multiples: Coupled channel -> its axis keeps a multiple of so many channels: a kernel takes nothing else.
+        chosen: Coupled channel, an expert -> how many of its axis stay at least: a router chooses so many.
     """
 
     ranking: str = "local"
@@ -226,6 +228,8 @@ class Selection:
     min_channels: int = 1
     min_fraction: Fraction | None = None
     own: Mapping[int, Fraction] = field(default_factory=dict)
+    chosen: Mapping[int, int] = field(default_factory=dict)
+    multiples: Mapping[int, int] = field(default_factory=dict)
 
     def choose(self, axes: Axes, scores: npt.NDArray[np.float64], ratio: Fraction) -> npt.NDArray[np.bool_]:
         """Which coupled channels stay if a fraction ``ratio`` is to be removed: one flag for each."""
@@ -247,10 +251,15 @@ class Selection:
         units.append((axis.fixed // axis.unit, min(ratio for _, ratio in units)))
         wanted = sum((n * (1 - ratio) for n, ratio in units), Fraction(0))
         step = self.round_to // math.gcd(self.round_to, axis.unit)
+        if self.multiples:
+            step = math.lcm(step, *(self.multiples.get(channel, 1) for channel in axis.channels.tolist()))
         count = ROUNDINGS[self.rounding](wanted / step) * step
         fraction = self.min_fraction
         if fraction is None:
             ranked_globally = self.ranking == "global" and bool(places[1:3].any())
             fraction = GLOBAL_LEAST if ranked_globally else Fraction(0)
         least = max(step, -(-self.min_channels // axis.unit), math.ceil(fraction * axis.width))
+        if self.chosen:
+            experts = max(self.chosen.get(channel, 0) for channel in axis.channels.tolist())
+            least = max(least, experts + axis.fixed // axis.unit if experts else 0)
         return min(axis.width, max(count, -(-least // step) * step))

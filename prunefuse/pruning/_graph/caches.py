@@ -11,7 +11,16 @@ from torch.utils._pytree import tree_leaves_with_path
 
 from prunefuse._inputs import Inputs, tensors_in
 from prunefuse._seeds import isolated
-from prunefuse.pruning._graph.copies import ABSENT, EMPTY, UNSET, copied, is_held, set_attributes
+from prunefuse.pruning._graph.copies import (
+    ABSENT,
+    EMPTY,
+    UNSET,
+    attribute_of,
+    copied,
+    held_attributes,
+    placed,
+    set_attributes,
+)
 from prunefuse.pruning._graph.export import quiet
 
 Attribute: TypeAlias = tuple[str, str]
@@ -32,7 +41,8 @@ def caches(model: nn.Module, inputs: Inputs, names: Iterable[str]) -> States:
         names: Module path and attribute of the tensors, or of the containers that they are in.
     """
     found: States = {}
-    waiting = dict.fromkeys((path, attribute) for path, _, attribute in (x.rpartition(".") for x in names))
+    paths = dict(model.named_modules())
+    waiting = dict.fromkeys(placed(name, paths) for name in names)
     for group in _groups(model, list(waiting)):
         if not any(x in waiting for x in group):
             continue
@@ -63,9 +73,7 @@ def _groups(model: nn.Module, attributes: Sequence[Attribute]) -> Iterator[Seque
     yield from by_module.values()
     yield from ([one] for one in attributes)
     for path in by_module:
-        yield [
-            (path, name) for name, value in vars(model.get_submodule(path)).items() if is_held(name, value)
-        ]
+        yield [(path, name) for name, _ in held_attributes(model.get_submodule(path))]
 
 
 def _states(model: nn.Module, attributes: Sequence[Attribute]) -> Iterator[States]:
@@ -78,13 +86,15 @@ def _states(model: nn.Module, attributes: Sequence[Attribute]) -> Iterator[State
             states: States = {}
             for path, name in attributes:
                 module = model.get_submodule(path)
-                value = vars(module)[name]
+                value = attribute_of(module, name)
                 states.setdefault(path, {})[name] = of_tensor if isinstance(value, Tensor) else of_container
                 if sizes:
                     made_for = {size for tensor in tensors_in(value) for size in tensor.shape}
+                    before, _, _ = name.rpartition(".")
+                    owner = attribute_of(module, before) if before else module
                     states[path] |= {
-                        other: 0
-                        for other, size in vars(module).items()
+                        f"{before}.{other}" if before else other: 0
+                        for other, size in vars(owner).items()
                         if type(size) is int and size in made_for
                     }
             if not sizes or any(0 in mine.values() for mine in states.values()):
@@ -101,8 +111,11 @@ def _made_again(model: nn.Module, inputs: Inputs, states: States) -> States:
         return {}
     result: States = {}
     for path, mine in states.items():
-        old, new = vars(model.get_submodule(path)), vars(trial.get_submodule(path))
-        if same := {name: x for name, x in mine.items() if _is_same(old.get(name), new.get(name))}:
+        old, new = model.get_submodule(path), trial.get_submodule(path)
+        same = {
+            name: x for name, x in mine.items() if _is_same(attribute_of(old, name), attribute_of(new, name))
+        }
+        if same:
             result[path] = same
     return result
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal
 
 import torch
@@ -34,24 +35,51 @@ def fingerprint(model: nn.Module) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+_CLOSED = (nn.Module, type, FunctionType, MethodType, ModuleType)
 _OWN = frozenset(vars(nn.Module()))
 """What every module keeps its parameters, buffers, modules and hooks in."""
 
 
-def is_held(name: str, value: object) -> bool:
-    """Whether an attribute of a module is a tensor, or can hold some, and neither parameters nor buffers."""
-    return name not in _OWN and isinstance(value, Tensor | Mapping | list | tuple)
+_HOLD = (Tensor, Mapping, list, tuple)
+
+
+def held_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The attributes of a module that are tensors, or can hold some, and neither parameters nor buffers.
+
+    Also those of plain objects that are its attributes, whose name has a dot, as in ``"helper.cache"``.
+    """
+    for name, value in vars(module).items():
+        if name in _OWN:
+            continue
+        if isinstance(value, _HOLD):
+            yield name, value
+        elif hasattr(value, "__dict__") and not isinstance(value, _CLOSED):
+            yield from ((f"{name}.{inner}", x) for inner, x in vars(value).items() if isinstance(x, _HOLD))
+
+
+def attribute_of(module: nn.Module, name: str) -> Any:
+    """An attribute of a module, or of an object that is one; None if there is none."""
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, "__dict__", {}).get(part)
+    return value
+
+
+def placed(name: str, modules: Collection[str]) -> tuple[str, str]:
+    """Module path and attribute, maybe of an object that the module holds, of a name that has both."""
+    path = name.rpartition(".")[0]
+    while path not in modules:
+        path = path.rpartition(".")[0]
+    return path, name[len(path) + 1 :]
 
 
 def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in attributes of modules that are neither parameters nor buffers: module path and attribute, tensor.
+    """The tensors in `held_attributes` of all modules: module path and attribute, tensor.
 
-    Also those in lists, tuples and dictionaries, whose place there stands behind the name, as in ``"encoder.cache[0]"``.
+    In lists, tuples and dictionaries their place stands behind the name, as in ``"encoder.cache[0]"``.
     """
     for path, module in model.named_modules():
-        for name, value in vars(module).items():
-            if not is_held(name, value):
-                continue
+        for name, value in held_attributes(module):
             for place, tensor in enumerate(tensors_in(value)):
                 yield f"{path}.{name}" + ("" if tensor is value else f"[{place}]"), tensor
 
@@ -164,9 +192,11 @@ def set_attributes(small: nn.Module, attributes: Mapping[str, Mapping[str, int |
                 ABSENT,
                 EMPTY,
             ):  # what an earlier forward has made, for the next to make again
+                if held:
+                    owner = getattr(owner, held, None)
                 if value == ABSENT:
-                    vars(owner).pop(attribute, None)
-                else:
+                    getattr(owner, "__dict__", {}).pop(attribute, None)
+                elif owner is not None:
                     old = getattr(owner, attribute, None)
                     setattr(owner, attribute, None if value == UNSET else _emptied(old))
                 continue

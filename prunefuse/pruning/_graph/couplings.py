@@ -36,10 +36,12 @@ class Value:
     Attributes:
         axes: One array of ids per axis; its length is the size of the axis.
         name: The parameter or buffer that this is, None for what is computed.
+        points: The axis whose indices its values are, as those of experts that a router chose; None where none is known.
     """
 
     axes: tuple[Ids, ...]
     name: str | None = None
+    points: Ids | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

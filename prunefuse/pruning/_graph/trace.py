@@ -63,6 +63,22 @@ class Product:
     axes: tuple[Ids, ...]
 
 
+class Waiting(NamedTuple):
+    """An axis that stays whole unless its indices are experts: those that stay are chosen from as if there were no others.
+
+    Attributes:
+        ids: The axis.
+        where: The call that works along it.
+        why: For the notes; "" for none.
+        least: How many indices that call chooses.
+    """
+
+    ids: Ids
+    where: Place
+    why: str
+    least: int
+
+
 class Note(NamedTuple):
     """What stays whole, and why."""
 
@@ -141,6 +157,8 @@ class Trace(Walk):
         notes: What was kept whole, and why.
         pinning: Module path and attribute of the tensors that no plan can cut, and whose channels stay for that.
         choices: Paths of the modules that split an axis of which another factor could lose channels.
+        chosen: Axes of experts, and how many of them a call chooses.
+        multiples: Axes of which a kernel takes nothing but multiples of a number of channels, and that number.
     """
 
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -154,6 +172,8 @@ class Trace(Walk):
     notes: tuple[Note, ...] = ()
     pinning: tuple[str, ...] = ()
     choices: frozenset[str] = frozenset()
+    chosen: tuple[tuple[Ids, int], ...] = ()
+    multiples: tuple[tuple[Ids, int], ...] = ()
 
     def unused(self) -> list[str]:
         """The parameters and buffers that no call takes."""
@@ -179,6 +199,10 @@ class Tracing:
         pinning: As of :class:`Trace`.
         held: Names of the nodes of the graph that are parameters, buffers or constants.
         choices: Tensor name -> the axes of which one may be that in ``writers``.
+        routing: Whether the graph that is walked now uses places of the largest values.
+        waiting: Axes that stay whole unless they are of experts.
+        chosen: As of :class:`Trace`; so are the multiples.
+        pointing: Of the place that Python was given last, and takes next: the axis that it is of.
         calls: Those of the graph that is walked now; so are literals and products.
     """
 
@@ -192,6 +216,11 @@ class Tracing:
     pinning: list[str] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
     choices: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    routing: bool = False
+    waiting: list[Waiting] = field(default_factory=list)
+    chosen: list[tuple[Ids, int]] = field(default_factory=list)
+    multiples: list[tuple[Ids, int]] = field(default_factory=list)
+    pointing: list[Ids] = field(default_factory=list)
     sized: dict[Size, Ids] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     calls: list[Record] = field(default_factory=list)
@@ -210,9 +239,13 @@ class Tracing:
     def traced(self, walk: Walk) -> Trace:
         """The trace: a walk, with what all of them say."""
         component = self.couplings.components()
+        experts = {channel for ids, _ in self.chosen for channel in component[ids].tolist()} - {0}
         for name, axes in self.choices.items():
-            live = (axis for axis in axes if component[self.tensors[name].axes[axis]].any())
-            self.writers[name] = next(live, self.writers[name])
+            live = [axis for axis in axes if component[self.tensors[name].axes[axis]].any()]
+            live.sort(
+                key=lambda axis: not experts.isdisjoint(component[self.tensors[name].axes[axis]].tolist())
+            )
+            self.writers[name] = next(iter(live), self.writers[name])
         return Trace(
             calls=walk.calls,
             literals=walk.literals,
@@ -229,6 +262,8 @@ class Tracing:
             notes=tuple(self.notes),
             pinning=tuple(self.pinning),
             choices=frozenset(self.couplings.choices),
+            chosen=tuple(self.chosen),
+            multiples=tuple(self.multiples),
         )
 
     def origin(self, value: Value) -> Value:
@@ -241,6 +276,25 @@ class Tracing:
                     if source.name is not None and _is_part(value, source):
                         return source
         return value
+
+    def sliced(self, value: Value) -> Value:
+        """The parameter or buffer of three or more axes of which a computed value is one slice, or one each; else itself."""
+        found, slices = value, False
+        while found.name is None:
+            made = next((c for c in reversed(self.calls) if any(found is out for out in c.outputs)), None)
+            name = "" if made is None else made.op.removeprefix("aten::")
+            if made is None or not (name in _SLICING or name in _REARRANGING):
+                return value
+            slices |= name == "select" or any(x.points is not None for x in made.inputs[1:])
+            found = made.inputs[0]
+        return found if slices and len(found.axes) > 2 else value
+
+
+_SLICING = ("select", "index", "index_select")
+_REARRANGING = (
+    *("t", "transpose", "permute", "mT", "numpy_T", "swapaxes", "swapdims"),
+    *("to", "_to_copy", "type_as", "contiguous", "clone", "detach", "alias"),
+)
 
 
 def _is_part(value: Value, source: Value) -> bool:
@@ -261,6 +315,7 @@ class Call:
         shapes: The shape of each output tensor.
         trace: Where the findings go; rules use the methods below.
         normalizes: Whether it is a statistic over channels that serves nothing but to normalize these.
+        itemsize: Bytes of an element of the only, or the first, output; 0 where that is not known.
     """
 
     op: str
@@ -268,6 +323,7 @@ class Call:
     shapes: tuple[tuple[int, ...], ...]
     trace: Tracing
     normalizes: bool = field(default=False, kw_only=True)
+    itemsize: int = field(default=0, kw_only=True)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -284,6 +340,13 @@ class Call:
             self.trace.couplings.link(ids, fixed(len(ids)), self.where)
             if why and not self.trace.couplings.is_open(ids):
                 self.note(why)
+
+    def keep_unless_experts(self, ids: Ids, why: str = "", least: int = 0) -> None:
+        """Keep an axis whole, but not if it is of experts of which a router chooses: then at least so many."""
+        if self.trace.routing:
+            self.trace.waiting.append(Waiting(ids, self.where, why, least))
+        else:
+            self.keep(ids, why)
 
     def note(self, why: str) -> None:
         """Name this call in the plan's notes."""
@@ -338,8 +401,18 @@ class Call:
         if over is None:
             over = [fixed(math.prod(self.shape) // len(weight.axes[out_axis]))]
         named = weight if weight.name is not None else self.trace.origin(weight)
-        self.multiply(*weight.axes, *over, weight=named.name)
-        self.writes(named, out_axis)
+        self.multiply(*weight.axes, *over, weight=named.name or self.trace.sliced(weight).name)
+        if named.name is not None:
+            self.writes(named, out_axis)
+        else:
+            self.writes_as_slice(weight, out_axis)
+
+    def writes_as_slice(self, weight: Value, out_axis: int) -> None:
+        """The same as :meth:`writes`, if the value is a slice of a parameter or buffer, as the weight of one expert."""
+        source = self.trace.sliced(weight)
+        axis = [n for n, ids in enumerate(source.axes) if ids is weight.axes[out_axis]]
+        if source is not weight and axis:
+            self.writes(source, axis[0])
 
     def writes(self, weight: Value, out_axis: int, *others: int) -> None:
         """Record that a value, if it is a parameter or buffer, computes the output's channels: for their score.

@@ -2,5 +2,6 @@
 
 from prunefuse.pruning._rules import attention as attention
 from prunefuse.pruning._rules import axes as axes
+from prunefuse.pruning._rules import experts as experts
 from prunefuse.pruning._rules import layers as layers
 from prunefuse.pruning._rules import shapes as shapes

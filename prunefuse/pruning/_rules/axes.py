@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prunefuse.pruning._graph.couplings import Value, fixed
+from prunefuse.pruning._graph.couplings import Ids, Value, fixed
 from prunefuse.pruning._graph.trace import Call
 from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown
 
@@ -13,16 +13,29 @@ _ALONG = "works along a channel axis"
 _PICKS = "picks channels by index"
 
 
-def along(call: Call, x: Value, dims: Any, why: str = _ALONG) -> list[Value]:
-    """All outputs have the axes of x; those in ``dims`` (None or empty: all) at any size, or not at all."""
+def along(
+    call: Call, x: Value, dims: Any, why: str = _ALONG, *, experts: bool = False, least: int = 0
+) -> list[Value]:
+    """All outputs have the axes of x; those in ``dims`` (None or empty: all) at any size, or not at all.
+
+    With ``experts`` it may work along experts of which a router chooses: gives something of each, or chooses ``least``.
+    """
     rank = len(x.axes)
     axes = [dims] if isinstance(dims, int) else dims
     inside = {dim % rank for dim in axes} if rank and axes else set(range(rank))
     for axis in inside:
-        if not call.normalizes:
+        if experts:
+            call.keep_unless_experts(x.axes[axis], why, least)
+        elif not call.normalizes:
             call.keep(x.axes[axis], why)
+    follows = experts and not least and call.trace.routing  # the outputs are of the same experts
     return [
-        Value(tuple(fixed(shape[axis]) if axis in inside else ids for axis, ids in enumerate(x.axes)))
+        Value(
+            tuple(
+                ids if axis not in inside or follows else fixed(shape[axis])
+                for axis, ids in enumerate(x.axes)
+            )
+        )
         if len(shape) == rank
         else Value(tuple(ids for axis, ids in enumerate(x.axes) if axis not in inside))
         for shape in call.shapes
@@ -44,7 +57,8 @@ def reduction(call: Call, x: Value, dim: Any = None, *_: Any, **__: Any) -> Sequ
             if len(call.shape) == len(x.axes)
             else Value(tuple(ids for axis, ids in enumerate(x.axes) if axis not in dims))
         ]
-    return along(call, x, None if isinstance(dim, bool) else dim, "reduces over channels")
+    why, chooses = "reduces over channels", call.op in ("aten::max", "aten::argmax")
+    return along(call, x, None if isinstance(dim, bool) else dim, why, experts=chooses, least=1)
 
 
 def _weighted(call: Call, x: Value, dim: Any) -> set[int]:
@@ -77,7 +91,7 @@ def reduction_of_order(
 
 
 @register_rule(
-    *("aten::" + name for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "flip")),
+    *("aten::" + name for name in ("cumprod", "cummax", "cummin", "logcumsumexp", "flip")),
     *("aten::" + name for name in ("sort", "argsort", "msort", "mode")),
 )
 def along_axis(call: Call, x: Value, dim: Any = -1, *_: Any, **kwargs: Any) -> Sequence[Value]:
@@ -85,9 +99,19 @@ def along_axis(call: Call, x: Value, dim: Any = -1, *_: Any, **kwargs: Any) -> S
     return along(call, x, kwargs.get("dim", dim) if not isinstance(dim, bool) else -1)
 
 
-@register_rule(
-    *("aten::" + name for name in ("topk", "kthvalue", "fft_fft", "fft_ifft", "fft_rfft", "fft_irfft"))
-)
+@register_rule("aten::cumsum")
+def cumsum(call: Call, x: Value, dim: int, **_: Any) -> list[Value]:
+    """Sums up to every index, as of how many tokens each expert has: one that nobody chooses has none."""
+    return along(call, x, dim, experts=True)
+
+
+@register_rule("aten::topk")
+def topk(call: Call, x: Value, count: int, dim: int = -1, *_: Any, **__: Any) -> list[Value]:
+    """So many largest values along one axis, and their places."""
+    return along(call, x, dim, experts=True, least=count)
+
+
+@register_rule(*("aten::" + name for name in ("kthvalue", "fft_fft", "fft_ifft", "fft_rfft", "fft_irfft")))
 def count_along_axis(
     call: Call, x: Value, count: Any = None, dim: int = -1, *_: Any, **__: Any
 ) -> list[Value]:
@@ -116,7 +140,7 @@ def triangle(call: Call, x: Value, *_: Any) -> list[Value]:
 @register_rule("aten::softmax", "aten::log_softmax", "aten::_softmax", "aten::_log_softmax")
 def softmax(call: Call, x: Value, dim: int, *_: Any, **__: Any) -> list[Value]:
     """Normalizes over one axis."""
-    return along(call, x, dim, "normalizes over channels")
+    return along(call, x, dim, "normalizes over channels", experts=True)
 
 
 @register_rule("aten::diagonal")
@@ -158,7 +182,25 @@ def windows(call: Call, x: Value, dim: int, size: int, step: int) -> Value:
 def index_select(call: Call, x: Value, dim: int, picks: Value) -> list[Value]:
     """Picks by one list of indices along one axis."""
     call.keep(picks.axes[0])
+    if same_places(call, x.axes[dim], picks.points):
+        return [x.with_axis(dim, fixed(call.shape[dim]))]
     return along(call, x, dim, "" if x.name else _PICKS)
+
+
+def same_places(call: Call, ids: Ids, points: Ids | None) -> bool:
+    """Whether an axis is picked from by places of one as long, which are then coupled; else these stay.
+
+    The places may be of one more, which is none of them.
+    """
+    if points is None:
+        return False
+    if len(points) == len(ids) + 1 and not points[-1]:
+        points = points[:-1]
+    if len(points) != len(ids):
+        call.keep(points)
+        return False
+    call.link(points, ids)
+    return True
 
 
 @register_rule("aten::gather")
@@ -176,10 +218,13 @@ def scatter(call: Call, x: Value, dim: int, picks: Value, source: Any = None, *_
 
 def _for_itself(call: Call, dim: int, picks: Value, *others: Value) -> Value:
     """The axes of the picks; but for one they belong to those of the others, and stay where these are longer."""
-    for value in others if picks.axes else ():
+    for place, value in enumerate(others if picks.axes else ()):
         for axis, (mine, ids) in enumerate(zip(picks.axes, value.axes, strict=True)):
-            if axis != dim % len(picks.axes) and len(mine) == len(ids) and mine.any() == ids.any():
+            along_it = axis == dim % len(picks.axes)
+            if not along_it and len(mine) == len(ids) and mine.any() == ids.any():
                 call.link(mine, ids)
+            elif along_it and not place and same_places(call, ids, picks.points):
+                call.keep(mine)
             else:
                 call.keep(mine)
                 call.keep(ids, _PICKS)
@@ -247,7 +292,9 @@ def unpool(call: Call, x: Value, picks: Value, *_: Any) -> list[Value]:
 def places(call: Call, x: Value, *masks: Value) -> list[Value]:
     """What is found depends on the values along all axes."""
     for ids in (ids for value in (x, *masks) for ids in value.axes):
-        call.keep(ids, _PICKS)
+        call.keep_unless_experts(ids, _PICKS)
+    if call.op == "aten::nonzero" and len(x.axes) == 1 and x.axes[0].any():
+        return [Value(call.fixed_output().axes, points=x.axes[0])]
     return [call.fixed_output(i) for i in range(len(call.shapes))]
 
 

@@ -161,13 +161,20 @@ def matmul(call: Call, a: Value, b: Value) -> Value:
     if (weight := _transposed(call, b)) is not None:
         return linear(call, a, weight)
     call.link(a.axes[-1], b.axes[-2])
-    if a.name is None and b.name is None:
-        call.keep(a.axes[-1], SCALED)
+    computed = a.name is None and b.name is None
+    source = (
+        next((x for x in map(call.trace.sliced, (b, a)) if x.name), a) if computed else b if b.name else a
+    )
+    if source.name is None:
+        call.keep_unless_experts(a.axes[-1], SCALED)
     batch = (Value((*v.axes[:-2], fixed(1), fixed(1))) for v in (a, b))
     out = broadcast(call, *batch).with_axis(-2, a.axes[-2]).with_axis(-1, b.axes[-1])
-    call.multiply(*out.axes, a.axes[-1], weight=b.name or a.name)
-    call.writes(b, len(b.axes) - 1)
-    call.writes(a, len(a.axes) - 2)
+    call.multiply(*out.axes, a.axes[-1], weight=source.name)
+    for x, axis in ((b, len(b.axes) - 1), (a, len(a.axes) - 2)):
+        if x.name is not None:
+            call.writes(x, axis)
+        elif computed:
+            call.writes_as_slice(x, axis)
     return out
 
 
@@ -192,16 +199,24 @@ def addmm(call: Call, bias: Value, a: Value, b: Value, **_: Any) -> Value:
     return broadcast(call, matmul(call, a, b), bias)
 
 
+_ROW_BYTES = 16
+"""PyTorch's grouped product takes rows of multiples of so many bytes."""
+
+
 @register_rule("aten::_grouped_mm", "transformers::grouped_mm_fallback")
 def product_of_groups(call: Call, x: Value, weight: Value, *rest: Any, **_: Any) -> Value:
-    """x (S, K), whose rows are sorted by expert, and weight (E, K, N) -> (S, N): the experts and their rows stay."""
+    """x (S, K), whose rows are sorted by expert, weight (E, K, N), and where each expert's rows end (E) -> (S, N)."""
     if (len(x.axes), len(weight.axes), len(call.shape)) != (2, 3, 2):
         return unknown(call, x, weight, *rest)[0]
-    call.keep(weight.axes[0])
     for value in values_in(rest):
         for ids in value.axes:
-            call.keep(ids)
+            if len(ids) == len(weight.axes[0]):
+                call.link(ids, weight.axes[0])
+            else:
+                call.keep(ids)
     call.link(x.axes[1], weight.axes[1])
+    if call.op == "aten::_grouped_mm" and call.itemsize:
+        call.trace.multiples.extend((ids, _ROW_BYTES // call.itemsize) for ids in weight.axes[1:])
     named = _of_transposed(call, weight)
     call.multiply(x.axes[0], weight.axes[1], weight.axes[2], weight=named.name)
     call.writes(named, next((axis for axis in (1, 2) if named.axes[axis] is weight.axes[2]), 2))

@@ -12,6 +12,7 @@ import numpy as np
 
 from prunefuse.pruning._graph.couplings import Ids, Value, fixed
 from prunefuse.pruning._graph.trace import Call
+from prunefuse.pruning._rules.axes import same_places
 from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown, values_in
 
 
@@ -249,7 +250,8 @@ def glu(call: Call, x: Value, dim: int = -1) -> Value:
 @register_rule("aten::select")
 def select(call: Call, x: Value, dim: int, index: int) -> Value:
     """One index of an axis, which is dropped."""
-    call.keep(x.axes[dim], "picks one channel")
+    if not call.trace.pointing or not same_places(call, x.axes[dim], call.trace.pointing.pop()):
+        call.keep(x.axes[dim], "picks one channel")
     axes = list(x.axes)
     del axes[dim]
     return Value(tuple(axes))
@@ -267,10 +269,11 @@ def index(call: Call, x: Value, indices: Sequence[Value | None]) -> Value:
     at = _indexed_axes(call, x, indices)
     if at is None:
         return unknown(call, x, indices)[0]
-    for axis in at:
-        call.keep(
-            x.axes[axis], "" if x.name else "picks channels by index"
-        )  # a table has entries, not channels
+    picking = [picks for picks in indices if picks is not None]
+    for axis, picks in zip_longest(at, picking):  # a mask takes the place of several axes, and has no places
+        if picks is None or not same_places(call, x.axes[axis], picks.points):
+            # A table has entries, not channels.
+            call.keep(x.axes[axis], "" if x.name else "picks channels by index")
     for ids in (ids for picks in values_in(indices) for ids in picks.axes):
         call.keep(ids)
     rest = [ids for axis, ids in enumerate(x.axes) if axis not in at]
