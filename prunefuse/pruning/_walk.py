@@ -33,6 +33,8 @@ def trace(
     free: bool = False,
     kept: Mapping[str, Sequence[Tensor | None]] | None = None,
     smallest: Collection[Kind] = (),
+    heads: str = "whole",
+    whole_heads: Collection[type[nn.Module]] = (),
 ) -> Trace:
     """Apply the rules to every operator of the exported model.
 
@@ -46,11 +48,15 @@ def trace(
         free: The graph will be cut and not the module: sizes and constants follow.
         kept: What is kept is known: indices of every axis of every tensor, None = all.
         smallest: Types of modules that lose the smallest factor of an axis that they split, not the largest.
+        heads: What attention loses: ``"whole"`` heads, or channels ``"inside"`` of them.
+        whole_heads: Types of modules that lose whole heads in any case.
 
     Raises:
         RuntimeError: a rule failed.
     """
-    tracing = Tracing(dict(model.named_modules(remove_duplicate=False)), frozenset(ignored), free)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    known = "known" if kept is not None and heads == "inside" else heads
+    tracing = Tracing(modules, frozenset(ignored), free, heads=known, whole_heads=whole_heads)
     for name, (first, tensor) in all_names(model).items():
         if first not in tracing.tensors:
             # Whole numbers are indices and counters: their places are no channels.
@@ -115,6 +121,7 @@ def _walk(tracing: Tracing, program: Program) -> Walk:
     outputs: tuple[tuple[int, ...], ...] = ()
     constants = program.constants
     tracing.held.update(program.tensors, constants)
+    tracing.names.update(program.tensors)
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.name in constants:
@@ -194,6 +201,9 @@ def _module(node: fx.Node) -> str:
 
 
 def _numbers(node: fx.Node) -> tuple[float, ...]:
+    scale = node.kwargs.get("scale")  # of attention
+    if isinstance(scale, int | float):
+        return (scale,)
     if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
         return ()
     arguments = (*node.args, *node.kwargs.values())
@@ -250,7 +260,7 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     name, shapes = _operator(node)
     if name is None:
         return _number(node.meta.get("val"))
-    call = Call(name, _module(node), shapes, tracing, normalizes=normalizes(node, tracing.held))
+    call = Call(name, _module(node), shapes, tracing, normalizes=normalizes(node, tracing.held), traced=node)
     rule = find_rule(node.target)
     try:
         if name == "aten::resolve_neg" and not node.users:  # the last that is seen of x.numpy()

@@ -27,6 +27,7 @@ from prunefuse.pruning._graph.export import (
 from prunefuse.pruning._graph.leaks import Made, forget, noting
 from prunefuse.pruning._graph.normed import gains_of_part, set_gains_
 from prunefuse.pruning._graph.program import Program
+from prunefuse.pruning._graph.queries import Scaled, scale_
 from prunefuse.pruning._graph.remembered import forgetting
 from prunefuse.pruning._graph.trace import Record, Trace
 from prunefuse.pruning._walk import LAYOUT, call_shapes, trace
@@ -44,6 +45,7 @@ def extract(
     attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
     inputs: Inputs | None,
     outputs: Shapes,
+    scaled: Scaled,
 ) -> nn.Module:
     """A copy of a model with the kept channels only.
 
@@ -53,12 +55,14 @@ def extract(
         attributes: Module path -> attribute -> its value in the small model.
         inputs: What the model was planned for, without values; None if a file could not tell.
         outputs: Shapes of what it returns for them, which the small model must return too.
+        scaled: What is multiplied, as a plan has it.
 
     Raises:
         ValueError: The small model cannot run, or returns other shapes; or already the dense one does.
     """
     small = cut(model, kept, attributes)
     set_gains_(small, gains_of_part(model, kept))
+    scale_(named_tensors(small), kept, scaled)
     if inputs is not None:
         _check_runs(small, model, inputs, outputs)
     return small
@@ -197,14 +201,16 @@ def extract_program(
     inputs: Inputs,
     dynamic_shapes: Any,
     training: bool,
+    heads: str,
+    scaled: Scaled,
 ) -> ExportedProgram:
     """See :meth:`PruningPlan.extract_program`."""
     program = export(model, inputs, training, dynamic_shapes)
-    traced = trace(model, Program.of(program), free=True, kept=kept)
+    traced = trace(model, Program.of(program), free=True, kept=kept, heads=heads)
     decision = Decision(traced, _kept_nodes(traced, kept))
     for call, shapes in zip(traced.calls, decision.sizes, strict=True):
         _set_sizes(call, shapes, decision.count)
-    _cut(program, model, kept, decision)
+    _cut(program, model, kept, decision, scaled)
     try:
         small = capture(program.module(check_guards=False), inputs, dynamic_shapes)
     except Exception as error:
@@ -320,6 +326,7 @@ def _cut(
     model: nn.Module,
     kept: Mapping[str, Sequence[Tensor | None]],
     decision: Decision,
+    scaled: Scaled,
 ) -> None:
     """Cut the tensors that the program holds; those that were one stay one."""
     names = all_names(model)
@@ -339,7 +346,11 @@ def _cut(
                 indices = [torch.from_numpy(np.flatnonzero(decision.keep[ids])) for ids in axes]
             else:
                 continue
-            held[name] = cuts.setdefault(first, cut_tensor(tensor, indices))
+            if first not in cuts:
+                cuts[first] = cut_tensor(tensor, indices)
+                if first in scaled:
+                    scale_(cuts, kept, {first: scaled[first]})
+            held[name] = cuts[first]
 
 
 def _check(program: ExportedProgram, decision: Decision) -> None:

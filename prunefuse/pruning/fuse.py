@@ -13,6 +13,7 @@ from prunefuse._options import require, require_type
 from prunefuse._seeds import isolated
 from prunefuse.pruning._graph.copies import named_tensors
 from prunefuse.pruning._graph.normed import restore_gains_
+from prunefuse.pruning._graph.queries import Scaled, unscaled
 
 _COMPLEMENTS = ("keep", "reinit", "zero")
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -41,18 +42,20 @@ def write_back(
     kept: dict[str, list[Tensor | None]],
     complement: str | nn.Module,
     generator: torch.Generator | None,
+    scaled: Scaled,
 ) -> None:
     """See :meth:`PruningPlan.fuse_`; a module as complement must be one that the plan is for.
 
     Args:
         kept: For each tensor of ``dense`` the kept indices of every axis; None = all.
+        scaled: What the small model has multiplied, as a plan has it.
 
     Raises:
         ValueError: ``small`` does not fit, or a module with pruned parameters has no ``reset_parameters``. Nothing is
             written then.
     """
     target = named_tensors(dense)
-    source = _fitting(small, target, kept)
+    source = unscaled(_fitting(small, target, kept), kept, scaled)
     pruned = {name for name, axes in kept.items() if any(axis is not None for axis in axes)}
     with torch.no_grad():
         if isinstance(complement, nn.Module):

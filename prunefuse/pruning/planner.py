@@ -31,6 +31,7 @@ from prunefuse.pruning._graph.caches import caches, without_caches
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning._graph.export import Exporter
 from prunefuse.pruning._graph.trace import Note, Product, Trace, note_lines
+from prunefuse.pruning._rules.heads import VALUES
 from prunefuse.pruning.extract import checkable_outputs
 from prunefuse.pruning.options import (
     ModulePlanOptions,
@@ -140,6 +141,7 @@ def plan_pruning(
     kept = decision.kept(tensors)
     notes = (
         *_notes_on_capture(exporter, [name for name in unused if name in tensors]),
+        *((VALUES,) if settled.trace.products and dense.heads != checked.heads else ()),
         *note_lines(settled.notes),
     )
     couplings = Coupled.of(settled.trace, ignored, settled.notes)
@@ -166,11 +168,24 @@ def plan_pruning(
         notes=(*checked.notes, *reached, *thin_notes(layers), *notes),
         expressed_by=expressed_by,
         structure=inputs.structure,
+        heads=checked.heads,
+        scaled=_scaled(settled.trace, kept),
         couplings=couplings,
         example=inputs.on_meta(),
     )
     total = time.perf_counter() - start
     return replace(plan, seconds=(total, total - exporter.seconds))
+
+
+def _scaled(
+    trace: Trace, kept: Mapping[str, Mapping[int, tuple[int, ...]]]
+) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Tensor -> axis -> its indices that make queries, where some of these leave."""
+    return {
+        name: {axis: rows}
+        for name, (axis, rows) in trace.queries.items()
+        if name in kept and axis in kept[name] and not set(rows) <= set(kept[name][axis])
+    }
 
 
 def _notes_on_capture(exporter: Exporter, unused: Sequence[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -141,6 +141,8 @@ class Trace(Walk):
         notes: What was kept whole, and why.
         pinning: Module path and attribute of the tensors that no plan can cut, and whose channels stay for that.
         choices: Paths of the modules that split an axis of which another factor could lose channels.
+        shortened: Paths of the modules with attention whose heads can lose channels.
+        queries: Tensor -> an axis, and its indices that make queries whose length is the scale of their scores.
     """
 
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -154,6 +156,8 @@ class Trace(Walk):
     notes: tuple[Note, ...] = ()
     pinning: tuple[str, ...] = ()
     choices: frozenset[str] = frozenset()
+    shortened: frozenset[str] = frozenset()
+    queries: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
 
     def unused(self) -> list[str]:
         """The parameters and buffers that no call takes."""
@@ -179,6 +183,10 @@ class Tracing:
         pinning: As of :class:`Trace`.
         held: Names of the nodes of the graph that are parameters, buffers or constants.
         choices: Tensor name -> the axes of which one may be that in ``writers``.
+        heads: What attention loses: ``"whole"`` heads, channels ``"inside"`` of them, or what is ``"known"``.
+        whole_heads: Types of modules that lose whole heads in any case.
+        shortened: As of :class:`Trace`; so are queries.
+        names: Node of the graph that is walked now -> the parameter or buffer that it is.
         calls: Those of the graph that is walked now; so are literals and products.
     """
 
@@ -194,13 +202,18 @@ class Tracing:
     choices: dict[str, tuple[int, ...]] = field(default_factory=dict)
     sized: dict[Size, Ids] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
+    heads: str = "whole"
+    whole_heads: Collection[type[nn.Module]] = ()
+    shortened: set[str] = field(default_factory=set)
+    queries: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     calls: list[Record] = field(default_factory=list)
     literals: dict[str, list[Ids]] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
 
     def of_next_graph(self) -> Tracing:
         """The same for another graph of the model."""
-        return replace(self, calls=[], literals={}, products=[])
+        return replace(self, names={}, calls=[], literals={}, products=[])
 
     def walked(self, outputs: tuple[tuple[int, ...], ...]) -> Walk:
         """What was found in the graph that is walked now, which gives outputs of these shapes."""
@@ -229,6 +242,8 @@ class Tracing:
             notes=tuple(self.notes),
             pinning=tuple(self.pinning),
             choices=frozenset(self.couplings.choices),
+            shortened=frozenset(self.shortened),
+            queries=self.queries,
         )
 
     def origin(self, value: Value) -> Value:
@@ -261,6 +276,7 @@ class Call:
         shapes: The shape of each output tensor.
         trace: Where the findings go; rules use the methods below.
         normalizes: Whether it is a statistic over channels that serves nothing but to normalize these.
+        traced: The call in PyTorch's graph, if it is one.
     """
 
     op: str
@@ -268,6 +284,7 @@ class Call:
     shapes: tuple[tuple[int, ...], ...]
     trace: Tracing
     normalizes: bool = field(default=False, kw_only=True)
+    traced: fx.Node | None = field(default=None, kw_only=True)
 
     @property
     def shape(self) -> tuple[int, ...]:
