@@ -19,6 +19,7 @@ from prunefuse.pruning._graph.export import describe
 from prunefuse.pruning._graph.trace import OFFER, Call, Kind, Note, Record, Trace, Tracing, Walk, kind_of
 from prunefuse.pruning._rules.norms import normalizes
 from prunefuse.pruning._rules.registry import find_rule, unknown, values_in
+from prunefuse.pruning._rules.standardized import standardizes_with_gains
 
 if TYPE_CHECKING:
     from prunefuse.pruning._graph.program import Program
@@ -260,7 +261,7 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     name, shapes = _operator(node)
     if name is None:
         return _number(node.meta.get("val"))
-    call = Call(name, _module(node), shapes, tracing, normalizes=normalizes(node, tracing.held), traced=node)
+    call = Call(name, _module(node), shapes, tracing, normalizes=_normalizes(node, tracing), traced=node)
     rule = find_rule(node.target)
     try:
         if name == "aten::resolve_neg" and not node.users:  # the last that is seen of x.numpy()
@@ -284,6 +285,10 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     inputs = tuple(values_in((*args, *kwargs.values())))
     tracing.calls.append(Record(call.op, call.module, inputs, tuple(outputs), _numbers(node), node))
     return outputs[0] if isinstance(node.meta["val"], Tensor) else outputs
+
+
+def _normalizes(node: fx.Node, tracing: Tracing) -> bool:
+    return normalizes(node, tracing.held) or standardizes_with_gains(node, tracing.names)
 
 
 def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:

@@ -29,6 +29,7 @@ from prunefuse.pruning._graph.normed import gains_of_part, set_gains_
 from prunefuse.pruning._graph.program import Program
 from prunefuse.pruning._graph.queries import Scaled, scale_
 from prunefuse.pruning._graph.remembered import forgetting
+from prunefuse.pruning._graph.standardized import multiply_gains_
 from prunefuse.pruning._graph.trace import Record, Trace
 from prunefuse.pruning._walk import LAYOUT, call_shapes, trace
 
@@ -46,6 +47,7 @@ def extract(
     inputs: Inputs | None,
     outputs: Shapes,
     scaled: Scaled,
+    standardized: Mapping[str, str],
 ) -> nn.Module:
     """A copy of a model with the kept channels only.
 
@@ -56,13 +58,16 @@ def extract(
         inputs: What the model was planned for, without values; None if a file could not tell.
         outputs: Shapes of what it returns for them, which the small model must return too.
         scaled: What is multiplied, as a plan has it.
+        standardized: Weights whose gains are multiplied, as a plan has them.
 
     Raises:
         ValueError: The small model cannot run, or returns other shapes; or already the dense one does.
     """
     small = cut(model, kept, attributes)
     set_gains_(small, gains_of_part(model, kept))
-    scale_(named_tensors(small), kept, scaled)
+    part = named_tensors(small)
+    scale_(part, kept, scaled)
+    multiply_gains_(part, named_tensors(model), kept, standardized)
     if inputs is not None:
         _check_runs(small, model, inputs, outputs)
     return small
@@ -203,6 +208,7 @@ def extract_program(
     training: bool,
     heads: str,
     scaled: Scaled,
+    standardized: Mapping[str, str],
 ) -> ExportedProgram:
     """See :meth:`PruningPlan.extract_program`."""
     program = export(model, inputs, training, dynamic_shapes)
@@ -210,7 +216,7 @@ def extract_program(
     decision = Decision(traced, _kept_nodes(traced, kept))
     for call, shapes in zip(traced.calls, decision.sizes, strict=True):
         _set_sizes(call, shapes, decision.count)
-    _cut(program, model, kept, decision, scaled)
+    _cut(program, model, kept, decision, scaled, standardized)
     try:
         small = capture(program.module(check_guards=False), inputs, dynamic_shapes)
     except Exception as error:
@@ -327,6 +333,7 @@ def _cut(
     kept: Mapping[str, Sequence[Tensor | None]],
     decision: Decision,
     scaled: Scaled,
+    standardized: Mapping[str, str],
 ) -> None:
     """Cut the tensors that the program holds; those that were one stay one."""
     names = all_names(model)
@@ -350,6 +357,8 @@ def _cut(
                 cuts[first] = cut_tensor(tensor, indices)
                 if first in scaled:
                     scale_(cuts, kept, {first: scaled[first]})
+                gained = {weight: gain for weight, gain in standardized.items() if gain == first}
+                multiply_gains_(cuts, named_tensors(model), kept, gained)
             held[name] = cuts[first]
 
 

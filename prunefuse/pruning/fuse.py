@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from prunefuse._seeds import isolated
 from prunefuse.pruning._graph.copies import named_tensors
 from prunefuse.pruning._graph.normed import restore_gains_
 from prunefuse.pruning._graph.queries import Scaled, unscaled
+from prunefuse.pruning._graph.standardized import divide_gains_
 
 _COMPLEMENTS = ("keep", "reinit", "zero")
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -43,12 +45,14 @@ def write_back(
     complement: str | nn.Module,
     generator: torch.Generator | None,
     scaled: Scaled,
+    standardized: Mapping[str, str],
 ) -> None:
     """See :meth:`PruningPlan.fuse_`; a module as complement must be one that the plan is for.
 
     Args:
         kept: For each tensor of ``dense`` the kept indices of every axis; None = all.
         scaled: What the small model has multiplied, as a plan has it.
+        standardized: Weights whose gains it has multiplied, as a plan has them.
 
     Raises:
         ValueError: ``small`` does not fit, or a module with pruned parameters has no ``reset_parameters``. Nothing is
@@ -69,6 +73,7 @@ def write_back(
         names = list(target)
         ops.scatter_([target[n] for n in names], [source[n] for n in names], [kept[n] for n in names])
     restore_gains_(dense, small, kept)
+    divide_gains_(target, kept, standardized)
 
 
 def _fitting(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FORMAT = "prunefuse plan"
 VERSION = 3
 EXPRESSED_BY = ("module", "program")
-_LATER: dict[str, Any] = {"structure": None, "heads": "whole", "scaled": {}}
+_LATER: dict[str, Any] = {"structure": None, "heads": "whole", "scaled": {}, "standardized": {}}
 """Fields that files have only where they say something."""
 
 
@@ -106,6 +106,8 @@ class PruningPlan:
         heads: What attention was to lose: ``"whole"`` heads, or channels ``"inside"`` of them.
         scaled: Parameter name -> axis -> its indices that make queries of attention whose scale PyTorch takes from the length
             of the heads. `extract` multiplies those that are kept by the root of the part of them that is kept.
+        standardized: Weight that is standardized before it is applied, and loses inputs -> the gains of its rows. `extract`
+            multiplies these so that rows are applied with the norm that their kept part had.
         seconds: What planning took: in all, and without ``torch.export``. None where nothing was planned, as for what
             `load` reads. Plans that differ in it are equal, and files do not have it.
         couplings: What `explain` tells of. It stands beside the plan as ``seconds`` does, and is None for what `load` reads.
@@ -130,6 +132,7 @@ class PruningPlan:
     structure: Structure = None
     heads: str = "whole"
     scaled: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    standardized: dict[str, str] = field(default_factory=dict)
     seconds: tuple[float, float] | None = field(default=None, compare=False)
     couplings: Coupled | None = field(default=None, compare=False, repr=False)
     example: Inputs | None = field(default=None, compare=False, repr=False)
@@ -179,7 +182,7 @@ class PruningPlan:
                 'with expressed_by="module"'
             )
         inputs = self._example()
-        return extract(model, kept, self.attributes, inputs, self.outputs, self.scaled)
+        return extract(model, kept, self.attributes, inputs, self.outputs, self.scaled, self.standardized)
 
     def _example(self) -> Inputs | None:
         """The inputs that it was planned for, those of a file without values."""
@@ -219,7 +222,9 @@ class PruningPlan:
         model = unwrapped(model)
         kept = self.kept_indices(model)
         inputs = inputs_for(model, example_inputs, example_kwargs)
-        return extract_program(model, kept, inputs, dynamic_shapes, training, self.heads, self.scaled)
+        return extract_program(
+            model, kept, inputs, dynamic_shapes, training, self.heads, self.scaled, self.standardized
+        )
 
     def fuse_(
         self,
@@ -234,7 +239,7 @@ class PruningPlan:
         A weight with kept outputs O and inputs I becomes ``dense[o, i] = small[rank(o), rank(i)]`` for o in O and i in I.
         Here rank is the place in the kept set. Norm layers and their statistics are written over O. What was not pruned is
         copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit. Gains of weight norms,
-        vectors of spectral norms, and what the plan has as ``scaled`` are so up to rounding.
+        vectors of spectral norms, and what the plan has as ``scaled`` or ``standardized`` are so up to rounding.
 
         Args:
             dense: The dense model; written in place. Training mode and ``requires_grad`` stay.
@@ -264,7 +269,9 @@ class PruningPlan:
         if isinstance(complement, nn.Module):
             complement = unwrapped(complement, "complement")
             self.check_model(complement, "complement")
-        write_back(target, unwrapped(small, "small"), kept, complement, generator, self.scaled)
+        write_back(
+            target, unwrapped(small, "small"), kept, complement, generator, self.scaled, self.standardized
+        )
         return dense
 
     def explain(

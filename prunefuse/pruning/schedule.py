@@ -151,6 +151,7 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         kept=kept,
         attributes=attributes,
         scaled=scaled,
+        standardized={**second.standardized, **first.standardized},
         layers=layers,
         notes=tuple(notes),
         couplings=first.couplings,

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from prunefuse.pruning._rules.norms import op_of
+
 _SAME = frozenset(
     "aten::" + name
     for name in ("to", "_to_copy", "type_as", "clone", "detach", "alias", "contiguous", "dropout")
@@ -113,7 +115,7 @@ def why_whole(product: fx.Node, sides: tuple[Any, Any], names: Mapping[str, str]
     """
     if not all(isinstance(side, fx.Node) and _is_linear(side, names) for side in sides):
         return CHANGED
-    if _op(product) != "aten::scaled_dot_product_attention" and not _is_weighed(product, names):
+    if op_of(product) != "aten::scaled_dot_product_attention" and not _is_weighed(product, names):
         return UNKNOWN_SCALE
     return ""
 
@@ -125,7 +127,7 @@ def rows_of_queries(attention: fx.Node, names: Mapping[str, str]) -> dict[str, t
     """
     found: dict[str, tuple[int, tuple[int, ...]]] = {}
     source = _source(attention.args[0])
-    for at in _WEIGHTED.get(_op(source), ()):
+    for at in _WEIGHTED.get(op_of(source), ()):
         given = source.args[at] if at < len(source.args) else source.kwargs.get("bias") if at else None
         if given is None:
             continue
@@ -166,7 +168,7 @@ class _AcrossError(Exception):
 def _uses(node: fx.Node, places: Any) -> Iterator[tuple[fx.Node, bool, list[int]]]:
     """Where the outputs of a weight end up: what takes them, whether as queries whose length is their scale, and which."""
     for user in node.users:
-        op = _op(user)
+        op = op_of(user)
         if op in _SAME and user.args[0] is node:
             yield from _uses(user, places)
         elif op == "aten::getitem":
@@ -188,12 +190,12 @@ def _made(user: fx.Node, node: fx.Node, places: Tensor) -> Tensor:
     """The outputs of a linear map, each as the row of the weight or the place of the bias that it comes from."""
     shape = user.meta["val"].shape
     if places.ndim > 1:
-        last = _op(user) == "aten::addmm"
+        last = op_of(user) == "aten::addmm"
         rows = places.movedim(-1 if last else 0, 0).flatten(1)
         if bool((rows != rows[:, :1]).any()):
             raise _AcrossError
         places = rows[:, 0]
-    behind = places.dim() if _op(user) in ("aten::linear", "aten::addmm") else 0
+    behind = places.dim() if op_of(user) in ("aten::linear", "aten::addmm") else 0
     if behind:
         return places.expand(shape)
     space = len(user.args[1].meta["val"].shape) - 2  # type: ignore[union-attr]
@@ -202,7 +204,7 @@ def _made(user: fx.Node, node: fx.Node, places: Tensor) -> Tensor:
 
 def _source(node: Any) -> fx.Node:
     """What a tensor was moved from, or scaled by a number."""
-    while _op(node) in _MOVED or (_op(node) in _SCALED and not isinstance(node.args[-1], fx.Node)):
+    while op_of(node) in _MOVED or (op_of(node) in _SCALED and not isinstance(node.args[-1], fx.Node)):
         if not isinstance(node.args[0], fx.Node):
             break
         node = node.args[0]
@@ -213,12 +215,12 @@ def _source(node: Any) -> fx.Node:
 def _is_linear(node: fx.Node, names: Mapping[str, str]) -> bool:
     """Whether a tensor is the output of a linear map, or a parameter."""
     source = _source(node)
-    if _op(source) == "aten::cat":  # as a cache puts the keys of before in front, of which there are none
+    if op_of(source) == "aten::cat":  # as a cache puts the keys of before in front, of which there are none
         parts = [x for x in source.all_input_nodes if x.meta["val"].numel()]
         return all(_is_linear(x, names) for x in parts)
-    if source.name in names or _op(source) in _WEIGHTED:
+    if source.name in names or op_of(source) in _WEIGHTED:
         return True
-    return _op(source) in _PRODUCTS and any(_source(x).name in names for x in source.all_input_nodes)
+    return op_of(source) in _PRODUCTS and any(_source(x).name in names for x in source.all_input_nodes)
 
 
 def _is_weighed(product: fx.Node, names: Mapping[str, str]) -> bool:
@@ -228,7 +230,7 @@ def _is_weighed(product: fx.Node, names: Mapping[str, str]) -> bool:
         return False
     while waiting:
         user = waiting.pop()
-        op = _op(user)
+        op = op_of(user)
         if op in _SOFTMAX:
             continue
         if op not in _SCORES or not user.users:
@@ -241,12 +243,3 @@ def _is_weighed(product: fx.Node, names: Mapping[str, str]) -> bool:
         seen.update(new)
         waiting += new
     return True
-
-
-def _op(node: Any) -> str:
-    if not isinstance(node, fx.Node):
-        return ""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return "aten::getitem" if getattr(node.target, "__name__", "") == "getitem" else ""
-    return str(schema.name).rstrip("_")
