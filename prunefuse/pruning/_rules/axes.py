@@ -103,7 +103,9 @@ def transform_of_planes(call: Call, x: Value, sizes: Any = None, dim: Any = (-2,
 
 @register_rule(*("aten::linalg_" + name for name in ("matrix_exp", "householder_product")))
 def orthogonal(call: Call, *args: Any, **_: Any) -> Value:
-    """What makes orthogonal matrices: a part of one is none."""
+    """What makes orthogonal weights: a part of one is none."""
+    if "parametrizations" not in call.module:
+        return unknown(call, *args)[0]
     for value in values_in(args):
         for ids in value.axes:
             call.keep(ids, "a part of an orthogonal weight is not orthogonal, so it stays whole")
