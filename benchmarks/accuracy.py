@@ -303,6 +303,18 @@ OBSPA: dict[str, dict[str, Any]] = {
 }
 
 
+TRANSFORMER = "ViT, Fashion-MNIST"
+SHORTENED = ", heads inside"
+INSIDE = (
+    *("OBSPA", "OBSPA, median of layers", "OBSPA, global, mean"),
+    *(f"{name}, local" for name in ("l1", "l2", "activation", "snip", "taylor", "random")),
+    *("l2, coupled, local", "snip, coupled, local"),
+    *(f"{name}, global, mean" for name in ("l1", "l2", "activation", "snip", "taylor")),
+    *("l2, global, none", "l2, global, max"),
+)
+"""Ways that are also tried on the transformer with channels leaving inside of the heads."""
+
+
 def methods() -> dict[str, Method]:
     """Name -> method, those that say most first."""
     found: dict[str, Method] = {}
@@ -323,7 +335,14 @@ def methods() -> dict[str, Method]:
                 ours, criterion=name, preset="spa", ranking="local"
             )
     found["random, local"] = functools.partial(ours, criterion="random")
+    for name in INSIDE:
+        found[name + SHORTENED] = functools.partial(found[name], heads="inside")
     return found
+
+
+def has_method(case: str, method: str) -> bool:
+    """Whether a network is pruned in a way: heads are shortened where there are some."""
+    return case == TRANSFORMER or not method.endswith(SHORTENED)
 
 
 @dataclass(frozen=True)
@@ -410,7 +429,9 @@ def run(cases: Sequence[str], seeds: int, patterns: Sequence[str], cache: Path) 
             missing = [
                 method
                 for method in methods()
-                if (name, seed, method) not in done and any(fnmatchcase(method, p) for p in patterns)
+                if (name, seed, method) not in done
+                and has_method(name, method)
+                and any(fnmatchcase(method, p) for p in patterns)
             ]
             if not missing:
                 continue
@@ -447,6 +468,15 @@ def table(found: Found, methods: Iterable[str], cell: Callable[[list[Row]], str]
     return "\n".join(lines)
 
 
+def both(found: Found, methods: Iterable[str]) -> str:
+    """The transformer's rows with whole heads leaving, and with channels leaving inside of them."""
+    lines = [f"| {TRANSFORMER} | whole | inside |", "|---|--:|--:|"]
+    for method in methods:
+        cells = [pair(found[TRANSFORMER, name]) for name in (method, method + SHORTENED)]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def pair(rows: list[Row]) -> str:
     """Mean accuracy as pruned, mean and standard deviation after fine-tuning."""
     tuned = [row.tuned for row in rows]
@@ -474,9 +504,11 @@ def tables(rows: Sequence[Row]) -> str:
         found.setdefault((row.case, row.method), []).append(row)
     names = [name for name in methods() if any(method == name for _, method in found)]
     peers = [name for name in names if name.startswith("torch-pruning")]
-    refitted = [name for name in names if name.startswith("OBSPA")]
+    shortened = [name for name in INSIDE if (TRANSFORMER, name + SHORTENED) in found]
+    refitted = [name for name in names if name.startswith("OBSPA") and not name.endswith(SHORTENED)]
     local = [name for name in names if name.endswith(", local") and name not in peers]
     everywhere = [name for name in names if ", global" in name and name not in (*peers, *refitted)]
+    everywhere = [name for name in everywhere if not name.endswith(SHORTENED)]
     dense = {case: list({row.seed: row.dense for row in rows if row.case == case}.values()) for case in CASES}
     before = ", ".join(f"{case} {statistics.mean(values):.1f}" for case, values in dense.items() if values)
     parts = [f"Before pruning: {before}."]
@@ -487,6 +519,8 @@ def tables(rows: Sequence[Row]) -> str:
         ("Ours, global ranking", everywhere),
     ):
         parts += [f"### {title}", table(found, some, pair)] if some else []
+    if shortened:
+        parts += ["### Ours, whole heads and channels inside of them", both(found, shortened)]
     parts += ["### Every seed", table(found, names, every)]
     parts += ["### FLOPs and parameters left, in per cent", table(found, names, size)]
     return "\n\n".join(parts)

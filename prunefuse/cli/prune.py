@@ -90,6 +90,13 @@ def prune(
             show_default="0.1 in global ranking",
         ),
     ] = None,
+    heads: Annotated[
+        str,
+        typer.Option(
+            help="What attention loses: whole (heads), or inside (channels of every head); not of an .onnx file.",
+            metavar="NAME",
+        ),
+    ] = "whole",
     input_: Annotated[
         list[str] | None,
         typer.Option(
@@ -135,6 +142,8 @@ def prune(
             }
             shapes = [prune_files.parse_input(text) for text in input_ or []]
             if model.endswith(".onnx"):
+                if heads != "whole":
+                    raise ValueError(f"heads must be whole for an ONNX file, got {heads!r}")
                 plan = prune_files.prune_onnx(
                     Path(model), out, weights=weights, num_classes=num_classes, inputs=shapes, **wanted
                 )
@@ -145,6 +154,7 @@ def prune(
                 out,
                 weights=weights,
                 inputs=shapes or [prune_files.parse_input("1x3x224x224")],
+                heads=heads,
                 **wanted,
             )
         except (ValueError, TypeError) as error:

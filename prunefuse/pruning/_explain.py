@@ -137,22 +137,22 @@ class Coupled:
         return way[::-1]
 
 
-def coupled_in(model: nn.Module, inputs: Inputs, free: bool) -> Coupled:
-    """The couplings of a model, by its graph; ``free``: in which every size can follow.
+def coupled_in(model: nn.Module, inputs: Inputs, free: bool, heads: str = "whole") -> Coupled:
+    """The couplings of a model, by its graph; ``free``: in which every size can follow; ``heads``: what attention loses.
 
     Raises:
         RuntimeError: ``torch.export`` cannot capture the model.
     """
     exporter = Exporter(model, inputs, exported=free)
     evaluation = exporter.dense()
-    traced = trace(model, evaluation, free=free)
+    traced = trace(model, evaluation, free=free, heads=heads)
     if traced.pinning and (found := caches(model, inputs, traced.pinning)):
         model = without_caches(model, found)
         exporter = Exporter(model, inputs, exported=free)
         evaluation = exporter.dense()
-        traced = trace(model, evaluation, free=free)
+        traced = trace(model, evaluation, free=free, heads=heads)
     if traced.unused() and (training := exporter.dense_in_training()) is not None:
-        traced = trace(model, evaluation, training=training, free=free)
+        traced = trace(model, evaluation, training=training, free=free, heads=heads)
     return Coupled.of(traced)
 
 

@@ -21,6 +21,7 @@ from prunefuse.pruning._graph.trace import OFFER, Call, Kind, Note, Record, Trac
 from prunefuse.pruning._rules.experts import chooses, chosen_axis, follow, given_to_python, settle
 from prunefuse.pruning._rules.norms import normalizes
 from prunefuse.pruning._rules.registry import find_rule, unknown, values_in
+from prunefuse.pruning._rules.standardized import standardizes_with_gains
 
 if TYPE_CHECKING:
     from prunefuse.pruning._graph.program import Program
@@ -35,6 +36,8 @@ def trace(
     free: bool = False,
     kept: Mapping[str, Sequence[Tensor | None]] | None = None,
     smallest: Collection[Kind] = (),
+    heads: str = "whole",
+    whole_heads: Collection[type[nn.Module]] = (),
 ) -> Trace:
     """Apply the rules to every operator of the exported model.
 
@@ -48,11 +51,15 @@ def trace(
         free: The graph will be cut and not the module: sizes and constants follow.
         kept: What is kept is known: indices of every axis of every tensor, None = all.
         smallest: Types of modules that lose the smallest factor of an axis that they split, not the largest.
+        heads: What attention loses: ``"whole"`` heads, or channels ``"inside"`` of them.
+        whole_heads: Types of modules that lose whole heads in any case.
 
     Raises:
         RuntimeError: a rule failed.
     """
-    tracing = Tracing(dict(model.named_modules(remove_duplicate=False)), frozenset(ignored), free)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    known = "known" if kept is not None and heads == "inside" else heads
+    tracing = Tracing(modules, frozenset(ignored), free, heads=known, whole_heads=whole_heads)
     for name, (first, tensor) in all_names(model).items():
         if first not in tracing.tensors:
             # Whole numbers are indices and counters: their places are no channels.
@@ -119,6 +126,7 @@ def _walk(tracing: Tracing, program: Program) -> Walk:
     constants = program.constants
     tracing = replace(tracing, routing=chooses(program.graph))
     tracing.held.update(program.tensors, constants)
+    tracing.names.update(program.tensors)
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.name in constants:
@@ -223,6 +231,9 @@ def _module(node: fx.Node) -> str:
 
 
 def _numbers(node: fx.Node) -> tuple[float, ...]:
+    scale = node.kwargs.get("scale")  # of attention
+    if isinstance(scale, int | float):
+        return (scale,)
     if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
         return ()
     arguments = (*node.args, *node.kwargs.values())
@@ -281,8 +292,15 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         for place in values_in(args):
             given_to_python(tracing, node, place, Place(str(node.target), _module(node)))
         return _number(node.meta.get("val"))
-    normal = normalizes(node, tracing.held)
-    call = Call(name, _module(node), shapes, tracing, normalizes=normal, itemsize=_itemsize(node))
+    call = Call(
+        name,
+        _module(node),
+        shapes,
+        tracing,
+        normalizes=_normalizes(node, tracing),
+        itemsize=_itemsize(node),
+        traced=node,
+    )
     rule = find_rule(node.target)
     try:
         if name == "aten::resolve_neg" and not node.users:  # the last that is seen of x.numpy()
@@ -313,6 +331,10 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
 def _itemsize(node: fx.Node) -> int:
     made = node.meta.get("val")
     return made.dtype.itemsize if isinstance(made, Tensor) else 0
+
+
+def _normalizes(node: fx.Node, tracing: Tracing) -> bool:
+    return normalizes(node, tracing.held) or standardizes_with_gains(node, tracing.names)
 
 
 def _shapes(value: Any) -> tuple[tuple[int, ...], ...]:

@@ -28,7 +28,9 @@ from prunefuse.pruning._graph.export import (
 from prunefuse.pruning._graph.leaks import Made, forget, noting
 from prunefuse.pruning._graph.normed import gains_of_part, set_gains_
 from prunefuse.pruning._graph.program import Program
+from prunefuse.pruning._graph.queries import Scaled, scale_
 from prunefuse.pruning._graph.remembered import forgetting
+from prunefuse.pruning._graph.standardized import multiply_gains_
 from prunefuse.pruning._graph.trace import Record, Trace
 from prunefuse.pruning._walk import LAYOUT, call_shapes, trace
 
@@ -45,6 +47,8 @@ def extract(
     attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
     inputs: Inputs | None,
     outputs: Shapes,
+    scaled: Scaled,
+    standardized: Mapping[str, str],
 ) -> nn.Module:
     """A copy of a model with the kept channels only.
 
@@ -54,13 +58,23 @@ def extract(
         attributes: Module path -> attribute -> its value in the small model.
         inputs: What the model was planned for, without values; None if a file could not tell.
         outputs: Shapes of what it returns for them, which the small model must return too.
+        scaled: What is multiplied, as a plan has it.
+        standardized: Weights whose gains are multiplied, as a plan has them.
 
     Raises:
         ValueError: The small model cannot run, or returns other shapes; or already the dense one does.
     """
     gains = gains_of_part(model, kept)
-    small = cut(model, kept, attributes)
-    set_gains_(small, gains)
+
+    def made(dense: nn.Module) -> nn.Module:
+        small = cut(dense, kept, attributes)
+        set_gains_(small, gains)
+        part = named_tensors(small)
+        scale_(part, kept, scaled)
+        multiply_gains_(part, named_tensors(dense), kept, standardized)
+        return small
+
+    small = made(model)
     if inputs is None:
         return small
     try:
@@ -70,8 +84,7 @@ def extract(
         fresh = _without_caches(model, inputs)
         if fresh is None:
             raise
-        small = cut(fresh, kept, attributes)
-        set_gains_(small, gains)
+        small = made(fresh)
         _check_runs(small, fresh, inputs, outputs)
     return small
 
@@ -218,14 +231,17 @@ def extract_program(
     inputs: Inputs,
     dynamic_shapes: Any,
     training: bool,
+    heads: str,
+    scaled: Scaled,
+    standardized: Mapping[str, str],
 ) -> ExportedProgram:
     """See :meth:`PruningPlan.extract_program`."""
     program = export(model, inputs, training, dynamic_shapes)
-    traced = trace(model, Program.of(program), free=True, kept=kept)
+    traced = trace(model, Program.of(program), free=True, kept=kept, heads=heads)
     decision = Decision(traced, _kept_nodes(traced, kept))
     for call, shapes in zip(traced.calls, decision.sizes, strict=True):
         _set_sizes(call, shapes, decision.count)
-    _cut(program, model, kept, decision)
+    _cut(program, model, kept, decision, scaled, standardized)
     try:
         small = capture(program.module(check_guards=False), inputs, dynamic_shapes)
     except Exception as error:
@@ -341,6 +357,8 @@ def _cut(
     model: nn.Module,
     kept: Mapping[str, Sequence[Tensor | None]],
     decision: Decision,
+    scaled: Scaled,
+    standardized: Mapping[str, str],
 ) -> None:
     """Cut the tensors that the program holds; those that were one stay one."""
     names = all_names(model)
@@ -360,7 +378,13 @@ def _cut(
                 indices = [torch.from_numpy(np.flatnonzero(decision.keep[ids])) for ids in axes]
             else:
                 continue
-            held[name] = cuts.setdefault(first, cut_tensor(tensor, indices))
+            if first not in cuts:
+                cuts[first] = cut_tensor(tensor, indices)
+                if first in scaled:
+                    scale_(cuts, kept, {first: scaled[first]})
+                gained = {weight: gain for weight, gain in standardized.items() if gain == first}
+                multiply_gains_(cuts, named_tensors(model), kept, gained)
+            held[name] = cuts[first]
 
 
 def _check(program: ExportedProgram, decision: Decision) -> None:

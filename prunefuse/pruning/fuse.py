@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from prunefuse._options import require, require_type
 from prunefuse._seeds import isolated
 from prunefuse.pruning._graph.copies import named_tensors
 from prunefuse.pruning._graph.normed import restore_gains_
+from prunefuse.pruning._graph.queries import Scaled, unscaled
+from prunefuse.pruning._graph.standardized import divide_gains_
 
 _COMPLEMENTS = ("keep", "reinit", "zero")
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -41,18 +44,22 @@ def write_back(
     kept: dict[str, list[Tensor | None]],
     complement: str | nn.Module,
     generator: torch.Generator | None,
+    scaled: Scaled,
+    standardized: Mapping[str, str],
 ) -> None:
     """See :meth:`PruningPlan.fuse_`; a module as complement must be one that the plan is for.
 
     Args:
         kept: For each tensor of ``dense`` the kept indices of every axis; None = all.
+        scaled: What the small model has multiplied, as a plan has it.
+        standardized: Weights whose gains it has multiplied, as a plan has them.
 
     Raises:
         ValueError: ``small`` does not fit, or a module with pruned parameters has no ``reset_parameters``. Nothing is
             written then.
     """
     target = named_tensors(dense)
-    source = _fitting(small, target, kept)
+    source = unscaled(_fitting(small, target, kept), kept, scaled)
     pruned = {name for name, axes in kept.items() if any(axis is not None for axis in axes)}
     with torch.no_grad():
         if isinstance(complement, nn.Module):
@@ -66,6 +73,7 @@ def write_back(
         names = list(target)
         ops.scatter_([target[n] for n in names], [source[n] for n in names], [kept[n] for n in names])
     restore_gains_(dense, small, kept)
+    divide_gains_(target, kept, standardized)
 
 
 def _fitting(

@@ -206,7 +206,7 @@ def prune_without_finetuning(
     batches = Batches(calibration, inputs, device)
     dense = ModuleNetwork(copied(model).eval())
 
-    traced = trace(model, Exporter(model, inputs).dense())
+    traced = trace(model, Exporter(model, inputs).dense(), heads=options.get("heads", "whole"))
     readers, unrepaired = find_readers(traced)
     stuck = {name.rpartition(".")[0] or name: where for name, where in unrepaired.items()}
     if not readers:

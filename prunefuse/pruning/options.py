@@ -25,6 +25,7 @@ PRESETS = {
     "prunefuse": {"scope": "writers", "aggregation": "norm", "normalization": "none", "ranking": "local"},
     "spa": {"scope": "coupled", "aggregation": "sum", "normalization": "mean", "ranking": "global"},
 }
+HEADS = ("whole", "inside")
 _CHOICES = {
     "scope": SCOPES,
     "aggregation": AGGREGATIONS,
@@ -158,6 +159,15 @@ class PlanOptions(TypedDict, total=False):
 class ModulePlanOptions(PlanOptions, total=False):
     """What can be said about a plan of a model of PyTorch."""
 
+    heads: Annotated[
+        str,
+        Key(
+            "whole",
+            'What attention loses: ``"whole"`` heads, or ``"inside"``: all heads stay, and each loses the same channels of '
+            "its queries and keys, and of its values. Their scores keep the scale of the dense heads. Attention that cannot "
+            "lose channels inside loses whole heads, with a note.",
+        ),
+    ]
     loss: Annotated[
         Loss | None,
         Key(
@@ -241,6 +251,7 @@ class Options:
         selection: How many are kept.
         own_ratios: Name of a module or tensor -> the ratio of the channels that it writes.
         uniform: Whether axes that are equally long keep equally many channels.
+        heads: What attention loses, of :data:`HEADS`.
     """
 
     ratio: Fraction
@@ -250,6 +261,7 @@ class Options:
     selection: Selection
     own_ratios: Mapping[str, Fraction]
     uniform: bool = False
+    heads: str = "whole"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -312,6 +324,8 @@ def checked_options(
     if wanted["uniform"]:
         require(wanted["ranking"] != "global", "ranking", "local with uniform=True", wanted["ranking"])
         settings["ranking"] = "local"
+    heads = str(wanted.get("heads", "whole"))  # ONNX files have no such option
+    check_choice("heads", heads, HEADS)
     rounding = wanted["rounding"]
     if rounding is None:
         rounding = "floor" if target is None else "nearest"
@@ -338,6 +352,7 @@ def checked_options(
         ),
         own,
         wanted["uniform"],
+        heads,
     )
 
 

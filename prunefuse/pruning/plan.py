@@ -26,7 +26,7 @@ from prunefuse.pruning._explain import Coupled, coupled_in, explain
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning.extract import extract, extract_program
 from prunefuse.pruning.fuse import check_arguments, write_back
-from prunefuse.pruning.options import check_choice, inputs_for
+from prunefuse.pruning.options import HEADS, check_choice, inputs_for
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 FORMAT = "prunefuse plan"
 VERSION = 3
 EXPRESSED_BY = ("module", "program")
+_LATER: dict[str, Any] = {"structure": None, "heads": "whole", "scaled": {}, "standardized": {}}
+"""Fields that files have only where they say something."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,11 @@ class PruningPlan:
             exported one.
         structure: How they are given to the model, as lists, numbers, texts and dictionaries; None where each is an input, in
             order.
+        heads: What attention was to lose: ``"whole"`` heads, or channels ``"inside"`` of them.
+        scaled: Parameter name -> axis -> its indices that make queries of attention whose scale PyTorch takes from the length
+            of the heads. `extract` multiplies those that are kept by the root of the part of them that is kept.
+        standardized: Weight that is standardized before it is applied, and loses inputs -> the gains of its rows. `extract`
+            multiplies these so that rows are applied with the norm that their kept part had.
         seconds: What planning took: in all, and without ``torch.export``. None where nothing was planned, as for what
             `load` reads. Plans that differ in it are equal, and files do not have it.
         couplings: What `explain` tells of. It stands beside the plan as ``seconds`` does, and is None for what `load` reads.
@@ -123,6 +130,9 @@ class PruningPlan:
     notes: tuple[str, ...]
     expressed_by: str = "module"
     structure: Structure = None
+    heads: str = "whole"
+    scaled: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    standardized: dict[str, str] = field(default_factory=dict)
     seconds: tuple[float, float] | None = field(default=None, compare=False)
     couplings: Coupled | None = field(default=None, compare=False, repr=False)
     example: Inputs | None = field(default=None, compare=False, repr=False)
@@ -134,6 +144,7 @@ class PruningPlan:
             ValueError: indices that are empty, negative or not increasing; an unknown dtype or form.
         """
         check_choice("expressed_by", self.expressed_by, EXPRESSED_BY)
+        check_choice("heads", self.heads, HEADS)
         checked: set[int] = set()  # layers share their kept sets
         for name, axes in self.kept.items():
             for axis, indices in axes.items():
@@ -171,7 +182,7 @@ class PruningPlan:
                 'with expressed_by="module"'
             )
         inputs = self._example()
-        return extract(model, kept, self.attributes, inputs, self.outputs)
+        return extract(model, kept, self.attributes, inputs, self.outputs, self.scaled, self.standardized)
 
     def _example(self) -> Inputs | None:
         """The inputs that it was planned for, those of a file without values."""
@@ -211,7 +222,9 @@ class PruningPlan:
         model = unwrapped(model)
         kept = self.kept_indices(model)
         inputs = inputs_for(model, example_inputs, example_kwargs)
-        return extract_program(model, kept, inputs, dynamic_shapes, training)
+        return extract_program(
+            model, kept, inputs, dynamic_shapes, training, self.heads, self.scaled, self.standardized
+        )
 
     def fuse_(
         self,
@@ -225,8 +238,8 @@ class PruningPlan:
 
         A weight with kept outputs O and inputs I becomes ``dense[o, i] = small[rank(o), rank(i)]`` for o in O and i in I.
         Here rank is the place in the kept set. Norm layers and their statistics are written over O. What was not pruned is
-        copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit. Gains of weight norms and
-        vectors of spectral norms are so up to rounding, since the weights as applied are what is kept.
+        copied whole. ``plan.extract(dense)`` then has the values of ``small``, bit for bit. Gains of weight norms,
+        vectors of spectral norms, and what the plan has as ``scaled`` or ``standardized`` are so up to rounding.
 
         Args:
             dense: The dense model; written in place. Training mode and ``requires_grad`` stay.
@@ -256,7 +269,9 @@ class PruningPlan:
         if isinstance(complement, nn.Module):
             complement = unwrapped(complement, "complement")
             self.check_model(complement, "complement")
-        write_back(target, unwrapped(small, "small"), kept, complement, generator)
+        write_back(
+            target, unwrapped(small, "small"), kept, complement, generator, self.scaled, self.standardized
+        )
         return dense
 
     def explain(
@@ -307,7 +322,7 @@ class PruningPlan:
             model = unwrapped(model)
             self.check_model(model)
             inputs = inputs_for(model, example_inputs, example_kwargs)
-            coupled = coupled_in(model, inputs, self.expressed_by == "program")
+            coupled = coupled_in(model, inputs, self.expressed_by == "program", self.heads)
         if coupled is None:
             raise ValueError(
                 "model must be given to explain a plan that was loaded, which has no couplings: "
@@ -461,8 +476,9 @@ class PruningPlan:
     def _content(self) -> dict[str, Any]:
         """The fields by which plans are compared."""
         content = asdict(replace(self, couplings=None, example=None))
-        if self.structure is None:  # as files were before there was one
-            del content["structure"]
+        for name, absent in _LATER.items():  # as files were before there was such a field
+            if content[name] == absent:
+                del content[name]
         return {x.name: content[x.name] for x in fields(self) if x.compare and x.name in content}
 
     @staticmethod
@@ -521,7 +537,8 @@ def plan_of(text: str | bytes, place: Any) -> PruningPlan:
     if (version := content.pop("version", None)) != VERSION:
         raise ValueError(f"{place}: version of a plan must be {VERSION}, got {version!r}")
     checksum = content.pop("checksum", None)
-    content.setdefault("structure", None)
+    for name, absent in _LATER.items():
+        content.setdefault(name, absent)
     try:
         plan: PruningPlan = decode(PruningPlan, content, "plan")
     except ValueError as error:

@@ -31,7 +31,10 @@ from prunefuse.pruning._explain import Coupled
 from prunefuse.pruning._graph.caches import caches, without_caches
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning._graph.export import CaptureError, Exporter
+from prunefuse.pruning._graph.standardized import change, loses_columns
 from prunefuse.pruning._graph.trace import Note, Product, Trace, note_lines
+from prunefuse.pruning._rules.heads import VALUES
+from prunefuse.pruning._rules.standardized import standardized_weights
 from prunefuse.pruning.extract import checkable_outputs
 from prunefuse.pruning.options import (
     ModulePlanOptions,
@@ -150,8 +153,11 @@ def plan_pruning(
 
     tensors = named_tensors(model)
     kept = decision.kept(tensors)
+    gains, changes = _standardized(dense, tensors, decision.indices(tensors))
     notes = (
+        *changes,
         *_notes_on_capture(exporter, [name for name in unused if name in tensors]),
+        *((VALUES,) if settled.trace.products and dense.heads != checked.heads else ()),
         *note_lines(settled.notes),
     )
     couplings = Coupled.of(settled.trace, ignored, settled.notes)
@@ -178,11 +184,41 @@ def plan_pruning(
         notes=(*checked.notes, *reached, *thin_notes(layers), *notes),
         expressed_by=expressed_by,
         structure=inputs.structure,
+        heads=checked.heads,
+        scaled=_scaled(settled.trace, kept),
+        standardized=gains,
         couplings=couplings,
         example=inputs.on_meta(),
     )
     total = time.perf_counter() - start
     return replace(plan, seconds=(total, total - exporter.seconds))
+
+
+def _scaled(
+    trace: Trace, kept: Mapping[str, Mapping[int, tuple[int, ...]]]
+) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Tensor -> axis -> its indices that make queries, where some of these leave."""
+    return {
+        name: {axis: rows}
+        for name, (axis, rows) in trace.queries.items()
+        if name in kept and axis in kept[name] and not set(rows) <= set(kept[name][axis])
+    }
+
+
+def _standardized(
+    dense: Dense, tensors: Mapping[str, Tensor], kept: Mapping[str, Sequence[Tensor | None]]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Weights that are standardized before they are applied and lose inputs -> their gains, and notes on these weights."""
+    program = dense.evaluation
+    found = standardized_weights(program.graph, program.tensors)
+    found = {name: gain for name, gain in found.items() if loses_columns(kept[name])}
+    notes = []
+    for name, gain in found.items():
+        told = "gains keep the norm of each row" if gain else "no gains keep the norms of rows"
+        why = f"standardized over what is left of them, weights change as they are applied, relative to their norm; {told}"
+        amount = change(tensors[name], kept[name], tensors.get(gain))
+        notes.append(Note(f"{name} {100 * amount:.2g} %", why))
+    return {name: gain for name, gain in found.items() if gain}, note_lines(notes)
 
 
 def _notes_on_capture(exporter: Exporter, unused: Sequence[str]) -> tuple[str, ...]:

@@ -130,6 +130,7 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         mine = kept.setdefault(name, {})
         for axis, indices in axes.items():
             mine[axis] = tuple(mine[axis][i] for i in indices) if axis in mine else indices
+    scaled = {name: axes for name, axes in second.scaled.items() if name not in first.scaled} | first.scaled
     attributes = {path: dict(values) for path, values in first.attributes.items()}
     for path, values in second.attributes.items():
         attributes.setdefault(path, {}).update(values)
@@ -149,6 +150,8 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         fingerprint=first.fingerprint,
         kept=kept,
         attributes=attributes,
+        scaled=scaled,
+        standardized={**second.standardized, **first.standardized},
         layers=layers,
         notes=tuple(notes),
         couplings=first.couplings,

@@ -57,6 +57,11 @@ class Dense:
         """How many inputs the example is."""
         return self.inputs.batch
 
+    @property
+    def heads(self) -> str:
+        """What attention loses; whole heads where values make the graph, as numbers are not compared there."""
+        return "whole" if self.evaluation.by_values and not self.free else self.options.heads
+
     def ranked(self, remedies: Remedies) -> Ranked:
         """The model with scores, where modules are treated as the remedies say."""
         traced = trace(
@@ -67,6 +72,8 @@ class Dense:
             remedies.whole,
             self.free,
             smallest=remedies.smallest,
+            heads=self.heads,
+            whole_heads=remedies.whole_heads,
         )
         own_ratios = {
             name: self.options.own_ratios[path]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,6 +146,23 @@ def test_options_reach_the_plan(folder):
     assert "note: no --weights" in result.output
 
 
+def test_heads_lose_channels_inside(folder):
+    Path("tokens.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)\n"
+        "    return nn.Sequential(nn.Linear(4, 8), layer, nn.Linear(8, 2))\n"
+    )
+    result = call("tokens:build --input 1x5x4 --heads inside -o small")
+    assert result.exit_code == 0, result.output
+    plan = PruningPlan.load("small/plan.json")
+    assert plan.kept["1.self_attn.in_proj_weight"][0] != tuple(range(12))
+    assert plan.scaled["1.self_attn.in_proj_weight"] == {0: tuple(range(8))}
+    result = call("tokens:build --input 1x5x4 --heads half -o other")
+    assert result.exit_code == 2
+    assert "heads must be one of whole, inside, got 'half'" in result.output
+
+
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
@@ -234,6 +252,7 @@ def test_an_onnx_file_takes_the_same_options(chain):
         ("--input 1x6 --num-classes 3", "num_classes must be left out for an ONNX file"),
         ("--input 1x6 --target-latency 0.5", "target must be parameters, flops or memory for an ONNX file"),
         ("--input 1x6 --criterion snip", "criterion must be one of l2, l1, random, bn_scale, got"),
+        ("--input 1x6 --heads inside", "heads must be whole for an ONNX file, got 'inside'"),
         ("--input 1x6 --ignore w3", "ignore must match nodes or tensors of the file, got 'w3'"),
     ],
 )

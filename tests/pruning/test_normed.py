@@ -8,7 +8,7 @@ from pruning_oracle import scramble_
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from prunefuse.pruning import plan_pruning
+from prunefuse.pruning import PruningPlan, plan_pruning
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 NORMS = {
@@ -121,6 +121,15 @@ class Standardized(nn.Module):
         return rows.view_as(weight) * self.gain
 
 
+class Centered(nn.Module):
+    """The same without gains."""
+
+    def forward(self, weight):
+        rows = weight.flatten(1)
+        deviation, mean = torch.std_mean(rows, dim=1, keepdim=True, correction=0)
+        return ((rows - mean) / deviation).view_as(weight)
+
+
 class Unit(nn.Module):
     def forward(self, weight):
         return nn.functional.normalize(weight.flatten(1), dim=1).view_as(weight)
@@ -128,7 +137,7 @@ class Unit(nn.Module):
 
 def parametrized(kind):
     def wrap(layer):
-        part = kind() if kind is Unit else kind(len(layer.weight), layer.weight.ndim)
+        part = kind(len(layer.weight), layer.weight.ndim) if kind is Standardized else kind()
         nn.utils.parametrize.register_parametrization(layer, "weight", part)
         return layer
 
@@ -138,7 +147,7 @@ def parametrized(kind):
 FORMS = {
     "orthogonal": parametrizations.orthogonal,
     "orthogonal by Cayley": lambda layer: parametrizations.orthogonal(layer, orthogonal_map="cayley"),
-    "standardized": parametrized(Standardized),
+    "standardized without gains": parametrized(Centered),
     "of unit length": parametrized(Unit),
     "weight norm": parametrizations.weight_norm,
     "weight norm by hooks": weight_norm,
@@ -163,3 +172,113 @@ def test_weights_of_any_form_are_applied_as_before_in_both_modes(wrap, layer, mo
     plan.fuse_(model, small)
     for part, weight in zip(parts(plan, layer, applied(model, x)), applied(small, x), strict=True):
         torch.testing.assert_close(part, weight)
+
+
+class Written(nn.Conv1d):
+    """A convolution that standardizes its weight itself, with gains."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1))
+
+    def applied(self):
+        var, mean = torch.var_mean(self.weight, dim=[1, 2], keepdim=True, unbiased=False)
+        return self.gain * ((self.weight - mean) * (var + 1e-9).rsqrt())
+
+    def forward(self, x):
+        return nn.functional.conv1d(x, self.applied(), self.bias)
+
+
+class ByBatchNorm(Written):
+    def applied(self):
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        gain = (self.gain * 0.3).view(-1)
+        rows = nn.functional.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0, eps=1e-9)
+        return rows.reshape_as(self.weight)
+
+
+class WithoutGain(Written):
+    """As timm has some for big transfer."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        del self.gain
+
+    def applied(self):
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        rows = nn.functional.batch_norm(flat, None, None, training=True, momentum=0.0, eps=1e-9)
+        return rows.reshape_as(self.weight)
+
+
+class Parametrized(nn.Conv1d):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        parametrized(Standardized)(self)
+
+    def applied(self):
+        return self.weight
+
+
+STANDARDIZED = [Written, ByBatchNorm, Parametrized]
+
+
+def standardized_network(kind):
+    model = nn.Sequential(
+        nn.Conv1d(4, 16, 1), nn.ReLU(), kind(16, 12, 3), nn.ReLU(), kind(12, 8, 3), nn.Conv1d(8, 2, 1)
+    )
+    return scramble_(model).double(), torch.randn(2, 4, 9).double()
+
+
+def rows_left(plan, model, at):
+    """What a plan keeps of the weight of a standardized layer, as it is applied."""
+    name = next(x for x in plan.kept if x.startswith(f"{at}.") and x.endswith(("weight", "original")))
+    axes = plan.kept[name]
+    weight = model[at].applied().detach()
+    return weight[list(axes[0])][:, list(axes[1])], name
+
+
+@pytest.mark.parametrize("kind", STANDARDIZED)
+def test_rows_of_standardized_weights_keep_their_norms_by_their_gains(kind):
+    model, x = standardized_network(kind)
+    plan = plan_pruning(model, x)
+    small = plan.extract(model)
+    told = " ".join(plan.notes)
+    for at in (2, 4):
+        part, name = rows_left(plan, model, at)
+        now = small[at].applied().detach()
+        assert now.shape == part.shape
+        torch.testing.assert_close(now.flatten(1).norm(dim=1), part.flatten(1).norm(dim=1), rtol=1e-4, atol=0)
+        assert f"{name} {100 * float((now - part).norm() / part.norm()):.2g} %" in told
+    assert "gains keep the norm of each row" in told
+    program = plan.extract_program(model, x).module()
+    torch.testing.assert_close(program(x), small.eval()(x))
+    scramble_(small, 5)  # as training would
+    plan.fuse_(model, small)
+    again = plan.extract(model)
+    for a, b in zip(small.state_dict().values(), again.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+    for at in (2, 4):
+        part, _ = rows_left(plan, model, at)
+        now = small[at].applied().detach()
+        torch.testing.assert_close(now.flatten(1).norm(dim=1), part.flatten(1).norm(dim=1), rtol=1e-4, atol=0)
+
+
+def test_standardized_weights_without_gains_are_told():
+    model, x = standardized_network(WithoutGain)
+    plan = plan_pruning(model, x)
+    small = plan.extract(model)
+    part, name = rows_left(plan, model, 2)
+    amount = float((small[2].applied().detach() - part).norm() / part.norm())
+    assert any(
+        "no gains keep the norms" in note and f"{name} {100 * amount:.2g} %" in note for note in plan.notes
+    )
+    assert not plan.standardized
+
+
+def test_a_loaded_plan_has_the_gains(tmp_path):
+    model, x = standardized_network(Written)
+    plan = plan_pruning(model, x)
+    plan.save(tmp_path / "plan.json")
+    loaded = PruningPlan.load(tmp_path / "plan.json")
+    assert loaded.standardized == {"2.weight": "2.gain", "4.weight": "4.gain"}
+    torch.testing.assert_close(loaded.extract(model)(x), plan.extract(model)(x), rtol=0, atol=0)

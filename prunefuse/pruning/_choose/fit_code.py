@@ -88,11 +88,13 @@ class Remedies:
             type can.
         staying: Attributes that are no sizes, whatever their number.
         comparing: Types whose code compares attributes with sizes, as assertions do, without giving them to an operator.
+        whole_heads: Types that lose whole heads, where others lose channels inside of them.
     """
 
     steps: Mapping[Kind, int] = field(default_factory=dict)
     staying: frozenset[Attribute] = frozenset()
     comparing: frozenset[type[nn.Module]] = frozenset()
+    whole_heads: frozenset[type[nn.Module]] = frozenset()
 
     def step(self, module: nn.Module) -> int:
         """Which of :data:`STEPS` is taken for a module."""
@@ -123,6 +125,13 @@ class Remedies:
         if STEPS[step].whole:  # the others of the type start again
             steps.pop(type(module), None)
         return replace(self, steps={**steps, kind_of(module) if STEPS[step].whole else type(module): step})
+
+    def with_whole_heads(self, module: nn.Module) -> Remedies:
+        """These, where modules of a type start again with whole heads."""
+        kinds = {type(module), kind_of(module)}
+        steps = {kind: step for kind, step in self.steps.items() if kind not in kinds}
+        staying = frozenset(attribute for attribute in self.staying if attribute.type is not type(module))
+        return replace(self, steps=steps, staying=staying, whole_heads=self.whole_heads | {type(module)})
 
     def with_comparing(self, module: nn.Module) -> Remedies:
         """These, and a type whose code compares attributes with sizes."""
@@ -475,8 +484,12 @@ def remedies_for_comparisons(decision: Decision, fault: Fault) -> Remedies | Non
 
 def next_remedies(decision: Decision, fault: Fault) -> Remedies | None:
     """One step further for the last modules before a fault that have one left; None if none has."""
+    shortened = {type(decision.trace.modules[path]) for path in decision.trace.shortened}
     for module in decision.trace.modules_with_literals(fault.call):
-        if (step := decision.next_step(module)) is not None:
+        step = decision.next_step(module)
+        if type(module) in shortened and (step is None or STEPS[step].smallest or STEPS[step].whole):
+            return decision.remedies.with_whole_heads(module)
+        if step is not None:
             return decision.remedies.with_step(module, step)
     return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -159,6 +159,8 @@ class Trace(Walk):
         choices: Paths of the modules that split an axis of which another factor could lose channels.
         chosen: Axes of experts, and how many of them a call chooses.
         multiples: Axes of which a kernel takes nothing but multiples of a number of channels, and that number.
+        shortened: Paths of the modules with attention whose heads can lose channels.
+        queries: Tensor -> an axis, and its indices that make queries whose length is the scale of their scores.
     """
 
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -174,6 +176,8 @@ class Trace(Walk):
     choices: frozenset[str] = frozenset()
     chosen: tuple[tuple[Ids, int], ...] = ()
     multiples: tuple[tuple[Ids, int], ...] = ()
+    shortened: frozenset[str] = frozenset()
+    queries: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
 
     def unused(self) -> list[str]:
         """The parameters and buffers that no call takes."""
@@ -203,6 +207,10 @@ class Tracing:
         waiting: Axes that stay whole unless they are of experts.
         chosen: As of :class:`Trace`; so are the multiples.
         pointing: Of the place that Python was given last, and takes next: the axis that it is of.
+        heads: What attention loses: ``"whole"`` heads, channels ``"inside"`` of them, or what is ``"known"``.
+        whole_heads: Types of modules that lose whole heads in any case.
+        shortened: As of :class:`Trace`; so are queries.
+        names: Node of the graph that is walked now -> the parameter or buffer that it is.
         calls: Those of the graph that is walked now; so are literals and products.
     """
 
@@ -223,13 +231,18 @@ class Tracing:
     pointing: list[Ids] = field(default_factory=list)
     sized: dict[Size, Ids] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
+    heads: str = "whole"
+    whole_heads: Collection[type[nn.Module]] = ()
+    shortened: set[str] = field(default_factory=set)
+    queries: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     calls: list[Record] = field(default_factory=list)
     literals: dict[str, list[Ids]] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
 
     def of_next_graph(self) -> Tracing:
         """The same for another graph of the model."""
-        return replace(self, calls=[], literals={}, products=[])
+        return replace(self, names={}, calls=[], literals={}, products=[])
 
     def walked(self, outputs: tuple[tuple[int, ...], ...]) -> Walk:
         """What was found in the graph that is walked now, which gives outputs of these shapes."""
@@ -264,6 +277,8 @@ class Tracing:
             choices=frozenset(self.couplings.choices),
             chosen=tuple(self.chosen),
             multiples=tuple(self.multiples),
+            shortened=frozenset(self.shortened),
+            queries=self.queries,
         )
 
     def origin(self, value: Value) -> Value:
@@ -316,6 +331,7 @@ class Call:
         trace: Where the findings go; rules use the methods below.
         normalizes: Whether it is a statistic over channels that serves nothing but to normalize these.
         itemsize: Bytes of an element of the only, or the first, output; 0 where that is not known.
+        traced: The call in PyTorch's graph, if it is one.
     """
 
     op: str
@@ -324,6 +340,7 @@ class Call:
     trace: Tracing
     normalizes: bool = field(default=False, kw_only=True)
     itemsize: int = field(default=0, kw_only=True)
+    traced: fx.Node | None = field(default=None, kw_only=True)
 
     @property
     def shape(self) -> tuple[int, ...]:

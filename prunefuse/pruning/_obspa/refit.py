@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from prunefuse.pruning._graph.queries import factors
 from prunefuse.pruning._obspa.algebra import refit, removal_costs
 from prunefuse.pruning._obspa.readers import Application, Enough, Reader
 from prunefuse.pruning.plan import PruningPlan
@@ -186,10 +187,12 @@ def _refit_reader(
     rows_kept = plan.kept.get(reader.weight, {}).get(1 - reader.axis)
     kept = None if rows_kept is None else torch.tensor(rows_kept, device=weight.device)
     wanted: list[Tensor] = []
+    by = _factors_of_queries(reader, kept, plan)
 
     def remember(application: Application) -> None:
         rows = application.outputs(bias)
-        wanted.append(rows if kept is None else rows.index_select(1, kept))
+        rows = rows if kept is None else rows.index_select(1, kept)
+        wanted.append(rows if by is None else rows * by)
         if len(wanted) == calls:
             raise Enough
 
@@ -208,6 +211,16 @@ def _refit_reader(
         on_dense(batch)
         on_small(batch)
     reader.write_(tensors, refit(weight, gram, cross, damping))
+
+
+def _factors_of_queries(reader: Reader, kept: Tensor | None, plan: PruningPlan) -> Tensor | None:
+    """What the small network has multiplied of the outputs of a reader; None if nothing."""
+    rows = plan.scaled.get(reader.weight, {}).get(1 - reader.axis)
+    if rows is None or kept is None:
+        return None
+    sides: list[Tensor | None] = [kept, kept]
+    (_, _, by), *_ = factors({reader.weight: sides}, {reader.weight: {1 - reader.axis: rows}})
+    return by
 
 
 def compensate_own(

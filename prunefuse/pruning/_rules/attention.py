@@ -9,7 +9,7 @@ import numpy as np
 
 from prunefuse.pruning._graph.couplings import Ids, Value, fixed
 from prunefuse.pruning._graph.trace import Call
-from prunefuse.pruning._rules.layers import SCALED
+from prunefuse.pruning._rules.layers import product_of_computed
 from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown, values_in
 
 
@@ -26,10 +26,11 @@ def attention(
 ) -> Value:
     """q (..., H, L, E), k (..., H, S, E), v (..., H, S, D) -> (..., H, L, D): whole heads, since E sets the scale.
 
-    With grouped queries H of k and v is smaller, and all queries of one of their heads leave with it.
+    With grouped queries H of k and v is smaller, and all queries of one of their heads leave with it. Where heads lose
+    channels inside, all of them stay.
     """
     call.link(q.axes[-1], k.axes[-1])
-    call.keep(q.axes[-1], SCALED)
+    product_of_computed(call, q.axes[-1], q.axes[:-2], 0, 1)
     call.keep(k.axes[-2])
     call.keep(v.axes[-2])
     call.keep(q.axes[-2], "attends over channels")
@@ -65,7 +66,8 @@ def einsum(
         if len(holders) == 1:
             call.keep(letters[letter], "reduces over channels")
         elif all(value.name is None for value in holders):
-            call.keep(letters[letter], SCALED)
+            both = set.intersection(*map(set, terms)) if len(terms) == 2 else set()
+            product_of_computed(call, letters[letter], [letters[x] for x in sorted(both - {letter})], 1)
     out = Value(tuple(letters[letter] for letter in right))
     for n, (term, value) in enumerate(zip(terms, tensors, strict=True)):
         others = "".join(terms[:n] + terms[n + 1 :])

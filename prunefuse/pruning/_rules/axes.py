@@ -7,7 +7,7 @@ from typing import Any
 
 from prunefuse.pruning._graph.couplings import Ids, Value, fixed
 from prunefuse.pruning._graph.trace import Call
-from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown
+from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown, values_in
 
 _ALONG = "works along a channel axis"
 _PICKS = "picks channels by index"
@@ -123,6 +123,17 @@ def count_along_axis(
 def transform_of_planes(call: Call, x: Value, sizes: Any = None, dim: Any = (-2, -1), *_: Any) -> list[Value]:
     """A Fourier transform of two axes."""
     return along(call, x, dim)
+
+
+@register_rule(*("aten::linalg_" + name for name in ("matrix_exp", "householder_product")))
+def orthogonal(call: Call, *args: Any, **_: Any) -> Value:
+    """What makes orthogonal weights: a part of one is none."""
+    if "parametrizations" not in call.module:
+        return unknown(call, *args)[0]
+    for value in values_in(args):
+        for ids in value.axes:
+            call.keep(ids, "a part of an orthogonal weight is not orthogonal, so it stays whole")
+    return call.fixed_output()
 
 
 @register_rule("aten::roll")

@@ -13,6 +13,7 @@ import numpy as np
 from prunefuse.pruning._graph.couplings import Ids, Value, fixed
 from prunefuse.pruning._graph.trace import Call
 from prunefuse.pruning._rules.axes import places, reduction
+from prunefuse.pruning._rules.heads import CHANGED, CODE, UNKNOWN_SCALE, rows_of_queries, why_whole
 from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown, values_in
 
 register_rule(  # pointwise, without the tag in some form
@@ -151,6 +152,51 @@ def linear(call: Call, x: Value, weight: Value, bias: Value | None = None) -> Va
 SCALED = "multiplies computed tensors over channels, by whose number a softmax may be scaled"
 
 
+def product_of_computed(call: Call, summed: Ids, heads: Sequence[Ids], *sides: int) -> None:
+    """A product of computed tensors keeps the channels that it sums over, or where heads are shortened, the heads.
+
+    Args:
+        call: The product, or a whole attention.
+        summed: The channels.
+        heads: The axes that are side by side.
+        sides: The places of queries and keys among the arguments; one place: of the list that has both.
+    """
+    if call.trace.heads == "known" or not summed.any():
+        return
+    if call.trace.heads == "whole" or (why := _why_whole(call, summed, sides)):
+        call.keep_unless_experts(summed, SCALED if call.trace.heads == "whole" else "")
+        if call.trace.heads != "whole":
+            call.note(why)
+        return
+    for ids in heads:
+        call.keep(ids)
+    call.holds(summed)  # a scale may be made of it
+    call.trace.shortened.add(call.module)
+
+
+def _why_whole(call: Call, summed: Ids, sides: Sequence[int]) -> str:
+    """Why a product, of queries and keys perhaps, cannot sum over fewer channels; empty if it can."""
+    node, names = call.traced, call.trace.names
+    if node is None:
+        return UNKNOWN_SCALE
+    if type(call.trace.modules.get(call.module)) in call.trace.whole_heads:
+        return CODE
+    behind = int(call.op in ("aten::addmm", "aten::baddbmm"))  # what is added
+    if behind and not {"alpha", "beta"}.isdisjoint(node.kwargs):
+        return UNKNOWN_SCALE
+    first = [node.args[behind + side] for side in sides]
+    given: Any = first[0] if len(sides) == 1 else first
+    if len(given) != 2 or (why := why_whole(node, tuple(given), names)):
+        return why if len(given) == 2 else UNKNOWN_SCALE
+    if call.op != "aten::scaled_dot_product_attention" or node.kwargs.get("scale") is not None:
+        return ""
+    found = rows_of_queries(node, names)
+    if not found or any(call.trace.queries.get(name, rows) != rows for name, rows in found.items()):
+        return CHANGED
+    call.trace.queries.update(found)
+    return ""
+
+
 @register_rule("aten::matmul", "aten::mm", "aten::bmm")
 def matmul(call: Call, a: Value, b: Value) -> Value:
     """a (..., M, K) @ b (..., K, N) -> (..., M, N); batch axes broadcast."""
@@ -166,7 +212,7 @@ def matmul(call: Call, a: Value, b: Value) -> Value:
         next((x for x in map(call.trace.sliced, (b, a)) if x.name), a) if computed else b if b.name else a
     )
     if source.name is None:
-        call.keep_unless_experts(a.axes[-1], SCALED)
+        product_of_computed(call, a.axes[-1], a.axes[:-2], 0, 1)
     batch = (Value((*v.axes[:-2], fixed(1), fixed(1))) for v in (a, b))
     out = broadcast(call, *batch).with_axis(-2, a.axes[-2]).with_axis(-1, b.axes[-1])
     call.multiply(*out.axes, a.axes[-1], weight=source.name)

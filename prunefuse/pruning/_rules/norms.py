@@ -78,14 +78,16 @@ def normalizes(node: fx.Node, held: Collection[str]) -> bool:
         node: The reduction.
         held: Names of the nodes that are parameters, buffers or constants.
     """
-    if _op(node) not in _STATISTICS or not isinstance(node.args[0], fx.Node) or not node.users:
+    if op_of(node) not in _STATISTICS or not isinstance(node.args[0], fx.Node) or not node.users:
         return False
     if not _is_computed(node.args[0], held):  # a weight that is standardized
         return False
     source = _root(node.args[0])
-    if _op(node) == "aten::sum" and _op(source) not in _ELEMENTWISE:  # of what is no size, as in a softmax
+    if (
+        op_of(node) == "aten::sum" and op_of(source) not in _ELEMENTWISE
+    ):  # of what is no size, as in a softmax
         return False
-    return all(_serves(node, user, source, _op(node) == "aten::mean", False, held) for user in node.users)
+    return all(_serves(node, user, source, op_of(node) == "aten::mean", False, held) for user in node.users)
 
 
 def _serves(
@@ -101,7 +103,7 @@ def _serves(
         inverse: Whether it is one over the statistic, by which one multiplies.
         held: As above.
     """
-    op = _op(user)
+    op = op_of(user)
     others = [x for x in user.all_input_nodes if x is not made]
     channels = [x for x in others if _is_computed(x, held)]
     if channels and op != "aten::expand_as":
@@ -114,7 +116,7 @@ def _serves(
     if op not in _SCALED or not user.users:
         return False
     if (
-        _op(made) == "aten::sum" and op in _FACTORS and user.args[0] is made
+        op_of(made) == "aten::sum" and op in _FACTORS and user.args[0] is made
     ):  # by a number that may be a count
         return False
     if op == "aten::getitem":
@@ -125,7 +127,8 @@ def _serves(
     return all(_serves(user, x, source, mean, flipped, held) for x in user.users)
 
 
-def _op(node: fx.Node) -> str:
+def op_of(node: fx.Node) -> str:
+    """The name of the operator that a node calls, whether in place or not."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return "aten::getitem" if getattr(node.target, "__name__", "") == "getitem" else ""
@@ -134,7 +137,7 @@ def _op(node: fx.Node) -> str:
 
 def _root(node: fx.Node) -> fx.Node:
     """What a node is a copy of."""
-    while _op(node) in _SAME and isinstance(node.args[0], fx.Node):
+    while op_of(node) in _SAME and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node
 
@@ -142,12 +145,12 @@ def _root(node: fx.Node) -> fx.Node:
 def _is_of(node: fx.Node, source: fx.Node) -> bool:
     """Whether a tensor has the channels of a source one by one: the source, what it is made of, or these less a mean."""
     known, node = {source}, _root(node)
-    if _op(source) in _ELEMENTWISE:  # the mean of squares
+    if op_of(source) in _ELEMENTWISE:  # the mean of squares
         known.update(_root(x) for x in source.all_input_nodes)
     for base in list(known):
-        if _op(base) == "aten::sub" and isinstance(base.args[0], fx.Node):
+        if op_of(base) == "aten::sub" and isinstance(base.args[0], fx.Node):
             known.add(_root(base.args[0]))
-    if _op(node) in ("aten::sub", "aten::mul") and node not in known:  # centered, or with its weight
+    if op_of(node) in ("aten::sub", "aten::mul") and node not in known:  # centered, or with its weight
         return any(_root(x) in known for x in node.all_input_nodes)
     return node in known
 
