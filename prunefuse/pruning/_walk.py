@@ -252,6 +252,7 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         return _number(node.meta.get("val"))
     call = Call(name, _module(node), shapes, tracing, normalizes=normalizes(node, tracing.held))
     rule = find_rule(node.target)
+    sums = len(tracing.sums)
     try:
         if name == "aten::resolve_neg" and not node.users:  # the last that is seen of x.numpy()
             for ids in (ids for value in values_in(args) for ids in value.axes):
@@ -272,7 +273,9 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
             for ids in value.axes:
                 call.keep(ids)
     inputs = tuple(values_in((*args, *kwargs.values())))
-    tracing.calls.append(Record(call.op, call.module, inputs, tuple(outputs), _numbers(node), node))
+    record = Record(call.op, call.module, inputs, tuple(outputs), _numbers(node), node)
+    tracing.calls.append(record)
+    tracing.note_made(record, sums, rule.__module__.startswith("prunefuse."))
     return outputs[0] if isinstance(node.meta["val"], Tensor) else outputs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -61,6 +61,37 @@ class Product:
     weight: str | None
     times: int
     axes: tuple[Ids, ...]
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A call that sums over channels: what is not kept must add nothing, for the call to give what the small one gives.
+
+    Attributes:
+        where: The call.
+        factors: Tensors that it multiplies there, and the axes of each over which it sums. If one is zero at the channels
+            that leave, nothing is added.
+        call: Its record; None while the rule runs.
+    """
+
+    where: Place
+    factors: tuple[tuple[Value, tuple[int, ...]], ...]
+    call: Record | None = None
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A call that takes a mean or a variance over channels.
+
+    Attributes:
+        where: The call.
+        axes: The channels.
+        unlike: Why it changes although every channel is there equally often; "" if it does not.
+    """
+
+    where: Place
+    axes: tuple[Ids, ...]
+    unlike: str = ""
 
 
 class Note(NamedTuple):
@@ -141,6 +172,10 @@ class Trace(Walk):
         notes: What was kept whole, and why.
         pinning: Module path and attribute of the tensors that no plan can cut, and whose channels stay for that.
         choices: Paths of the modules that split an axis of which another factor could lose channels.
+        sums: The calls that sum over channels.
+        statistics: The calls that take statistics over channels.
+        made: ``id`` of a computed value -> the call that made it, also those that composite operators consist of.
+        unlisted: Calls by rules from outside that have not said over what they sum.
     """
 
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -154,6 +189,10 @@ class Trace(Walk):
     notes: tuple[Note, ...] = ()
     pinning: tuple[str, ...] = ()
     choices: frozenset[str] = frozenset()
+    sums: tuple[Sum, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
+    made: Mapping[int, Record] = field(default_factory=dict)
+    unlisted: tuple[Record, ...] = ()
 
     def unused(self) -> list[str]:
         """The parameters and buffers that no call takes."""
@@ -179,6 +218,7 @@ class Tracing:
         pinning: As of :class:`Trace`.
         held: Names of the nodes of the graph that are parameters, buffers or constants.
         choices: Tensor name -> the axes of which one may be that in ``writers``.
+        sums: As of :class:`Trace`; so are statistics, made and unlisted.
         calls: Those of the graph that is walked now; so are literals and products.
     """
 
@@ -194,6 +234,10 @@ class Tracing:
     choices: dict[str, tuple[int, ...]] = field(default_factory=dict)
     sized: dict[Size, Ids] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
+    sums: list[Sum] = field(default_factory=list)
+    statistics: list[Statistic] = field(default_factory=list)
+    made: dict[int, Record] = field(default_factory=dict)
+    unlisted: list[Record] = field(default_factory=list)
     calls: list[Record] = field(default_factory=list)
     literals: dict[str, list[Ids]] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
@@ -229,7 +273,22 @@ class Tracing:
             notes=tuple(self.notes),
             pinning=tuple(self.pinning),
             choices=frozenset(self.couplings.choices),
+            sums=tuple(self.sums),
+            statistics=tuple(self.statistics),
+            made=self.made,
+            unlisted=tuple(self.unlisted),
         )
+
+    def note_made(self, record: Record, first_sum: int, listed: bool) -> None:
+        """Remember what a call has made, and which sums it is, those from ``first_sum`` on that no call inside it is."""
+        for value in record.outputs:
+            if value.name is None:
+                self.made.setdefault(id(value), record)
+        for n in range(first_sum, len(self.sums)):
+            if self.sums[n].call is None:
+                self.sums[n] = replace(self.sums[n], call=record)
+        if not listed and len(self.sums) == first_sum:
+            self.unlisted.append(record)
 
     def origin(self, value: Value) -> Value:
         """The parameter or buffer that a computed value has the shape of, or is a part of; else itself."""
@@ -341,6 +400,23 @@ class Call:
         self.multiply(*weight.axes, *over, weight=named.name)
         self.writes(named, out_axis)
 
+    def sums(self, *factors: tuple[Value, int | Sequence[int]]) -> None:
+        """Say over which channels the call sums: tensors that it multiplies there, and the axes of each.
+
+        Name the weight first. What `PruningPlan.fuse_` writes with ``complement="preserve"`` has zeros there.
+        """
+        self.trace.sums.append(Sum(self.where, tuple((x, _from_front(x, axes)) for x, axes in factors)))
+
+    def takes_statistics(self, *axes: Ids, unlike: str = "") -> None:
+        """Say that the call takes means or variances over channels.
+
+        Args:
+            axes: The channels.
+            unlike: Why the statistic changes where every channel is there twice; "" if it does not.
+        """
+        if any(ids.any() for ids in axes):
+            self.trace.statistics.append(Statistic(self.where, axes, unlike))
+
     def writes(self, weight: Value, out_axis: int, *others: int) -> None:
         """Record that a value, if it is a parameter or buffer, computes the output's channels: for their score.
 
@@ -377,6 +453,10 @@ class Call:
             self.trace.sized[key] = added
             parts.append(added)
         return np.concatenate([parts[0], ids, parts[1]])
+
+
+def _from_front(value: Value, axes: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(axis % len(value.axes) for axis in ([axes] if isinstance(axes, int) else axes))
 
 
 def fix_unranked(traced: Trace, *, least: int = 1) -> tuple[Ids, list[Note]]:
