@@ -300,8 +300,8 @@ class PruneFuseOptions:
         default="keep",
         metadata=option(
             FINAL,
-            "Weights the selector does not have: the dense network's, drawn again, zero, or such that it computes the same",
-            more="preserve: the dense network's, but nothing of the selector reads them at first. See docs/fusing.md.",
+            "Weights the selector does not have: the dense network's, drawn again, or zero",
+            more="preserve: the dense network's, which nothing of the selector reads at first. See docs/fusing.md.",
             check=one_of("keep", "reinit", "zero", "preserve"),
         ),
     )
