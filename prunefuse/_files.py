@@ -213,7 +213,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def decode(hint: Any, value: Any, where: str) -> Any:
-    """Build what ``hint`` asks for: a dataclass, dict, tuple, int, float or str, a union of int and tuple, or anything.
+    """Build what ``hint`` asks for: a dataclass, dict, tuple, int, float or str, a union of two of these, or anything.
 
     Args:
         hint: The type.
@@ -241,6 +241,8 @@ def decode(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list):
         return tuple(decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is UnionType:
+        if value is None and type(None) in arguments:
+            return None
         hint = next(h for h in arguments if (get_origin(h) is tuple) == isinstance(value, list))
         return decode(hint, value, where)
     if hint is float and type(value) is int:

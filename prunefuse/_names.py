@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 
 Stochastic: TypeAlias = Literal["none", "power", "softmax", "softrank"]
 Diversity: TypeAlias = Literal["none", "k_center", "k_means"]
-Complement: TypeAlias = Literal["keep", "reinit", "zero"]
+Complement: TypeAlias = Literal["keep", "reinit", "zero", "preserve"]
 
 Start: TypeAlias = Literal["fresh", "continue", "shrink"]
 STARTS: tuple[str, ...] = get_args(Start)

@@ -9,7 +9,9 @@ import pytest
 from peer_packages import skip_without
 
 ROOT = Path(__file__).parent.parent
-PAGES = [(ROOT / name).read_text() for name in ("README.md", "docs/tasks.md", "docs/language.md")]
+PAGES = [
+    (ROOT / name).read_text() for name in ("README.md", "docs/tasks.md", "docs/language.md", "docs/fusing.md")
+]
 # Every block of Python, by the heading above it.
 BLOCKS = [
     pytest.param(block, id=section.splitlines()[0])

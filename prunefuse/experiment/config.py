@@ -294,7 +294,10 @@ def check_network(config: DataOptions) -> None:
     complement = getattr(config, "complement", "keep")
     drawn = config.weights is not None and complement == "reinit"
     require(
-        not drawn, "complement", "keep or zero with weights, which a network drawn again has, too", complement
+        not drawn,
+        "complement",
+        "keep, zero or preserve with weights, which a network drawn again has, too",
+        complement,
     )
 
 

@@ -301,7 +301,8 @@ class PruneFuseOptions:
         metadata=option(
             FINAL,
             "Weights the selector does not have: the dense network's, drawn again, or zero",
-            check=one_of("keep", "reinit", "zero"),
+            more="preserve: the dense network's, which nothing of the selector reads at first. See docs/fusing.md.",
+            check=one_of("keep", "reinit", "zero", "preserve"),
         ),
     )
 

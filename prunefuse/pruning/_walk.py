@@ -302,6 +302,7 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         traced=node,
     )
     rule = find_rule(node.target)
+    sums = len(tracing.sums)
     try:
         if name == "aten::resolve_neg" and not node.users:  # the last that is seen of x.numpy()
             for ids in (ids for value in values_in(args) for ids in value.axes):
@@ -324,7 +325,9 @@ def _call(tracing: Tracing, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     inputs = tuple(values_in((*args, *kwargs.values())))
     if tracing.routing:
         outputs = follow(call, chosen_axis(call, args, kwargs), inputs, outputs)
-    tracing.calls.append(Record(call.op, call.module, inputs, tuple(outputs), _numbers(node), node))
+    record = Record(call.op, call.module, inputs, tuple(outputs), _numbers(node), node)
+    tracing.calls.append(record)
+    tracing.note_made(record, sums, rule.__module__.startswith("prunefuse."))
     return outputs[0] if isinstance(node.meta["val"], Tensor) else outputs
 
 

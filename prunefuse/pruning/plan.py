@@ -6,8 +6,10 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +27,16 @@ from prunefuse.pruning import _pretrained
 from prunefuse.pruning._explain import Coupled, coupled_in, explain
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning.extract import extract, extract_program
-from prunefuse.pruning.fuse import check_arguments, write_back
+from prunefuse.pruning.fuse import Rewrite, check_arguments, rewrite, write_back
 from prunefuse.pruning.options import HEADS, check_choice, inputs_for
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 FORMAT = "prunefuse plan"
-VERSION = 3
+VERSION = 4
+_READ = (3, VERSION)
+_SINCE_4 = ("reads", "copies", "not_preserved")
 EXPRESSED_BY = ("module", "program")
 _LATER: dict[str, Any] = {"structure": None, "heads": "whole", "scaled": {}, "standardized": {}}
 """Fields that files have only where they say something."""
@@ -108,6 +112,12 @@ class PruningPlan:
             of the heads. `extract` multiplies those that are kept by the root of the part of them that is kept.
         standardized: Weight that is standardized before it is applied, and loses inputs -> the gains of its rows. `extract`
             multiplies these so that rows are applied with the norm that their kept part had.
+        reads: Of which axes of a parameter or buffer a call takes sums, as a linear map does of its weight's inputs. Each entry
+            is the axes of one such use. Those alone that lose channels are named. None in files of version 3.
+        copies: Parameter or buffer name -> axis -> for every index that is not kept, the one whose values it gets so that
+            statistics stay as they are. It is itself where it keeps its own.
+        not_preserved: Module path -> why ``complement="preserve"`` of `fuse_` does not keep there what the small model
+            computes.
         seconds: What planning took: in all, and without ``torch.export``. None where nothing was planned, as for what
             `load` reads. Plans that differ in it are equal, and files do not have it.
         couplings: What `explain` tells of. It stands beside the plan as ``seconds`` does, and is None for what `load` reads.
@@ -133,6 +143,9 @@ class PruningPlan:
     heads: str = "whole"
     scaled: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
     standardized: dict[str, str] = field(default_factory=dict)
+    reads: dict[str, tuple[tuple[int, ...], ...]] | None = None
+    copies: dict[str, dict[int, tuple[int, ...]]] = field(default_factory=dict)
+    not_preserved: dict[str, str] = field(default_factory=dict)
     seconds: tuple[float, float] | None = field(default=None, compare=False)
     couplings: Coupled | None = field(default=None, compare=False, repr=False)
     example: Inputs | None = field(default=None, compare=False, repr=False)
@@ -248,9 +261,16 @@ class PruningPlan:
                 each module's own ``reset_parameters``. That is not an initialization of the whole network, nor of parameters
                 that only their model fills, as a class token. For both give a freshly built model:
                 ``plan.fuse_(dense, small, build())``. ``"zero"``: zeros, and in norm layers weight 1, bias 0, mean 0,
-                variance 1. Then ``dense`` computes the function of ``small``. A module: its values there. It must have
-                the architecture of ``dense``, and is not changed.
+                variance 1. Then ``dense`` computes the function of ``small``. ``"preserve"``: what they held, but for what
+                keeps ``dense`` from computing that function, so that it does and all of it has a gradient. See below. A
+                module: its values there. It must have the architecture of ``dense``, and is not changed.
             generator: For ``"reinit"``; None draws from torch's default generator.
+
+        With ``"preserve"`` kept outputs do not read other inputs: the columns of a weight for these are zero in the rows that
+        are kept. Its other rows keep their values. So the zeros have a gradient at once, and the other rows after one step.
+        Where a norm takes statistics over channels, channels that are not kept become copies of kept ones. That keeps the
+        statistics where each is there equally often, as at a ratio of one half. ``not_preserved`` names the modules where
+        nothing keeps them.
 
         Returns:
             ``dense``.
@@ -258,7 +278,11 @@ class PruningPlan:
         Raises:
             TypeError: An argument has the wrong type.
             ValueError: The plan is for another model, ``small`` does not fit, or a module with pruned parameters
-                has no ``reset_parameters``. Nothing is written then.
+                has no ``reset_parameters``. Or the plan is from a file of version 3 and ``complement`` is ``"preserve"``.
+                Nothing is written then.
+
+        Warns:
+            UserWarning: ``complement`` is ``"preserve"``, and there is something in ``not_preserved``.
 
         References:
             Kousar, Bhatti and Moon 2025, *PruneFuse: Efficient Data Selection via Weight Pruning and Network Fusion*.
@@ -269,10 +293,28 @@ class PruningPlan:
         if isinstance(complement, nn.Module):
             complement = unwrapped(complement, "complement")
             self.check_model(complement, "complement")
-        write_back(
-            target, unwrapped(small, "small"), kept, complement, generator, self.scaled, self.standardized
-        )
+        rewrite = self._rewrite(target, kept) if complement == "preserve" else None
+        network = unwrapped(small, "small")
+        write_back(target, network, kept, complement, generator, self.scaled, self.standardized, rewrite)
         return dense
+
+    def _rewrite(self, dense: nn.Module, kept: Mapping[str, Sequence[Tensor | None]]) -> Rewrite:
+        """What ``complement="preserve"`` changes beside what is kept."""
+        if self.reads is None:
+            raise ValueError(
+                'complement must not be "preserve" with this plan, whose file is of version 3 and does not say which axes '
+                "are read: plan again with plan_pruning"
+            )
+        if self.not_preserved:
+            first = "; ".join(
+                f"{path or 'the model'}: {why}" for path, why in islice(self.not_preserved.items(), 3)
+            )
+            more = f"; and {len(self.not_preserved) - 3} more" if len(self.not_preserved) > 3 else ""
+            warnings.warn(
+                f"the fused network does not compute exactly what the small one does (plan.not_preserved): {first}{more}",
+                stacklevel=3,
+            )
+        return rewrite(named_tensors(dense), kept, self.reads, self.copies)
 
     def explain(
         self,
@@ -479,6 +521,9 @@ class PruningPlan:
         for name, absent in _LATER.items():  # as files were before there was such a field
             if content[name] == absent:
                 del content[name]
+        if self.reads is None:  # as files were up to version 3
+            for name in _SINCE_4:
+                del content[name]
         return {x.name: content[x.name] for x in fields(self) if x.compare and x.name in content}
 
     @staticmethod
@@ -534,11 +579,13 @@ def plan_of(text: str | bytes, place: Any) -> PruningPlan:
         raise ValueError(f"{place}: not a pruning plan: {error}") from None
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise ValueError(f"{place}: not a pruning plan")
-    if (version := content.pop("version", None)) != VERSION:
-        raise ValueError(f"{place}: version of a plan must be {VERSION}, got {version!r}")
+    if (version := content.pop("version", None)) not in _READ:
+        raise ValueError(f"{place}: version of a plan must be {_READ[0]} to {VERSION}, got {version!r}")
     checksum = content.pop("checksum", None)
     for name, absent in _LATER.items():
         content.setdefault(name, absent)
+    if "reads" not in content:
+        content |= {"reads": None, "copies": {}, "not_preserved": {}}
     try:
         plan: PruningPlan = decode(PruningPlan, content, "plan")
     except ValueError as error:

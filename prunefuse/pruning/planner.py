@@ -25,6 +25,7 @@ from prunefuse.pruning._choose.fit_code import (
     remedies_for_comparisons,
 )
 from prunefuse.pruning._choose.gradients import Evidence, Loss, gather
+from prunefuse.pruning._choose.preserve import preserving
 from prunefuse.pruning._choose.scores import ALL_CRITERIA, NEEDS, Scoring
 from prunefuse.pruning._choose.targets import Target
 from prunefuse.pruning._explain import Coupled
@@ -169,6 +170,7 @@ def plan_pruning(
         attributes[path] = {**attributes.get(path, {}), **states}
     if exporter.by_values:
         outputs = checkable_outputs(model, inputs, outputs)
+    preserved = preserving(decision, dense.model)
     plan = PruningPlan(
         fingerprint=fingerprint(model),
         ratio=float(decision.ratio),
@@ -187,6 +189,9 @@ def plan_pruning(
         heads=checked.heads,
         scaled=_scaled(settled.trace, kept),
         standardized=gains,
+        reads=preserved.reads,
+        copies=preserved.copies,
+        not_preserved=preserved.not_preserved,
         couplings=couplings,
         example=inputs.on_meta(),
     )

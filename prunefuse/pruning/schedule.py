@@ -154,6 +154,9 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         standardized={**second.standardized, **first.standardized},
         layers=layers,
         notes=tuple(notes),
+        reads=_joined(first.reads, second.reads),
+        copies=_copies(first, second),
+        not_preserved={**second.not_preserved, **first.not_preserved},
         couplings=first.couplings,
         seconds=(
             (first.seconds[0] + second.seconds[0], first.seconds[1] + second.seconds[1])
@@ -161,3 +164,43 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
             else None
         ),
     )
+
+
+def _joined(
+    first: Mapping[str, tuple[tuple[int, ...], ...]] | None,
+    second: Mapping[str, tuple[tuple[int, ...], ...]] | None,
+) -> dict[str, tuple[tuple[int, ...], ...]] | None:
+    """The uses of both; two of one call may be of some axes that one of the plans alone cuts."""
+    if first is None or second is None:
+        return None
+    reads = {}
+    for name in dict.fromkeys((*first, *second)):
+        uses = {*first.get(name, ()), *second.get(name, ())}
+        reads[name] = tuple(sorted(use for use in uses if not any(set(use) < set(other) for other in uses)))
+    return reads
+
+
+def _copies(first: PruningPlan, second: PruningPlan) -> dict[str, dict[int, tuple[int, ...]]]:
+    """What leaves with the second plan is a copy of what the small model keeps, and what left before of that."""
+    copies = {name: dict(axes) for name, axes in second.copies.items() if name not in first.kept}
+    for name, kept in first.kept.items():
+        for axis in first.copies.get(name, {}).keys() | second.copies.get(name, {}).keys():
+            before, sources = kept.get(axis), first.copies.get(name, {}).get(axis, ())
+            then = second.kept.get(name, {}).get(axis)
+            own = second.copies.get(name, {}).get(axis, ())
+            if before is None:
+                copies.setdefault(name, {})[axis] = own
+                continue
+            source = dict(zip(_left(before, len(before) + len(sources)), sources, strict=True))
+            if then is not None:
+                left = _left(then, len(before))
+                moved = {before[i]: before[j] for i, j in zip(left, own or left, strict=True)}
+                source = {i: moved.get(j, j) for i, j in source.items()} | moved
+            copies.setdefault(name, {})[axis] = tuple(source[i] for i in sorted(source))
+    return copies
+
+
+def _left(kept: tuple[int, ...], size: int) -> list[int]:
+    """The indices that are not kept."""
+    held = set(kept)
+    return [i for i in range(size) if i not in held]

@@ -137,7 +137,7 @@ def test_switches_change_one_thing_each(trainings: Trainings) -> None:
 
 def test_complements(trainings: Trainings) -> None:
     starts = {}
-    for complement in ("keep", "zero", "reinit"):
+    for complement in ("keep", "zero", "reinit", "preserve"):
         trainings.clear()
         loop = learner(replace(CONFIG, schedule=(10,), complement=complement))  # type: ignore[arg-type]
         list(loop)
@@ -149,6 +149,11 @@ def test_complements(trainings: Trainings) -> None:
     assert torch.equal(kept, theta()["layers.2.weight"][free])
     assert (kept != drawn).all()
     assert 0.5 < drawn.std() / kept.std() < 2
+    rows = list(loop.plan.kept["layers.2.weight"][0])
+    preserved = starts["preserve"]["layers.2.weight"]
+    assert ((preserved == 0)[rows] == free[rows]).all()  # nothing of the selector reads what it does not have
+    others = [o for o in range(16) if o not in rows]
+    assert torch.equal(preserved[others], theta()["layers.2.weight"][others])
 
 
 class Scaled(nn.Module):

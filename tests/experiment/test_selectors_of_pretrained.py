@@ -118,7 +118,7 @@ def test_a_selector_starts_as_pruning_without_training_leaves_it(name):
     assert same(loop.final.state_dict(), dense.state_dict())
 
 
-@pytest.mark.parametrize("complement", ["keep", "zero"])
+@pytest.mark.parametrize("complement", ["keep", "zero", "preserve"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_training_changes_comes_into_the_fused_network(name, complement):
     def trained(model, data, *, device, seed, teacher=None):
@@ -128,7 +128,7 @@ def test_what_training_changes_comes_into_the_fused_network(name, complement):
     loop = learner(replace(CONFIG, schedule=(40,), complement=complement), name, fit=trained)
     start = learner(replace(CONFIG, schedule=(40,)), name, fit=nothing)
     [*_], [*_] = loop, start
-    if complement == "zero":  # then there is nothing beside the selector
+    if complement != "keep":  # then there is nothing beside the selector, or nothing that it listens to
         shown = torch.stack([image for image, _ in TEST])
         with torch.no_grad():
             both = (one.eval()(shown) for one in (loop.final, loop.selector))

@@ -87,7 +87,7 @@ def test_a_model_of_its_own_as_selector_does_not_start_from_them(tmp_path, check
 def test_weights_drawn_again_are_refused(checkpoint):
     for kind in (RunConfig, ExtrapolateConfig):
         with pytest.raises(
-            ConfigError, match=r"complement must be keep or zero with weights, .*got 'reinit'"
+            ConfigError, match=r"complement must be keep, zero or preserve with weights, .*got 'reinit'"
         ):
             kind(weights=checkpoint[0], complement="reinit")
         assert kind(weights=checkpoint[0], complement="zero").weights == checkpoint[0]

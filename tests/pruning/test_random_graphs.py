@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -164,5 +165,13 @@ def test_pruning_is_masking_and_fuses_back(steps, flatten, ratio, rounding):
     fused = fuse_(model, small, plan, "zero")
     statistics = any(isinstance(module, nn.LayerNorm | nn.GroupNorm) for module in model.modules())
     assert_same_function(masked(fused, plan) if statistics else fused, small, image)
+    assert statistics or not plan.not_preserved
+    if not plan.not_preserved:
+        dense = fuse_(scramble_(copy.deepcopy(model), seed=2), small, plan, "preserve")
+        assert_same_function(dense, small, image)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                dense.train()(image), copy.deepcopy(small).train()(image), rtol=1e-9, atol=1e-9
+            )
     back = plan.extract(model).state_dict()
     assert all(torch.equal(back[name], tensor) for name, tensor in small.state_dict().items())

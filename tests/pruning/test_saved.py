@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from torch import nn
 from prunefuse import _files as files
 from prunefuse import models
 from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
+from prunefuse.pruning.plan import plan_of
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 FACTORY = "prunefuse.models:resnet8"
@@ -250,7 +252,12 @@ def test_a_plan_file_of_version_3_loads_and_cuts():
         sum(p.numel() for p in dense.parameters()),
         sum(p.numel() for p in small.parameters()),
     )
-    assert plan == plan_pruning(dense, torch.zeros(1, 1, 8, 8), ratio=0.5)
+    now = plan_pruning(dense, torch.zeros(1, 1, 8, 8), ratio=0.5)
+    assert plan == replace(now, reads=None)
+    assert plan_of(plan.to_text(), "again") == plan
+    with pytest.raises(ValueError, match=r"of version 3 .* plan again with plan_pruning"):
+        plan.fuse_(dense, small, "preserve")
+    plan.fuse_(dense, small, "zero")
     assert torch.equal(small.conv1.weight, dense.conv1.weight[list(plan.kept["conv1.weight"][0])])
 
 

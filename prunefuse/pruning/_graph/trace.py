@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -77,6 +77,37 @@ class Waiting(NamedTuple):
     where: Place
     why: str
     least: int
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A call that sums over channels: what is not kept must add nothing, for the call to give what the small one gives.
+
+    Attributes:
+        where: The call.
+        factors: Tensors that it multiplies there, and the axes of each over which it sums. If one is zero at the channels
+            that leave, nothing is added.
+        call: Its record; None while the rule runs.
+    """
+
+    where: Place
+    factors: tuple[tuple[Value, tuple[int, ...]], ...]
+    call: Record | None = None
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A call that takes a mean or a variance over channels.
+
+    Attributes:
+        where: The call.
+        axes: The channels.
+        unlike: Why it changes although every channel is there equally often; "" if it does not.
+    """
+
+    where: Place
+    axes: tuple[Ids, ...]
+    unlike: str = ""
 
 
 class Note(NamedTuple):
@@ -161,6 +192,10 @@ class Trace(Walk):
         multiples: Axes of which a kernel takes nothing but multiples of a number of channels, and that number.
         shortened: Paths of the modules with attention whose heads can lose channels.
         queries: Tensor -> an axis, and its indices that make queries whose length is the scale of their scores.
+        sums: The calls that sum over channels.
+        statistics: The calls that take statistics over channels.
+        made: ``id`` of a computed value -> the call that made it, also those that composite operators consist of.
+        unlisted: Calls by rules from outside that have not said over what they sum.
     """
 
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -178,6 +213,10 @@ class Trace(Walk):
     multiples: tuple[tuple[Ids, int], ...] = ()
     shortened: frozenset[str] = frozenset()
     queries: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    sums: tuple[Sum, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
+    made: Mapping[int, Record] = field(default_factory=dict)
+    unlisted: tuple[Record, ...] = ()
 
     def unused(self) -> list[str]:
         """The parameters and buffers that no call takes."""
@@ -211,6 +250,7 @@ class Tracing:
         whole_heads: Types of modules that lose whole heads in any case.
         shortened: As of :class:`Trace`; so are queries.
         names: Node of the graph that is walked now -> the parameter or buffer that it is.
+        sums: As of :class:`Trace`; so are statistics, made and unlisted.
         calls: Those of the graph that is walked now; so are literals and products.
     """
 
@@ -236,6 +276,10 @@ class Tracing:
     shortened: set[str] = field(default_factory=set)
     queries: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    sums: list[Sum] = field(default_factory=list)
+    statistics: list[Statistic] = field(default_factory=list)
+    made: dict[int, Record] = field(default_factory=dict)
+    unlisted: list[Record] = field(default_factory=list)
     calls: list[Record] = field(default_factory=list)
     literals: dict[str, list[Ids]] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
@@ -279,7 +323,22 @@ class Tracing:
             multiples=tuple(self.multiples),
             shortened=frozenset(self.shortened),
             queries=self.queries,
+            sums=tuple(self.sums),
+            statistics=tuple(self.statistics),
+            made=self.made,
+            unlisted=tuple(self.unlisted),
         )
+
+    def note_made(self, record: Record, first_sum: int, listed: bool) -> None:
+        """Remember what a call has made, and which sums it is, those from ``first_sum`` on that no call inside it is."""
+        for value in record.outputs:
+            if value.name is None:
+                self.made.setdefault(id(value), record)
+        for n in range(first_sum, len(self.sums)):
+            if self.sums[n].call is None:
+                self.sums[n] = replace(self.sums[n], call=record)
+        if not listed and len(self.sums) == first_sum:
+            self.unlisted.append(record)
 
     def origin(self, value: Value) -> Value:
         """The parameter or buffer that a computed value has the shape of, or is a part of; else itself."""
@@ -431,6 +490,23 @@ class Call:
         if source is not weight and axis:
             self.writes(source, axis[0])
 
+    def sums(self, *factors: tuple[Value, int | Sequence[int]]) -> None:
+        """Say over which channels the call sums: tensors that it multiplies there, and the axes of each.
+
+        Name the weight first. What `PruningPlan.fuse_` writes with ``complement="preserve"`` has zeros there.
+        """
+        self.trace.sums.append(Sum(self.where, tuple((x, _from_front(x, axes)) for x, axes in factors)))
+
+    def takes_statistics(self, *axes: Ids, unlike: str = "") -> None:
+        """Say that the call takes means or variances over channels.
+
+        Args:
+            axes: The channels.
+            unlike: Why the statistic changes where every channel is there twice; "" if it does not.
+        """
+        if any(ids.any() for ids in axes):
+            self.trace.statistics.append(Statistic(self.where, axes, unlike))
+
     def writes(self, weight: Value, out_axis: int, *others: int) -> None:
         """Record that a value, if it is a parameter or buffer, computes the output's channels: for their score.
 
@@ -467,6 +543,10 @@ class Call:
             self.trace.sized[key] = added
             parts.append(added)
         return np.concatenate([parts[0], ids, parts[1]])
+
+
+def _from_front(value: Value, axes: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(axis % len(value.axes) for axis in ([axes] if isinstance(axes, int) else axes))
 
 
 def fix_unranked(traced: Trace, *, least: int = 1) -> tuple[Ids, list[Note]]:

@@ -31,6 +31,7 @@ def attention(
     """
     call.link(q.axes[-1], k.axes[-1])
     product_of_computed(call, q.axes[-1], q.axes[:-2], 0, 1)
+    call.sums((q, -1), (k, -1))
     call.keep(k.axes[-2])
     call.keep(v.axes[-2])
     call.keep(q.axes[-2], "attends over channels")
@@ -68,6 +69,7 @@ def einsum(
         elif all(value.name is None for value in holders):
             both = set.intersection(*map(set, terms)) if len(terms) == 2 else set()
             product_of_computed(call, letters[letter], [letters[x] for x in sorted(both - {letter})], 1)
+    _sum_over(call, set(letters) - set(right), terms, tensors)
     out = Value(tuple(letters[letter] for letter in right))
     for n, (term, value) in enumerate(zip(terms, tensors, strict=True)):
         others = "".join(terms[:n] + terms[n + 1 :])
@@ -79,6 +81,21 @@ def einsum(
     for product in _products([wide.intersection(term) for term in terms], wide.intersection(right), path):
         call.multiply(*(letters[letter] for letter in product), weight=weight)
     return out
+
+
+def _sum_over(call: Call, letters: set[str], terms: Sequence[str], tensors: Sequence[Value]) -> None:
+    """Say which tensors have the letters that are summed over: those of one weight together."""
+    for weights in (True, False):
+        for term, value in zip(terms, tensors, strict=True):
+            if (value.name is not None) == weights:
+                axes = [
+                    axis
+                    for axis, letter in enumerate(term)
+                    if letter in letters and len(value.axes[axis]) > 1
+                ]
+                if axes:
+                    call.sums((value, axes))
+                letters = letters - {term[axis] for axis in axes}
 
 
 def _products(terms: Sequence[set[str]], right: set[str], path: Sequence[int] | None) -> list[list[str]]:
@@ -195,10 +212,12 @@ def recurrent(
                 projection = others.pop()
                 call.link(projection.axes[0], back)
                 call.link(projection.axes[1], hidden)
+                call.sums((projection, 1))
                 call.apply_weight(projection, 0, steps)
             for parameter in (into, own, *others):
                 call.link(parameter.axes[0], np.tile(hidden, gates))
             for weight in (into, own):
+                call.sums((weight, 1))
                 call.apply_weight(weight, 0, steps)
         inputs = np.tile(back, directions)
     ends = zip(call.shapes[1:], (back, hidden), strict=False)

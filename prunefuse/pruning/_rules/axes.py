@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunefuse.pruning._graph.couplings import Ids, Value, fixed
@@ -14,15 +14,25 @@ _PICKS = "picks channels by index"
 
 
 def along(
-    call: Call, x: Value, dims: Any, why: str = _ALONG, *, experts: bool = False, least: int = 0
+    call: Call,
+    x: Value,
+    dims: Any,
+    why: str = _ALONG,
+    unlike: str = "",
+    *,
+    experts: bool = False,
+    least: int = 0,
 ) -> list[Value]:
     """All outputs have the axes of x; those in ``dims`` (None or empty: all) at any size, or not at all.
 
-    With ``experts`` it may work along experts of which a router chooses: gives something of each, or chooses ``least``.
+    ``unlike`` says why a statistic changes where all channels are there twice, if it does. With ``experts`` it may work along
+    experts of which a router chooses: gives something of each, or chooses ``least``.
     """
     rank = len(x.axes)
     axes = [dims] if isinstance(dims, int) else dims
     inside = {dim % rank for dim in axes} if rank and axes else set(range(rank))
+    if call.normalizes:
+        call.takes_statistics(*(x.axes[axis] for axis in sorted(inside)), unlike=unlike)
     for axis in inside:
         if experts:
             call.keep_unless_experts(x.axes[axis], why, least)
@@ -47,18 +57,32 @@ def along(
     *("aten::" + name for name in ("amax", "amin", "aminmax", "argmax", "argmin", "max", "min")),
     *("aten::" + name for name in ("median", "nanmedian", "var", "std", "var_mean", "std_mean")),
 )
-def reduction(call: Call, x: Value, dim: Any = None, *_: Any, **__: Any) -> Sequence[Value]:
+def reduction(call: Call, x: Value, dim: Any = None, *more: Any, **options: Any) -> Sequence[Value]:
     """Reduced axes stay whole: the result depends on every one of their channels; but a norm's is over what is left."""
     if isinstance(dim, Value):  # the larger or smaller of two tensors
         return [broadcast(call, x, dim)]
     if call.op == "aten::sum" and (dims := _weighted(call, x, dim)):
+        call.sums((x, sorted(dims)))
         return [
             Value(tuple(fixed(1) if axis in dims else ids for axis, ids in enumerate(x.axes)))
             if len(call.shape) == len(x.axes)
             else Value(tuple(ids for axis, ids in enumerate(x.axes) if axis not in dims))
         ]
     why, chooses = "reduces over channels", call.op in ("aten::max", "aten::argmax")
-    return along(call, x, None if isinstance(dim, bool) else dim, why, experts=chooses, least=1)
+    unlike = _unlike(call.op, more, options)
+    return along(call, x, None if isinstance(dim, bool) else dim, why, unlike, experts=chooses, least=1)
+
+
+def _unlike(op: str, more: Sequence[Any], options: Mapping[str, Any]) -> str:
+    """Why a statistic changes where all channels are there twice; "" if it does not."""
+    name = op.rpartition("::")[2]
+    if name in ("mean", "ReduceMean"):
+        return ""
+    if name not in ("var", "std", "var_mean", "std_mean"):
+        return "adds up channels, of which there are more"
+    unbiased = next((x for x in more[:1] if isinstance(x, bool)), options.get("unbiased"))
+    correction = options.get("correction", 0 if unbiased is False else 1)
+    return "" if correction == 0 else "divides by one less than the number of channels (unbiased)"
 
 
 def _weighted(call: Call, x: Value, dim: Any) -> set[int]:

@@ -89,6 +89,7 @@ def convolution(
     if bias is not None:
         call.link(bias.axes[0], out)
     space = tuple(map(fixed, call.shape[channel + 1 :]))
+    call.sums((weight, 1), (x, channel))
     call.apply_weight(weight, 0, (*x.axes[:channel], *space))
     return Value((*x.axes[:channel], out, *space))
 
@@ -135,6 +136,8 @@ def transposed_convolution(
         writing = int(len(weight.axes[1]) > 1 and len(weight.axes[0]) > groups)
     if bias is not None:
         call.link(bias.axes[0], out)
+    if groups == 1 or writing == 1:  # else whole groups leave, of which each sums over its own
+        call.sums((weight, 0), (x, channel))
     call.apply_weight(weight, writing, (*x.axes[:channel], *x.axes[channel + 1 :]))
     return Value((*x.axes[:channel], out, *map(fixed, call.shape[channel + 1 :])))
 
@@ -145,6 +148,7 @@ def linear(call: Call, x: Value, weight: Value, bias: Value | None = None) -> Va
     call.link(x.axes[-1], weight.axes[1])
     if bias is not None:
         call.link(bias.axes[0], weight.axes[0])
+    call.sums((weight, 1), (x, -1))
     call.apply_weight(weight, 0, x.axes[:-1])
     return x.with_axis(-1, weight.axes[0])
 
@@ -213,6 +217,7 @@ def matmul(call: Call, a: Value, b: Value) -> Value:
     )
     if source.name is None:
         product_of_computed(call, a.axes[-1], a.axes[:-2], 0, 1)
+    call.sums(*_weights_first((a, -1), (b, -2)))
     batch = (Value((*v.axes[:-2], fixed(1), fixed(1))) for v in (a, b))
     out = broadcast(call, *batch).with_axis(-2, a.axes[-2]).with_axis(-1, b.axes[-1])
     call.multiply(*out.axes, a.axes[-1], weight=source.name)
@@ -222,6 +227,10 @@ def matmul(call: Call, a: Value, b: Value) -> Value:
         elif computed:
             call.writes_as_slice(x, axis)
     return out
+
+
+def _weights_first(*factors: tuple[Value, int]) -> list[tuple[Value, int]]:
+    return sorted(factors, key=lambda factor: factor[0].name is None)
 
 
 def _transposed(call: Call, x: Value) -> Value | None:
@@ -263,6 +272,7 @@ def product_of_groups(call: Call, x: Value, weight: Value, *rest: Any, **_: Any)
     call.link(x.axes[1], weight.axes[1])
     if call.op == "aten::_grouped_mm" and call.itemsize:
         call.trace.multiples.extend((ids, _ROW_BYTES // call.itemsize) for ids in weight.axes[1:])
+    call.sums((weight, 1), (x, 1))
     named = _of_transposed(call, weight)
     call.multiply(x.axes[0], weight.axes[1], weight.axes[2], weight=named.name)
     call.writes(named, next((axis for axis in (1, 2) if named.axes[axis] is weight.axes[2]), 2))
@@ -286,6 +296,7 @@ def product_of_vectors(call: Call, a: Value, b: Value) -> Value:
     names = [call.trace.origin(value).name for value in (a, b)]
     if names == [None, None]:
         call.keep(b.axes[0], SCALED)
+    call.sums(*((b, 0), (a, -1))[:: 1 if names[0] is None else -1])
     call.multiply(*a.axes, weight=names[0] or names[1])
     return Value(a.axes[:-1])
 
@@ -307,6 +318,7 @@ def bilinear(call: Call, a: Value, b: Value, weight: Value, bias: Value | None =
     if bias is not None:
         call.link(bias.axes[0], weight.axes[0])
     out = broadcast(call, a.with_axis(-1, fixed(1)), b.with_axis(-1, fixed(1)))
+    call.sums((weight, (1, 2)))
     call.apply_weight(weight, 0, out.axes[:-1])
     return out.with_axis(-1, weight.axes[0])
 
@@ -324,6 +336,7 @@ def channel_norm(call: Call, x: Value, *args: Any) -> Value:
     """Weight, bias, running mean and running variance belong to axis 1 of x (N, C, ...)."""
     for parameter in values_in(args):
         call.link(x.axes[1], parameter.axes[0])
+    call.takes_statistics(*x.axes[2:], unlike="normalizes weights by statistics over inputs that leave")
     return Value(x.axes)
 
 
@@ -334,6 +347,7 @@ def layer_norm(call: Call, x: Value, shape: Sequence[int], *args: Any, **_: Any)
         for parameter in values_in(args):
             call.link(ids, parameter.axes[position])
         call.holds(ids, "normalized_shape", position)
+    call.takes_statistics(*x.axes[-len(shape) :])
     return Value(x.axes)
 
 
@@ -345,6 +359,7 @@ def group_norm(call: Call, x: Value, groups: int, *args: Any, **_: Any) -> Value
         call.holds(ids, "num_groups")
     else:
         call.link(ids, np.tile(ids[: len(ids) // groups], groups))
+        call.takes_statistics(ids)
     for parameter in values_in(args):
         call.link(ids, parameter.axes[0])
     return Value(x.axes)
@@ -368,4 +383,7 @@ def mean(call: Call, x: Value, dim: Any = None, keepdim: bool = False, **_: Any)
     square = last.op in ("aten::pow", "aten::square") or (
         last.op == "aten::mul" and len(last.inputs) == 2 and last.inputs[0] is last.inputs[1]
     )
-    return x.with_axis(dims[0], fixed(1)) if square else reduction(call, x, dim)[0]
+    if not square:
+        return reduction(call, x, dim)[0]
+    call.takes_statistics(x.axes[dims[0]])
+    return x.with_axis(dims[0], fixed(1))
