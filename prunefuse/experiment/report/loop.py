@@ -86,11 +86,12 @@ def _subtitle(summary: Summary) -> list[page.Block]:
     }
     against = " and ".join(others[arm.role] for arm in summary.arms[1:] if arm.role in others)
     compared = f" Compared with {against}." if against else ""
+    kinds = {"multi-label": "labels", "regression": "numbers to predict"}.get(config.get("task"), "classes")
     shape = "×".join(map(str, data["input_shape"]))
     seeds = sorted({seed for arm in summary.arms for seed in arm.seeds})
     several = f"{len(summary.runs)} runs, the first of " if len(summary.runs) > 1 else ""
     where = (
-        f"{data['pool']:,} samples in the pool, {data['test']:,} for testing, {data['classes']} classes, {shape} · "
+        f"{data['pool']:,} samples in the pool, {data['test']:,} for testing, {data['classes']} {kinds}, {shape} · "
         f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''} ({', '.join(map(str, seeds))}) · "
         f"{several}{made(run)}"
     )
@@ -177,7 +178,7 @@ def _accuracy(summary: Summary) -> list[page.Block]:
     ]
     of_each = tables.of_classes(summary, last, summary.runs[0].config.get("classes") or ())
     if of_each.rows:
-        title = f"Each of {len(of_each.rows)} classes{', mean over seeds' if several else ''}"
+        title = f"Each of the {len(of_each.rows)} classes{', mean over seeds' if several else ''}"
         blocks.append(page.Data(of_each, title))
     return blocks
 
