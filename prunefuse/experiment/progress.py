@@ -55,7 +55,7 @@ class Forecast:
 
     Work of one kind (arm, phase, network) takes time in proportion to its FLOPs. Different kinds do not: small
     networks are bound by overhead. So each kind has its pace, and one not seen yet that of all together. Phases
-    without FLOPs (planning, once per trial) have no pace, and are left out of it.
+    without FLOPs (planning, but with obspa) have no pace, and are left out of it.
     """
 
     def __init__(self, planned: Mapping[str, Sequence[Line]], seeds: int) -> None:
