@@ -1,8 +1,8 @@
 """The cost ledger: what selection costs, and the work a run will do.
 
 Counted are forward passes (`prunefuse.training.flops_per_input`), backward as twice the forward, and the distances of
-k-center, BADGE and neighbors, and with obspa the products that calibrating takes; element-wise work (norms, activations, scores, sorting) is not. A user's own utility function
-is not counted either.
+k-center, BADGE and neighbors, and the products that calibrating by obspa takes; element-wise work (norms, activations,
+scores, sorting) is not. A user's own utility function is not counted either.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ from prunefuse.tasks import SingleLabel
 from prunefuse.training import (
     Distillation,
     EpochResult,
+    best_epoch,
     dropout_layers,
     flops_per_input,
     measure,
@@ -792,7 +793,9 @@ class ActiveLearning:
         epochs = [asdict(self._epoch(index, network, result)) for result in history]
         if testing is None or tested is None:
             return self._tested(model, recipe, testing, bench), epochs
-        metrics = self._measured(model, recipe)
+        metrics: Metrics | None = best_epoch(history).test_metrics  # of the weights that the training left
+        if metrics is None or self._own_evaluate is not None:
+            metrics = self._measured(model, recipe)
         bench.charge(testing, tested)
         return metrics, epochs
 

@@ -308,7 +308,8 @@ def _reading(summary: Summary) -> list[page.Block]:
         "Seconds are wall-clock time on the machine named above, loading of data included. Small networks on small "
         "images are bound by overhead, so seconds save less than FLOPs there.",
         "The seconds of selection include planning the pruning, once per trial (again with T_sync), which has no FLOPs "
-        "by this count, but with obspa those of calibrating. Fusing, distilling and evaluating are no part of the cost of selection.",
+        "by this count, but with obspa those of calibrating. Fusing, distilling and evaluating are no part of the cost of "
+        "selection.",
         "The cost of the whole is that of selection and of one final network, as if no smaller one had been trained: its "
         "training, its teacher, fusing, and the selector it comes from. Where the selector is dense, it is the final network "
         "of its size. Evaluating is no part of the whole.",
