@@ -19,6 +19,7 @@ DATA = (
     *("digits", "cifar10", "cifar100", "places365", "imagenet", "folder:PATH"),
     *("fashion_mnist", "svhn", "tiny_imagenet", "table:FILE", "arrays:PATH", "torchvision:NAME", "text:FILE"),
 )
+DATA_TASKS = ("single-label", "multi-label", "regression")
 CRITERIA = ("l2", "l1", "random")
 CRITERIA_WITHOUT_DATA = (*CRITERIA, "bn_scale")
 ROUNDINGS = ("floor", "nearest", "ceil")

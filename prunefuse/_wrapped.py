@@ -63,18 +63,18 @@ def without_wrappers(model: nn.Module, argument: str = "model") -> nn.Module:
         TypeError: It is not a module.
     """
     require_type(model, nn.Module, argument, "an nn.Module")
-    while kind := _wrapper(model):
-        inside = getattr(model, _AROUND[kind])
+    while place := place_inside(model):
+        inside = getattr(model, place)
         if not isinstance(inside, nn.Module):
-            raise TypeError(f"{argument} must hold a module as .{_AROUND[kind]}, got {type(inside).__name__}")
+            raise TypeError(f"{argument} must hold a module as .{place}, got {type(inside).__name__}")
         model = inside
     return model
 
 
-def _wrapper(model: nn.Module) -> str | None:
-    """Which of the known wrappers this is."""
+def place_inside(model: nn.Module) -> str | None:
+    """The attribute that has the model inside of one of the known wrappers; None of any other model."""
     kinds = _kinds(model)
-    return next((kind for kind in _AROUND if kind in kinds), None)
+    return next((place for kind, place in _AROUND.items() if kind in kinds), None)
 
 
 def _kinds(module: nn.Module) -> set[str]:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from prunefuse.data._images import Reading, expanded
-from prunefuse.data._split import held_out
+from prunefuse.data._split import test_part
 from prunefuse.data._tensors import Augment, TensorImages
 from prunefuse.data._types import Data
 from prunefuse.ops.arrays import as_tensor
-from prunefuse.ops.integers import class_indices
+from prunefuse.ops.integers import class_indices, shown
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 _IDX = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
@@ -105,10 +105,11 @@ def arrays(path: str, reading: Reading) -> Data:
 
     Arrays are named ``train_images`` and ``train_labels`` (or ``x_train`` and ``y_train``), likewise ``test``; without a
     test part ``images`` and ``labels`` (or ``x`` and ``y``), of which a part is held out. idx files have MNIST's names.
+    Labels are whole numbers (N,); of several labels zeros and ones (N, L); numbers to predict are (N,) or (N, D).
 
     Raises:
         FileNotFoundError: there are no such arrays.
-        ValueError, TypeError: an array is not of images, or labels are not whole numbers.
+        ValueError, TypeError: an array is not of images, or labels are not what the task has.
     """
     name, place = f"arrays:{path}", expanded(path)
     try:
@@ -159,22 +160,25 @@ def data_of_arrays(
 
     ``names`` are those of the classes; they are left out where they are not as many as there are classes.
     """
-    train, labels = _checked(name, "train", *parts["train"])
+    train, labels = _checked(name, "train", *parts["train"], reading.task)
     notes: tuple[str, ...] = ()
     ids: tuple[str, ...] | None = None
     if "test" in parts:
-        test, test_labels = _checked(name, "test", *parts["test"])
+        test, test_labels = _checked(name, "test", *parts["test"], reading.task)
     else:
-        kept, chosen = map(torch.tensor, held_out(labels.tolist(), reading.test_fraction, reading.seed))
+        *rows, note = test_part(labels.tolist(), reading.test_fraction, reading.seed, "images")
+        kept, chosen = map(torch.tensor, rows)
         test, test_labels, train, labels = train[chosen], labels[chosen], train[kept], labels[kept]
-        ids = tuple(map(str, kept.tolist()))
-        told = f"{len(chosen)} of {len(chosen) + len(kept)} images are the test part"
-        notes = (f"{told}, {reading.test_fraction:g} of each class by seed {reading.seed} (--test-fraction)",)
+        ids, notes = tuple(map(str, kept.tolist())), (note,)
     if train.shape[1:] != test.shape[1:]:
         shapes = " and ".join(str(tuple(part.shape[1:])) for part in (train, test))
         raise ValueError(f"data {name}: training and test images must have one shape, got {shapes}")
-    classes = int(torch.cat((labels, test_labels)).max()) + 1
-    if classes < 2:
+    single = reading.task == "single-label"
+    if labels.shape[1:] != test_labels.shape[1:]:
+        shapes = " and ".join(str(tuple(part.shape[1:])) for part in (labels, test_labels))
+        raise ValueError(f"data {name}: training and test labels must have one shape, got {shapes}")
+    classes = int(torch.cat((labels, test_labels)).max()) + 1 if single else labels.shape[1]
+    if single and classes < 2:
         raise ValueError(f"data {name}: labels must be of two classes or more, got class 0 alone")
     mean, std = _statistics(train)
     whole = TensorImages(train, labels, mean=mean, std=std, augment=augment)
@@ -185,13 +189,20 @@ def data_of_arrays(
     return Data(whole, whole.plain(), held, classes, shape, name, notes, called, ids)
 
 
-def _checked(name: str, part: str, images: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    """Images (N, C, H, W), uint8 or float32, and labels (N,) int64."""
+def _checked(name: str, part: str, images: Any, labels: Any, task: str) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W), uint8 or float32, and labels: (N,) int64, (N, L) uint8 or (N, D) float32, by the task."""
     where = f"data {name}: {part} images"
     x = as_tensor(where, images)
     y = as_tensor(f"data {name}: {part} labels", labels)
-    y = y.reshape(-1) if y.shape[1:] == (1,) else y
-    if y.dim() != 1 or len(y) != len(x) or len(x) == 0:
+    single = task == "single-label"
+    y = y.reshape(-1) if single and y.shape[1:] == (1,) else y
+    y = y.reshape(-1, 1) if task == "regression" and y.dim() == 1 else y
+    if not single and (y.dim() != 2 or len(y) != len(x) or y.numel() == 0):
+        raise ValueError(
+            f"data {name}: {part} labels must be ({len(x)}, {'L' if task == 'multi-label' else 'D'}) for {task}, got shape "
+            f"{tuple(y.shape)}"
+        )
+    if single and (y.dim() != 1 or len(y) != len(x) or len(x) == 0):
         raise ValueError(
             f"data {name}: {part} labels must be one for each of {len(x)} images, got shape {tuple(y.shape)}"
         )
@@ -207,12 +218,25 @@ def _checked(name: str, part: str, images: Any, labels: Any) -> tuple[Tensor, Te
         if not x.dtype.is_floating_point:
             raise TypeError(f"{where} must be uint8, uint16 or floating, got {x.dtype}")
         x = x.to(torch.float32)
+    if not single:
+        return x, _own(f"data {name}: {part} labels", y, task)
     classes = class_indices(f"data {name}: {part}", y, torch.arange(len(y)))
     if int(classes.min()) < 0:
         raise ValueError(
             f"data {name}: {part} labels must be class indices from 0 on, got {int(classes.min())}"
         )
     return x, classes
+
+
+def _own(where: str, labels: Tensor, task: str) -> Tensor:
+    """Labels (N, ...) of another task than classification, checked."""
+    if task == "multi-label":
+        if not bool(((labels == 0) | (labels == 1)).all()):
+            raise ValueError(f"{where} must be zeros and ones for multi-label, got {shown(labels)}")
+        return labels.to(torch.uint8)
+    if not bool(labels.isfinite().all()):
+        raise ValueError(f"{where} must be finite numbers, got {shown(labels)}")
+    return labels.to(torch.float32)
 
 
 def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

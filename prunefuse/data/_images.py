@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from prunefuse._names import DATA_TASKS
 from prunefuse._options import require
 from prunefuse.data._types import Data
 
@@ -30,7 +31,7 @@ _ENDINGS = (
 GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _THREADS = 8  # Pillow decodes without Python's lock
 
-Sample = tuple[str, int]
+Sample = tuple[str, Any]  # a path; and a class index, or what another task has
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Reading:
         verify: Read every file once, and raise for those that cannot be.
         test_fraction: The part of each class that is held out where there is no test part.
         seed: What is held out.
+        task: What labels are: ``single-label``, ``multi-label`` or ``regression``.
     """
 
     image_size: int | None = None
@@ -56,12 +58,14 @@ class Reading:
     verify: bool = False
     test_fraction: float = 0.2
     seed: int = 0
+    task: str = "single-label"
 
     def __post_init__(self) -> None:
         require(self.image_size is None or self.image_size >= 1, "image_size", "at least 1", self.image_size)
         require(self.crop is None or self.crop >= 0, "crop", "at least 0", self.crop)
         require(self.channels in (None, 1, 3), "channels", "1 or 3", self.channels)
         require(0 < self.test_fraction < 1, "test_fraction", "in (0, 1)", self.test_fraction)
+        require(self.task in DATA_TASKS, "task", f"one of {', '.join(DATA_TASKS)}", self.task)
 
 
 def endings() -> frozenset[str]:
@@ -124,7 +128,7 @@ class ImageFiles(Dataset[Any]):
     [0, 1]
 
     Args:
-        samples: Path and class index of each.
+        samples: Path and class index of each, or what another task has for a label.
         classes: Names of the classes.
         transform: What is done to an image of Pillow.
         gray: Read as one channel.
@@ -147,7 +151,7 @@ class ImageFiles(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
         path, label = self.samples[index]
         image = read_image(path, gray=self.gray)
         return image if self.transform is None else self.transform(image), label
@@ -160,15 +164,19 @@ def data_of_files(
     classes: Sequence[str],
     reading: Reading,
     notes: Iterable[str] = (),
+    *,
+    width: int | None = None,
 ) -> Data:
     """Training part, pool and test part of image files, with transforms.
 
     Raises:
         OSError: a file cannot be read and is not to be skipped.
         ValueError: fewer than two classes, or no file of a part or a training class is left.
+
+    ``width`` is how many outputs a network has; None: one for each class.
     """
-    said = list(notes)
-    if len(classes) < 2:
+    said, single = list(notes), reading.task == "single-label"
+    if single and len(classes) < 2:
         got = f"only {classes[0]!r}" if classes else "none"
         raise ValueError(f"data {name}: there must be two classes or more, got {got}")
     if reading.verify or reading.skip_broken:
@@ -182,10 +190,11 @@ def data_of_files(
             train = [sample for sample in train if sample[0] not in broken]
             test = [sample for sample in test if sample[0] not in broken]
             said.append(f"left out, as they cannot be read: {_listed(broken.values(), most=1000)}")
-    counts = np.bincount([label for _, label in train], minlength=len(classes))
-    empty = [classes[label] for label in np.flatnonzero(counts == 0).tolist()]
-    if empty:
-        raise ValueError(f"data {name}: there is no training image of {', '.join(empty)}")
+    there = {label for _, label in train}
+    empty = [one for label, one in enumerate(classes) if single and label not in there]
+    if not train or empty:
+        of = f" of {', '.join(empty)}" if empty else ""
+        raise ValueError(f"data {name}: there is no training image{of}")
     if not test:
         raise ValueError(f"data {name}: there is no test image")
     step = max(1, len(train) // SAMPLED)
@@ -212,7 +221,7 @@ def data_of_files(
         part(train, training),
         part(train, plain),
         part(test, plain),
-        len(classes),
+        width or len(classes),
         (1 if gray else 3, side, side),
         name,
         tuple(said),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from prunefuse._extras import needed_for
+from prunefuse.data._answers import answers_of
 from prunefuse.data._images import Reading, Sample, data_of_files, expanded
-from prunefuse.data._split import held_out
+from prunefuse.data._split import test_part
 from prunefuse.data._types import Data
 
 PARTS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test", "": "train"}
@@ -20,12 +21,13 @@ PARTS = {"train": "train", "test": "test", "val": "test", "valid": "test", "vali
 def table(path: str, reading: Reading) -> Data:
     """Images by a CSV or Parquet file with the columns ``path``, ``label`` and, if there is a test part, ``split``.
 
-    Paths start at the folder of the file. Labels are names, or whole numbers; classes are sorted. ``split`` is ``train`` or
-    ``test`` (or ``val``). Without it a part of each class is held out.
+    Paths start at the folder of the file. Labels are what the task has (`answers_of`); classes are sorted. ``split`` is
+    ``train`` or ``test`` (or ``val``). Without it a part of each class is held out.
 
     Raises:
         FileNotFoundError: there is no such file, or it lists an image that is not there.
-        ValueError: a column is missing, or a row has no label or another split; the message names the row.
+        ValueError: a column is missing, or a row has no label, one that the task has not, or another split; the message names
+            the row.
         MissingPackageError: it is Parquet, and pyarrow is not installed.
     """
     name, file = f"table:{path}", expanded(path)
@@ -36,6 +38,7 @@ def table(path: str, reading: Reading) -> Data:
         got = ", ".join(rows[0]) if rows else "no rows"
         raise ValueError(f"data {name}: there must be columns path and label, got {got}")
     parts: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
+    written: list[tuple[str, str]] = []
     for number, row in enumerate(rows, start=1):
         label, split = _text(row["label"]), _text(row.get("split")).lower()
         if not label:
@@ -46,24 +49,16 @@ def table(path: str, reading: Reading) -> Data:
         if not os.path.isfile(image):
             raise FileNotFoundError(f"data {name}: row {number} names {image}, which is not there")
         parts[PARTS[split]].append((image, label))
-    names = {label for rows_of in parts.values() for _, label in rows_of}
-    classes = in_order(names)
-    place = {label: index for index, label in enumerate(classes)}
-    train, test = ([(image, place[label]) for image, label in parts[part]] for part in ("train", "test"))
-    notes = []
+        written.append((f"row {number}", label))
+    answers = answers_of(name, written, reading.task)
+    train, test = ([(image, answers.of[label]) for image, label in parts[part]] for part in ("train", "test"))
+    notes = list(answers.notes)
     if not test:
-        kept, chosen = held_out([label for _, label in train], reading.test_fraction, reading.seed)
-        notes = [
-            f"{len(chosen)} of {len(train)} images are the test part, {reading.test_fraction:g} of each class by seed "
-            f"{reading.seed} (--test-fraction)"
-        ]
+        targets = [target for _, target in train]
+        kept, chosen, note = test_part(targets, reading.test_fraction, reading.seed, "images")
+        notes.append(note)
         train, test = [train[i] for i in kept], [train[i] for i in chosen]
-    return data_of_files(name, train, test, classes, reading, notes)
-
-
-def in_order(names: Collection[str]) -> list[str]:
-    """Names of classes: by their values where all are whole numbers, else by the alphabet."""
-    return sorted(names, key=int) if all(map(str.isdecimal, names)) else sorted(names)
+    return data_of_files(name, train, test, answers.classes, reading, notes, width=answers.width)
 
 
 def _csv(file: Path) -> Iterator[Mapping[str, Any]]:

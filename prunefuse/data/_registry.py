@@ -34,6 +34,7 @@ def load(
     vocabulary: int = 20_000,
     length: int | None = None,
     tokenizer: Tokenize | None = None,
+    task: str = "single-label",
 ) -> Data:
     """A data set by name, with its training part, the same samples as a pool, and its test part.
 
@@ -61,6 +62,8 @@ def load(
         vocabulary: Numbers of words: the most frequent words have one each. With ``tokenizer``, how many it has.
         length: Words of a text that are read. Left out, as many as the longest text has, at most 256.
         tokenizer: From a text to numbers of words, from 1 on. Left out, see `words_of`.
+        task: What labels are: ``single-label`` for a class, ``multi-label`` for any number of labels, such as ``a;b``, or
+            ``regression`` for numbers. All but classes are for ``table:``, ``arrays:`` and ``text:``.
 
     Raises:
         ValueError: The name is unknown, a folder is not laid out as expected, or an option is not one of this data set.
@@ -68,11 +71,16 @@ def load(
         OSError: An image file cannot be read. The message names it.
         MissingPackageError: The digits are asked for, and scikit-learn is not installed.
     """
-    reading = Reading(image_size, flip, crop, channels, skip_broken, verify, test_fraction, seed)
+    reading = Reading(image_size, flip, crop, channels, skip_broken, verify, test_fraction, seed, task)
     how = TextReading(text, id, vocabulary, length, tokenizer)
     if how != TextReading() and not name.startswith("text:"):
         raise ValueError(
             f"text, id, vocabulary, length and tokenizer must be left out with {name}, which has no texts"
+        )
+    if task != "single-label" and not name.startswith(("text:", "table:", "arrays:")):
+        raise ValueError(
+            f"task must be single-label with {name}, whose samples have one class each, got {task!r}; data with other labels "
+            "are text:FILE, table:FILE and arrays:PATH"
         )
     if name.startswith("text:"):
         data = texts(name.removeprefix("text:"), reading, how)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from prunefuse.data._answers import answers_of
 from prunefuse.data._images import Reading, expanded
-from prunefuse.data._listed import PARTS, in_order
-from prunefuse.data._split import held_out
+from prunefuse.data._listed import PARTS
+from prunefuse.data._split import test_part
 from prunefuse.data._tensors import TensorImages
 from prunefuse.data._texts import read_texts, refuse
 from prunefuse.data._types import Data
@@ -30,8 +32,8 @@ class TextReading:
 def texts(path: str, reading: Reading, how: TextReading) -> Data:
     """Texts by a file (see `read_texts`) with a column ``label`` and, if there is a test part, ``split``.
 
-    Classes are sorted. ``split`` is ``train`` or ``test`` (or ``val``). Without it a part of each class is held out. The
-    vocabulary is that of the training texts.
+    Labels are what the task has (`answers_of`); classes are sorted. ``split`` is ``train`` or ``test`` (or ``val``). Without
+    it a part of each class is held out. The vocabulary is that of the training texts.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -67,21 +69,16 @@ def texts(path: str, reading: Reading, how: TextReading) -> Data:
                 f"{file}, {table.where[one]}: text {one} must not be empty (--skip-broken leaves it out)"
             )
     refuse(wrong)
-    classes = in_order({labels[one].strip() for ids in parts.values() for one in ids})
-    if len(classes) < 2:
-        raise ValueError(
-            f"data {name}: labels must be of two classes or more, got {', '.join(classes) or 'none'}"
-        )
-    place = {label: index for index, label in enumerate(classes)}
-    targets = {one: place[labels[one].strip()] for ids in parts.values() for one in ids}
     train, test = parts["train"], parts["test"]
+    written = [(table.where[one], labels[one].strip()) for one in (*train, *test)]
+    answers = answers_of(name, written, reading.task)
+    targets = {one: answers.of[labels[one].strip()] for one in (*train, *test)}
     notes = [f"left out {empty} texts that are empty"] if empty else []
+    notes += answers.notes
     if not test:
-        kept, chosen = held_out([targets[one] for one in train], reading.test_fraction, reading.seed)
-        notes.append(
-            f"{len(chosen)} of {len(train)} texts are the test part, {reading.test_fraction:g} of each class by seed "
-            f"{reading.seed} (--test-fraction)"
-        )
+        own = [targets[one] for one in train]
+        kept, chosen, note = test_part(own, reading.test_fraction, reading.seed, "texts")
+        notes.append(note)
         train, test = [train[i] for i in kept], [train[i] for i in chosen]
     seen = [table.texts[one] for one in train]
     words = Vocabulary.of(seen, how.vocabulary) if how.tokenizer is None else None
@@ -91,11 +88,16 @@ def texts(path: str, reading: Reading, how: TextReading) -> Data:
     pool = numbered(seen, train, tokenize, size, how.length)
     held = numbered([table.texts[one] for one in test], test, tokenize, size, pool.shape[1])
     made = [
-        TensorImages(rows, torch.tensor([targets[one] for one in ids]), as_is=True)
+        TensorImages(rows, _stored([targets[one] for one in ids], reading.task), as_is=True)
         for rows, ids in ((pool, train), (held, test))
     ]
     notes.append(f"texts are read as {pool.shape[1]} words")
     shape = (pool.shape[1],)
-    return Data(
-        made[0], made[0], made[1], len(classes), shape, name, tuple(notes), tuple(classes), tuple(train), size
-    )
+    told = (answers.width, shape, name, tuple(notes), answers.classes, tuple(train), size)
+    return Data(made[0], made[0], made[1], *told)
+
+
+def _stored(targets: list[Any], task: str) -> torch.Tensor:
+    """Labels as they lie in memory: class indices (N,) int64, zeros and ones (N, L) uint8, or numbers (N, D) float32."""
+    kind = {"single-label": torch.int64, "multi-label": torch.uint8, "regression": torch.float32}[task]
+    return torch.tensor(targets, dtype=kind)

@@ -89,9 +89,10 @@ class TensorBoard:
         spent = self._spent.setdefault(task, [])
         spent += done.costs
         selection = selection_cost(spent, done.labels)
+        name = next((next(iter(metrics)) for metrics in done.metrics.values()), "accuracy")
         return {
-            "accuracy/final": done.final_accuracy,
-            "accuracy/selector": done.selector_accuracy,
+            f"{name}/final": done.final_accuracy,
+            f"{name}/selector": done.selector_accuracy,
             "selection/FLOPs": selection.flops,
             "selection/seconds": selection.seconds,
         }

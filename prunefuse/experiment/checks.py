@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunefuse._wrapped import place_inside
 from prunefuse.data._items import check_map_style
 from prunefuse.data._labels import OwnLabels, labels_at, listed_labels
 from prunefuse.data._tensors import in_memory
@@ -251,15 +252,13 @@ def make(name: str, factory: Callable[[], nn.Module]) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} must return an nn.Module, got {type(model).__name__}")
     kind = type(model).__name__
-    if hasattr(model, "_orig_mod"):
-        raise TypeError(
-            f"{name} must return the model itself, which is copied and pruned, got a compiled one: leave out "
-            "torch.compile"
-        )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"{name} must return a model in Python, got {kind}: leave out torch.jit")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise TypeError(f"{name} must return the model itself, got it in {kind}: return its .module")
+    if (place := place_inside(model)) is not None:
+        around = "leave out torch.compile" if place == "_orig_mod" else f"return its .{place}"
+        raise TypeError(
+            f"{name} must return the model itself, which is copied and pruned, got it in {kind}: {around}"
+        )
     return model
 
 

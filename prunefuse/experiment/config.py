@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prunefuse._names import DATA, MODELS
+from prunefuse._names import DATA, DATA_TASKS, MODELS
 from prunefuse._options import (
     Check,
     any_of,
@@ -321,6 +321,15 @@ class RunConfig(
     """
 
     strategy: str = like(SelectionOptions, "strategy", more="")
+    task: str = field(
+        default="single-label",
+        metadata=option(
+            WHAT,
+            "What labels are: a class; any number of labels, such as a;b, - being none of them; or numbers to predict",
+            more="Data with other labels than a class are `text:FILE`, `table:FILE` and `arrays:PATH`; see docs/tasks.md.",
+            check=one_of(*DATA_TASKS),
+        ),
+    )
     recipe: Recipe = like(
         TrainingOptions,
         "recipe",
@@ -409,6 +418,7 @@ class RunConfig(
             **of(TrainingOptions),
             **of(StartOptions),
             "seed": seed,
+            "task": self.task,
             "schedule": schedule or self.schedule,
         }
         if arm == "random" and arm != self.arms[0]:

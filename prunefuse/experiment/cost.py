@@ -1,8 +1,8 @@
 """The cost ledger: what selection costs, and the work a run will do.
 
 Counted are forward passes (`prunefuse.training.flops_per_input`), backward as twice the forward, and the distances of
-k-center, BADGE and neighbors; element-wise work (norms, activations, scores, sorting) is not. A user's own utility function
-is not counted either.
+k-center, BADGE and neighbors, and the products that calibrating by obspa takes; element-wise work (norms, activations,
+scores, sorting) is not. A user's own utility function is not counted either.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ C_select(b) = sum over rounds with |L_r| < b of [ 3*E*|L_r|*F(selector) + S_r*F(
        2*d*k*n for the start and for each of at most 100 assignments (typiclust k = |L_r| + picks, n = pool;
        diversity by k_means k = picks, n = those preselected); with diversity by k_center
        2*d*(|L_r| + picks)*(|L_r| + preselected); else 0
-  Planning the pruning, with obspa its passes over calibration samples, has no FLOPs by this count; its seconds are
-       in the seconds of selection.
+  Planning the pruning has no FLOPs by this count, but with obspa its passes over calibration samples and the
+       products in them, which are added in rounds that plan; its seconds are in the seconds of selection.
   With T_sync the training of the fused network a selector is cut from (and its teacher's passes) is added.
 Final network: 3*E*b*F(final) + E*b*F(teacher) with distillation, where images are not augmented b*F(teacher).
 Evaluation on the test set is in no sum."""
@@ -44,6 +44,7 @@ class Sizes:
     reads of a sample: the selector's features, with BADGE its logits too, without distances 0. ``candidates`` is how many
     unlabeled samples are looked at in a round, None being all. ``counted`` is whether the work of training is known,
     ``taught_once`` whether a teacher's outputs are computed once, as samples are not augmented.
+    ``planning`` are the FLOPs of calibrating, where the criterion does so.
     """
 
     selector: float
@@ -54,6 +55,7 @@ class Sizes:
     candidates: int | None = None
     counted: bool = True
     taught_once: bool = False
+    planning: float = 0.0
 
 
 def training_flops(recipe: Recipe, samples: int, flops: float) -> float:

@@ -13,8 +13,8 @@ from prunefuse._seeds import generator
 from prunefuse.data._batches import in_order, read
 from prunefuse.experiment.loop_config import REFITTED, LoopConfig
 from prunefuse.fusion import fuse_
-from prunefuse.pruning import PruningPlan, plan_pruning, prune_without_finetuning
-from prunefuse.pruning.obspa import BATCH
+from prunefuse.pruning import PruningPlan, plan_pruning
+from prunefuse.pruning.obspa import BATCH, Work, prune_counting
 from prunefuse.pruning.plan import plan_of
 from prunefuse.selection._part import random_part
 from prunefuse.training._modes import reading_for
@@ -23,10 +23,14 @@ from prunefuse.training._predict import Collate
 
 @dataclass(frozen=True)
 class Cut:
-    """A plan, and the weights of the small network by name where these are not the kept slices of the dense one's."""
+    """A plan, and the weights of the small network by name where these are not the kept slices of the dense one's.
+
+    ``flops`` are those of the passes over calibration samples.
+    """
 
     plan: PruningPlan
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    flops: float = 0.0
 
     def selector(self, dense: nn.Module) -> nn.Module:
         """The selector before it is trained, cut from the network that was planned."""
@@ -62,7 +66,7 @@ class Cut:
     def kept(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What `restored` needs to have it again without calibrating: plain data, and tensors on the CPU."""
         weights = {name: value.to("cpu", copy=True).contiguous() for name, value in self.weights.items()}
-        return {"plan": self.plan.to_text()}, weights
+        return {"plan": self.plan.to_text(), "flops": self.flops}, weights
 
 
 def cut(
@@ -96,11 +100,12 @@ def cut(
     batches = read(pool, in_order(part, BATCH), labels=False, device=torch.device("cpu"), **options)
     rounded: Any = {"rounding": config.rounding}  # the field is any text, and checked
     shown = [inputs for inputs, _ in batches]  # in memory, as it is gone through once for each layer
+    work = Work()
     try:
-        plan, small = prune_without_finetuning(dense, example, shown, ratio=config.prune_ratio, **rounded)
+        plan, small = prune_counting(dense, example, shown, work, ratio=config.prune_ratio, **rounded)
     except ValueError as error:
         raise ValueError(f"criterion must not be {config.criterion} here: {error}") from error
-    return Cut(plan, {name: value.detach() for name, value in small.state_dict().items()})
+    return Cut(plan, {name: value.detach() for name, value in small.state_dict().items()}, float(work.flops))
 
 
 def restored(told: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Cut:
@@ -109,4 +114,4 @@ def restored(told: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Cut:
     Raises:
         ValueError: what was kept is no plan.
     """
-    return Cut(plan_of(told["plan"], "cut"), dict(weights))
+    return Cut(plan_of(told["plan"], "cut"), dict(weights), told.get("flops", 0.0))

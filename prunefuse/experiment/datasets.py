@@ -43,6 +43,7 @@ def load_data(config: DataOptions, *, seed: int, models: tuple[str, ...], verify
                 verify=verify,
                 test_fraction=config.test_fraction,
                 seed=seed,
+                task=getattr(config, "task", "single-label"),
                 **texts,
             )
         except (ValueError, TypeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -34,6 +35,44 @@ def duration(seconds: float) -> str:
 def percent(part: float) -> str:
     """``0.0195`` -> ``1.9 %``, ``0.2`` -> ``20 %``."""
     return f"{100 * part:.1f}".removesuffix(".0") + " %"
+
+
+_TITLES = {"ece": "ECE", "f1": "F1", "iou": "IoU", "mae": "MAE", "r2": "R²", "rmse": "RMSE"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is written for people: accuracies and recalls in per cent, all others as they are."""
+
+    name: str
+
+    @property
+    def title(self) -> str:
+        """``mean_iou`` -> ``mean IoU``."""
+        return " ".join(_TITLES.get(word, word) for word in self.name.split("_"))
+
+    @property
+    def in_percent(self) -> bool:
+        """Whether it is a part of all samples, by its name."""
+        return self.name.endswith(("accuracy", "recall"))
+
+    @property
+    def scale(self) -> int:
+        """What values are multiplied by."""
+        return 100 if self.in_percent else 1
+
+    @property
+    def unit(self) -> str:
+        """What stands after values."""
+        return " %" if self.in_percent else ""
+
+    def text(self, value: float) -> str:
+        """A value without its unit; ``-`` is none."""
+        if math.isnan(value):
+            return "-"
+        if self.in_percent:
+            return f"{100 * value:.1f}"
+        return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
 def setting(value: object) -> str:

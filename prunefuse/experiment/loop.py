@@ -56,6 +56,7 @@ from prunefuse.tasks import SingleLabel
 from prunefuse.training import (
     Distillation,
     EpochResult,
+    best_epoch,
     dropout_layers,
     flops_per_input,
     measure,
@@ -198,6 +199,7 @@ class ActiveLearning:
         self.state = LoopState() if state is None else state
         self.selector: nn.Module | None = None
         self.final: nn.Module | None = None
+        self._sizes: Sizes
         self._factory = factory
         self._pool, self._train_data, self._test = pool, train, test
         self._task, self._collate = config.learns, collate
@@ -458,7 +460,7 @@ class ActiveLearning:
             epochs += [Epoch(**epoch) for epoch in found.values["epochs"]]
         lines += state.acquisitions[index].costs
         if state.fused or (index == 0 and self._refits):
-            lines += self._carry_out(rounds.plan_step(index)).lines
+            lines += self._carry_out(rounds.plan_step(config, index, self._sizes)).lines
         # Asked for again, as the networks have other sizes once the dense one is pruned anew.
         for step in rounds.steps_of_round(config, index, self._sizes):
             if step.what in ("label", "plan"):
@@ -791,7 +793,9 @@ class ActiveLearning:
         epochs = [asdict(self._epoch(index, network, result)) for result in history]
         if testing is None or tested is None:
             return self._tested(model, recipe, testing, bench), epochs
-        metrics = self._measured(model, recipe)
+        metrics: Metrics | None = best_epoch(history).test_metrics  # of the weights that the training left
+        if metrics is None or self._own_evaluate is not None:
+            metrics = self._measured(model, recipe)
         bench.charge(testing, tested)
         return metrics, epochs
 
@@ -824,12 +828,14 @@ class ActiveLearning:
         config = self.config
         self._cut = known
         if config.selector == "prunefuse" and known is None:
-            with bench.timed(Cost("plan", "selector", index, config.sizes[index], 0.0, 0.0)):
+            # How far passes over calibration samples go is known when they are done; later ones are like the first.
+            line = rounds.planning_line(config, index, self._sizes.planning if index else 0.0)
+            with bench.timed(line) as counted:
                 given: dict[str, Any] = {"exclude": self._excluded, "collate": self._collate}
                 self._cut = cut(self._dense, self._example, config, self._pool, **given)
+                counted["flops"] = self._cut.flops
         self.plan: PruningPlan | None = None if self._cut is None else self._cut.plan
         selector = self._initial_selector()
-        counted = self._own_fit is None
         chosen = [config.chooser_of(index) for index in (0, 1)]
         if "ensemble" in config.chooser.needs and not dropout_layers(selector):
             raise ValueError(
@@ -847,8 +853,9 @@ class ActiveLearning:
             len(self._pool),
             0 if self._test is None else len(self._test),
             self._candidates,
-            counted,
+            self._own_fit is None,
             always_same(self._train_data) and self._collate is None,
+            0.0 if self._cut is None else self._cut.flops,
         )
 
     def _tell(self, event: Event) -> None:

@@ -385,7 +385,7 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, StoppingOption
     @cached_property
     def learns(self) -> Task:
         """The task."""
-        return _task(self.task)
+        return task_named(self.task)
 
     @cached_property
     def chooser(self) -> Strategy:
@@ -496,14 +496,14 @@ def chosen_strategy(config: SelectionOptions) -> Strategy:
         class_balanced=config.class_balanced,
         diversity=config.diversity,
         preselect=config.preselect,
-        task=_task(getattr(config, "task", _USUAL)),
+        task=task_named(getattr(config, "task", _USUAL)),
     )
 
 
 def _is_usual(config: SelectionOptions) -> bool:
     """Whether the task is classification."""
     given = getattr(config, "task", _USUAL)
-    return given == _USUAL or type(_task(given)).__name__ == _TASKS[_USUAL]
+    return given == _USUAL or type(task_named(given)).__name__ == _TASKS[_USUAL]
 
 
 _USUAL = "single-label"
@@ -517,7 +517,7 @@ _TASKS = {
 }
 
 
-def _task(given: Any) -> Task:
+def task_named(given: Any) -> Task:
     """The task by its name, or itself.
 
     Raises:

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunefuse import _files as files
-from prunefuse.experiment.format import duration
+from prunefuse.experiment.format import Metric, duration
 from prunefuse.experiment.records import Epoch, Event, Network, Phase, PhaseName, Progress, Round, Stop
 from prunefuse.experiment.steps import Line
 
@@ -55,7 +55,7 @@ class Forecast:
 
     Work of one kind (arm, phase, network) takes time in proportion to its FLOPs. Different kinds do not: small
     networks are bound by overhead. So each kind has its pace, and one not seen yet that of all together. Phases
-    without FLOPs (planning, once per trial) have no pace, and are left out of it.
+    without FLOPs (planning, but with obspa) have no pace, and are left out of it.
     """
 
     def __init__(self, planned: Mapping[str, Sequence[Line]], seeds: int) -> None:
@@ -135,10 +135,16 @@ class Running:
 
 
 class RunProgress:
-    """Is told of the events of the tasks of a run, and shows where it is."""
+    """Is told of the events of the tasks of a run, and shows where it is.
 
-    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+    ``metric`` is what epochs tell where it is called as long as no round has said so.
+    """
+
+    def __init__(
+        self, *, quiet: bool = False, console: Console | None = None, metric: str = "accuracy"
+    ) -> None:
         self._quiet = quiet
+        self._metric = Metric(metric)
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._status: Path | None = None
         self._forecast = Forecast({}, 0)
@@ -251,10 +257,11 @@ class RunProgress:
         kind = (running.arm, phase.phase, phase.network)
         self._forecast.work(kind, phase.flops / phase.epochs, event.seconds, task)
         running.done = event.epoch / event.epochs
-        accuracy, on = event.train_accuracy, "labeled set"
+        found, on = event.train_accuracy, "labeled set"
         if event.test_accuracy is not None:
-            accuracy, on = event.test_accuracy, "test set"
-        running.what = f"epoch {event.epoch}/{event.epochs}, loss {event.loss:.3f}, accuracy {100 * accuracy:.1f} % ({on})"
+            found, on = event.test_accuracy, "test set"
+        told = f"{self._metric.title} {self._metric.text(found)}{self._metric.unit} ({on})"
+        running.what = f"epoch {event.epoch}/{event.epochs}, loss {event.loss:.3f}, {told}"
         self._log(running)
 
     def _log(self, running: Running) -> None:
@@ -269,8 +276,11 @@ class RunProgress:
         running.phase = None
         self._forecast.complete(running.arm, event.costs, task)
         now = time.monotonic()
+        told = next((next(iter(metrics)) for metrics in event.metrics.values()), self._metric.name)
+        metric = self._metric = Metric(told)
+        title = "" if told == "accuracy" else f" {metric.title}"
         found = [
-            f"{name} {100 * accuracy:.1f} %"
+            f"{name}{title} {metric.text(accuracy)}{metric.unit}"
             for name, accuracy in (("final", event.final_accuracy), ("selector", event.selector_accuracy))
             if accuracy is not None
         ]

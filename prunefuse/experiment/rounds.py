@@ -22,7 +22,7 @@ def steps_of_round(config: LoopConfig, index: int, sizes: Sizes) -> tuple[Step[C
     labels = config.sizes[index]
     steps = [Step(f"{index}/label", "label", _selector(config, index - 1), _picking(config, index, sizes))]
     if index and syncs(config, index - 1):
-        steps.append(plan_step(index))
+        steps.append(plan_step(config, index, sizes))
     if trains_selector(config, index):
         work = training_lines(config, index, labels, sizes, "selector")
         steps.append(Step(f"{index}/train_selector", "train_selector", (f"{index}/label",), work))
@@ -33,9 +33,15 @@ def steps_of_round(config: LoopConfig, index: int, sizes: Sizes) -> tuple[Step[C
     return tuple(steps)
 
 
-def plan_step(index: int) -> Step[Cost]:
-    """Pruning the dense network, after round 0 as the fused network of the round before. It has no FLOPs by this count."""
-    return Step(f"{index}/plan", "plan", (f"{index - 1}/train_final",) if index else ())
+def plan_step(config: LoopConfig, index: int, sizes: Sizes) -> Step[Cost]:
+    """Pruning the dense network, after round 0 as the fused network of the round before. It has FLOPs where it calibrates."""
+    work = (planning_line(config, index, sizes.planning),) if sizes.planning else ()
+    return Step(f"{index}/plan", "plan", (f"{index - 1}/train_final",) if index else (), work)
+
+
+def planning_line(config: LoopConfig, index: int, flops: float) -> Cost:
+    """The line of planning in a round."""
+    return Cost("plan", "selector", index, config.sizes[index], flops, 0.0)
 
 
 def planned_costs(config: LoopConfig, sizes: Sizes) -> Iterator[Cost]:
@@ -43,6 +49,7 @@ def planned_costs(config: LoopConfig, sizes: Sizes) -> Iterator[Cost]:
 
     With T_sync the widths of later selectors may differ, by a little, from the first one's.
     """
+    yield from plan_step(config, 0, sizes).work
     for index in range(len(config.schedule)):
         for step in steps_of_round(config, index, sizes):
             yield from step.work

@@ -109,7 +109,8 @@ def _go_on(experiment: LoopRun, jobs: int | None, *, quiet: bool, listening: Lis
     path, config = experiment.path, experiment.config
     listening = listening or Listening(config)
     jobs = jobs or execute.usual_jobs(experiment.device, experiment.threads)
-    progress = RunProgress(quiet=quiet)
+    first = "accuracy" if config.task == "single-label" else "score"
+    progress = RunProgress(quiet=quiet, metric=first)
     tables = _Tables(experiment)
     drawn = time.monotonic()
 
@@ -224,9 +225,9 @@ class LoopRun:
         models = (config.model, config.selector)
         self.data = load_data(config, seed=config.seeds[0], models=models, verify=verify)
         self.pool_size = len(self.data.pool)
-        self.labeled: dict[int, int] | None = None
+        self.labeled: dict[int, Any] | None = None
         if config.labeled is not None:
-            self.labeled = read_labeled(config.labeled, self.data)
+            self.labeled = read_labeled(config.labeled, self.data, config.task)
         self.excluded: list[int] | None = None
         if config.exclude is not None:
             self.excluded = read_excluded(config.exclude, self.data)

@@ -142,14 +142,15 @@ class Bench(Generic[L]):
         self.lines.append(replace(line, seconds=seconds, **changes))  # type: ignore[type-var]  # a dataclass
 
     @contextmanager
-    def timed(self, line: L) -> Iterator[None]:
-        """Announce a phase, time the block, and write its line."""
+    def timed(self, line: L) -> Iterator[dict[str, Any]]:
+        """Announce a phase, time the block, and write its line, with what the block finds out of it, by field."""
         self.begin(line)
         self.wait()
+        found: dict[str, Any] = {}
         start = time.perf_counter()
-        yield
+        yield found
         self.wait()
-        self.charge(line, time.perf_counter() - start)
+        self.charge(line, time.perf_counter() - start, **found)
 
     def wait(self) -> None:
         """Until the device has done what it was given."""

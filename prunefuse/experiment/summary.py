@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from prunefuse.experiment.cost import Spent, selection_cost
 from prunefuse.experiment.folder import RunFolderError, RunRecord, Trial, trial_folder
-from prunefuse.experiment.format import setting
+from prunefuse.experiment.format import Metric, setting
 from prunefuse.experiment.records import Cost, Epoch, Network, PhaseName, Round
 
 
@@ -24,6 +25,11 @@ class Spread:
     def mean(self) -> float:
         """Arithmetic mean."""
         return sum(self.values) / len(self.values)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation between seeds, by n - 1; 0 of one."""
+        return stdev(self.values) if len(self.values) > 1 else 0.0
 
     @property
     def low(self) -> float:
@@ -61,7 +67,7 @@ class Arm:
         return tuple(sorted({done.labels for done in self._rounds()}))
 
     def accuracy(self, labels: int, network: Network) -> Spread | None:
-        """Last-epoch test accuracy at this size, over the seeds that have one."""
+        """Last-epoch test accuracy, or the first metric of another task, at this size, over the seeds that have one."""
         found = [
             done.final_accuracy if network == "final" else done.selector_accuracy
             for done in self._rounds()
@@ -78,11 +84,17 @@ class Arm:
                     found.setdefault(name, []).append(value)
         return {name: Spread(tuple(values)) for name, values in found.items()}
 
-    def of_classes(self, labels: int, metric: str, network: Network = "final") -> tuple[float, ...]:
-        """A metric of each class at this size, mean over the seeds that have it; empty where there is none."""
-        rows = [done.metrics.get(network, {}).get(metric) for done in self._rounds() if done.labels == labels]
-        found = [row for row in rows if isinstance(row, tuple)]
-        return tuple(sum(values) / len(values) for values in zip(*found, strict=True))
+    def of_classes(self, labels: int, network: Network = "final") -> dict[str, tuple[float, ...]]:
+        """The metrics of each class at this size, by name, mean over the seeds that have them."""
+        found: dict[str, list[tuple[float, ...]]] = {}
+        for done in self._rounds():
+            for name, value in done.metrics.get(network, {}).items() if done.labels == labels else ():
+                if isinstance(value, tuple):
+                    found.setdefault(name, []).append(value)
+        return {
+            name: tuple(sum(values) / len(values) for values in zip(*rows, strict=True))
+            for name, rows in found.items()
+        }
 
     def selection(self, labels: int) -> tuple[Spread, Spread] | None:
         """FLOPs and seconds spent to select this many labels, over the seeds that reached them."""
@@ -150,6 +162,18 @@ class Summary:
     def labels(self) -> tuple[int, ...]:
         """Labeled-set sizes of any arm, increasing."""
         return tuple(sorted({labels for arm in self.arms for labels in arm.labels}))
+
+    @property
+    def metric(self) -> Metric:
+        """What ``Arm.accuracy`` is: the first metric of the task, accuracy in runs that do not say."""
+        told = (
+            next(iter(metrics))
+            for arm in self.arms
+            for trial in arm.trials
+            for done in trial.rounds
+            for metrics in done.metrics.values()
+        )
+        return Metric(next(told, "accuracy"))
 
     @property
     def pool(self) -> int:

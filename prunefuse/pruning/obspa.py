@@ -30,12 +30,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from typing_extensions import Unpack
 
 from prunefuse._attention import unfused_attention
@@ -197,6 +199,54 @@ def prune_without_finetuning(
         Wang, Rachwan, Günnemann and Charpentier 2024, *Structurally Prune Anything: Any Architecture, Any Framework, Any
         Time*. Hassibi and Stork 1992, *Second Order Derivatives for Network Pruning: Optimal Brain Surgeon*.
     """
+    chosen: dict[str, Any] = {"damping": damping, "memory": memory, "combine": combine, "fit_to": fit_to}
+    return prune_counting(
+        model, example_inputs, calibration, None, example_kwargs=example_kwargs, **chosen, **options
+    )
+
+
+class Work(TorchDispatchMode):
+    """While it lasts, counts the FLOPs of convolutions and matrix products.
+
+    Attributes:
+        flops: The sum so far, two for each multiply-add.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run the operator, and count it where it has a formula, else what it is made of."""
+        formula, named = flop_registry.get(func.overloadpacket), kwargs or {}
+        if formula is None:
+            with self:  # in a mode of its own, products have not been taken apart yet
+                parts = func.decompose(*args, **named)
+            return func(*args, **named) if parts is NotImplemented else parts
+        output = func(*args, **named)
+        self.flops += formula(*args, **named, out_val=output)
+        return output
+
+
+def prune_counting(
+    model: nn.Module,
+    example_inputs: Any,
+    calibration: Tensor | Iterable[Any] | None,
+    work: Work | None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    damping: float = 0.01,
+    memory: int = 2**30,
+    combine: str = "sum",
+    fit_to: str = "dense",
+    **options: Unpack[ModulePlanOptions],
+) -> tuple[PruningPlan, nn.Module]:
+    """`prune_without_finetuning`, with what runs over the calibration inputs counted by ``work``.
+
+    Counted are the runs, each as far as it goes, and the products of what goes into layers. Solving for weights is not.
+    """
     check_planning(options, damping)
     check_choice("combine", combine, tuple(COMBINE))
     check_choice("fit_to", fit_to, FIT_TO)
@@ -204,7 +254,7 @@ def prune_without_finetuning(
     inputs = inputs_for(model, example_inputs, example_kwargs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = Batches(calibration, inputs, device)
-    dense = ModuleNetwork(copied(model).eval())
+    dense = ModuleNetwork(copied(model).eval(), work)
 
     traced = trace(model, Exporter(model, inputs).dense(), heads=options.get("heads", "whole"))
     readers, unrepaired = find_readers(traced)
@@ -223,12 +273,12 @@ def prune_without_finetuning(
         if fit_to == "own":
             passed = copied(model)
             modes = _modes(passed)
-            compensate_own(ModuleNetwork(passed.eval()), dense, plan, steps, batches, damping)
+            compensate_own(ModuleNetwork(passed.eval(), work), dense, plan, steps, batches, damping)
             small = plan.extract(passed)
         else:
             small = plan.extract(model)
             modes = _modes(small)
-            compensate(ModuleNetwork(small.eval()), dense, plan, steps, batches, damping)
+            compensate(ModuleNetwork(small.eval(), work), dense, plan, steps, batches, damping)
     for module, mode in zip(small.modules(), modes, strict=True):
         module.training = mode
     return plan, small
@@ -239,10 +289,11 @@ def _modes(model: nn.Module) -> list[bool]:
 
 
 class ModuleNetwork:
-    """A module in evaluation mode, as :mod:`prunefuse.pruning._obspa.refit` sees it."""
+    """A module in evaluation mode, as :mod:`prunefuse.pruning._obspa.refit` sees it; ``work`` counts its runs."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, work: Work | None = None) -> None:
         self._model = model
+        self._counting: AbstractContextManager[Any] = nullcontext() if work is None else work
         self.tensors = named_tensors(model)
         self._norms = {
             Norm(f"{path}.running_mean", f"{path}.running_var"): module
@@ -271,7 +322,7 @@ class ModuleNetwork:
         """See :class:`Network`."""
 
         def run(batch: Inputs) -> None:
-            with suppress(Enough), Watch(readers, self.tensors, tell):
+            with suppress(Enough), self._counting, Watch(readers, self.tensors, tell):
                 batch.run(self._model)
 
         return run
@@ -281,7 +332,7 @@ class ModuleNetwork:
 
         def run(batch: Inputs) -> None:
             handle = self._norms[norm].register_forward_pre_hook(lambda _, arguments: tell(arguments[0]))
-            with suppress(Enough):
+            with suppress(Enough), self._counting:
                 batch.run(self._model)
             handle.remove()
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from prunefuse._names import LOGIT_STRATEGIES
 from prunefuse._options import check_fields, checked, one_of
+from prunefuse.data._answers import NONE, SEPARATOR
 from prunefuse.ops.integers import shown
 from prunefuse.scoring import score_labels
 from prunefuse.tasks._counts import mean_of
@@ -105,4 +106,4 @@ class MultiLabel(Task):
 
     def text(self, label: Any, classes: Sequence[str] | None) -> str:
         places = torch.as_tensor(label).nonzero().flatten().tolist()
-        return ";".join(str(place) if classes is None else classes[place] for place in places)
+        return SEPARATOR.join(str(place) if classes is None else classes[place] for place in places) or NONE

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from prunefuse._seeds import derive, isolated
+from prunefuse._wrapped import without_wrappers
 from prunefuse.data._batches import in_order, read
 from prunefuse.data._items import CLASSES, check_map_style, length_of
 from prunefuse.ops.integers import row_indices
@@ -348,15 +349,15 @@ def features_of(model: nn.Module, inputs: Any, module: str | None, task: Task = 
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """The model whose layers can be watched: that inside a compiled one.
+    """The model whose layers can be watched: that inside a compiled one, and of other wrappers.
 
     Raises:
         TypeError: it is not in Python.
     """
+    model = without_wrappers(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"model must be a model in Python, to watch its layers, got {type(model).__name__}")
-    inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
+    return model
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,22 +20,14 @@ from prunefuse.data._items import check_map_style, length_of
 from prunefuse.data._labels import OwnLabels
 from prunefuse.errors import TrainingDivergedError as TrainingDivergedError
 from prunefuse.tasks._single_label import SingleLabel
-from prunefuse.tasks._task import Loss, Task
+from prunefuse.tasks._task import Loss, Metrics, Task
 from prunefuse.training import _checkpoint
 from prunefuse.training._adversarial import Adversarial
 from prunefuse.training._checkpoint import Checkpoint, Moment
 from prunefuse.training._clock import Clock
 from prunefuse.training._distillation import Distillation
 from prunefuse.training._modes import device_of, evaluating, in_channels_last, reading_for
-from prunefuse.training._predict import (
-    Collate,
-    evaluate,
-    first_of,
-    forward,
-    measure,
-    predict,
-    task_targets,
-)
+from prunefuse.training._predict import Collate, first_of, forward, measure, predict, task_targets
 from prunefuse.training._recipe import Recipe
 
 LossOf = Callable[[nn.Module, Any, Any, Any], tuple[Tensor, Any]]
@@ -64,6 +56,7 @@ class EpochResult:
         seconds: Wall-clock time of the training, without evaluation.
         teacher_seconds: The part of ``seconds`` that the teacher's forward passes took.
         validation: Of the samples held out; None where there are none.
+        test_metrics: All metrics on the test set, by name; None unless one was given.
     """
 
     epoch: int
@@ -75,6 +68,7 @@ class EpochResult:
     seconds: float
     teacher_seconds: float
     validation: float | None = None
+    test_metrics: Metrics | None = None
 
 
 def best_epoch(history: Sequence[EpochResult]) -> EpochResult:
@@ -204,7 +198,7 @@ def train(
 
     with isolated(derive(seed, "global"), device):
         if checkpoint is not None and (kept := _checkpoint.read(checkpoint, moment())) is not None:
-            history += [EpochResult(**fields) for fields in kept[0]]
+            history += map(_restored, kept[0])
             order.set_state(kept[1])
         # One reader for all epochs, so that worker processes start once.
         reading = reading_for(model, targets, collate)
@@ -253,12 +247,12 @@ def train(
                 asked |= {"collate": collate, "indices": held}
                 validated = first_of(measure(model, data if plain is None else plain, **asked))
             seconds = time.perf_counter() - start
-            accuracy = None
+            accuracy = tested = None
             if test is not None:
-                accuracy = evaluate(model, test, recipe=recipe, workers=workers, task=task, collate=collate)
-            result = EpochResult(
-                epoch + 1, epochs, lr, loss, correct, accuracy, seconds, teaching.seconds, validated
-            )
+                tested = measure(model, test, recipe=recipe, workers=workers, task=task, collate=collate)
+                accuracy = first_of(tested)
+            seen = (correct, accuracy, seconds, teaching.seconds, validated, tested)
+            result = EpochResult(epoch + 1, epochs, lr, loss, *seen)
             history.append(result)
             if validated is not None and best_epoch(history) is result:
                 best.update({name: value.detach().clone() for name, value in model.state_dict().items()})
@@ -269,6 +263,13 @@ def train(
     if best:
         model.load_state_dict(best)
     return history
+
+
+def _restored(fields: Mapping[str, Any]) -> EpochResult:
+    """What an epoch gave, from a checkpoint, where tuples are lists."""
+    tested = fields.get("test_metrics") or {}
+    plain = {name: tuple(one) if isinstance(one, list) else one for name, one in tested.items()}
+    return EpochResult(**{**fields, "test_metrics": plain or None})
 
 
 def _split(samples: int, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:

@@ -465,6 +465,7 @@ def test_a_model_of_lazy_modules_is_drawn_from_the_seed_alone() -> None:
         (lambda model: torch.compile(model, backend="eager"), "leave out torch.compile"),
         (torch.jit.script, "leave out torch.jit"),
         (nn.DataParallel, "return its .module"),
+        (torch.optim.swa_utils.AveragedModel, "return its .module"),
     ],
 )
 def test_a_wrapped_model_is_refused_in_one_line(wrap: Any, message: str) -> None:
@@ -478,6 +479,8 @@ def test_a_compiled_model_predicts_and_has_features() -> None:
     compiled = torch.compile(model, backend="eager")
     assert torch.equal(predict(compiled, X), predict(model, X))
     assert torch.equal(features(compiled, X), features(model, X))
+    for around in (nn.DataParallel, torch.optim.swa_utils.AveragedModel):
+        assert torch.equal(features(around(compiled), X), features(model, X))
     scripted = torch.jit.script(model)
     assert torch.equal(predict(scripted, X), predict(model, X))
     with pytest.raises(TypeError, match=r"model must be a model in Python, .* got RecursiveScriptModule"):

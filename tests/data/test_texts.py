@@ -101,7 +101,7 @@ def test_a_file_of_texts_is_a_data_set(tmp_path):
     [
         ([("a", "b", "")], {}, "line 2: text 1 must have a label, got none"),
         ([("a", "", "x"), ("a", "b", "y")], {}, "line 2: text 1 must not be empty"),
-        ([("a", "b", "x")], {}, "labels must be of two classes or more, got x"),
+        ([("a", "b", "x")], {}, "labels must be of two classes or more, got only 'x'"),
         ([("a", "b", "x")], {"text": "words"}, "text must be one of its columns"),
         ([("a", "b", "x")], {"image_size": 8}, "image_size must be left out"),
         ([], {}, "must have texts, got none"),

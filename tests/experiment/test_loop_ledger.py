@@ -184,3 +184,35 @@ def test_unselectable_samples_are_reported() -> None:
     second = next(iterator)
     assert (first.unselectable, second.unselectable) == (0, 3)
     assert not set(broken) & set(second.picks)
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.2])
+def test_the_metrics_of_a_network_are_those_of_its_last_test(validation: float) -> None:
+    """With a validation part they are those of the epoch whose weights are left."""
+
+    class Read:
+        def __init__(self) -> None:
+            self.read = 0
+
+        def __len__(self) -> int:
+            return len(TEST)
+
+        def __getitem__(self, index: int) -> Any:
+            self.read += 1
+            return TEST[index]
+
+    def rounds(test: Any, **change: Any) -> list[Round]:
+        recipe = replace(RECIPE, epochs=3, validation=validation)
+        config = replace(CONFIG, schedule=(20, 30), recipe=recipe, **change)
+        factory = lambda: models.mlp(10, in_channels=1, image_size=(8, 8), hidden=(16, 16))  # noqa: E731
+        return list(ActiveLearning(factory, POOL, test, config))
+
+    once, each = Read(), Read()
+    plain, asked = rounds(once), rounds(each, test_every_epoch=True)
+    looked = 4 * len(TEST)  # once for each network
+    checked = once.read - looked  # of the labels, before anything is trained
+    assert checked <= len(TEST)
+    assert each.read == checked + 3 * looked
+    assert repr([r.metrics for r in asked]) == repr(
+        [r.metrics for r in plain]
+    )  # NaN for classes without samples

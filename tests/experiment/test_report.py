@@ -229,6 +229,69 @@ def test_the_report_says_what_was_found_and_how(tmp_path):
         assert f"{100 * min(final):.1f}–{100 * max(final):.1f}" in text
 
 
+def with_metrics(path, name, classes, **others):
+    """The record of such a run whose final networks have all of these metrics, the first being its accuracy."""
+    run = folder.read(path)
+
+    def measured(trial, done):
+        of_each = tuple(done.final_accuracy - 0.1 * place for place in range(classes - 1)) + (math.nan,)
+        return {
+            "final": {name: done.final_accuracy, **others, "spread": 0.01 * trial.seed, "recall": of_each}
+        }
+
+    trials = tuple(
+        dataclasses.replace(
+            trial,
+            rounds=tuple(
+                dataclasses.replace(done, metrics=measured(trial, done), final_accuracy=done.final_accuracy)
+                for done in trial.rounds
+            ),
+        )
+        for trial in run.trials
+    )
+    return dataclasses.replace(run, trials=trials)
+
+
+def test_all_metrics_of_the_final_networks_have_a_table_with_deviations(tmp_path):
+    record = with_metrics(make_run(tmp_path / "run"), "accuracy", 3, f1=0.25, ece=0.125)
+    html = render(summarize([record]))
+    text = " ".join(Page(html).text.split())
+    assert "All metrics of the final networks with 287 samples (20 % of the pool) labeled" in text
+    rows = [re.sub(r"<[^>]*>", "|", row) for row in re.findall(r"<tr>(.*?)</tr>", html, flags=re.DOTALL)]
+    cells = [[cell.strip() for cell in row.split("|") if cell.strip()] for row in rows]
+    values = [accuracy_of("prunefuse", seed, 4) for seed in (0, 1, 2)]
+    mean, deviation = 100 * sum(values) / 3, 100 * 0.004 / 5  # values are this far apart
+    [accuracy] = [row for row in cells if row[:1] == ["accuracy"]]
+    assert accuracy[1] == f"{mean:.1f} ± {deviation:.1f} %"
+    assert len(accuracy) == 4  # of three arms
+    assert ["F1", *["0.250 ± 0.000"] * 3] in cells
+    assert ["ECE", *["0.125 ± 0.000"] * 3] in cells
+    assert ["spread", *["0.010 ± 0.010"] * 3] in cells
+    assert [row for row in cells if row[:2] == ["1", f"{mean - 10:.1f}"]]  # recall of class 1
+    assert ["2", "-", "-", "-"] in cells  # of which there was no sample
+
+
+def test_another_first_metric_stands_where_accuracy_stood(tmp_path):
+    record = with_metrics(make_run(tmp_path / "run"), "mean_iou", 2)
+    summary = summarize([record])
+    text = " ".join(Page(render(summary)).text.split())
+    mean = sum(accuracy_of("dense", seed, 4) for seed in (0, 1, 2)) / 3
+    assert "Mean IoU against labels" in text
+    assert "test mean IoU of the final network" in text
+    assert f"{mean:.3f}" in text
+    assert "ccuracy" not in text
+    table = text_table(summary)
+    assert "mean IoU" in table
+    assert f"{mean:.3f}" in table
+    assert "%" not in table
+
+
+def test_runs_without_metrics_have_no_table_of_them(tmp_path):
+    text = Page(report([make_run(tmp_path / "run")]).read_text(encoding="utf-8")).text
+    assert "Accuracy against labels" in text
+    assert "All metrics" not in text
+
+
 def test_one_seed_is_not_shown_as_a_spread(tmp_path):
     text = Page(report([make_run(tmp_path / "run", seeds=(0,))]).read_text(encoding="utf-8")).text
     assert "One seed: the spread between seeds is unknown" in text

@@ -1,6 +1,7 @@
 """Selectors cut from a pretrained network by OBSPA: they start usable, their changes are fused, and they go on exactly."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from prunefuse.data import load
 from prunefuse.errors import ConfigError, RunInterrupted
 from prunefuse.experiment import loop as module
 from prunefuse.experiment.config import RunConfig
+from prunefuse.experiment.cost import selection_cost
 from prunefuse.experiment.extrapolate import ExtrapolateConfig
 from prunefuse.experiment.records import Phase
 from prunefuse.experiment.run import resume, run
@@ -190,6 +192,49 @@ def test_inputs_may_be_mappings():
     ]
     rounds = list(ActiveLearning(Words, pool, pool[:30], replace(CONFIG, schedule=(9, 20))))
     assert [r.labels for r in rounds] == [9, 20]
+
+
+# --- what it costs
+
+
+def test_flops_of_calibrating_by_hand():
+    """Runs as far as they go, and the products of what goes into the layers that read channels, with a one for the bias."""
+    samples, dense, small = 400, (64, 48, 32, 10), (64, 24, 16, 10)
+
+    def forward(widths, layers=3):
+        return sum(2 * a * b for a, b in list(pairwise(widths))[:layers])
+
+    looking = (64 + samples) * forward(dense) + 2 * samples * (49**2 + 33**2)  # the first batch for the order
+    second = forward(dense, 2) + forward(small, 2) + 2 * (25**2 + 16 * 25)
+    third = forward(dense) + forward(small) + 2 * (17**2 + 10 * 17)
+    [line] = [c for c in learner().planned if c.phase == "plan"]
+    assert line.flops == looking + samples * (second + third)
+    assert (line.network, line.round, line.labels) == ("selector", 0, 10)
+
+
+@pytest.mark.parametrize("t_sync", [0, 1])
+def test_calibrating_is_in_the_forecast_and_in_the_ledger(t_sync):
+    loop = learner(replace(CONFIG, t_sync=t_sync))
+    done = [c for r in loop for c in r.costs]
+    assert [replace(c, seconds=0.0, detail="") for c in done if c.phase != "fuse"] == list(loop.planned)
+    plans = [c for c in done if c.phase == "plan"]
+    assert [c.round for c in plans] == ([0, 1, 2] if t_sync else [0])
+    assert all(c.flops > 0 and c.seconds > 0 for c in plans)
+    without = replace(CONFIG, criterion="l2", t_sync=t_sync)
+    spent = [selection_cost(c, 24).flops for c in (done, [c for r in learner(without) for c in r.costs])]
+    assert spent[0] - spent[1] == sum(c.flops for c in plans if c.labels < 24)
+
+
+def test_a_state_remembers_what_calibrating_took():
+    first = learner()
+    next(iter(first))
+    again = module.LoopState.restore(first.state.to_json(), first.state.tensors())
+    assert learner(state=again).planned == first.planned
+    old = {
+        name: value for name, value in first.state.plan.items() if name != "flops"
+    }  # of an earlier version
+    loop = learner(state=replace(again, plan=old))
+    assert all(c.phase != "plan" for c in loop.planned)
 
 
 # --- going on

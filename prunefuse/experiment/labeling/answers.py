@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prunefuse.data._answers import NONE as NONE
+from prunefuse.data._answers import SEPARATOR as SEPARATOR
+from prunefuse.data._answers import parts as parts
+
 CANNOT_TELL = "?"
-SEPARATOR, NONE = ";", "-"
-"""Between labels of a sample, and that it has none of them."""
-
-
-def parts(answer: str) -> list[str]:
-    """The labels that an answer has."""
-    return [] if answer == NONE else [name for part in answer.split(SEPARATOR) if (name := part.strip())]
 
 
 def joined(names: Sequence[str]) -> str:

@@ -63,6 +63,7 @@ class LabelConfig(RunConfig):
     noise: float = _hidden(StartOptions, "noise", 0.01)
     stop_when: tuple[str, ...] = _hidden(StoppingOptions, "stop_when", ())
     stop: bool = _hidden(StoppingOptions, "stop", False)
+    task: str = _hidden(RunConfig, "task", "single-label")  # what multi_label says
     multi_label: bool = field(
         default=False,
         metadata=option(
@@ -72,10 +73,9 @@ class LabelConfig(RunConfig):
         ),
     )
 
-    @property
-    def task(self) -> str:
-        """What the network learns."""
-        return "multi-label" if self.multi_label else "single-label"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "task", "multi-label" if self.multi_label else "single-label")
+        super().__post_init__()
 
     @property
     def first(self) -> str:
@@ -87,7 +87,7 @@ class LabelConfig(RunConfig):
 
         Random picks need no selector, so predictions are made by that of entropy.
         """
-        loop = replace(self.loop_of(self.arms[0], self.seeds[0], sizes), task=self.task)
+        loop = self.loop_of(self.arms[0], self.seeds[0], sizes)
         return replace(loop, strategy="entropy") if self.strategy == "random" else loop
 
 

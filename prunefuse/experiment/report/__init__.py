@@ -60,7 +60,8 @@ def overview_blocks(run: str | PathLike[str]) -> list[Table | str]:
     path = Path(run)
     if is_extrapolation(path):
         return extrapolation.overview(read_extrapolation(path))
-    return [loop.overview(summarize([folder.read(path)]))]
+    summary = summarize([folder.read(path)])
+    return [loop.overview(summary), *loop.overview_of_metrics(summary)]
 
 
 def overview(run: str | PathLike[str]) -> str:

@@ -76,21 +76,23 @@ def arm_colors(summary: Summary) -> dict[str, str]:
 
 
 def accuracy(summary: Summary) -> list[str]:
-    """Test accuracy of the final network against labels, and against the FLOPs of the whole.
+    """Test accuracy, or the first metric of another task, of the final network against labels, and FLOPs of the whole.
 
     Lines are means, bands reach over the seeds, which are dots.
     """
     panels: list[str] = []
-    with _panel(panels, "test accuracy of the final network, %") as axes:
+    metric = summary.metric
+    unit = f",{metric.unit}" if metric.unit else ""
+    with _panel(panels, f"test {metric.title} of the final network{unit}") as axes:
         _against_labels(
-            axes, summary, lambda arm, labels: arm.accuracy(labels, "final"), scale=100, dots=True
+            axes, summary, lambda arm, labels: arm.accuracy(labels, "final"), scale=metric.scale, dots=True
         )
-    with _panel(panels, "the same against the cost of the whole, %") as axes:
+    with _panel(panels, f"the same against the cost of the whole{unit}") as axes:
         shades = arm_colors(summary)
         ends: list[_End] = []
         for arm in reversed(summary.arms):
             points = [
-                (whole[0].mean, 100 * found.mean)
+                (whole[0].mean, metric.scale * found.mean)
                 for labels in arm.labels
                 if (whole := arm.whole(labels)) and (found := arm.accuracy(labels, "final"))
             ]
@@ -162,12 +164,13 @@ def training(summary: Summary, labels: int) -> list[str]:
         ends = draw(axes, lambda epoch: epoch.loss)
         axes.set_ylim(bottom=0)
         label_ends(axes, ends)
-    with _panel(panels, "accuracy, %") as axes:
+    metric = summary.metric
+    with _panel(panels, metric.title + (f",{metric.unit}" if metric.unit else "")) as axes:
         epochs = [epoch for found in curves.values() for curve in found for epoch in curve]
         tested = all(epoch.test_accuracy is not None for epoch in epochs)
-        ends = draw(axes, lambda epoch: 100 * epoch.train_accuracy, thin=tested)
+        ends = draw(axes, lambda epoch: metric.scale * epoch.train_accuracy, thin=tested)
         if tested:
-            ends = draw(axes, lambda epoch: 100 * (epoch.test_accuracy or 0))
+            ends = draw(axes, lambda epoch: metric.scale * (epoch.test_accuracy or 0))
         label_ends(axes, ends)
     return panels
 

@@ -10,7 +10,6 @@ from prunefuse._commit import manifest
 from prunefuse._table import Group, Table
 from prunefuse.experiment.format import duration, engineering, made, percent, setting
 from prunefuse.experiment.report import figures, page, tables
-from prunefuse.experiment.report.tables import points
 from prunefuse.experiment.summary import Arm, Summary
 from prunefuse.pruning.plan import PruningPlan
 
@@ -32,7 +31,7 @@ def render(summary: Summary) -> str:
     """The report as HTML."""
     config = summary.runs[0].config
     sections = [
-        page.Section("Accuracy against labels", _accuracy(summary)),
+        page.Section(f"{_titled(summary)} against labels", _accuracy(summary)),
         page.Section("Cost of selection, and of the whole", _cost(summary)),
         page.Section("Training of the final network", _training(summary)),
         page.Section("What was pruned", _widths(summary)),
@@ -44,8 +43,8 @@ def render(summary: Summary) -> str:
 
 
 def overview(summary: Summary) -> Table:
-    """Accuracy and cost of selection per arm and size, for a terminal."""
-    rows = []
+    """Accuracy, or the first metric of another task, and cost of selection per arm and size, for a terminal."""
+    metric, rows = summary.metric, []
     for arm in summary.arms:
         for labels in arm.labels:
             found = arm.accuracy(labels, "final")
@@ -53,10 +52,19 @@ def overview(summary: Summary) -> Table:
             if found is None or spent is None:
                 continue
             seeds = len(found.values)
-            span = f"{points(found.low)}-{points(found.high)}" if seeds > 1 else ""
+            span = f"{metric.text(found.low)}-{metric.text(found.high)}" if seeds > 1 else ""
             cost = engineering(spent[0].mean), f"{spent[1].mean:.1f}"
-            rows.append([arm.label, str(labels), f"{points(found.mean)} %", span, str(seeds), *cost])
-    return Table(["arm", "labels", "accuracy", "range", "seeds", "selection FLOPs", "seconds"], rows)
+            mean = f"{metric.text(found.mean)}{metric.unit}"
+            rows.append([arm.label, str(labels), mean, span, str(seeds), *cost])
+    return Table(["arm", "labels", metric.title, "range", "seeds", "selection FLOPs", "seconds"], rows)
+
+
+def overview_of_metrics(summary: Summary) -> list[Table | str]:
+    """All metrics of the final networks at the largest size that all arms have, for a terminal; nothing of older runs."""
+    labels = _last_common(summary)
+    if labels is None or not (found := tables.metrics(summary, labels)).rows:
+        return []
+    return ["", f"final networks with {labels:,} labels", found]
 
 
 def text_table(summary: Summary) -> str:
@@ -78,11 +86,12 @@ def _subtitle(summary: Summary) -> list[page.Block]:
     }
     against = " and ".join(others[arm.role] for arm in summary.arms[1:] if arm.role in others)
     compared = f" Compared with {against}." if against else ""
+    kinds = {"multi-label": "labels", "regression": "numbers to predict"}.get(config.get("task"), "classes")
     shape = "×".join(map(str, data["input_shape"]))
     seeds = sorted({seed for arm in summary.arms for seed in arm.seeds})
     several = f"{len(summary.runs)} runs, the first of " if len(summary.runs) > 1 else ""
     where = (
-        f"{data['pool']:,} samples in the pool, {data['test']:,} for testing, {data['classes']} classes, {shape} · "
+        f"{data['pool']:,} samples in the pool, {data['test']:,} for testing, {data['classes']} {kinds}, {shape} · "
         f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''} ({', '.join(map(str, seeds))}) · "
         f"{several}{made(run)}"
     )
@@ -110,19 +119,20 @@ def _alerts(summary: Summary) -> list[page.Block]:
 
 
 def _tiles(summary: Summary) -> list[page.Block]:
-    """Accuracy of every arm at the largest size all have, and what the first arm saves against the dense one."""
+    """The first metric of every arm at the largest size all have, and what the first arm saves against the dense one."""
     labels = _last_common(summary)
     if labels is None:
         return []
-    shades = figures.arm_colors(summary)
+    shades, metric = figures.arm_colors(summary), summary.metric
     main = summary.arms[0]
     accuracies = []
     for arm in summary.arms:
         found = arm.accuracy(labels, "final")
         if found is not None:
-            several = f"{points(found.low)} to {points(found.high)}, {len(found.values)} seeds"
+            several = f"{metric.text(found.low)} to {metric.text(found.high)}, {len(found.values)} seeds"
             more = several if len(found.values) > 1 else "one seed"
-            accuracies.append(page.Tile(arm.label, f"{points(found.mean)} %", more, shades[arm.label]))
+            mean = f"{metric.text(found.mean)}{metric.unit}"
+            accuracies.append(page.Tile(arm.label, mean, more, shades[arm.label]))
     costs = []
     dense = next((arm for arm in summary.arms if arm.role == "dense" and arm is not main), None)
     for name, of in (("selection", Arm.selection), ("whole", Arm.whole)):
@@ -137,7 +147,7 @@ def _tiles(summary: Summary) -> list[page.Block]:
                         shades[main.label],
                     )
                 )
-    where = f"Test accuracy, cost of selection, and cost of the whole with {_size(labels, summary)} labeled."
+    where = f"Test {metric.title}, cost of selection, and cost of the whole with {_size(labels, summary)} labeled."
     whole = " The whole is selecting, and making one final network." if costs else ""
     return [page.Tiles(accuracies), *([page.Tiles(costs)] if costs else []), page.Text(where + whole)]
 
@@ -149,22 +159,27 @@ def _accuracy(summary: Summary) -> list[page.Block]:
         if several
         else "One seed: the spread between seeds is unknown, so small differences mean nothing."
     )
+    title = summary.metric.title
     alt = (
-        "Test accuracy of the final network against the number of labels and against FLOPs, one line per arm"
+        f"Test {title} of the final network against the number of labels and against FLOPs, one line per arm"
     )
-    caption = f"{spread} Accuracy is that of the last epoch, never of the best one."
+    caption = f"{spread} {_titled(summary)} is that of the last epoch, never of the best one."
     blocks: list[page.Block] = [
         page.Figure(figures.accuracy(summary), alt, caption),
         page.Data(tables.accuracy(summary)),
     ]
-    last = summary.labels[-1]
-    if (metrics := tables.metrics(summary, last)).rows:
-        classes = summary.runs[0].config.get("classes") or ()
-        title = f"More of the final networks with {last:,} labels"
-        blocks.append(page.Data(metrics, title))
-        blocks.append(
-            page.Data(tables.recalls(summary, last, classes), f"Recall of each class with {last:,} labels")
-        )
+    last = _last_common(summary)
+    if last is None or not (metrics := tables.metrics(summary, last)).rows:
+        return blocks
+    spread = ", mean ± standard deviation over seeds" if several else ""
+    blocks += [
+        page.Heading(f"All metrics of the final networks with {_size(last, summary)} labeled{spread}"),
+        page.Data(metrics),
+    ]
+    of_each = tables.of_classes(summary, last, summary.runs[0].config.get("classes") or ())
+    if of_each.rows:
+        title = f"Each of the {len(of_each.rows)} classes{', mean over seeds' if several else ''}"
+        blocks.append(page.Data(of_each, title))
     return blocks
 
 
@@ -216,8 +231,8 @@ def _training(summary: Summary) -> list[page.Block]:
     return [
         page.Figure(
             figures.training(summary, labels),
-            "Training loss and accuracy of the final networks over epochs",
-            f"With {_size(labels, summary)} labeled, mean over seeds; accuracy {which}. Distilled networks "
+            f"Training loss and {summary.metric.title} of the final networks over epochs",
+            f"With {_size(labels, summary)} labeled, mean over seeds; {summary.metric.title} {which}. Distilled networks "
             "minimize another loss than the others, so compare the shapes of the losses, not their heights.",
         )
     ]
@@ -287,24 +302,25 @@ def _reading(summary: Summary) -> list[page.Block]:
     found = summary.arms[0].accuracy(labels, "final") if labels is not None else None
     tests = summary.runs[0].config["data"]["test"]
     notes = [
-        "Accuracy is measured on the test set after the last epoch. No epoch, seed or setting is picked by it.",
+        f"{_titled(summary)} is measured on the test set after the last epoch. No epoch, seed or setting is picked by it.",
         "FLOPs are floating-point operations, two per multiply-add (MAC), of convolutions and linear layers as counted "
         "by fvcore; a backward pass is counted as two forward passes.",
         "Seconds are wall-clock time on the machine named above, loading of data included. Small networks on small "
         "images are bound by overhead, so seconds save less than FLOPs there.",
         "The seconds of selection include planning the pruning, once per trial (again with T_sync), which has no FLOPs "
-        "by this count. Fusing, distilling and evaluating are no part of the cost of selection.",
+        "by this count, but with obspa those of calibrating. Fusing, distilling and evaluating are no part of the cost of "
+        "selection.",
         "The cost of the whole is that of selection and of one final network, as if no smaller one had been trained: its "
         "training, its teacher, fusing, and the selector it comes from. Where the selector is dense, it is the final network "
         "of its size. Evaluating is no part of the whole.",
         "Set by us, because the published method leaves them open: the distillation weight and temperature, the "
         "rounding of widths, and the details of re-pruning.",
     ]
-    if found is not None:
+    if found is not None and summary.metric.name == "accuracy":
         error = 100 * math.sqrt(max(found.mean * (1 - found.mean), 0) / tests)
         notes.insert(
             1,
-            f"With {tests:,} test samples an accuracy of {points(found.mean)} % has a standard error of "
+            f"With {tests:,} test samples an accuracy of {100 * found.mean:.1f} % has a standard error of "
             f"{error:.1f} points from the test set alone.",
         )
     return [page.Bullets(notes)]
@@ -315,6 +331,12 @@ def _last_common(summary: Summary) -> int | None:
     sizes = [{size for size in arm.labels if arm.accuracy(size, "final")} for arm in summary.arms]
     common = set.intersection(*sizes) if sizes else set()
     return max(common or (sizes[0] if sizes else ()), default=None)
+
+
+def _titled(summary: Summary) -> str:
+    """The first metric, at the start of a sentence."""
+    title = summary.metric.title
+    return title[0].upper() + title[1:]
 
 
 def _flops(arm: Arm, labels: int) -> float:

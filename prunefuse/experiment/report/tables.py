@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from prunefuse._table import Group, Table
-from prunefuse.experiment.format import engineering, percent
+from prunefuse.experiment.format import Metric, engineering, percent
 from prunefuse.experiment.report import figures
 from prunefuse.experiment.summary import Arm, Spread, Summary
 from prunefuse.pruning.plan import Layer, PruningPlan
@@ -60,11 +60,6 @@ def total(cost: figures.Cost, phases: Sequence[str]) -> tuple[float, float | Non
     return flops, sum(cost[phase][1] or 0.0 for phase in phases if phase in cost)
 
 
-def points(value: float) -> str:
-    """Per cent with one decimal, without the sign."""
-    return f"{100 * value:.1f}"
-
-
 def compare(ratio: float) -> str:
     """How much less one takes than another that takes ``ratio`` times as much."""
     if 0.95 < ratio < 1.05:
@@ -75,49 +70,63 @@ def compare(ratio: float) -> str:
 def accuracy(summary: Summary) -> Table:
     """One row per size: for every arm, mean and range over seeds of its final network and its selector."""
 
+    text = summary.metric.text
+
     def cell(found: Spread | None) -> str:
         if found is None:
             return ""
-        several = f" ({points(found.low)}–{points(found.high)})" if len(found.values) > 1 else ""
-        return points(found.mean) + several
+        several = f" ({text(found.low)}–{text(found.high)})" if len(found.values) > 1 else ""
+        return text(found.mean) + several
 
+    what = summary.metric.unit or f" {summary.metric.title}"
     columns: list[tuple[Arm, str, list[str]]] = []
     for arm in summary.arms:
-        columns.append((arm, "final %", [cell(arm.accuracy(labels, "final")) for labels in summary.labels]))
+        columns.append(
+            (arm, f"final{what}", [cell(arm.accuracy(labels, "final")) for labels in summary.labels])
+        )
         selectors = [cell(arm.accuracy(labels, "selector")) for labels in summary.labels]
         if any(selectors) and arm.role == "main":
-            columns.append((arm, "selector %", selectors))
+            columns.append((arm, f"selector{what}", selectors))
     return _by_size(summary, columns)
 
 
 def metrics(summary: Summary, labels: int) -> Table:
-    """All metrics at a size: a row for each, a column for each arm with the mean over seeds."""
-    found = [(arm.label, arm.metrics(labels)) for arm in summary.arms]
-    found = [(name, values) for name, values in found if values]
-    names = dict.fromkeys(name for _, values in found for name in values)
+    """All metrics at a size: a row for each, a column for each arm with mean and standard deviation over seeds."""
+    found = [(arm, arm.metrics(labels)) for arm in summary.arms]
+    found = [(arm, values) for arm, values in found if values]
+
+    def cell(metric: Metric, spread: Spread | None) -> str:
+        if spread is None:
+            return ""
+        several = f" ± {metric.text(spread.deviation)}" if len(spread.values) > 1 else ""
+        return f"{metric.text(spread.mean)}{several}{metric.unit}"
+
     rows = [
-        [
-            name.replace("_", " "),
-            *(points(values[name].mean) if name in values else "" for _, values in found),
-        ]
-        for name in names
+        [metric.title, *(cell(metric, values.get(metric.name)) for _, values in found)]
+        for metric in map(Metric, dict.fromkeys(name for _, values in found for name in values))
     ]
-    return Table(["metric, %", *(name for name, _ in found)], rows)
+    return Table(["metric", *(arm.label for arm, _ in found)], rows)
 
 
-def recalls(summary: Summary, labels: int, classes: Sequence[str]) -> Table:
-    """Recall of each class at a size: a row for each, a column for each arm with the mean over seeds."""
-    found = [(arm.label, arm.of_classes(labels, "recall")) for arm in summary.arms]
-    found = [(name, values) for name, values in found if values]
-    count = max((len(values) for _, values in found), default=0)
+def of_classes(summary: Summary, labels: int, classes: Sequence[str]) -> Table:
+    """The metrics of each class at a size: a row for each class, the mean over seeds in a column for each arm and metric."""
+    shades = figures.arm_colors(summary)
+    found = [(arm, arm.of_classes(labels)) for arm in summary.arms]
+    columns = [
+        (arm.label, Metric(name), values) for arm, of_each in found for name, values in of_each.items()
+    ]
+    count = max((len(values) for *_, values in columns), default=0)
+    names = classes if len(classes) == count else [str(place) for place in range(count)]
+    spans = Counter(label for label, *_ in columns)
     rows = [
-        [
-            classes[place] if classes else str(place),
-            *("" if v[place] != v[place] else points(v[place]) for _, v in found),
-        ]
+        [names[place], *(metric.text(values[place]) for _, metric, values in columns)]
         for place in range(count)
     ]
-    return Table(["class", *(name for name, _ in found)], rows)
+    return Table(
+        ["class", *(f"{metric.title}{metric.unit}" for _, metric, _ in columns)],
+        rows,
+        groups=[Group("", 1), *(Group(label, span, shades[label]) for label, span in spans.items())],
+    )
 
 
 def costs(summary: Summary) -> Table:
