@@ -90,7 +90,8 @@ class DataOptions:
         metadata=option(
             WHAT,
             "Side of the square that images of files are brought to. Left out, it is chosen from a sample of them",
-            more="It is the median of their shorter sides, at most 224.",
+            more="It is the median of their shorter sides, at most 224. Images in memory, such as those of fashion_mnist, are "
+            "averaged to a divisor of their side.",
             check=at_least(1),
         ),
     )
@@ -117,6 +118,24 @@ class DataOptions:
             WHAT,
             "Part of each class that is held out for testing, by the first seed, of a folder without a test part",
             check=Check("in (0, 1)", lambda value: 0 < value < 1),
+        ),
+    )
+    long_tail: float = field(
+        default=1.0,
+        metadata=option(
+            WHAT,
+            "How many times rarer the last class of the pool is than the first, the others between them",
+            more="Of images in memory.",
+            check=Check("a number from 1 on", lambda value: 1 <= value < float("inf")),
+        ),
+    )
+    duplicates: float = field(
+        default=0.0,
+        metadata=option(
+            WHAT,
+            "Part of the pool that is replaced by copies of the rest",
+            more="Of images in memory.",
+            check=part(),
         ),
     )
     model: str = field(
@@ -365,6 +384,9 @@ class RunConfig(
             metavar="FILE",
         ),
     )
+    selector_recipe: Recipe | None = like(
+        LoopConfig, "selector_recipe", help="Training of the selector; None is that of all", instead="recipe"
+    )
     baselines: tuple[str, ...] = field(
         default=BASELINES,
         metadata=option(
@@ -410,6 +432,7 @@ class RunConfig(
         }
         if arm == "random" and arm != self.arms[0]:
             return LoopConfig(**shared, selector="dense", strategy="random")
+        shared["selector_recipe"] = self.selector_recipe
         shared = {**of(SelectionOptions), **of(StoppingOptions), **shared}
         if arm != self.arms[0] or self.selector == "dense":
             return LoopConfig(**shared, selector="dense")
