@@ -51,7 +51,9 @@ def altered(data: Data, long_tail: float, duplicates: float, seed: int) -> Data:
         ("duplicates", duplicates, duplicates != 0),
     ):
         able = isinstance(data.train, TensorImages) and data.vocabulary is None
-        require(able or not alters, name, f"left out with {data.name}, which is no set of images in memory", value)
+        require(
+            able or not alters, name, f"left out with {data.name}, which is no set of images in memory", value
+        )
     if long_tail != 1:
         data = long_tailed(data, long_tail, seed)
     return duplicated(data, duplicates, seed) if duplicates else data
@@ -75,7 +77,7 @@ def long_tailed(data: Data, factor: float, seed: int) -> Data:
 
 
 def duplicated(data: Data, part: float, seed: int) -> Data:
-    """The pool with ``part`` of its samples replaced by copies of the others, which all have equally many, as far as they can."""
+    """The pool with ``part`` of its samples replaced by copies of the others, each as often as the others or once more."""
     count = len(data.pool)
     originals = max(1, round(count * (1 - part)))
     order = torch.randperm(count, generator=generator(seed, "duplicates"))[:originals]

@@ -75,7 +75,9 @@ def load(
         OSError: An image file cannot be read. The message names it.
         MissingPackageError: The digits are asked for, and scikit-learn is not installed.
     """
-    reading = Reading(image_size, flip, crop, channels, skip_broken, verify, test_fraction, seed, long_tail, duplicates)
+    reading = Reading(
+        image_size, flip, crop, channels, skip_broken, verify, test_fraction, seed, long_tail, duplicates
+    )
     how = TextReading(text, id, vocabulary, length, tokenizer)
     if how != TextReading() and not name.startswith("text:"):
         raise ValueError(

@@ -385,7 +385,11 @@ class RunConfig(
         ),
     )
     selector_recipe: Recipe | None = like(
-        LoopConfig, "selector_recipe", help="Training of the selector; None is that of all", instead="recipe"
+        LoopConfig,
+        "selector_recipe",
+        help="Training of the selector; None is that of all",
+        instead="recipe",
+        named=RECIPES,
     )
     baselines: tuple[str, ...] = field(
         default=BASELINES,

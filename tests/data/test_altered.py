@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from image_files import write_image
+
 from prunefuse.data import load
 from prunefuse.errors import ConfigError
 
@@ -73,7 +74,8 @@ def test_only_images_in_memory_are_altered(tmp_path: Path, option: dict[str, flo
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("long_tail", 0.5), ("long_tail", float("nan")), ("duplicates", 1.0), ("duplicates", -0.1)]
+    ("option", "value"),
+    [("long_tail", 0.5), ("long_tail", float("nan")), ("duplicates", 1.0), ("duplicates", -0.1)],
 )
 def test_values_out_of_range(option: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{option} must be"):
