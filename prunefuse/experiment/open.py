@@ -25,7 +25,7 @@ def open_experiment(path: Path, *, device: str | None = None) -> Experiment:
 
         experiment = ExtrapolateRun(changed(ExtrapolateConfig(), facts["config"]), device=device)
     elif facts.get("kind") == "study":
-        from prunefuse.experiment.study.run import StudyRun
+        from prunefuse.experiment.study._run import StudyRun
 
         return StudyRun.open(path, device)
     else:

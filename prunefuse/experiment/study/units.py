@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from prunefuse._options import changed
@@ -57,17 +58,19 @@ def identity(config: Any) -> str:
 
 def arm_alone(config: RunConfig, arm: str) -> RunConfig:
     """The configuration of one arm, whose options that it does not look at are the usual ones."""
+    changes: dict[str, Any] = {"baselines": ()}
     if arm == "random" and arm != config.arms[0]:
-        config = replace(
-            config, selector="dense", strategy="random", selector_recipe=None, stop_when=(), stop=False
-        )
+        # Of how to select, it has the sizes alone.
+        options = {one.name: getattr(_USUAL, one.name) for one in fields(SelectionOptions)}
+        changes |= {**options, "schedule": config.schedule, "selector": "dense", "strategy": "random"}
+        changes |= {"stop_when": (), "stop": False}
     elif arm != config.arms[0]:
-        config = replace(config, selector="dense", t_sync=0)
-    config = replace(config, baselines=())
-    return replace(config, **{name: getattr(_USUAL, name) for name in _unused(config)})
+        changes |= {"selector": "dense"}
+    changed_to = SimpleNamespace(**{**vars(config), **changes})
+    return replace(config, **{**changes, **{name: getattr(_USUAL, name) for name in _unused(changed_to)}})
 
 
-def _unused(config: RunConfig) -> set[str]:
+def _unused(config: Any) -> set[str]:
     """Options that a configuration of one arm does not look at."""
     unused: set[str] = set()
     if config.selector != "prunefuse":
