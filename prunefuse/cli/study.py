@@ -103,9 +103,9 @@ def run_(
     """Carry out a study, or the rest of it, and draw its report."""
     with reported():
         from prunefuse._table import show
+        from prunefuse.experiment.study._run import forecast, run
         from prunefuse.experiment.study.config import read_study
         from prunefuse.experiment.study.report import overview
-        from prunefuse.experiment.study._run import forecast, run
 
         given = [*(set_ or ()), *([f"seeds={[*range(seeds)]}"] if seeds is not None else [])]
         wanted = read_study(name, given)

@@ -28,6 +28,7 @@ from prunefuse._options import (
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.budgets import check_size
 from prunefuse.experiment.loop_config import (
+    FINAL,
     LABELS,
     RUN,
     LoopConfig,
@@ -384,12 +385,14 @@ class RunConfig(
             metavar="FILE",
         ),
     )
-    selector_recipe: Recipe | None = like(
-        LoopConfig,
-        "selector_recipe",
-        help="Training of the selector; None is that of all",
-        instead="recipe",
-        named=RECIPES,
+    final_epochs: int | None = field(
+        default=None,
+        metadata=option(
+            FINAL,
+            "Epochs of the final training, exactly; left out, those of the training of selectors",
+            more="What a final network that is fused with a selector has learned already may make it short.",
+            check=at_least(1),
+        ),
     )
     baselines: tuple[str, ...] = field(
         default=BASELINES,
@@ -434,9 +437,12 @@ class RunConfig(
             "seed": seed,
             "schedule": schedule or self.schedule,
         }
+        if self.final_epochs is not None:
+            shared["recipe"] = dataclasses.replace(self.recipe, epochs=self.final_epochs, min_steps=0)
         if arm == "random" and arm != self.arms[0]:
             return LoopConfig(**shared, selector="dense", strategy="random")
-        shared["selector_recipe"] = self.selector_recipe
+        if self.final_epochs is not None:
+            shared["selector_recipe"] = self.recipe
         shared = {**of(SelectionOptions), **of(StoppingOptions), **shared}
         if arm != self.arms[0] or self.selector == "dense":
             return LoopConfig(**shared, selector="dense")

@@ -86,6 +86,7 @@ def test_variants_stand_beside_each_other_in_every_combination(tmp_path: Path) -
 ALTERED = {
     "loop": {"strategy": "entropy", "start": "continue", "stochastic": "power", "finals": "last"},
     "cut": {"prune_ratio": 0.25, "complement": "zero", "distill": False, "fuse": False, "kd_lambda": 0.1},
+    "length": {"final_epochs": 3},
 }
 
 
@@ -175,6 +176,18 @@ def test_the_key_of_a_step_changes_with_what_it_looks_at_and_no_more(name: str) 
     assert others == (list(order[order.index(LOOKS[name]) :]) if name in LOOKS else [])
 
 
+def test_a_final_training_of_another_length_leaves_selectors_as_they_are() -> None:
+    usual = RunConfig(schedule=("20", "40"))
+    short = changed(usual, {"final_epochs": 3})
+    loop = short.loop_of("prunefuse", 0)
+    assert (loop.recipe.epochs, loop.recipe.min_steps) == (3, 0)
+    assert loop.training_of_selector == usual.recipe
+    assert short.loop_of("random", 0).recipe == loop.recipe
+    keys = [step_keys(config.loop_of("prunefuse", 0, (20, 40)), {}) for config in (usual, short)]
+    assert {step for step in keys[0] if keys[0][step] != keys[1][step]} == {"0/train_final", "1/train_final"}
+    assert len({unit.name for unit in units_of(read_study("time-to-accuracy"))}) == 4 * 8
+
+
 def test_another_network_or_data_set_is_another_step() -> None:
     config = LoopConfig((20, 40), strategy="margin")
     keys = [step_keys(config, {"model": model}) for model in ("a", "b")]
@@ -195,7 +208,7 @@ def test_built_in_studies_are_whole(name: str) -> None:
     assert 'title = "' in text_of(name)
     if study.kind == "run":
         units = units_of(study)
-        assert all(unit.against or not study.against or unit.role != "main" for unit in units)
+        assert not study.against or any(unit.against for unit in units)
         read_study(name, ["on=digits"])
 
 

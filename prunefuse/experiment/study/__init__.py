@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from prunefuse._lazy import lazily
 
 if TYPE_CHECKING:
-    from prunefuse.experiment.study.config import Study as Study
-    from prunefuse.experiment.study.config import read_study as read_study
     from prunefuse.experiment.study._run import forecast as forecast
     from prunefuse.experiment.study._run import run as run
+    from prunefuse.experiment.study.config import Study as Study
+    from prunefuse.experiment.study.config import read_study as read_study
 
 __getattr__, __dir__, __all__ = lazily(
     __name__,

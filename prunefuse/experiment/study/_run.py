@@ -130,8 +130,10 @@ def forecast(study: Study, out: str | Path | None = None, *, jobs: int | None = 
 
 def _check_folder(path: Path) -> None:
     """Raise ``RunFolderError`` unless ``path`` is new, empty, or of a study."""
-    if not path.exists() or not any(path.iterdir()):
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
+    if not path.is_dir():
+        raise RunFolderError(f"out must be a new folder or that of a study, got {path}, a file")
     try:
         kind = folder.read_facts(path).get("kind", "run")
     except RunFolderError as error:

@@ -6,7 +6,7 @@
     about = "One line for the list of studies"
     seeds = [0, 1, 2]
     against = ["dense", "random"]      # arms or variants that the others are compared with
-    draw = ["labels", "recipe.epochs"] # figures: against labels, over epochs, or against an option
+    draw = ["labels", "prune_ratio"]   # figures: against labels, over epochs, or against an option
 
     [options]                          # of every run, as in a file for `prunefuse run`
     data = "fashion_mnist"
@@ -183,7 +183,10 @@ def _made(stem: str, told: Mapping[str, Any], where: str, on: Any) -> Study:
         raise ConfigError(f"{where}title must be a text, got {told.get('title')!r}")
     options = _table(told, "options", where)
     if on is not None:
-        options = {**settings_on(on), **options} if on == told.get("on") else {**options, **settings_on(on)}
+        settings = settings_on(on)
+        if kind == "extrapolate":
+            settings.pop("schedule")
+        options = {**settings, **options} if on == told.get("on") else {**options, **settings}
         options = {name: value for name, value in options.items() if value != _NONE}
     grid = {}
     for option, values in _table(told, "grid", where).items():
@@ -316,8 +319,6 @@ def _named(kind: str, name: str, where: str) -> str:
         return name
     own = {place.name: ".".join(place.path) for place in places(KINDS[kind])}
     inner = [path for path in own.values() if path.startswith("recipe.")]
-    if kind == "run":
-        inner += ["selector_recipe", *(f"selector_{path}" for path in inner)]
     known = {path: path for path in (*own.values(), *inner)} | own
     word = name.replace("-", "_")
     if word in known and known[word].partition(".")[0] not in _HERE:

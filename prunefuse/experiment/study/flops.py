@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 with needed_for("a study"):
     from prunefuse.experiment.report import figures, page
+    from prunefuse.experiment.study.markdown import markdown
 
 _OWN = ("model", "image", "classes", "pool", "budgets")
 _LOOP = ("schedule", "recipe", "strategy", "rounding", "prune_ratio")
@@ -121,7 +122,8 @@ def compute(study: Study, path: Path, command: str | None) -> Path:
     Raises:
         RunFolderError: ``path`` is a folder of something else.
     """
-    if path.exists() and any(path.iterdir()) and not is_computed(path):
+    new = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    if not new and not is_computed(path):
         raise RunFolderError(f"out must be a new folder or that of such a study, got {path}")
     path.mkdir(parents=True, exist_ok=True)
     with _lock.locked(path):
@@ -207,8 +209,6 @@ def table(found: Sequence[Cell]) -> Table:
 
 
 def _write(path: Path, found: Sequence[Cell]) -> None:
-    from prunefuse.experiment.study.report import markdown
-
     facts = folder.read_facts(path)
     title = facts["config"]["title"]
     top: list[page.Block] = [page.Text(facts["config"]["about"], "lead")]

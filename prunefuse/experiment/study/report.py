@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from prunefuse import _files as files
@@ -12,6 +11,7 @@ from prunefuse.experiment import folder
 from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.extrapolate.ledger import FORMULA as EXTRAPOLATED
 from prunefuse.experiment.format import engineering
+from prunefuse.experiment.study.markdown import markdown
 from prunefuse.experiment.study.results import Results, csv_of, read
 from prunefuse.experiment.study.statistics import LEVEL, Difference, Mean, area, difference, mean_of
 from prunefuse.experiment.study.units import told_option
@@ -257,37 +257,3 @@ def _difference(found: Difference) -> list[str]:
         else f"{100 * found.interval[0]:+.2f} to {100 * found.interval[1]:+.2f}{star}"
     )
     return [f"{100 * found.mean:+.2f}", interval, str(found.n)]
-
-
-def markdown(title: str, top: Sequence[page.Block], sections: Sequence[page.Section]) -> str:
-    """The texts and tables of a report as Markdown; figures are left out."""
-    parts = [f"# {title}", *_marked(top)]
-    for section in sections:
-        parts += [f"## {section.title}", *_marked(section.blocks)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _marked(blocks: Sequence[page.Block]) -> list[str]:
-    found = []
-    for block in blocks:
-        if isinstance(block, page.Text):
-            found.append(block.text)
-        elif isinstance(block, page.Heading):
-            found.append(f"### {block.text}")
-        elif isinstance(block, page.Verbatim):
-            found.append(f"```\n{block.text}\n```")
-        elif isinstance(block, page.Data):
-            found.append(table_text(block.table))
-        elif isinstance(block, page.Facts):
-            found.append("\n".join(f"- {name}: {value}" for name, value in block.values))
-    return found
-
-
-def table_text(table: Table) -> str:
-    """A table as Markdown."""
-
-    def row(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    sides = ["---"] * table.left + ["--:"] * (len(table.head) - table.left)
-    return "\n".join([row(table.head), "|" + "|".join(sides) + "|", *map(row, table.rows)])

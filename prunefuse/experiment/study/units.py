@@ -81,13 +81,11 @@ def _unused(config: Any) -> set[str]:
         unused |= set() if config.criterion in REFITTED else {"calibration"}
     if config.strategy == "random":
         unused |= {one.name for one in fields(SelectionOptions)} - {"schedule", "strategy", "cold_start"}
-        unused |= {"selector_recipe"} if config.selector == "dense" else set()
     else:
         unused |= {"beta"} if config.stochastic == "none" else set()
         unused |= {"preselect"} if config.diversity == "none" else set()
         unused |= set() if config.strategy == "bald" else {"passes"}
     unused |= {one.name for one in fields(StartOptions)} - {"start"} if config.start != "shrink" else set()
-    unused |= {"selector_recipe"} if config.selector_recipe == config.recipe else set()
     return unused
 
 
@@ -197,6 +195,6 @@ def value_of(config: Any, name: str) -> Any:
 
 def told_option(name: str, value: Any) -> str:
     """An option with its value, as labels have it."""
-    known = {"prune_ratio": "p", "recipe.epochs": "epochs", "strategy": "by"}
+    known = {"prune_ratio": "p", "recipe.epochs": "epochs", "final_epochs": "epochs", "strategy": "by"}
     words = known.get(name, name.rpartition(".")[2].replace("_", " "))
     return f"{words} {setting(value)}"
