@@ -14,7 +14,7 @@ PACKAGES = (
         "prunefuse.fusion",
     ),
     *("prunefuse.models", "prunefuse.ops", "prunefuse.scoring", "prunefuse.selection", "prunefuse.training"),
-    *("prunefuse.pruning", "prunefuse.experiment.extrapolate"),
+    *("prunefuse.pruning", "prunefuse.experiment.extrapolate", "prunefuse.experiment.study"),
     *(["prunefuse.onnx"] if importlib.util.find_spec("onnx") else []),
 )
 

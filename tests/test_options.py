@@ -249,7 +249,7 @@ def test_what_a_file_says_wrong_is_one_line(command, tmp_path, monkeypatch):
         ('[recipe]\nepochs = "3"', "it.toml: recipe.epochs must be a whole number, got '3' (str)"),
         ("prune_ratio = 2.0", "it.toml: prune_ratio must be in [0, 1), got 2.0"),
         ('seeds = "1"', "it.toml: seeds must be a tuple of whole numbers, got '1' (str)"),
-        ('recipe = "mine"', "it.toml: recipe must be one of cifar, digits, text, got 'mine'"),
+        ('recipe = "mine"', "it.toml: recipe must be one of cifar, digits, fashion_mnist, text, got 'mine'"),
         ("[data]\nname = 3", "it.toml: data must be a string, got {'name': 3}"),
         ("data", "it.toml: content must be TOML"),
     ):

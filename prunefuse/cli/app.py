@@ -18,6 +18,7 @@ from prunefuse.cli.label import label
 from prunefuse.cli.prune import prune
 from prunefuse.cli.run import run
 from prunefuse.cli.score import score
+from prunefuse.cli.study import study
 from prunefuse.version import __version__
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app.command()(score)
 app.command()(prune)
 app.command()(extrapolate)
 app.add_typer(label)
+app.add_typer(study)
 
 
 def _version(wanted: bool) -> None:

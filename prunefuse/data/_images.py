@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -46,8 +47,10 @@ class Reading:
         skip_broken: Leave out files that cannot be read.
         verify: Read every file once, and raise for those that cannot be.
         test_fraction: The part of each class that is held out where there is no test part.
-        seed: What is held out.
+        seed: What is held out, and what of a pool is kept or copied.
         task: What labels are: ``single-label``, ``multi-label`` or ``regression``.
+        long_tail: How many times rarer the last class of the pool is than the first.
+        duplicates: Part of the pool that is copies of the rest.
     """
 
     image_size: int | None = None
@@ -59,11 +62,15 @@ class Reading:
     test_fraction: float = 0.2
     seed: int = 0
     task: str = "single-label"
+    long_tail: float = 1.0
+    duplicates: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.image_size is None or self.image_size >= 1, "image_size", "at least 1", self.image_size)
         require(self.crop is None or self.crop >= 0, "crop", "at least 0", self.crop)
         require(self.channels in (None, 1, 3), "channels", "1 or 3", self.channels)
+        require(1 <= self.long_tail < math.inf, "long_tail", "a number from 1 on", self.long_tail)
+        require(0 <= self.duplicates < 1, "duplicates", "in [0, 1)", self.duplicates)
         require(0 < self.test_fraction < 1, "test_fraction", "in (0, 1)", self.test_fraction)
         require(self.task in DATA_TASKS, "task", f"one of {', '.join(DATA_TASKS)}", self.task)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from prunefuse._names import DATA as NAMES
+from prunefuse.data._altered import altered, averaged
 from prunefuse.data._images import Reading, expanded
 from prunefuse.data._tensors import Augment, TensorImages
 from prunefuse.data._text_data import TextReading, texts
@@ -28,6 +29,8 @@ def load(
     skip_broken: bool = False,
     verify: bool = False,
     test_fraction: float = 0.2,
+    long_tail: float = 1.0,
+    duplicates: float = 0.0,
     seed: int = 0,
     text: str | None = None,
     id: str | None = None,
@@ -50,12 +53,16 @@ def load(
         root: The folder with the files, as torchvision expects them. With ``download`` they are put there.
         download: Fetch a data set that is missing. ImageNet cannot be fetched.
         image_size: Side of the square that images of files are brought to. Left out, it is chosen from a sample of them.
+            Images in memory are averaged to a divisor of their side, such as 14 for ``fashion_mnist``.
         flip: Whether training images are mirrored at random. Left out, as is usual for the data set.
         crop: Pixels of padding before a random crop of training images, 0 for none. Left out, as is usual.
         channels: 1 or 3, of images in files. Left out, 1 where all are gray.
         skip_broken: Leave out image files that cannot be read. All are read once to find them.
         verify: Read all image files once, and raise if one cannot be read.
         test_fraction: The part of each class that is held out, of a folder without a test part.
+        long_tail: How many times rarer the last class of the pool is than the first; the others lie between them. Images in
+            memory only.
+        duplicates: Part of the pool that is replaced by copies of the rest. Images in memory only.
         seed: Which samples these are.
         text: Column of the texts. Left out, the one that is called text, or another usual name, or the only one.
         id: Column of their names. Left out, the one that is called id, else the numbers of rows.
@@ -71,7 +78,19 @@ def load(
         OSError: An image file cannot be read. The message names it.
         MissingPackageError: The digits are asked for, and scikit-learn is not installed.
     """
-    reading = Reading(image_size, flip, crop, channels, skip_broken, verify, test_fraction, seed, task)
+    reading = Reading(
+        image_size,
+        flip,
+        crop,
+        channels,
+        skip_broken,
+        verify,
+        test_fraction,
+        seed,
+        task,
+        long_tail,
+        duplicates,
+    )
     how = TextReading(text, id, vocabulary, length, tokenizer)
     if how != TextReading() and not name.startswith("text:"):
         raise ValueError(
@@ -86,6 +105,7 @@ def load(
         data = texts(name.removeprefix("text:"), reading, how)
     else:
         data = _load(name, expanded(root), download, reading)
+    data = altered(data, reading.long_tail, reading.duplicates, seed)
     for note in data.notes:
         if note.startswith("left out"):
             warnings.warn(f"{name}: {note}", DataWarning, stacklevel=2)
@@ -113,10 +133,11 @@ def _load(name: str, root: os.PathLike[str], download: bool, reading: Reading) -
         return tiny_imagenet(root, reading)
     if name not in NAMES and not name.startswith("arrays:"):
         raise ValueError(f"data must be one of {', '.join(NAMES)}, got {name!r}")
-    for option in ("image_size", "skip_broken"):
-        if getattr(reading, option):
-            raise ValueError(f"{option} must be left out with {name}, whose images are of one size and whole")
+    if reading.skip_broken:
+        raise ValueError(f"skip_broken must be left out with {name}, whose images are of one size and whole")
     if name in ("places365", "imagenet"):
+        if reading.image_size:
+            raise ValueError(f"image_size must be left out with {name}, whose images are of one size")
         from prunefuse.data._large import large
 
         return large(name, root, download, reading)
@@ -138,7 +159,9 @@ def _load(name: str, root: os.PathLike[str], download: bool, reading: Reading) -
 
 
 def _augmented(data: Data, reading: Reading) -> Data:
-    """The data set with another crop and flip of its training images, where one is asked for."""
+    """The data set with another size of its images, and another crop and flip in training, where one is asked for."""
+    if reading.image_size is not None and isinstance(data.train, TensorImages):
+        data = averaged(data, reading.image_size)
     train: Any = data.train
     if not isinstance(train, TensorImages) or (reading.flip is None and reading.crop is None):
         return data

@@ -28,6 +28,7 @@ from prunefuse._options import (
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.budgets import check_size
 from prunefuse.experiment.loop_config import (
+    FINAL,
     LABELS,
     RUN,
     LoopConfig,
@@ -90,7 +91,8 @@ class DataOptions:
         metadata=option(
             WHAT,
             "Side of the square that images of files are brought to. Left out, it is chosen from a sample of them",
-            more="It is the median of their shorter sides, at most 224.",
+            more="It is the median of their shorter sides, at most 224. Images in memory, such as those of fashion_mnist, are "
+            "averaged to a divisor of their side.",
             check=at_least(1),
         ),
     )
@@ -117,6 +119,24 @@ class DataOptions:
             WHAT,
             "Part of each class that is held out for testing, by the first seed, of a folder without a test part",
             check=Check("in (0, 1)", lambda value: 0 < value < 1),
+        ),
+    )
+    long_tail: float = field(
+        default=1.0,
+        metadata=option(
+            WHAT,
+            "How many times rarer the last class of the pool is than the first, the others between them",
+            more="Of images in memory.",
+            check=Check("a number from 1 on", lambda value: 1 <= value < float("inf")),
+        ),
+    )
+    duplicates: float = field(
+        default=0.0,
+        metadata=option(
+            WHAT,
+            "Part of the pool that is replaced by copies of the rest",
+            more="Of images in memory.",
+            check=part(),
         ),
     )
     model: str = field(
@@ -377,6 +397,15 @@ class RunConfig(
             metavar="FILE",
         ),
     )
+    final_epochs: int | None = field(
+        default=None,
+        metadata=option(
+            FINAL,
+            "Epochs of the final training, exactly; left out, those of the training of selectors",
+            more="What a final network that is fused with a selector has learned already may make it short.",
+            check=at_least(1),
+        ),
+    )
     baselines: tuple[str, ...] = field(
         default=BASELINES,
         metadata=option(
@@ -421,8 +450,12 @@ class RunConfig(
             "task": self.task,
             "schedule": schedule or self.schedule,
         }
+        if self.final_epochs is not None:
+            shared["recipe"] = dataclasses.replace(self.recipe, epochs=self.final_epochs, min_steps=0)
         if arm == "random" and arm != self.arms[0]:
             return LoopConfig(**shared, selector="dense", strategy="random")
+        if self.final_epochs is not None:
+            shared["selector_recipe"] = self.recipe
         shared = {**of(SelectionOptions), **of(StoppingOptions), **shared}
         if arm != self.arms[0] or self.selector == "dense":
             return LoopConfig(**shared, selector="dense")

@@ -42,6 +42,8 @@ def load_data(config: DataOptions, *, seed: int, models: tuple[str, ...], verify
                 skip_broken=config.skip_broken,
                 verify=verify,
                 test_fraction=config.test_fraction,
+                long_tail=config.long_tail,
+                duplicates=config.duplicates,
                 seed=seed,
                 task=getattr(config, "task", "single-label"),
                 **texts,

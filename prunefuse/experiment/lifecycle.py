@@ -79,14 +79,14 @@ def resume(
         folder.check(path)
         run = opened(facts["config"])
         run.path = path
-        _check_data(facts["data"], run.data_facts())
-        _check_weights(facts.get("weights"), run.weights_facts())
+        check_data(facts["data"], run.data_facts())
+        check_weights(facts.get("weights"), run.weights_facts())
         with machine.running_on(run.threads):
             run.prepare()
             return go_on(run, run.config.jobs if jobs is None else jobs)
 
 
-def _check_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ``ConfigError`` where a data set is not what it was when the run began; says what differs."""
     for name, value in before.items():
         if isinstance(value, dict):
@@ -97,7 +97,7 @@ def _check_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             raise ConfigError(f"data: its {name} was {value} when the run began, and now is {now[name]}")
 
 
-def _check_weights(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:
+def check_weights(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:
     """Raise ``ConfigError`` where the file of the starting weights is not what it was when the run began."""
     if before is not None and now is not None and before["sha256"] != now["sha256"]:
         raise ConfigError(

@@ -138,6 +138,7 @@ class ActiveLearning:
         final: The final network trained last, None before.
         num_classes: Width of the dense network's output: classes, labels, or numbers to predict.
         planned: Ledger lines, with FLOPs and without seconds, of the whole run.
+        shared: From the name of a step to the folder where other loops with the same step find what it found, or None.
 
     Raises:
         TypeError: an argument of another kind; the message names it.
@@ -190,6 +191,7 @@ class ActiveLearning:
         if state is not None and folder is not None:
             raise ValueError("state must be None with a folder, which has its own, got both")
         self.config = config
+        self.shared: Callable[[str], Path | None] | None = None
         self.folder = None if folder is None else Path(folder)
         self._identity: dict[str, Any] = {}
         if self.folder is not None:
@@ -558,8 +560,10 @@ class ActiveLearning:
         folder = None
         if self.folder is not None and step is not None:
             folder = self.folder / trial.STEPS / step.name
+        shared = None if step is None or self.shared is None else self.shared(step.name)
         return Bench(
             folder=folder,
+            shared=shared,
             listener=self._listener,
             device=self._device,
             checkpoint_seconds=self._checkpoint_seconds,

@@ -24,6 +24,10 @@ def open_experiment(path: Path, *, device: str | None = None) -> Experiment:
         from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 
         experiment = ExtrapolateRun(changed(ExtrapolateConfig(), facts["config"]), device=device)
+    elif facts.get("kind") == "study":
+        from prunefuse.experiment.study._run import StudyRun
+
+        return StudyRun.open(path, device)
     else:
         from prunefuse.experiment.config import RunConfig
         from prunefuse.experiment.run import LoopRun

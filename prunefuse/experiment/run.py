@@ -13,6 +13,7 @@ from torch import nn
 
 from prunefuse._extras import needed_for
 from prunefuse._options import changed
+from prunefuse.data import Data
 from prunefuse.data._fingerprint import fingerprint
 from prunefuse.errors import (
     ConfigError,
@@ -22,13 +23,14 @@ from prunefuse.errors import (
 from prunefuse.errors import RunInterrupted as RunInterrupted
 from prunefuse.experiment import execute, folder, machine, networks, trial
 from prunefuse.experiment.budgets import resolve_schedule
-from prunefuse.experiment.config import SELECTORS, RunConfig
+from prunefuse.experiment.config import SELECTORS, RunConfig, is_own
 from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.datasets import load_data
 from prunefuse.experiment.folder import Trial
 from prunefuse.experiment.labeled import read_excluded, read_labeled, summary
 from prunefuse.experiment.loop import ActiveLearning
 from prunefuse.experiment.records import Event, Listener, Round
+from prunefuse.experiment.shared import step_keys
 from prunefuse.experiment.steps import clear
 
 with needed_for("a run"):
@@ -215,15 +217,26 @@ class _Tables:
 
 
 class LoopRun:
-    """The data, the factories and the trials of a configuration; making one checks them."""
+    """The data, the factories and the trials of a configuration; making one checks them.
+
+    ``shared`` is a folder of steps that other runs have, too; None where there are none.
+    """
 
     path: Path
+    shared: Path | None = None
 
-    def __init__(self, config: RunConfig, *, device: str | None = None, verify: bool = False) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        device: str | None = None,
+        verify: bool = False,
+        data: Data | None = None,
+    ) -> None:
         self.config = config
         self.device = machine.resolve_device(device or config.device)
         models = (config.model, config.selector)
-        self.data = load_data(config, seed=config.seeds[0], models=models, verify=verify)
+        self.data = data or load_data(config, seed=config.seeds[0], models=models, verify=verify)
         self.pool_size = len(self.data.pool)
         self.labeled: dict[int, Any] | None = None
         if config.labeled is not None:
@@ -286,7 +299,7 @@ class LoopRun:
         """One arm with one seed, ready to be iterated."""
         config = self.config.loop_of(arm, seed, self.schedule)
         try:
-            return ActiveLearning(
+            learner = ActiveLearning(
                 self.dense,
                 self.data.pool,
                 self.data.test,
@@ -306,6 +319,27 @@ class LoopRun:
             raise
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        if self.shared is not None:
+            folder, keys = self.shared, self.step_keys(arm, seed)
+            learner.shared = lambda step: folder / keys[step] if step in keys else None
+        return learner
+
+    def step_keys(self, arm: str, seed: int) -> dict[str, str]:
+        """Keys of the steps of a trial that other trials may have, too."""
+        loop = self.config.loop_of(arm, seed, self.schedule)
+        base = {
+            "model": self.config.model,
+            "shortcut": self.config.shortcut,
+            "dropout": self.config.dropout,
+            "weights": self.dense.sha256,
+            "proxy": self.config.selector if loop.selector == "model" else None,
+            "data": self.data_facts(),
+            "augmentation": [self.config.flip, self.config.crop],
+            "device": self.device.type,
+        }
+        # A network of the user's is code, which nothing here can compare.
+        own = any(is_own(name) for name in (self.config.model, self.config.selector))
+        return {} if own else step_keys(loop, base)
 
     def describe(self, command: str | None) -> dict[str, Any]:
         """What config.json holds."""

@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -108,6 +108,7 @@ class Bench(Generic[L]):
 
     Attributes:
         folder: Of its files; None where nothing is kept.
+        shared: Where other loops that have this step, too, find what it found; None where there are none.
         lines: The ledger so far.
     """
 
@@ -115,11 +116,13 @@ class Bench(Generic[L]):
         self,
         *,
         folder: Path | None = None,
+        shared: Path | None = None,
         listener: Listener | None = None,
         device: torch.device | None = None,
         checkpoint_seconds: float = 30.0,
     ) -> None:
         self.folder = folder
+        self.shared = None if folder is None else shared
         self.lines: list[L] = []
         self._listener, self._device = listener, device
         self._checkpoint_seconds = checkpoint_seconds
@@ -167,7 +170,7 @@ class Bench(Generic[L]):
 
 
 def carry_out(step: Step[L], worker: Worker[L], bench: Bench[L], kind: type[L]) -> Result[L]:
-    """The result of a step: kept by an earlier process in the bench's folder, or found now and kept there.
+    """The result of a step: kept by an earlier process or by another loop, or found now and kept.
 
     Args:
         step: The step.
@@ -179,6 +182,8 @@ def carry_out(step: Step[L], worker: Worker[L], bench: Bench[L], kind: type[L]) 
         DamagedFileError: what was kept is not what was written.
     """
     found = None if bench.folder is None else kept(bench.folder, kind)
+    if found is None and bench.shared is not None:
+        found = kept(bench.shared, kind)
     if found is None:
         if bench.folder is not None:
             bench.folder.mkdir(parents=True, exist_ok=True)
@@ -186,6 +191,8 @@ def carry_out(step: Step[L], worker: Worker[L], bench: Bench[L], kind: type[L]) 
         found = Result(done.values, done.tensors, tuple(bench.lines))
         if bench.folder is not None:
             _keep(bench.folder, found)
+        if bench.folder is not None and bench.shared is not None:
+            _share(bench.folder, bench.shared)
     worker.take(step, found)
     return found
 
@@ -199,6 +206,14 @@ def _keep(folder: Path, result: Result[Any]) -> None:
     hashes = {path.name: digest(path) for path in own if path.name != DONE}
     told = {**result.values, "spent": [asdict(line) for line in result.lines], "files": hashes}
     files.write_json(folder / DONE, {**told, "sha256": digest_of(told)})
+
+
+def _share(folder: Path, shared: Path) -> None:
+    """Copy what a step found to where other loops find it, unless another process just did."""
+    names = [DONE, *(read_done(folder) or {"files": ()})["files"]]
+    with suppress(FileExistsError), files.new_folder(shared) as place:
+        for name in names:
+            shutil.copyfile(folder / name, place / name)
 
 
 def kept(folder: Path, kind: type[L]) -> Result[L] | None:

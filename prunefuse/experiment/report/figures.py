@@ -175,6 +175,71 @@ def training(summary: Summary, labels: int) -> list[str]:
     return panels
 
 
+def against(
+    lines: Mapping[str, Mapping[float, Sequence[float]]], level: Mapping[str, float], title: str
+) -> list[str]:
+    """Accuracy against an option: values by place for each line, whose means are drawn and whose values are dots.
+
+    ``level`` has what does not depend on the option, by name.
+    """
+    panels: list[str] = []
+    shades = colors(
+        [(label, "main") for label in lines] + [(label, label.partition(",")[0]) for label in level]
+    )
+    places = sorted({place for points in lines.values() for place in points})
+    with _panel(panels, "test accuracy of the final network, %", width=2 * _WIDTH) as axes:
+        ends: list[_End] = []
+        for label, height in level.items():
+            axes.plot([places[0], places[-1]], [100 * height] * 2, "--", color=shades[label], linewidth=1.3)
+            ends.append((places[-1], 100 * height, label, shades[label]))
+        for label, points in lines.items():
+            xs = sorted(points)
+            means = [100 * sum(points[x]) / len(points[x]) for x in xs]
+            axes.plot(
+                xs, means, color=shades[label], linewidth=2, marker="o", markersize=4.5, markeredgewidth=0
+            )
+            for x in xs:
+                if len(points[x]) > 1:
+                    axes.plot(
+                        [x] * len(points[x]),
+                        [100 * y for y in points[x]],
+                        ".",
+                        color=shades[label],
+                        alpha=0.45,
+                    )
+            ends.append((xs[-1], means[-1], label, shades[label]))
+        if places[0] > 0 and places[-1] >= 8 * places[0]:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.set_xlabel(title, fontsize=9, color=MUTED)
+        label_ends(axes, ends)
+    return panels
+
+
+def flops_to_select(title: str, lines: Mapping[str, Mapping[float, float]]) -> list[str]:
+    """FLOPs against labels, both logarithmic, a line for each selector; the first is the dense one."""
+    panels: list[str] = []
+    shades = colors([(label, "dense" if label == "dense" else "main") for label in lines])
+    with _panel(panels, title) as axes:
+        ends: list[_End] = []
+        for label, points in lines.items():
+            xs = sorted(points)
+            ys = [points[x] for x in xs]
+            axes.plot(xs, ys, color=shades[label], linewidth=2, marker="o", markersize=4.5)
+            ends.append((xs[-1], ys[-1], label, shades[label]))
+        places = sorted({x for points in lines.values() for x in points})
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks(places, [engineering(place) for place in places])
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: engineering(value)))
+        axes.set_xlabel("labels", fontsize=9, color=MUTED)
+        label_ends(axes, ends)
+    return panels
+
+
 def phases(bars: Sequence[tuple[str, Cost]], shades: Mapping[str, str]) -> list[str]:
     """FLOPs and seconds by phase, one bar per name, side by side; ``shades`` are the colors of phases, in order."""
     panels: list[str] = []
