@@ -132,7 +132,7 @@ def points() -> tuple[Point, ...]:
             )
             for c, dtype in ((10, FLOAT), (1000, FLOAT), (1000, HALF))
         ),
-        Point("parts of samples, 3 utilities", "80 labels", partial(_labels, 80), counted=True),
+        Point("parts of samples, 3 utilities", "80 labels", partial(_labels, 80)),
         Point("parts of samples, 3 utilities", "pixels of 21 classes", partial(_pixels, 21)),
         Point("parts of samples, 3 utilities", "boxes of 80 classes", partial(_boxes, 80)),
         *(Point("top 10,000", f"of {n:,}", partial(_top_b, n)) for n in (1_000_000, 10_000_000)),
