@@ -273,18 +273,6 @@ void score_short_rows(const Pool& pool, const RowOutputs<float>& out, float inve
   }
 }
 
-}  // namespace
-
-template <class Stored>
-void score_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, accumulate_t<Stored> inverse_temperature,
-                int64_t begin, int64_t end) {
-  if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
-    if (pool.classes <= kShortRow && out.state == nullptr)
-      return score_short_rows<Stored>(pool, out, inverse_temperature, begin, end);
-  }
-  score_long_rows<Stored>(pool, out, inverse_temperature, begin, end);
-}
-
 // Copies a tile of rows, a class after the other in runs as long as the tile, in steps of a vector.
 template <class Stored>
 struct PlaneCopy {
@@ -310,8 +298,20 @@ struct PlaneCopy {
   }
 };
 
+}  // namespace
+
+template <class Stored>
+void score_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, accumulate_t<Stored> inverse_temperature,
+                int64_t begin, int64_t end) {
+  if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
+    if (pool.classes <= kShortRow && out.state == nullptr)
+      return score_short_rows<Stored>(pool, out, inverse_temperature, begin, end);
+  }
+  score_long_rows<Stored>(pool, out, inverse_temperature, begin, end);
+}
+
 // Planes may lie a power of two apart, where the lines of all of them share a few places in the caches. So a tile is
-// brought together in runs that the processor fetches ahead, while the tile before it is scored.
+// brought together in runs that the processor fetches ahead, while the tile before it is scored. Two take 256 KiB.
 template <class Stored>
 void score_planes(const Pool& pool, const RowOutputs<float>& out, float inverse_temperature, int64_t begin,
                   int64_t end) {
