@@ -20,6 +20,8 @@ from prunefuse.ops import reference
 
 CHECKED = 64  # rows whose truth is computed
 FLOAT, HALF = torch.float32, torch.bfloat16
+# Of `ops.score_groups`: three strategies, the reduction's number, no threshold, what a sample without parts has.
+MEAN, MAXIMUM = ((0, 1, 2), 0, 0.0, 0.0), ((0, 1, 2), 1, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,9 @@ def points() -> tuple[Point, ...]:
             )
             for c, dtype in ((10, FLOAT), (1000, FLOAT), (1000, HALF))
         ),
+        Point("parts of samples, 3 utilities", "80 labels", partial(_labels, 80)),
+        Point("parts of samples, 3 utilities", "pixels of 21 classes", partial(_pixels, 21)),
+        Point("parts of samples, 3 utilities", "boxes of 80 classes", partial(_boxes, 80)),
         *(Point("top 10,000", f"of {n:,}", partial(_top_b, n)) for n in (1_000_000, 10_000_000)),
         Point("scatter", "ResNet-50", _scatter, counted=True),
         *(
@@ -203,6 +208,61 @@ def _dynamics(c: int, dtype: torch.dtype, room: Room) -> Work:
         tolerance(c),
         rows * c * dtype.itemsize + 8 * rows + 6 * 4 * rows,
         eager=lambda x, labels: plain.dynamics(x.float(), labels),
+    )
+
+
+def _labels(c: int, room: Room) -> Work:
+    rows = room.rows(4 * c)
+    inputs = room.rotating(lambda: (room.normal(rows, c),))
+    at = _some(rows, room.device)
+    truth = plain.labels_mean(inputs[0][0][at].double())
+    return Work(
+        f"labels {rows:,} x {c:,} float32, 3 utilities",
+        inputs,
+        lambda x: ops.score_groups(x.unsqueeze(2), None, None, *MEAN, True, False, 1.0),
+        lambda found: largest(found[:, at].double() - truth),
+        tolerance(c),
+        rows * 4 * c + 3 * 4 * rows,
+        eager=plain.labels_mean,
+    )
+
+
+def _pixels(c: int, room: Room) -> Work:
+    side = 512 if room.device.type == "cuda" else 8
+    images = room.rows(4 * c * side**2)
+    inputs = room.rotating(lambda: (room.normal(images, c, side, side),))
+    at = torch.tensor([0, images - 1], device=room.device)
+    truth = plain.pixels_mean(inputs[0][0][at].double())
+    return Work(
+        f"pixels {images:,} x {c:,} x {side} x {side} float32, 3 utilities",
+        inputs,
+        lambda x: ops.score_groups(x.flatten(2).transpose(1, 2), None, None, *MEAN, False, False, 1.0),
+        lambda found: largest(found[:, at].double() - truth),
+        tolerance(c),
+        images * 4 * c * side**2 + 3 * 4 * images,
+        eager=plain.pixels_mean,
+    )
+
+
+def _boxes(c: int, room: Room) -> Work:
+    """The maximum over the boxes of every image, of which there are from 0 to 100."""
+    images = room.rows(50 * 4 * c)
+    sizes = torch.randint(101, (images,), device=room.device)
+    offsets = torch.cat((sizes.new_zeros(1), sizes.cumsum(0)))
+    image = torch.repeat_interleave(torch.arange(images, device=room.device), sizes)
+    inputs = room.rotating(lambda: (room.normal(len(image), c),))
+    x, at = inputs[0][0], _some(images, room.device)
+    parts = [x[offsets[i] : offsets[i + 1]].double() for i in at]
+    borders = torch.cat((sizes.new_zeros(1), sizes[at].cumsum(0)))
+    truth = reference.score_groups(torch.cat(parts), borders, None, *MAXIMUM, False, False, 1.0)
+    return Work(
+        f"boxes {len(image):,} x {c:,} of {images:,} images float32, 3 utilities",
+        inputs,
+        lambda x: ops.score_groups(x, offsets, None, *MAXIMUM, False, False, 1.0),
+        lambda found: largest(found[:, at].double() - truth),
+        tolerance(c),
+        len(image) * 4 * c + 3 * 4 * images,
+        eager=lambda x: plain.boxes_max(x, image, images),
     )
 
 

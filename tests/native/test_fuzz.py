@@ -1,5 +1,6 @@
-"""Any shape, layout, dtype and value for every operator, against float64: 2,550 examples, the same in every run."""
+"""Any shape, layout, dtype and value for every operator, against float64: 2,800 examples, the same in every run."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_groups_op import REDUCTIONS, assert_reduced, label_rows
 from truth import (
     DTYPES,
+    NAMES,
     SCATTER_DTYPES,
     assert_ensembles,
     assert_scores,
@@ -29,6 +32,7 @@ EXAMPLES = {
     "scores": 750,
     "ensembles": 350,
     "absorb": 350,
+    "groups": 250,
     "top_b": 350,
     "k_center": 250,
     "k_means": 200,
@@ -147,6 +151,43 @@ def test_absorb(n, c, dtype, layout, special, spread, temperature, seed):
         tolerance = 16 * eps(dtype) * max(1.0, math.log(c)) * (1 + math.fsum(e))
         assert abs(tail[i] - math.fsum(e)) <= tolerance
         assert abs(dot[i] - math.fsum(np.where(e > 0, e * np.maximum(z, -1e300), 0.0))) <= tolerance
+
+
+@examples("groups")
+@given(
+    st.integers(0, 5), st.sampled_from([0, 1, 2, 5, 16, 33, 129, 530]), st.sampled_from([1, 2, 3, 7, 21, 130]),
+    st.sampled_from(["rows", "labels", "label probabilities"]), st.sampled_from(REDUCTIONS), dtypes, layouts, specials,
+    st.sampled_from([0.01, 3, 30]), temperatures, st.sampled_from([-1.0, 0.0, 0.3, 0.9]),
+    st.sampled_from(["all", "mask", "offsets"]), seeds,
+)  # fmt: skip
+def test_groups(
+    n, parts, c, kind, reduction, dtype, layout, special, spread, temperature, threshold, which, seed
+):
+    labels, probabilities = kind != "rows", kind == "label probabilities"
+    values = numbers(seed, (n, parts, 1 if labels else c), spread, special)
+    if probabilities:
+        # Logarithms are rounded, which a low temperature would multiply.
+        values, temperature = values.abs() if seed % 3 == 0 else values.sigmoid(), max(temperature, 0.25)
+    x = laid_out(values.to(dtype), layout)
+    generator = np.random.default_rng(seed)
+    counts, offsets, mask = np.ones((n, parts), dtype=bool), None, None
+    if which == "mask":
+        counts = generator.random((n, parts)) < 0.6
+        mask = torch.from_numpy(counts)
+    groups = list(x.unbind(0))
+    if which == "offsets":
+        x = x.flatten(0, 1)
+        borders = np.sort(generator.integers(0, len(x) + 1, n)).tolist()
+        offsets = torch.tensor([0, *borders, len(x)])
+        groups = [x[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
+        counts = [np.ones(len(group), dtype=bool) for group in groups]
+    got = ops.score_groups(
+        x, offsets, mask, [0, 1, 2], REDUCTIONS.index(reduction), threshold, -5.0, labels, probabilities, temperature
+    )  # fmt: skip
+    rows = [label_rows(group, probabilities) if labels else group.double() for group in groups]
+    truths = [of_rows(group, temperature) for group in rows]
+    named = dict(zip(NAMES, got, strict=True))
+    assert_reduced(named, truths, rows, counts, reduction, temperature, dtype, -5.0, threshold)
 
 
 @examples("top_b")

@@ -50,7 +50,7 @@ def assert_groups(call, rows, counts, temperature, dtype, empty=math.nan):
 
 
 def assert_reduced(got, truths, rows, counts, reduction, temperature, dtype, empty, threshold=0.3):
-    for name in ALL:
+    for name in got:
         values = got[name].double().cpu().numpy()
         assert got[name].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         assert len(values) == len(rows)
@@ -179,6 +179,42 @@ def test_a_label_is_two_classes(isa, device):
     one = prunefuse.score_labels(x[:, None].to(device), ALL)
     for name in ALL:
         torch.testing.assert_close(one[name], two[name], rtol=4e-6, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("labels", [1, 7, 40, 300])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sums_of_sure_labels_keep_their_digits(isa, device, dtype, labels):
+    """Least confidences down to 1e-30 are told apart, alone and beside one label that is not sure; so are entropies."""
+    generator = torch.Generator().manual_seed(labels)
+    sure = (60 + 9 * torch.rand(50, labels, generator=generator, dtype=torch.float64)).to(dtype)
+    sure = torch.where(torch.rand(sure.shape, generator=generator) < 0.5, sure, -sure)
+    beside = sure.clone()
+    beside[:, 0] = 0.25
+    for x in (sure, beside, -beside):
+        got = prunefuse.score_labels(x.to(device), NAMES, reduction="sum")
+        truth = [of_rows(label_rows(row, False)) for row in x]
+        for name in NAMES:
+            expected = [float(math.fsum(one[name])) for one in truth]
+            # The exponential of -69 has the error of its rounded argument, 35 units; CUDA's two roundings of it.
+            relative = 150 * eps(dtype)
+            np.testing.assert_allclose(got[name].double().cpu().numpy(), expected, rtol=relative, atol=0)
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("labels", [5, 200])
+def test_maxima_and_shares_are_those_of_the_labels_scored_one_by_one(isa, device, labels, probabilities):
+    special = (math.inf, 0.0, 0.5) if probabilities else (math.inf, -math.inf, 0.0, 0.5)
+    x = drawn((40, labels), torch.float32, labels, probabilities, special)
+    kept = {"strategy": ALL, "probabilities": probabilities, "temperature": 0.6}
+    one_by_one = prunefuse.score_labels(x.reshape(-1, 1).to(device), **kept)
+    for name, each in one_by_one.items():
+        each = each.view(x.shape)
+        largest = prunefuse.score_labels(x.to(device), reduction="max", **kept)[name]
+        torch.testing.assert_close(largest, each.amax(1), rtol=1e-6, atol=1e-6)
+        for threshold in (-1.0, 0.0, 0.123, 0.7, math.inf, -math.inf):
+            count = prunefuse.score_labels(x.to(device), reduction="count", threshold=threshold, **kept)[name]
+            assert ((each > threshold + 1e-6).sum(1) <= count).all(), (name, threshold)
+            assert ((each > threshold - 1e-6).sum(1) >= count).all(), (name, threshold)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -13,10 +13,8 @@
 namespace prunefuse::cpu::PRUNEFUSE_ISA {
 namespace {
 
-// Rows to a tile: a plane's share of it is 2 KiB of float32, long enough for the processor to fetch ahead.
-constexpr int64_t kTile = 512;
-// Labels to a tile.
-constexpr int64_t kLabelTile = 2048;
+// Rows to a tile, and utilities added up in lanes before their sum goes on as one number.
+constexpr int64_t kTile = 2048, kSum = 512;
 
 // Utilities of `rows` rows from `data` on, to room[k * kTile + row]; `behind` rows lie in memory from there on.
 template <class Stored>
@@ -124,11 +122,18 @@ struct RowTile {
 
   // Adds `rows` of its rows, from `first` on, to a group's states.
   void add(int64_t first, int64_t rows, const Mask& mask, GroupState* states) {
-    for (int k = 0; k < out.count; ++k) {
-      Acc* const utilities = room + k * kTile + first;
-      const int64_t kept = mask.bytes == nullptr ? rows : keep_counting(utilities, rows, mask.bytes, mask.stride);
-      const GroupState piece = reduced(utilities, kept, groups.reduction, static_cast<Acc>(groups.threshold));
-      states[k] = merge(states[k], piece, groups.reduction);
+    for (int64_t begin = first; begin < first + rows;) {
+      const int64_t border = begin - begin % kSum + kSum, end = border < first + rows ? border : first + rows;
+      for (int k = 0; k < out.count; ++k) {
+        Acc* const utilities = room + k * kTile + begin;
+        int64_t kept = end - begin;
+        if (mask.bytes != nullptr) {
+          kept = keep_counting(utilities, kept, mask.bytes + (begin - first) * mask.stride, mask.stride);
+        }
+        const GroupState piece = reduced(utilities, kept, groups.reduction, static_cast<Acc>(groups.threshold));
+        states[k] = merge(states[k], piece, groups.reduction);
+      }
+      begin = end;
     }
   }
 };
@@ -136,11 +141,11 @@ struct RowTile {
 // A tile of labels: they stay where they are, unless they must be brought together or made logits.
 template <class Stored>
 struct LabelTile {
-  static constexpr int64_t kRows = kLabelTile;
+  static constexpr int64_t kRows = kTile;
   const Groups& groups;
   const LabelWork& work;
-  float* room;      // kLabelTile
-  int32_t* counts;  // kLabelTile, and kLanes that may be read
+  float* room;      // kTile
+  int32_t* counts;  // kTile, and kLanes that may be read
   const Stored* in_place = nullptr;
 
   void fill(const Stored* data, int64_t rows, int64_t) {
@@ -176,8 +181,8 @@ void with_tile(const Groups& groups, const GroupOutputs<accumulate_t<Stored>>& o
   if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
     if (groups.labels) {
       const LabelWork work = {out, groups.reduction, groups.pool.probabilities, inverse_temperature};
-      alignas(64) float room[kLabelTile];
-      alignas(64) int32_t counts[kLabelTile + kLanes];
+      alignas(64) float room[kTile];
+      alignas(64) int32_t counts[kTile + kLanes];
       LabelTile<Stored> tile{groups, work, room, counts};
       return use(tile);
     }

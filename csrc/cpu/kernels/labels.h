@@ -1,7 +1,7 @@
 // Labels reduced in lanes (math/groups.h): either the labels of one group side by side, or a group in every lane.
 //
-// Instructions per vector of labels, AVX-512: 20 for sums (of which 12 the exponential) and some 3 for each lane's
-// logarithm and division every kLabels; 5 for a maximum, 6 for what is above a threshold.
+// Vector instructions per vector of labels, AVX-512: 22 for sums (12 of them the exponential) and some 3 for each
+// lane's logarithm and division every kLabels; 5 for a maximum, 6 for what is above a threshold.
 #pragma once
 
 #include "../../math/groups.h"

@@ -205,12 +205,12 @@ void score_long_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& o
   }
 }
 
-// `fetch(class)` asks for what is read some time after this group.
+// A row in every lane; classes are `pitch` apart. `fetch(class)` asks for what is read some time after this group.
 template <class Fetch>
-void score_group(const float* values, int64_t classes, const Fetch& fetch, const RowOutputs<float>& out,
+void score_group(const float* values, int64_t classes, int64_t pitch, const Fetch& fetch, const RowOutputs<float>& out,
                  float inverse_temperature, int64_t begin, int64_t rows) {
   TopTwo<floats> top = none();
-  for (int64_t c = 0; c < classes; ++c) top.take(load(values + c * kLanes));
+  for (int64_t c = 0; c < classes; ++c) top.take(load(values + c * pitch));
   const floats max = top.first, second = top.second;
   // Rows without a finite maximum go one by one, at the end; the others' results do not depend on who stands beside
   // them.
@@ -218,7 +218,7 @@ void score_group(const float* values, int64_t classes, const Fetch& fetch, const
   const floats scale = broadcast(inverse_temperature * kLog2E);
   floats tail{}, dot{};
   for (int64_t c = 0; c < classes; ++c) {
-    const Exponential value = exponential(load(values + c * kLanes), max, scale);
+    const Exponential value = exponential(load(values + c * pitch), max, scale);
     tail += value.lower;
     dot += value.lower * value.t;
     fetch(c);
@@ -226,8 +226,7 @@ void score_group(const float* values, int64_t classes, const Fetch& fetch, const
   floats further{};  // values equal to the maximum beside itself
   if (any(second == max)) {
     further -= 1.0f;
-    for (int64_t c = 0; c < classes; ++c)
-      further += select(load(values + c * kLanes) == max, broadcast(1.0f), floats{});
+    for (int64_t c = 0; c < classes; ++c) further += select(load(values + c * pitch) == max, broadcast(1.0f), floats{});
   }
   const floats rest = further + tail;
   // The runner-up's exp, where it is the maximum's equal, is what `lower` leaves out.
@@ -244,7 +243,7 @@ void score_group(const float* values, int64_t classes, const Fetch& fetch, const
   if (out.argmax != nullptr) {
     ints argmax = ints{} - 1;
     for (int64_t c = classes - 1; c >= 0; --c) {
-      argmax = select(load(values + c * kLanes) == max, ints{} + static_cast<int32_t>(c), argmax);
+      argmax = select(load(values + c * pitch) == max, ints{} + static_cast<int32_t>(c), argmax);
     }
     argmax = select(nan, ints{} - 1, argmax);
     for (int64_t lane = 0; lane < rows; ++lane) out.argmax[begin + lane] = argmax[lane];
@@ -254,8 +253,7 @@ void score_group(const float* values, int64_t classes, const Fetch& fetch, const
   }
   for (int64_t lane = 0; any(special) && lane < rows; ++lane) {
     if (!special[lane]) continue;
-    write_row(out, begin + lane, scalar_state(values + lane, classes, kLanes, inverse_temperature),
-              inverse_temperature);
+    write_row(out, begin + lane, scalar_state(values + lane, classes, pitch, inverse_temperature), inverse_temperature);
   }
 }
 
@@ -271,9 +269,34 @@ void score_short_rows(const Pool& pool, const RowOutputs<float>& out, float inve
     gather_group<Stored>(pool, row, rows, values);
     const Stored* next = static_cast<const Stored*>(pool.data) + (row + ahead * kLanes) * pool.row_stride;
     const auto fetch = [&](int64_t c) { __builtin_prefetch(next + c * kLanes); };
-    score_group(values, pool.classes, fetch, out, inverse_temperature, row, rows);
+    score_group(values, pool.classes, kLanes, fetch, out, inverse_temperature, row, rows);
   }
 }
+
+// Copies a tile of rows, a class after the other in runs as long as the tile, in steps of a vector.
+template <class Stored>
+struct PlaneCopy {
+  const Stored* from;
+  int64_t class_stride, rows, pitch;
+  float* to;
+  int64_t left;  // classes
+  int64_t at = 0;
+
+  void step() {
+    if (left == 0) return;
+    if (at + kLanes <= rows) {
+      store(to + at, load(from + at));
+    } else {
+      store(to + at, load_first(from + at, rows - at, 1.0f));
+    }
+    at += kLanes;
+    if (at < rows) return;
+    at = 0;
+    from += class_stride;
+    to += pitch;
+    --left;
+  }
+};
 
 }  // namespace
 
@@ -287,30 +310,37 @@ void score_rows(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, a
   score_long_rows<Stored>(pool, out, inverse_temperature, begin, end);
 }
 
-// Every class's share of a tile of rows is read at once, as long as it is: taken a vector at a time, planes that lie a
-// power of two apart would drive each other out of the caches.
+// Planes may lie a power of two apart, where the lines of all of them share a few places in the caches. So a tile is
+// brought together in runs that the processor fetches ahead, while the tile before it is scored. Two take 256 KiB.
 template <class Stored>
 void score_planes(const Pool& pool, const RowOutputs<float>& out, float inverse_temperature, int64_t begin,
                   int64_t end) {
-  alignas(64) float values[kPlanes * 16];
-  const int64_t tile = kPlanes * 16 / pool.classes / kLanes * kLanes;
-  for (int64_t row = begin; row < end; row += tile) {
+  constexpr int64_t room = 32 * kPlanes, line = 16, longest = 31;
+  alignas(64) float values[2][room];
+  // An odd number of lines where there are several, so that those of a group of rows have places of their own in L1.
+  const int64_t fit = room / line / pool.classes, most = fit < longest ? fit : longest;
+  const int64_t tile = (most > 2 ? most - (most + 1) % 2 : most) * line;
+  const auto copy_of = [&](int64_t row, float* to) -> PlaneCopy<Stored> {
+    const int64_t rows = row >= end ? 0 : (end - row < tile ? end - row : tile);
+    return {
+        static_cast<const Stored*>(pool.data) + row, pool.class_stride, rows, tile, to, rows > 0 ? pool.classes : 0};
+  };
+  PlaneCopy<Stored> first = copy_of(begin, values[0]);
+  while (first.left > 0) first.step();
+  int which = 0;
+  for (int64_t row = begin; row < end; row += tile, which ^= 1) {
     const int64_t rows = end - row < tile ? end - row : tile;
-    for (int64_t c = 0; c < pool.classes; ++c) {
-      const Stored* from = static_cast<const Stored*>(pool.data) + row + c * pool.class_stride;
-      float* to = values + c * kLanes;
-      int64_t j = 0;
-      for (; j + kLanes <= rows; j += kLanes) store(to + j * pool.classes, load(from + j));
-      if (j < rows) store(to + j * pool.classes, load_first(from + j, rows - j, 1.0f));
+    float* const x = values[which];
+    if (pool.probabilities) {
+      for (int64_t c = 0; c < pool.classes; ++c) take_logs(x + c * tile, (rows + kLanes - 1) / kLanes * kLanes);
     }
-    const int64_t groups = (rows + kLanes - 1) / kLanes;
-    if (pool.probabilities) take_logs(values, groups * pool.classes * kLanes);
+    PlaneCopy<Stored> next = copy_of(row + tile, values[which ^ 1]);
     for (int64_t j = 0; j < rows; j += kLanes) {
-      const Stored* next = static_cast<const Stored*>(pool.data) + row + tile + j;
-      const auto fetch = [&](int64_t c) { __builtin_prefetch(next + c * pool.class_stride); };
-      score_group(values + j * pool.classes, pool.classes, fetch, out, inverse_temperature, row + j,
-                  rows - j < kLanes ? rows - j : kLanes);
+      score_group(
+          x + j, pool.classes, tile, [&](int64_t) { next.step(); }, out, inverse_temperature, row + j,
+          rows - j < kLanes ? rows - j : kLanes);
     }
+    while (next.left > 0) next.step();
   }
 }
 

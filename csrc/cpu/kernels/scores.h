@@ -5,7 +5,7 @@
 
 namespace prunefuse::cpu {
 
-// The most classes of score_planes: 16 lanes of each are 64 KiB.
+// The most classes of score_planes: 32 rows of each are 128 KiB.
 constexpr int64_t kPlanes = 1024;
 
 // Scores rows begin..end of the pool. `Stored` is float, double, half_bits or bfloat16_bits. score_planes: the same for
