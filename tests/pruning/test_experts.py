@@ -156,7 +156,7 @@ def test_as_many_experts_stay_as_the_router_chooses(apply, choose, least):
 
 def test_experts_stay_where_their_router_is_ignored():
     model, x = made(grouped, softmax_first)
-    small = plan_pruning(model, x, ratio=0.5, ignore=["router"]).extract(model)
+    small = plan_pruning(model, x, ratio=0.5, ignore=["router.weight"]).extract(model)
     assert tuple(small.up.shape) == (EXPERTS, INNER // 2, WIDTH // 2)
 
 
