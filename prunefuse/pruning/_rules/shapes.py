@@ -192,7 +192,7 @@ def stack(call: Call, tensors: Sequence[Value], dim: int = 0) -> Value:
 def slice_(
     call: Call, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Value:
-    """Part of an axis; a channel axis is cut into equal blocks, or where the module says."""
+    """Part of an axis; a channel axis is cut into equal blocks, or where the module says, or all leave of so many in a row."""
     ids, size = x.axes[dim], call.shape[dim]
     if size == len(ids):
         return Value(x.axes)
@@ -201,6 +201,11 @@ def slice_(
         return x.with_axis(dim, _blocks(call, ids, size)[first // size])
     if not size:
         return x.with_axis(dim, fixed(0))
+    if (
+        1 < step == len(ids) / size and first < step
+    ):  # one of every so many, as of gates between what they are for
+        call.link(ids, np.repeat(ids[::step], step))
+        return x.with_axis(dim, ids[first::step])
     parts = [n for n in (first, size, len(ids) - first - size) if n]
     if step != 1 or 1 in parts:
         call.keep(ids, "cuts a channel axis at fixed positions")
