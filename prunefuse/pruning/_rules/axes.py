@@ -57,8 +57,10 @@ def reduction(call: Call, x: Value, dim: Any = None, *_: Any, **__: Any) -> Sequ
             if len(call.shape) == len(x.axes)
             else Value(tuple(ids for axis, ids in enumerate(x.axes) if axis not in dims))
         ]
-    why, chooses = "reduces over channels", call.op in ("aten::max", "aten::argmax")
-    return along(call, x, None if isinstance(dim, bool) else dim, why, experts=chooses, least=1)
+    # The largest of experts is of those that are left, and so is a sum of what each gives.
+    why, of_experts = "reduces over channels", call.op in ("aten::max", "aten::argmax", "aten::sum")
+    of_experts &= not call.normalizes
+    return along(call, x, None if isinstance(dim, bool) else dim, why, experts=of_experts, least=1)
 
 
 def _weighted(call: Call, x: Value, dim: Any) -> set[int]:

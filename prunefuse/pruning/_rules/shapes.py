@@ -132,12 +132,22 @@ def expand(call: Call, x: Value, sizes: Any = (), **_: Any) -> Value:
 def repeat(call: Call, x: Value, counts: Sequence[int]) -> Value:
     """Every axis as often as wanted, one whole after the other; new axes in front."""
     axes = (fixed(1),) * (len(call.shape) - len(x.axes)) + x.axes
-    whole = tuple(np.tile(ids, size // max(1, len(ids))) for ids, size in zip(axes, call.shape, strict=True))
+    whole = tuple(_tiled(call, ids, size) for ids, size in zip(axes, call.shape, strict=True))
     out = _repeated(call, Value(whole), x)
     for mine, ids in zip(out.axes, whole, strict=True):
         if mine is not ids:
             call.holds(mine)
     return out
+
+
+def _tiled(call: Call, ids: Ids, size: int) -> Ids:
+    """An axis one time after the other; of one that stays any time may leave, as where tokens are repeated for each expert."""
+    times = size // max(1, len(ids))
+    if times < 2 or len(ids) < 2 or ids.any() or not call.trace.routing:
+        return np.tile(ids, times)
+    each = call.trace.couplings.open(times)
+    call.holds(each)
+    return np.repeat(each, len(ids))
 
 
 def _repeated(call: Call, out: Value, x: Value) -> Value:
