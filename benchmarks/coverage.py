@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import isolated
-from benchmarks.zoo import SMALLEST, build, families
+from benchmarks.zoo import BROUGHT, SMALLEST, build, families
 from prunefuse import _files as files
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, load_pruned, plan_pruning
@@ -271,6 +271,9 @@ def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     known = [(case, Outcome(**results[case.key])) for case in cases() if case.key in results]
     worked = sum(not outcome.error for _, outcome in known)
+    brought = [(case, outcome) for case, outcome in known if case.family in BROUGHT]
+    failed = [f"`{case.name}` ({outcome.error})" for case, outcome in brought if outcome.error]
+    total, named = sum(map(len, BROUGHT.values())), f"; not {', '.join(failed)}" if failed else ""
     lines = [
         "# Coverage",
         "",
@@ -281,6 +284,9 @@ def table(results: dict[str, Any]) -> str:
         "that the two differ; rows without a word were tried before this, and reloading, were part of the check. `params` and",
         "`FLOPs`: what is left. Seconds of one processor: to get the graphs (of the dense model, and of the small one where",
         "sizes in the code are to be checked), and beyond it. MiB: what planning added to the peak of the process.",
+        "",
+        f"Of {total} that people bring beside classifiers (detectors, segmentation, video, optical flow, graphs, diffusion,",
+        f"language, mixtures, adapters; tied, frozen and in bfloat16): **{len(brought) - len(failed)}**{named}.",
         "",
         "| family | model | ratio | result | equal | params | FLOPs | graph s | plan s | plan MiB | notes |",
         "|---|---|--:|---|---|--:|--:|--:|--:|--:|--:|",

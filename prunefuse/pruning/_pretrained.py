@@ -9,8 +9,10 @@ must be.
 from __future__ import annotations
 
 import copy
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -62,10 +64,24 @@ def write(folder: Path, small: nn.Module, plan: str, attributes: Attributes, inp
     fitting = fitted(small, config, attributes)
     shown: Any = copy.copy(small)  # the same tensors, another configuration
     vars(shown)["config"] = fitting
-    with files.new_folder(folder) as temporary, quiet():
+    with files.new_folder(folder) as temporary, quiet(), _without_progress_bars():
         shown.save_pretrained(temporary)
         (temporary / PLAN).write_bytes(files.utf8(plan))
         _check_same(small, library.from_pretrained(temporary), inputs)
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """While it lasts, transformers and diffusers show none, those that are imported."""
+    modules = [sys.modules.get(f"{library}.utils.logging") for library in ("transformers", "diffusers")]
+    active: list[Any] = [x for x in modules if x is not None and x.is_progress_bar_enabled()]
+    for module in active:
+        module.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for module in active:
+            module.enable_progress_bar()
 
 
 def fitted(small: nn.Module, config: Any, attributes: Attributes) -> Any:

@@ -70,8 +70,8 @@ def plan_pruning(
     that read them. Where axes of different width are tied, the narrow one is settled first. The wider one keeps its tied
     channels and fills up from its own.
 
-    Where a router chooses of experts, whole ones leave with their rows of it, and at least as many stay as it chooses. They
-    all stay with the router in ``ignore``.
+    Where a router chooses of experts, whole ones leave with their rows of it, and at least as many stay as it chooses. All
+    stay with the router's weight in ``ignore``, as in ``["*.gate.weight"]``.
 
     Attention loses whole heads, a grouped convolution the same channels of every group. Their counts are rounded in these
     units. Inputs and outputs of the model stay as they are. So does what the code of a module cannot express; the plan's

@@ -101,7 +101,15 @@ def dense(self, x, weights, picks):
     return torch.einsum("tei,edi,te->td", y, self.down, gates)
 
 
-WAYS = [grouped, picked, looped, dense]
+def summed(self, x, weights, picks):
+    """Every expert on all tokens, which are repeated for each, and a sum by hand."""
+    gates = torch.zeros(len(x), self.num_experts, dtype=x.dtype).scatter(1, picks, weights)
+    y = x.repeat(self.num_experts, 1) * gates.ne(0).to(x.dtype).T.reshape(-1, 1)
+    y = torch.bmm(y.view(self.num_experts, len(x), -1), self.up.mT).relu()
+    return (torch.bmm(y, self.down.mT) * gates.T[..., None]).sum(0)
+
+
+WAYS = [grouped, picked, looped, dense, summed]
 CHOICES = [softmax_first, softmax_last, one_by_max, one_by_argmax, in_groups]
 
 
@@ -156,7 +164,7 @@ def test_as_many_experts_stay_as_the_router_chooses(apply, choose, least):
 
 def test_experts_stay_where_their_router_is_ignored():
     model, x = made(grouped, softmax_first)
-    small = plan_pruning(model, x, ratio=0.5, ignore=["router"]).extract(model)
+    small = plan_pruning(model, x, ratio=0.5, ignore=["router.weight"]).extract(model)
     assert tuple(small.up.shape) == (EXPERTS, INNER // 2, WIDTH // 2)
 
 
@@ -234,3 +242,67 @@ def test_weights_picked_by_number_lose_the_entries_that_no_number_picks():
     model = Stays(lambda self, x: (self.table[x.topk(2, -1)[1]].sum((-1, -2)) * x.topk(2, -1)[0]).sum(-1))
     plan = plan_pruning(model, torch.randn(4, 6), ratio=0.5)
     assert plan.extract(model).table.shape[0] == len(plan.kept["a.weight"][0]) == 4
+
+
+class Stack(nn.Module):
+    """Mixtures beside a router that looks at a number of experts of its own, and a model that balances them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (Counting(count) for count in (8, 8))
+        self.num_experts = 8
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x)))
+
+
+class Router(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.num_experts = count
+        self.weight = nn.Parameter(torch.randn(count, WIDTH))
+
+    def forward(self, x):
+        return F.linear(x, self.weight)
+
+
+class Counting(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.gate, self.experts = Router(count), Mixed(count)
+        self.other = Other(count)
+
+    def forward(self, x):
+        weights, picks = self.gate(x).softmax(-1).topk(2, -1)
+        return x + self.experts(x, weights, picks) + self.other(x)
+
+
+class Mixed(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.num_experts = count
+        self.up = nn.Parameter(torch.randn(count, INNER, WIDTH))
+        self.down = nn.Parameter(torch.randn(count, WIDTH, INNER))
+
+    forward = grouped
+
+
+class Other(nn.Module):
+    """Has a number of the same name and size, of what stays."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.num_experts = count
+
+    def forward(self, x):
+        return x.view(len(x), self.num_experts, -1).softmax(1).flatten(1)
+
+
+def test_the_number_of_experts_changes_in_routers_and_models_around_them():
+    torch.manual_seed(0)
+    model, x = Stack(), torch.randn(TOKENS, WIDTH)
+    small = plan_pruning(model, x, ratio=0, ratios={"*.gate": 0.5}).extract(model)
+    assert small.num_experts == small.first.gate.num_experts == small.second.experts.num_experts == 4
+    assert small.first.other.num_experts == 8
+    assert small(x).shape == (TOKENS, 3)

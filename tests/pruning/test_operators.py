@@ -109,6 +109,8 @@ PASSING = {
     "buckets": lambda x: x * torch.bucketize(x, torch.tensor([0.0, 1.0]).double()),
     "around": lambda x: F.pad(x, (1, 1, 1, 1), mode="circular"),
     "split into gates": lambda x: torch.cat(x.unsafe_chunk(2, 1)[::-1], 1),
+    "gates in between": lambda x: torch.stack([x[:, ::2].relu(), x[:, 1::2].sigmoid()], 2).flatten(1, 2),
+    "four in a row": lambda x: torch.cat([x[:, ::4] * x[:, 3::4], x[:, 2::4]] * 2, 1),
 }
 OTHER_DIMENSIONS = {
     "transposed convolution of lines": (1, nn.ConvTranspose1d(8, 8, 3, groups=4)),

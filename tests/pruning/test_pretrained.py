@@ -168,3 +168,13 @@ def test_what_is_not_of_transformers_is_told(tmp_path):
     with pytest.raises(FileExistsError, match="mine exists and is not overwritten"):
         plan.save_pretrained(plan.extract(bert), tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes"]
+
+
+def test_saving_shows_no_progress_bars(tmp_path, capfd):
+    dense = built("Llama")
+    plan = plan_pruning(dense, TOKENS, uniform=True)
+    small = plan.extract(dense)
+    capfd.readouterr()
+    plan.save_pretrained(small, tmp_path / "folder")
+    assert not any("0/" in text or "it/s" in text for text in capfd.readouterr())
+    assert importlib.import_module("transformers.utils.logging").is_progress_bar_enabled()

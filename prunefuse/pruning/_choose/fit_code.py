@@ -248,17 +248,25 @@ class Decision:
         A router may choose without a look at it, and a loss of the whole model that balances experts needs it.
         """
         trace = self.trace
-        widths = {(len(ids), self.count(ids)) for ids, _ in trace.chosen}
+        experts = {c for ids, _ in trace.chosen for c in trace.component[ids].tolist()} - {0}
+        if not experts:
+            return {}
+
+        def gives(path: str, size: int) -> set[bool]:
+            """Whether axes of this size that a module gives to operators are of experts, or of something else."""
+            axes = (ids for ids in trace.literals.get(path, ()) if len(ids) == size)
+            return {not experts.isdisjoint(trace.component[ids].tolist()) for ids in axes}
+
         changed: dict[tuple[str, int], dict[str, int]] = {}
         for (path, name, position), value in new.items():
             old = getattr(trace.modules[path], name, None) if position is None else None
-            if old is not None and (old, value) in widths:
+            if type(old) is int and gives(path, old) == {True}:
                 changed.setdefault((name, old), {})[path] = value
         found: dict[Size, int] = {}
-        for path, module in trace.modules.items() if changed else ():
+        for path, module in trace.modules.items():
             near = path.rpartition(".")[0]
             for (name, old), values in changed.items():
-                if path in values or vars(module).get(name) != old:
+                if path in values or vars(module).get(name) != old or False in gives(path, old):
                     continue
                 inside = {value for p, value in values.items() if not path or p.startswith(f"{path}.")}
                 beside = {value for p, value in values.items() if p.rpartition(".")[0] == near}

@@ -352,16 +352,17 @@ class Tracing:
         return value
 
     def sliced(self, value: Value) -> Value:
-        """The parameter or buffer of three or more axes of which a computed value is one slice, or one each; else itself."""
-        found, slices = value, False
+        """The parameter or buffer of three or more axes that a computed value is, transposed, or a slice of; else itself."""
+        found = value
         while found.name is None:
             made = next((c for c in reversed(self.calls) if any(found is out for out in c.outputs)), None)
             name = "" if made is None else made.op.removeprefix("aten::")
-            if made is None or not (name in _SLICING or name in _REARRANGING):
+            if made is None or name not in (*_REARRANGING, *_SLICING):
                 return value
-            slices |= name == "select" or any(x.points is not None for x in made.inputs[1:])
+            if name in _SLICING[1:] and all(x.points is None for x in made.inputs[1:]):
+                return value
             found = made.inputs[0]
-        return found if slices and len(found.axes) > 2 else value
+        return found if len(found.axes) > 2 else value
 
 
 _SLICING = ("select", "index", "index_select")

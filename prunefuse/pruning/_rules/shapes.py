@@ -132,12 +132,22 @@ def expand(call: Call, x: Value, sizes: Any = (), **_: Any) -> Value:
 def repeat(call: Call, x: Value, counts: Sequence[int]) -> Value:
     """Every axis as often as wanted, one whole after the other; new axes in front."""
     axes = (fixed(1),) * (len(call.shape) - len(x.axes)) + x.axes
-    whole = tuple(np.tile(ids, size // max(1, len(ids))) for ids, size in zip(axes, call.shape, strict=True))
+    whole = tuple(_tiled(call, ids, size) for ids, size in zip(axes, call.shape, strict=True))
     out = _repeated(call, Value(whole), x)
     for mine, ids in zip(out.axes, whole, strict=True):
         if mine is not ids:
             call.holds(mine)
     return out
+
+
+def _tiled(call: Call, ids: Ids, size: int) -> Ids:
+    """An axis one time after the other; of one that stays any time may leave, as where tokens are repeated for each expert."""
+    times = size // max(1, len(ids))
+    if times < 2 or len(ids) < 2 or ids.any() or not call.trace.routing:
+        return np.tile(ids, times)
+    each = call.trace.couplings.open(times)
+    call.holds(each)
+    return np.repeat(each, len(ids))
 
 
 def _repeated(call: Call, out: Value, x: Value) -> Value:
@@ -192,7 +202,7 @@ def stack(call: Call, tensors: Sequence[Value], dim: int = 0) -> Value:
 def slice_(
     call: Call, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Value:
-    """Part of an axis; a channel axis is cut into equal blocks, or where the module says."""
+    """Part of an axis; a channel axis is cut into equal blocks, or where the module says, or all leave of so many in a row."""
     ids, size = x.axes[dim], call.shape[dim]
     if size == len(ids):
         return Value(x.axes)
@@ -201,6 +211,11 @@ def slice_(
         return x.with_axis(dim, _blocks(call, ids, size)[first // size])
     if not size:
         return x.with_axis(dim, fixed(0))
+    if (
+        1 < step == len(ids) / size and first < step
+    ):  # one of every so many, as of gates between what they are for
+        call.link(ids, np.repeat(ids[::step], step))
+        return x.with_axis(dim, ids[first::step])
     parts = [n for n in (first, size, len(ids) - first - size) if n]
     if step != 1 or 1 in parts:
         call.keep(ids, "cuts a channel axis at fixed positions")
