@@ -19,7 +19,7 @@ from prunefuse.data._items import CLASSES, check_map_style, length_of
 from prunefuse.ops.integers import row_indices
 from prunefuse.scoring import EnsembleScores
 from prunefuse.tasks._single_label import SingleLabel
-from prunefuse.tasks._task import Metrics, Task
+from prunefuse.tasks._task import Metrics, Task, metrics_of, require_measured
 from prunefuse.training._feature_file import identity_of, write_features
 from prunefuse.training._modes import called, device_of, evaluating, reading_for
 from prunefuse.training._recipe import Recipe
@@ -455,10 +455,10 @@ def measure(
             data, batches, labels=True, device=device, workers=workers, reading=reading
         ):
             assert labels is not None
-            part = task.measure(forward(model, inputs, recipe, task), labels)
+            part = require_measured(task, task.measure(forward(model, inputs, recipe, task), labels))
             total = part if total is None else total + part
     assert total is not None
-    return task.metrics(total)
+    return metrics_of(task, total)
 
 
 def task_targets(task: Task) -> Any:
