@@ -72,9 +72,9 @@ def start(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Labels one has: CSV with the columns path (from PATH) and label; of texts id and label. Or the file of texts "
-            "itself, if it has a column label.",
-            metavar="CSV",
+            help="Labels one has: CSV or JSON lines with path (from PATH) and label; of texts id and label. Or the file of "
+            "texts itself, if it has a column label.",
+            metavar="FILE",
             rich_help_panel=WHAT,
             show_default=False,
         ),

@@ -178,6 +178,8 @@ def _as_tensors(value: Any) -> Any:
     """Tensors in the same dicts and tuples; of arrays, numbers and lists of numbers."""
     if isinstance(value, Mapping):
         return {name: _as_tensors(one) for name, one in value.items()}
+    if isinstance(value, list) and not value:
+        return torch.zeros(0, dtype=torch.int64)  # a sequence without words
     if isinstance(value, tuple | list) and not _is_numbers(value):
         return tuple(map(_as_tensors, value))
     if isinstance(value, np.ndarray) or (isinstance(value, Tensor) and value.layout != torch.strided):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -164,6 +165,8 @@ def check_training(config: LoopConfig, fit: Any, evaluate: Any) -> None:
     for name, given in (("fit", fit), ("evaluate", evaluate)):
         if given is not None and not callable(given):
             raise TypeError(f"{name} must be a function, got {type(given).__name__}")
+        if given is not None:
+            _check_signature(name, given)
     if fit is not None and config.chooser.dynamics is not None:
         raise ValueError(f"fit must be left out with {config.strategy}, which records the training, got one")
     for recipe in (config.recipe, config.training_of_selector):
@@ -173,6 +176,22 @@ def check_training(config: LoopConfig, fit: Any, evaluate: Any) -> None:
             raise ValueError(
                 f"validation must be 0 with {config.strategy}, which records every label, got {recipe.validation}"
             )
+
+
+_CALLS = {"fit": "(model, data, *, device, seed, teacher=None)", "evaluate": "(model, data, *, device)"}
+
+
+def _check_signature(name: str, function: Any) -> None:
+    """Raise ``TypeError`` unless a function can be called as a training or a test is."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of code that does not tell
+        return
+    named = {"device": None} if name == "evaluate" else {"device": None, "seed": 0, "teacher": None}
+    try:
+        signature.bind(None, None, **named)
+    except TypeError as error:
+        raise TypeError(f"{name} must take {_CALLS[name]}, got {signature}: {error}") from None
 
 
 def own_metrics(given: Any) -> dict[str, Any]:

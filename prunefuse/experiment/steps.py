@@ -205,7 +205,8 @@ def _keep(folder: Path, result: Result[Any]) -> None:
     own = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     hashes = {path.name: digest(path) for path in own if path.name != DONE}
     told = {**result.values, "spent": [asdict(line) for line in result.lines], "files": hashes}
-    files.write_json(folder / DONE, {**told, "sha256": digest_of(told)})
+    # A metric may be NaN, such as one of a class without samples.
+    files.write_json(folder / DONE, {**told, "sha256": digest_of(told)}, allow_nan=True)
 
 
 def _share(folder: Path, shared: Path) -> None:

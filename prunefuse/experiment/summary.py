@@ -73,14 +73,14 @@ class Arm:
             for done in self._rounds()
             if done.labels == labels
         ]
-        return _spread(value for value in found if value is not None)
+        return _spread(value for value in found if value is not None and value == value)  # not NaN
 
     def metrics(self, labels: int, network: Network = "final") -> dict[str, Spread]:
         """All metrics of one number on the test set at this size, by name, over the seeds that have them."""
         found: dict[str, list[float]] = {}
         for done in self._rounds():
             for name, value in done.metrics.get(network, {}).items() if done.labels == labels else ():
-                if not isinstance(value, tuple):
+                if not isinstance(value, tuple) and value == value:
                     found.setdefault(name, []).append(value)
         return {name: Spread(tuple(values)) for name, values in found.items()}
 

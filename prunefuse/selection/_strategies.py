@@ -534,7 +534,13 @@ def _of_task(
 
 
 def _utilities_of(task: Task, token: str, outputs: Any, inputs: Any) -> Tensor:
-    return task.utilities(outputs, token, inputs)
+    found, samples = task.utilities(outputs, token, inputs), length_of(inputs)
+    if not isinstance(found, Tensor) or found.shape != (samples,):
+        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"{type(task).__name__}.utilities must give one for each of {samples} samples, got {got}"
+        )
+    return found
 
 
 def _own_utilities(function: Callable[[Any], Any], outputs: Any, inputs: Any) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from prunefuse.tasks._task import Metrics
+from prunefuse.tasks._task import Loss, Metrics
 
 
 def mean_of(values: Tensor) -> float:
@@ -15,6 +16,26 @@ def mean_of(values: Tensor) -> float:
 
 BINS = 15
 """Of confidence, equally wide, for the expected calibration error."""
+
+
+def cross_entropy_of(outputs: Tensor, targets: Tensor, how: Loss, ignored: int) -> Tensor:
+    """The mean cross-entropy of the places that count; 0 where none does. Nothing waits for a device.
+
+    Args:
+        outputs: (N, C, ...) logits.
+        targets: (N, ...) class indices.
+        how: What the recipe says.
+        ignored: The label of places that do not count.
+    """
+    some = (targets != ignored).any()
+    loss = functional.cross_entropy(
+        outputs,
+        targets.where(some, 0),
+        weight=how.class_weights,
+        label_smoothing=how.label_smoothing,
+        ignore_index=ignored,
+    )
+    return loss * some
 
 
 def class_sums(outputs: Tensor, targets: Tensor, ignored: int | None = None) -> Tensor:

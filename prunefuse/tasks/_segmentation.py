@@ -12,7 +12,7 @@ from torch.nn import functional
 from prunefuse._names import LOGIT_STRATEGIES
 from prunefuse._options import check_fields, checked, one_of
 from prunefuse.scoring import score_pixels
-from prunefuse.tasks._counts import class_metrics, class_sums
+from prunefuse.tasks._counts import class_metrics, class_sums, cross_entropy_of
 from prunefuse.tasks._task import Loss, Metrics, Task, require_axes, require_classes
 
 
@@ -67,17 +67,11 @@ class Segmentation(Task):
         return found
 
     def stored(self, argument: str, labels: Tensor, samples: Tensor) -> Tensor:
-        return labels.long()
+        return (labels[:, 0] if labels.ndim == 4 and labels.shape[1] == 1 else labels).long()
 
     def loss(self, outputs: Tensor, targets: Tensor, how: Loss) -> Tensor:
         outputs = _sized(outputs, targets)
-        loss = functional.cross_entropy(
-            outputs,
-            targets,
-            weight=how.class_weights,
-            label_smoothing=how.label_smoothing,
-            ignore_index=self.ignored,
-        )
+        loss = cross_entropy_of(outputs, targets, how, self.ignored)
         return loss + _dice(outputs, targets, self.ignored) if how.name == "dice" else loss
 
     def divergence(self, outputs: Tensor, taught: Tensor, targets: Tensor, temperature: float) -> Tensor:

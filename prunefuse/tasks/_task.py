@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,7 +102,7 @@ class Task:
 
     def loss(self, outputs: Any, targets: Any, how: Loss) -> Tensor:
         """The mean loss of a batch, a scalar."""
-        raise NotImplementedError(f"{type(self).__name__}.loss")
+        raise NotImplementedError(f"{type(self).__name__} must define loss")
 
     def divergence(self, outputs: Any, taught: Any, targets: Any, temperature: float) -> Tensor:
         """How far outputs are from those of a teacher, both divided by ``temperature``: a scalar, mean over a batch.
@@ -113,15 +114,15 @@ class Task:
 
     def utilities(self, outputs: Any, strategy: str, inputs: Any) -> Tensor:
         """(N,), higher = label first, NaN = never, of outputs without labels. ``inputs`` are what the model was given."""
-        raise NotImplementedError(f"{type(self).__name__}.utilities")
+        raise NotImplementedError(f"{type(self).__name__} must define utilities")
 
     def measure(self, outputs: Any, targets: Any) -> Tensor:
         """(k,): what `metrics` needs of a batch. It is added up over batches."""
-        raise NotImplementedError(f"{type(self).__name__}.measure")
+        raise NotImplementedError(f"{type(self).__name__} must define measure")
 
     def metrics(self, measured: Tensor) -> Metrics:
         """How good outputs are, of the sum of what `measure` gave. Higher is better for the first."""
-        raise NotImplementedError(f"{type(self).__name__}.metrics")
+        raise NotImplementedError(f"{type(self).__name__} must define metrics")
 
     def hits(self, outputs: Any, targets: Any) -> Tensor | None:
         """The first metric, summed over the samples of a batch, where that is cheaper than `measure`: training tells it."""
@@ -149,19 +150,60 @@ class Task:
             TypeError: It is not; names the argument and the sample.
         """
         try:
+            if hasattr(value, "__array_interface__"):  # an image of Pillow, such as a mask
+                value = np.asarray(value)
             found: Tensor = (
                 as_tensor("label", value) if hasattr(value, "__array__") else torch.as_tensor(value)
             )
         except (TypeError, ValueError, RuntimeError):
             kind = type(value).__name__
+            got = shown(value) if isinstance(value, tuple | list) else kind
             raise TypeError(
-                f"{argument} must have a label of numbers for sample {sample}, got {kind}"
+                f"{argument} must have a label of numbers for sample {sample}, got {got}"
             ) from None
         return found
 
     def described(self) -> str:
         """What the task is, with its options, to compare with when a run goes on."""
         return repr(self) if type(self).__repr__ is not object.__repr__ else type(self).__qualname__
+
+
+def metrics_of(task: Task, measured: Any) -> Metrics:
+    """The metrics of a task, from the sum of what it measured, as numbers and tuples of numbers.
+
+    Raises:
+        TypeError: it gave something else; names the task's function.
+    """
+    given: Any = task.metrics(measured)
+    kind = type(task).__name__
+    expected = f"{kind}.metrics must give numbers, or one for each class, by name"
+    if not isinstance(given, Mapping) or not given:
+        got = "nothing" if isinstance(given, Mapping) else type(given).__name__
+        raise TypeError(f"{expected}, got {got}")
+    found: Metrics = {}
+    for name, value in given.items():
+        try:
+            several = isinstance(value, tuple | list) or getattr(value, "ndim", 0) == 1
+            found[str(name)] = tuple(map(float, value)) if several else float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{expected}, got {type(value).__name__} for {name}") from None
+    return found
+
+
+def require_measured(task: Task, given: Any) -> Tensor:
+    """What a task measured of a batch; ``TypeError``, naming its function, unless it is a tensor, which can be added up."""
+    if not isinstance(given, Tensor):
+        got = type(given).__name__
+        raise TypeError(f"{type(task).__name__}.measure must give a tensor, got {got}")
+    return given
+
+
+def require_scalar(task: Task, given: Any) -> Tensor:
+    """The loss of a task; ``TypeError``, naming its function, unless it is a tensor of one number."""
+    if not isinstance(given, Tensor) or given.numel() != 1:
+        got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise TypeError(f"{type(task).__name__}.loss must give a tensor of one number, got {got}")
+    return given
 
 
 def logits_of(given: Any) -> Tensor:

@@ -14,7 +14,7 @@ from prunefuse._names import LOGIT_STRATEGIES
 from prunefuse._options import check_fields, checked, one_of
 from prunefuse.ops.integers import shown
 from prunefuse.scoring import score_tokens
-from prunefuse.tasks._counts import class_metrics, class_sums
+from prunefuse.tasks._counts import class_metrics, class_sums, cross_entropy_of
 from prunefuse.tasks._task import Loss, Metrics, Task, mask_of, require_axes, require_classes
 
 IGNORED = -100
@@ -56,10 +56,14 @@ class Tokens(Task):
         check_fields(self)
 
     def width(self, outputs: Any) -> int:
-        return require_axes(outputs, 3, "logits (N, T, C)").shape[2]
+        classes = require_axes(outputs, 3, "logits (N, T, C)").shape[2]
+        if self.outside is not None and not 0 <= self.outside < classes:
+            raise ValueError(f"outside must be a class in [0, {classes}), got {self.outside}")
+        return classes
 
     def label(self, argument: str, sample: int, value: Any, *, width: int | None = None) -> Any:
         found = self.numbers(argument, sample, value)
+        found = found.long() if found.shape == (0,) else found  # an empty list has no type
         if found.ndim != 1 or found.dtype.is_floating_point or found.dtype == torch.bool:
             raise TypeError(
                 f"{argument} must have (T,) whole numbers for sample {sample}, got {shown(value)}"
@@ -76,13 +80,7 @@ class Tokens(Task):
         return torch.nn.utils.rnn.pad_sequence(list(labels), batch_first=True, padding_value=IGNORED)
 
     def loss(self, outputs: Tensor, targets: Tensor, how: Loss) -> Tensor:
-        return functional.cross_entropy(
-            outputs.flatten(0, 1),
-            _padded(targets, outputs).flatten(),
-            weight=how.class_weights,
-            label_smoothing=how.label_smoothing,
-            ignore_index=IGNORED,
-        )
+        return cross_entropy_of(outputs.flatten(0, 1), _padded(targets, outputs).flatten(), how, IGNORED)
 
     def divergence(self, outputs: Tensor, taught: Tensor, targets: Tensor, temperature: float) -> Tensor:
         counted = (_padded(targets, outputs) != IGNORED).float()

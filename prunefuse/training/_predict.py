@@ -19,7 +19,7 @@ from prunefuse.data._items import CLASSES, check_map_style, length_of
 from prunefuse.ops.integers import row_indices
 from prunefuse.scoring import EnsembleScores
 from prunefuse.tasks._single_label import SingleLabel
-from prunefuse.tasks._task import Metrics, Task
+from prunefuse.tasks._task import Metrics, Task, metrics_of, require_measured
 from prunefuse.training._feature_file import identity_of, write_features
 from prunefuse.training._modes import called, device_of, evaluating, in_channels_last, reading_for
 from prunefuse.training._recipe import Recipe
@@ -471,10 +471,10 @@ def measure(
             passes = (inputs,) if batch_size or not isinstance(labels, Tensor) else _passes(inputs)
             each = labels.split([len(one) for one in passes]) if len(passes) > 1 else (labels,)
             for images, told in zip(passes, each, strict=True):
-                part = task.measure(forward(model, images, recipe, task), told)
+                part = require_measured(task, task.measure(forward(model, images, recipe, task), told))
                 total = part if total is None else total + part
     assert total is not None
-    return task.metrics(total)
+    return metrics_of(task, total)
 
 
 def task_targets(task: Task) -> Any:

@@ -20,7 +20,7 @@ from prunefuse.data._items import check_map_style, length_of
 from prunefuse.data._labels import OwnLabels
 from prunefuse.errors import TrainingDivergedError as TrainingDivergedError
 from prunefuse.tasks._single_label import SingleLabel
-from prunefuse.tasks._task import Loss, Metrics, Task
+from prunefuse.tasks._task import Loss, Metrics, Task, metrics_of, require_measured, require_scalar
 from prunefuse.training import _checkpoint
 from prunefuse.training._adversarial import Adversarial
 from prunefuse.training._checkpoint import Checkpoint, Moment
@@ -227,7 +227,7 @@ def train(
                 with torch.no_grad():
                     part = task.hits(outputs, labels)
                     told = part is not None
-                    part = task.measure(outputs, labels) if part is None else part
+                    part = require_measured(task, task.measure(outputs, labels)) if part is None else part
                 total += step_loss * len(positions)
                 measured = part if measured is None else measured + part
                 if on_batch is not None:
@@ -240,7 +240,7 @@ def train(
                     f"{lr:g}, batches of {recipe.batch_size}): lower lr, or look for such values in the data"
                 )
             assert measured is not None
-            correct = float(measured) / samples if told else first_of(task.metrics(measured))
+            correct = float(measured) / samples if told else first_of(metrics_of(task, measured))
             validated = None
             if len(held):
                 asked: dict[str, Any] = {"recipe": recipe, "workers": workers, "task": task}
@@ -382,9 +382,9 @@ def _loss(
 ) -> tuple[Tensor, Any]:
     """The mean loss of a batch, and its outputs."""
     outputs = forward(model, inputs, recipe, task)
-    how = _widened(how, task, outputs)
+    how = _widened(how, task, outputs, counted=recipe.balance_classes)
     if distillation is None:
-        return task.loss(outputs, labels, how), outputs
+        return require_scalar(task, task.loss(outputs, labels, how)), outputs
     return distillation.loss(outputs, taught, labels, task, how), outputs
 
 
@@ -405,11 +405,11 @@ def _teach(
     return teach
 
 
-def _widened(how: Loss, task: Task, outputs: Any) -> Loss:
-    """The loss with a weight for each class that the network has, the last ones of which may have no labels."""
+def _widened(how: Loss, task: Task, outputs: Any, *, counted: bool) -> Loss:
+    """The loss with a weight for each class that the network has; where they are ``counted``, the last may have no labels."""
     if how.class_weights is None or (missing := task.width(outputs) - len(how.class_weights)) == 0:
         return how
-    if missing < 0:
+    if missing < 0 or not counted:
         raise ValueError(
             f"class_weights must be one for each of {task.width(outputs)} classes, got {len(how.class_weights)}"
         )

@@ -141,13 +141,29 @@ def test_a_run_on_texts(tmp_path, monkeypatch, model):
     assert {row["id"] for row in picks} < {f"n{i}" for i in range(60)}
 
 
+@pytest.mark.parametrize("model", ["text_cnn", "text_transformer"])
+def test_scores_of_texts_are_extrapolated(tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "texts.csv", rows(80))
+    line = f"extrapolate --data text:texts.csv --id name --model {model} --epochs 2 --min-steps 0 --subset 50% --score el2n"
+    options = "--by knn,ridge --prune-ratio 0.5 --fuse --jobs 1 --threads 1 --device cpu --out out --quiet"
+    result = CliRunner().invoke(app, [*line.split(), *options.split()])
+    assert result.exit_code == 0, result.output
+    for by in ("knn", "ridge"):
+        kept = list(csv.DictReader((tmp_path / f"out/seed0/by-{by}/keep-32/kept.csv").open()))
+        assert len(kept) == 32
+        assert "extrapolated" in {row["source"] for row in kept}
+    recipe = folder.read_facts(tmp_path / "out")["config"]["recipe"]
+    assert (recipe["optimizer"], recipe["epochs"]) == ("adamw", 2)  # that of texts
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ("run --data text:texts.csv --seeds 1", "or FILE.py:FUNCTION, for texts, got resnet20"),
         ("run --model text_cnn --seeds 1", "for 1x8x8 images, got text_cnn"),
         ("run --text words --seeds 1", "must be left out with digits, which has no texts"),
-        ("extrapolate --data text:texts.csv", "data must be images, got 'text:texts.csv'"),
+        ("extrapolate --data text:texts.csv", "or FILE.py:FUNCTION, for texts, got resnet20"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_named(tmp_path, monkeypatch, line, said):

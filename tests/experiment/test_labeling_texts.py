@@ -286,6 +286,61 @@ def test_labels_one_has_are_in_the_file_itself_or_in_another(tmp_path):
     assert "line 3: label must be one of yes, no, ? or empty, got 'maybe'" in said
 
 
+def test_labels_one_has_may_be_json_lines(tmp_path):
+    pool = write_csv(tmp_path / "pool.csv", [("one",), ("two",), ("three",)], ("text",))
+    have = write_jsonl(
+        tmp_path / "have.jsonl",
+        [
+            {"id": 1, "label": "no"},
+            {"id": "2", "label": None},
+            {"id": "3", "label": "yes", "annotator": "ben"},
+        ],
+    )
+    assert "3 texts, 2 of them with a label; classes no, yes" in start(tmp_path, pool, f"--labels {have}")
+    assert project.find(tmp_path / "project").given == {"1": "no"}
+    write_jsonl(have, [{"id": 1, "label": ["no", "new"]}, {"id": 3, "label": []}])
+    assert "classes new, no" in start(tmp_path, pool, f"--multi-label --labels {have}", name="b")
+    assert project.find(tmp_path / "b").given == {"1": "new;no", "3": "-"}
+    said = start(tmp_path, pool, f"--classes no,yes --labels {have}", 2, "c")
+    assert "have.jsonl, line 1: label of 1 must be a name, got ['no', 'new']" in said
+    have.write_text('{"label": "no"}\nno\n')
+    said = start(tmp_path, pool, f"--classes no,yes --labels {have}", 2, "d")
+    assert "line 1: must be an object with id" in said
+    assert "line 2: must be JSON" in said
+
+
+def test_labels_of_texts_that_come_later_are_in_the_file_where_they_were_at_the_start(tmp_path):
+    first = [("t0", text(0), "good"), ("t1", text(1), "bad"), ("t2", text(2), "")]
+    later = [*first, ("t3", text(3), "bad"), ("t4", text(4), "")]
+    header = ("id", "text", "label")
+    pool = write_csv(tmp_path / "pool.csv", first, header)
+    start(tmp_path, pool, f"--labels {pool}")
+    start(tmp_path, pool, name="without")
+    write_csv(pool, [*later, ("t5", text(5), "Good")], header)
+    said = call("next", tmp_path / "project", f"-n 9 -o {tmp_path / 'x.csv'}", 2)
+    assert "pool.csv, line 7: label must be one of bad, good, ? or empty, got 'Good'" in said
+    write_csv(pool, later, header)
+    asked = {}
+    for name in ("project", "without"):
+        call("next", tmp_path / name, f"-n 9 -o {tmp_path / name}.csv")
+        asked[name] = {row["id"] for row in rows(tmp_path / f"{name}.csv")}
+    assert asked == {"project": {"t2", "t4"}, "without": {"t0", "t1", "t2", "t3", "t4"}}
+    assert labels.status(tmp_path / "project").labels == {"bad": 2, "good": 1}
+
+
+def test_a_strategy_of_ones_own_is_found_from_anywhere(tmp_path, monkeypatch):
+    pool = write_csv(tmp_path / "pool.csv", [(f"t{n}", text(n)) for n in range(12)])
+    (tmp_path / "mine.py").write_text("def doubt(logits):\n    return -logits.abs().sum(1)\n")
+    monkeypatch.chdir(tmp_path)
+    start(tmp_path, pool, "--classes bad,good --strategy mine.py:doubt --epochs 1 --min-steps 0")
+    have = write_csv(tmp_path / "l.csv", [("t0", "good"), ("t1", "bad")], ("id", "label"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    call("import", tmp_path / "project", have)
+    call("next", tmp_path / "project", f"-n 3 -o {tmp_path / 'b.csv'}")
+    assert {row["why"] for row in rows(tmp_path / "b.csv")} == {f"highest {tmp_path / 'mine.py'}:doubt"}
+
+
 def test_texts_that_come_go_and_change(tmp_path):
     pool = write_csv(tmp_path / "pool.csv", [(f"t{n}", text(n)) for n in range(4)])
     start(tmp_path, pool)

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import prunefuse
 from prunefuse import ActiveLearning, LoopConfig, Recipe
-from prunefuse.tasks import Detection, MultiLabel, Regression, Segmentation, Task, Tokens
+from prunefuse.tasks import Detection, Loss, MultiLabel, Regression, Segmentation, Task, Tokens
 
 RECIPE = Recipe(epochs=6, batch_size=16, lr=0.01, optimizer="adamw", schedule="constant", weight_decay=0.01)
 
@@ -134,7 +135,8 @@ def loop(kind, **more):
     recipe = replace(RECIPE, epochs=25) if "numbers" in kind or "labels" in kind else RECIPE
     config = LoopConfig(schedule=(60, 90), strategy=strategy, task=task, recipe=recipe)
     config = replace(config, **{k: more.pop(k) for k in list(more) if k in LoopConfig.__dataclass_fields__})
-    return ActiveLearning(factory, data(150, 0), data(80, 1), config, **more)
+    pool, test = more.pop("data", None) or (data(150, 0), data(80, 1))
+    return ActiveLearning(factory, pool, test, config, **more)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -291,6 +293,112 @@ class Ranks(Task):
 def test_a_task_of_ones_own():
     rounds = list(loop("numbers, both", task=Ranks(), strategy="near"))
     assert rounds[1].metrics["final"]["ordered"] == rounds[1].final_accuracy > 0.8
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "said"),
+    [
+        ("loss", lambda outputs, targets, how: outputs, r"Own\.loss must give a tensor of one number, got shape"),
+        ("loss", lambda outputs, targets, how: 0.5, r"Own\.loss must give a tensor of one number, got float"),
+        ("measure", lambda outputs, targets: 0.5, r"Own\.measure must give a tensor, got float"),
+        ("metrics", lambda measured: 0.5, r"Own\.metrics must give numbers.*by name, got float"),
+        ("metrics", lambda measured: {}, r"Own\.metrics must give numbers.*by name, got nothing"),
+        ("metrics", lambda measured: {"a": "good"}, r"Own\.metrics must give numbers.*got str for a"),
+        ("utilities", lambda outputs, *_: outputs, r"Own\.utilities must give one for each of \d+ samples, got shape"),
+        ("utilities", lambda outputs, *_: [0.5], r"Own\.utilities must give one for each of .*got list"),
+        ("loss", Task().loss, "Task must define loss"),
+    ],
+)  # fmt: skip
+def test_what_a_task_of_ones_own_gives_is_checked(function, given, said):
+    own = type("Own", (Ranks,), {function: staticmethod(given)})()
+    with pytest.raises((TypeError, ValueError, NotImplementedError), match=said):
+        list(loop("numbers, both", task=own, strategy="near"))
+
+
+@pytest.mark.parametrize("value", [3, np.float32(0.5), torch.tensor(0.5), float("nan"), [0.25, 0.5]])
+def test_metrics_of_ones_own_are_numbers_of_any_kind(tmp_path, value):
+    own = type("Own", (Ranks,), {"metrics": lambda self, measured: {"first": value, "other": 1}})()
+    done = list(loop("numbers, both", task=own, strategy="near", folder=tmp_path))
+    wanted = (0.25, 0.5) if isinstance(value, list) else float(value)
+    assert repr(done[1].metrics["final"]) == repr({"first": wanted, "other": 1.0})
+    [again] = [
+        r.metrics["final"]
+        for r in loop("numbers, both", task=own, strategy="near", folder=tmp_path).state.rounds[1:]
+    ]
+    assert repr(again) == repr(done[1].metrics["final"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"fit": lambda model, data: None}, r"fit must take \(model, data, \*, device, seed, teacher=None\), got \(model"),
+        ({"fit": lambda model, data, *, device, seed: None}, "unexpected keyword argument 'teacher'"),
+        ({"evaluate": lambda model, data: 0.5}, r"evaluate must take \(model, data, \*, device\), got \(model, data\)"),
+    ],
+)  # fmt: skip
+def test_functions_that_cannot_be_called_are_named_before_any_work(options, said):
+    with pytest.raises(TypeError, match=said):
+        loop("numbers, both", **options)
+
+
+def test_an_evaluation_of_ones_own_may_give_nan(tmp_path):
+    given = {"score": float("nan"), "other": float("inf")}
+    done = list(loop("numbers, both", evaluate=lambda model, data, *, device: given, folder=tmp_path))
+    assert repr(done[1].metrics["final"]) == repr(given)
+
+
+def test_masks_are_images_too_and_may_have_an_axis_of_one():
+    pool = bands(24, 0)
+    images, masks = pool.tensors
+    as_images = Items(
+        [
+            (image, Image.fromarray(mask.numpy().astype(np.uint8)))
+            for image, mask in zip(images, masks, strict=True)
+        ]
+    )
+    facts = [
+        [(r.picks, r.metrics["final"]) for r in loop("pixels", data=(one, one), schedule=(8, 12))]
+        for one in (pool, as_images, TensorDataset(images, masks[:, None]))
+    ]
+    assert repr(facts[0]) == repr(facts[1]) == repr(facts[2])
+
+
+def test_what_does_not_count_at_all_costs_nothing():
+    for task, outputs, ignored in (
+        (Segmentation(), torch.randn(2, 3, 4, 4), 255),
+        (Tokens(), torch.randn(2, 5, 3), -100),
+    ):
+        outputs.requires_grad_()
+        shape = (2, 4, 4) if ignored == 255 else (2, 5)
+        loss = task.loss(outputs, torch.full(shape, ignored), Loss())
+        assert loss == 0
+        assert not torch.autograd.grad(loss, outputs)[0].any()
+
+
+def test_a_class_that_is_no_entity_must_be_one():
+    with pytest.raises(ValueError, match=r"outside must be a class in \[0, 2\), got 9"):
+        loop("tags", task=Tokens(outside=9))
+
+
+class Tagger(nn.Module):
+    """A tag for each word by itself and its neighbors; attention would have nothing to look at in an empty sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.head = nn.Embedding(40, 16), nn.Linear(16, 2)
+        self.mix = nn.Conv1d(16, 16, 3, padding=1)
+
+    def forward(self, input_ids, attention_mask):
+        return self.head(self.mix(self.words(input_ids).transpose(1, 2)).relu().transpose(1, 2))
+
+
+def test_a_sequence_may_be_empty():
+    items = sentences(30, 0, tags=True).items
+    items[3] = {"input_ids": [], "attention_mask": [], "labels": []}
+    config = LoopConfig((9, 20), strategy="entropy", task="tokens", recipe=RECIPE, seed=1)
+    done = list(ActiveLearning(Tagger, Items(items), Items(items), config))
+    assert 3 not in (*done[0].picks, *done[1].picks)  # without words it has no utility
+    assert done[1].unselectable == 1
 
 
 def test_a_training_of_ones_own():

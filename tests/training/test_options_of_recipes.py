@@ -192,6 +192,11 @@ def test_options_out_of_range_are_named(fields, said):
             {},
             "class_weights must be one for each of 2 classes, got 3",
         ),
+        (
+            replace(PLAIN, class_weights=(1.0,)),
+            {},
+            "class_weights must be one for each of 2 classes, got 1",
+        ),
         (replace(PLAIN, loss="dice"), {}, "loss must be one of cross_entropy of SingleLabel, got 'dice'"),
     ],
 )

@@ -10,7 +10,7 @@ from prunefuse._names import CRITERIA, MODELS, SCORES, Complement
 from prunefuse._options import any_of, changed, check_fields, documented, like, one_of, option, require
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.budgets import check_size, check_sizes
-from prunefuse.experiment.config import DataOptions, MachineOptions, check_network
+from prunefuse.experiment.config import DataOptions, MachineOptions, TextOptions, check_network
 from prunefuse.experiment.loop_config import PruneFuseOptions, TrainingOptions
 from prunefuse.training._recipe import RECIPES, Recipe
 
@@ -119,7 +119,7 @@ class ScoreOptions:
         "recipe",
         default=None,
         help="Training that the options below change; left out, that of the data set: digits for the digits, whose values "
-        "are in parentheses, else cifar. One of",
+        "are in parentheses, text for texts, else cifar. One of",
         usual=RECIPES["digits"],
         instead="training",
     )
@@ -128,7 +128,7 @@ class ScoreOptions:
 
 @documented
 @dataclass(frozen=True)
-class ExtrapolateConfig(MachineOptions, ScoreOptions, DataOptions):
+class ExtrapolateConfig(MachineOptions, ScoreOptions, TextOptions, DataOptions):
     """One run: score a fraction of a data set, extend the scores to all of it, prune it, train on what is left.
 
     >>> from prunefuse.experiment.extrapolate import ExtrapolateConfig
@@ -154,7 +154,6 @@ class ExtrapolateConfig(MachineOptions, ScoreOptions, DataOptions):
     def __post_init__(self) -> None:
         check_fields(self)
         check_network(self)
-        require(not self.data.startswith("text:"), "data", "images", self.data)
         cut = self.prune_ratio > 0
         require(cut or not self.fuse, "fuse", "left out with prune_ratio 0, as nothing is cut", True)
         require(
@@ -188,7 +187,8 @@ class ExtrapolateConfig(MachineOptions, ScoreOptions, DataOptions):
     @property
     def training(self) -> Recipe:
         """How networks are trained."""
-        return self.recipe or RECIPES["digits" if self.data == "digits" else "cifar"]
+        usual = "digits" if self.data == "digits" else "text" if self.data.startswith("text:") else "cifar"
+        return self.recipe or RECIPES[usual]
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> ExtrapolateConfig:

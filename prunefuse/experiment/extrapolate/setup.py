@@ -55,7 +55,9 @@ class Setup:
 
     @property
     def example(self) -> Tensor:
-        """A batch of one image."""
+        """A batch of one image, or of one text."""
+        if self.data.vocabulary is not None:
+            return torch.ones(1, *self.data.input_shape, dtype=torch.int32, device=self.device)
         return torch.zeros(1, *self.data.input_shape, device=self.device)
 
     def flops(self, network: nn.Module) -> float:

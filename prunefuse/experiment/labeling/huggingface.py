@@ -10,13 +10,11 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from prunefuse.data._texts import objects
 from prunefuse.experiment.labeling import table
-from prunefuse.experiment.labeling.answers import SEPARATOR, joined, parts
+from prunefuse.experiment.labeling.answers import parts
 from prunefuse.experiment.labeling.project import Project
-from prunefuse.experiment.labeling.table import Pick, Row, refuse
+from prunefuse.experiment.labeling.table import Pick, Row
 
 _NAME = "file_name"
 _COLUMNS = (_NAME, *table.COLUMNS[1:])
@@ -59,32 +57,10 @@ def rows(content: bytes, path: Path, project: Project) -> tuple[Row, ...]:
     """The labels of ``metadata.jsonl``; without ``label``, or with null, an image is not labeled yet.
 
     Raises:
-        ConfigError: lines that are no objects with a file name, or have a label that is no name; names each.
+        ConfigError: as `table.parsed_lines`.
     """
     name = _NAME if project.texts is None else project.source.key
-    found, wrong = list[Row](), list[str]()
-    for number, line in objects(content.decode("utf-8-sig", "surrogateescape")):
-        try:
-            told = json.loads(line)
-        except ValueError as error:
-            wrong.append(f"{path}, line {number}: must be JSON: {error}")
-            continue
-        place = told.get(name) if isinstance(told, dict) else None
-        if project.texts is not None and type(place) is int:
-            place = str(place)
-        if not isinstance(place, str):
-            wrong.append(f"{path}, line {number}: must be an object with {name}")
-            continue
-        known = {field: told.get(field) for field in ("label", "annotator", "note", "index")}
-        if project.several and isinstance(known["label"], list) and all(map(_is_one, known["label"])):
-            known["label"] = joined(known["label"])
-        if bad := [field for field, value in known.items() if not _is_text(value)]:
-            wrong.append(f"{path}, line {number}: {bad[0]} of {place} must be a name, got {known[bad[0]]!r}")
-            continue
-        words = {field: "" if value is None else str(value).strip() for field, value in known.items()}
-        found.append(Row(f"line {number}", place, **words))
-    refuse(wrong, path)
-    return tuple(found)
+    return table.parsed_lines(content, path, name=name, several=project.several)
 
 
 def recognizes_csv(content: bytes) -> bool:
@@ -95,11 +71,3 @@ def recognizes_csv(content: bytes) -> bool:
         name.strip() for name in next(csv.reader(io.StringIO(head.replace(";", ",").replace("\t", ","))), [])
     }
     return _NAME in names and "path" not in names
-
-
-def _is_one(value: Any) -> bool:
-    return isinstance(value, str) and SEPARATOR not in value
-
-
-def _is_text(value: Any) -> bool:
-    return value is None or isinstance(value, str) or type(value) is int

@@ -121,8 +121,8 @@ def start(
         data: The folder of images, or a file of texts (see `prunefuse.data._texts.read_texts`). Where a folder has a folder
             ``unlabeled``, the images in folders named like classes beside it are labels one has.
         classes: Their names; left out, those folders, or the classes of ``labels``.
-        labels: A CSV file with the columns path (or id) and label: labels one has. Or the file of texts itself, which has a
-            column label.
+        labels: CSV or JSON lines with path (or id) and label: labels one has. Or the file of texts itself, which has a column
+            label; then labels of texts that come later are taken, too.
         config: How images are chosen.
 
     Raises:
@@ -151,8 +151,8 @@ def start(
     paths = tuple(path for path in paths if path not in set(skipped))
     require(len(paths) > 0, "data", f"{source.noun}s that can be read", str(base))
     file = None if labels is None else Path(labels).expanduser()
-    rows = _rows_of(file, source)
     several = config.multi_label
+    rows = _rows_of(file, source, several=several)
     names = _named(classes, beside, [row.label for row in rows], several=several)
     given = {path: name for path in paths if (name := _folder_class(path, beside)) in names}
     told: dict[str, dict[str, Vote]] = {}
@@ -188,7 +188,12 @@ def start(
         }
         written = {}
         if texts is not None:
-            content["texts"] = {"text": texts.text, "id": texts.id, "digests": texts.hashes(paths)}
+            content["texts"] = {
+                "text": texts.text,
+                "id": texts.id,
+                "digests": texts.hashes(paths),
+                "labels": _is_data(file, base),
+            }
             written[VOCABULARY] = texts.kept()
         written[PROJECT] = (json.dumps(content, indent=1) + "\n").encode()
         _commit.commit(folder, written)
@@ -200,10 +205,12 @@ def _found_again(config: LabelConfig) -> LabelConfig:
     changes: dict[str, Any] = {}
     if config.weights is not None:
         changes["weights"] = str(Path(config.weights).expanduser().resolve(strict=True))
-    for name in ("model", "selector", "tokenizer"):
+    for name in ("model", "selector", "strategy", "tokenizer"):
         file, _, function = str(getattr(config, name)).rpartition(":")
         if file.endswith(".py"):
             changes[name] = f"{Path(file).expanduser().resolve()}:{function}"
+    if config.features_from is not None and config.features_from.endswith(".npy"):
+        changes["features_from"] = str(Path(config.features_from).expanduser().resolve())
     return replace(config, **changes)
 
 
@@ -231,16 +238,19 @@ def _check_network(config: LabelConfig, *, texts: bool) -> None:
         require(fits, name, allowed, given)
 
 
-def _rows_of(file: Path | None, source: images.Images | Texts) -> tuple[table.Row, ...]:
+def _rows_of(file: Path | None, source: images.Images | Texts, *, several: bool) -> tuple[table.Row, ...]:
     """The labels that one has: of a table, of JSON lines, or of the file of the texts itself."""
     if file is None:
         return ()
-    if isinstance(source, Texts):
-        if file.exists() and file.resolve() == source.base:
-            told = source.labels().items()
-            return tuple(table.Row(source.where(name), name, label) for name, label in told)
-        return table.read(file, source.key)
-    return table.read(file)
+    if isinstance(source, Texts) and _is_data(file, source.base):
+        told = source.labels().items()
+        return tuple(table.Row(source.where(name), name, label) for name, label in told)
+    return table.read(file, source.key, several=several)
+
+
+def _is_data(file: Path | None, base: Path) -> bool:
+    """Whether the file of labels is that of the texts."""
+    return file is not None and file.exists() and file.resolve() == base
 
 
 def find(folder: Path | str) -> Project:
@@ -274,7 +284,8 @@ def find(folder: Path | str) -> Project:
         told = content["texts"]
         words = Vocabulary(tuple(json.loads(manifest.read(VOCABULARY))))
         digests = {**told["digests"], **now.digests}
-        texts = Texts(made.base, told["text"], told["id"], made.config, words, digests)
+        labeled = told.get("labels", False)
+        texts = Texts(made.base, told["text"], told["id"], made.config, words, digests, labeled)
         made = replace(made, texts=texts)
     added = now.added
     given = {path: label for path, label in added.items() if label}
@@ -308,13 +319,9 @@ def grow(found: Project) -> Grown:
     new = tuple(path for path in listed if path not in found.index)
     broken = source.broken(new, skip=True) if new else ()
     if set(new) - set(broken):
-        beside = _class_folders(found.base)
+        said = _labels_of_new(found, [path for path in new if path not in broken])
         with found.held() as now:
-            rows = [
-                (path, name if (name := _folder_class(path, beside)) in found.classes else "")
-                for path in new
-                if path not in broken and path not in now.added
-            ]
+            rows = [(path, label) for path, label in said.items() if path not in now.added]
             if rows:
                 digests = source.hashes([path for path, _ in rows])
                 journal.append(
@@ -324,6 +331,23 @@ def grow(found: Project) -> Grown:
     there = tuple(path for path in found.paths if path in standing)
     told = tuple(path for path in broken if path not in found.skipped)
     return Grown(found, there, tuple(path for path in new if path not in broken), told, gone)
+
+
+def _labels_of_new(found: Project, new: Sequence[str]) -> dict[str, str]:
+    """The label of each sample that has come, by its folder, or by the file of texts where it had labels at the start.
+
+    Raises:
+        ConfigError: such a label is none of the project's; names each line.
+    """
+    if found.texts is None:
+        beside = _class_folders(found.base)
+        named = ((path, _folder_class(path, beside)) for path in new)
+        return {path: name if name in found.classes else "" for path, name in named}
+    said = found.texts.labels() if found.texts.labeled else {}
+    rows = [table.Row(found.texts.where(name), name, said.get(name, "")) for name in new]
+    places = {name: place for place, name in enumerate(new)}
+    options: dict[str, Any] = {"several": found.several, "noun": found.source.noun}
+    return {row.path: row.label for row in table.checked(rows, found.base, found.classes, places, **options)}
 
 
 def _class_folders(base: Path) -> dict[str, str]:

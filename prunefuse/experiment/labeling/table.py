@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from prunefuse import _files as files
 from prunefuse._files import records, text_of_table
+from prunefuse.data._texts import JSON_LINES, objects
 from prunefuse.errors import ConfigError
-from prunefuse.experiment.labeling.answers import CANNOT_TELL, in_order
+from prunefuse.experiment.labeling.answers import CANNOT_TELL, SEPARATOR, in_order, joined
 
 if TYPE_CHECKING:
     from prunefuse.experiment.labeling.project import Project
@@ -55,15 +57,18 @@ class Row:
     index: str = ""
 
 
-def read(path: Path, name: str = "path") -> tuple[Row, ...]:
+def read(path: Path, name: str = "path", *, several: bool = False) -> tuple[Row, ...]:
     """The rows of a file with the columns path (or another ``name``) and label; annotator, note and index may be missing.
 
-    Columns are told by the header, apart by commas, semicolons or tabs.
+    Columns are told by the header, apart by commas, semicolons or tabs. JSON lines have them as names; with ``several``
+    their labels may be lists.
 
     Raises:
         ConfigError: it cannot be read, has not these columns, or a line has more or fewer fields.
     """
     try:
+        if path.suffix.lower() in JSON_LINES:
+            return parsed_lines(path.read_bytes(), path, name=name, several=several)
         return parsed(path.read_bytes(), path, name=name)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
@@ -118,6 +123,45 @@ def parsed(content: bytes, path: Path, *, name: str = "path") -> tuple[Row, ...]
         raise ConfigError(f"{path}: content must be CSV: {error}") from error
     refuse(wrong, path)
     return tuple(rows)
+
+
+def parsed_lines(content: bytes, path: Path, *, name: str, several: bool) -> tuple[Row, ...]:
+    """The rows of JSON lines, whose ``name`` has the paths; without ``label``, or with null, one is not labeled yet.
+
+    Raises:
+        ConfigError: lines that are no objects with a path, or have a label that is no name; names each.
+    """
+    found, wrong = list[Row](), list[str]()
+    for number, line in objects(content.decode("utf-8-sig", "surrogateescape")):
+        try:
+            told = json.loads(line)
+        except ValueError as error:
+            wrong.append(f"{path}, line {number}: must be JSON: {error}")
+            continue
+        place = told.get(name) if isinstance(told, dict) else None
+        if name == "id" and type(place) is int:
+            place = str(place)
+        if not isinstance(place, str):
+            wrong.append(f"{path}, line {number}: must be an object with {name}")
+            continue
+        known = {field: told.get(field) for field in ("label", "annotator", "note", "index")}
+        if several and isinstance(known["label"], list) and all(map(_is_one, known["label"])):
+            known["label"] = joined(known["label"])
+        if bad := [field for field, value in known.items() if not _is_text(value)]:
+            wrong.append(f"{path}, line {number}: {bad[0]} of {place} must be a name, got {known[bad[0]]!r}")
+            continue
+        words = {field: "" if value is None else str(value).strip() for field, value in known.items()}
+        found.append(Row(f"line {number}", place, **words))
+    refuse(wrong, path)
+    return tuple(found)
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, str) and SEPARATOR not in value
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str) or type(value) is int
 
 
 def checked(

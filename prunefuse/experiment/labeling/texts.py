@@ -33,6 +33,7 @@ class Texts:
         config: How texts are read.
         vocabulary: The words that have numbers; empty with a tokenizer of the user's.
         digests: By number of a row, the hash of its text when it was taken in; empty where texts have names.
+        labeled: Whether its column ``label`` has labels one has, also of texts that come later.
     """
 
     base: Path
@@ -41,6 +42,7 @@ class Texts:
     config: LabelConfig
     vocabulary: Vocabulary
     digests: Mapping[str, str]
+    labeled: bool = False
 
     noun = "text"
     key = "id"

@@ -71,8 +71,8 @@ def reduction(call: Call, x: Value, dim: Any = None, *more: Any, **options: Any)
     # The largest of experts is of those that are left, and so is a sum of what each gives.
     why, of_experts = "reduces over channels", call.op in ("aten::max", "aten::argmax", "aten::sum")
     of_experts &= not call.normalizes
-    unlike, dims = _unlike(call.op, more, options), None if isinstance(dim, bool) else dim
-    return along(call, x, dims, why, unlike, experts=of_experts, least=1)
+    unlike, over = _unlike(call.op, more, options), None if isinstance(dim, bool) else dim
+    return along(call, x, over, why, unlike, experts=of_experts, least=1)
 
 
 def _unlike(op: str, more: Sequence[Any], options: Mapping[str, Any]) -> str:
