@@ -299,6 +299,38 @@ class UnbiasedLayerNorm(OwnLayerNorm):
         return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-5) * self.weight + self.bias
 
 
+class GlobalResponse(nn.Module):
+    """As in ConvNeXt V2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(3, 16), nn.Linear(16, 5)
+        self.weight, self.bias = nn.Parameter(torch.empty(16)), nn.Parameter(torch.empty(16))
+
+    def forward(self, x):
+        x = F.gelu(self.into(x.permute(0, 2, 3, 1)))
+        size = torch.norm(x, p=2, dim=(1, 2), keepdim=True)
+        x = x + self.weight * (x * (size / (size.mean(-1, keepdim=True) + 1e-6))) + self.bias
+        return self.out(x.mean((1, 2)))
+
+
+class OfWeights(nn.Module):
+    """A convolution whose weight is computed."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(6, 5)
+        self.weight, self.function = nn.Parameter(torch.empty(6, 8, 3, 3)), function
+
+    def forward(self, x):
+        x = F.conv2d(self.first(x).tanh(), self.function(self.weight))
+        return self.last(x.tanh().mean((2, 3)))
+
+
+def standardized(weight: Tensor) -> Tensor:
+    return F.batch_norm(weight.reshape(1, len(weight), -1), None, None, training=True).view_as(weight)
+
+
 def convnext() -> nn.Module:
     return torchvision.models.ConvNeXt(
         [
@@ -374,6 +406,8 @@ EXACT: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "gpt-tied-own-rms": (lambda: Language(OwnRMS), words),
     "swin": (lambda: swin(1), images(2, 3, 16, 16)),
     "swin-v2": (lambda: swin(2), images(2, 3, 16, 16)),
+    "global-response": (GlobalResponse, images(*IMAGE)),
+    "weight-through-tanh": (lambda: OfWeights(lambda weight: -2 * weight.tanh()), images(*IMAGE)),
     "convnext": (convnext, images(2, 3, 32, 32)),
 }
 PARTLY = {
@@ -384,6 +418,18 @@ PARTLY = {
         "blocks.0.norm1",
     ),
     "tied-unnormed": (lambda: Language(last=False), words, "both makes and reads", "blocks.0.norm1"),
+    "standardized": (
+        lambda: OfWeights(standardized),
+        images(*IMAGE),
+        "no weight of its own could be zero",
+        "",
+    ),
+    "weight-through-relu": (
+        lambda: OfWeights(torch.relu),
+        images(*IMAGE),
+        "no weight of its own could be zero",
+        "",
+    ),
     "spectral": (normed(spectral_norm), images(*IMAGE), "training mode", "2"),
     "spectral-hook": (normed(old_spectral_norm), images(*IMAGE), "training mode", "2"),
 }

@@ -40,11 +40,11 @@ _SAME = frozenset(
             "lift_fresh",
             "lift_fresh_copy",
         ),
-        *("neg", "abs", "square", "sign", "relu", "relu6", "tanh", "silu", "gelu", "leaky_relu", "hardswish"),
+        *("neg", "tanh", "silu", "gelu", "leaky_relu", "hardswish"),
         *("dropout", "feature_dropout", "alpha_dropout"),
     )
 )
-"""Operators that give zero for zero, element by element."""
+"""Operators that give zero for zero, element by element, and have a slope there: a zero behind a ReLU would stay one."""
 _MOVED = frozenset(
     (
         *(
