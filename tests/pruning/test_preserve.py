@@ -284,6 +284,16 @@ class OwnRMS(nn.Module):
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
 
 
+class Reversed(OwnRMS):
+    def forward(self, x):
+        return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)) * self.weight
+
+
+class PlusOne(OwnRMS):
+    def forward(self, x):
+        return (1 + self.weight) * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
 class OwnLayerNorm(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -404,6 +414,7 @@ EXACT: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "gpt-tied": (Language, words),
     "gpt-tied-rms": (lambda: Language(nn.RMSNorm), words),
     "gpt-tied-own-rms": (lambda: Language(OwnRMS), words),
+    "gpt-tied-reversed": (lambda: Language(Reversed), words),
     "swin": (lambda: swin(1), images(2, 3, 16, 16)),
     "swin-v2": (lambda: swin(2), images(2, 3, 16, 16)),
     "global-response": (GlobalResponse, images(*IMAGE)),
@@ -421,9 +432,16 @@ PARTLY = {
     "standardized": (
         lambda: OfWeights(standardized),
         images(*IMAGE),
-        "no weight of its own could be zero",
+        "normalizes weights by statistics",
         "",
     ),
+    "weight-plus-one": (
+        lambda: OfWeights(lambda weight: weight + 1),
+        images(*IMAGE),
+        "could be zero there",
+        "",
+    ),
+    "tied-plus-one": (lambda: Language(PlusOne), words, "both makes and reads", "blocks.0.norm1"),
     "weight-through-relu": (
         lambda: OfWeights(torch.relu),
         images(*IMAGE),
