@@ -273,6 +273,17 @@ class Language(nn.Module):
         return self.head(self.norm(self.blocks(x)))
 
 
+class OnlyTrained(nn.Module):
+    """What evaluation does not use is looked for in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(11))
+
+    def forward(self, x):
+        return x + self.shift if self.training else x
+
+
 class OwnRMS(nn.Module):
     """A norm in a model's own words."""
 
@@ -412,6 +423,7 @@ EXACT: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "vit-own-rms": (lambda: Vision(OwnRMS), images(*IMAGE)),
     "vit-own-layer-norm": (lambda: Vision(OwnLayerNorm), images(*IMAGE)),
     "gpt-tied": (Language, words),
+    "gpt-tied-twice": (lambda: nn.Sequential(Language(), OnlyTrained()), words),
     "gpt-tied-rms": (lambda: Language(nn.RMSNorm), words),
     "gpt-tied-own-rms": (lambda: Language(OwnRMS), words),
     "gpt-tied-reversed": (lambda: Language(Reversed), words),

@@ -167,20 +167,17 @@ class _Search:
 
         So of an embedding that is tied to a classifier, whose inputs a norm makes: its weight and bias are zero instead.
         """
-        for one in sums:
-            weight, axes = one.factors[0]
-            read = (str(weight.name), axes)
-            if (
-                read not in reads
-                or len(axes) != 1
-                or not self.wants_copies(weight.axes[axes[0]])
-                or not self._made_by(read[0], reads[read])
-            ):
+        for read, calls in list(reads.items()):
+            name, axes = read
+            made = [ids for axis, ids in enumerate(self.trace.tensors[name].axes) if axis in axes]
+            if len(axes) != 1 or not self.wants_copies(made[0]) or not self._made_by(name, calls):
                 continue
-            options = self._others(one)
-            if options and reads[read] == {id(one.call)}:
+            mine = [one for one in sums if (one.factors[0][0].name, one.factors[0][1]) == read]
+            options = [self._others(one) for one in mine]  # several: one in each graph, or one for each use
+            if {id(one.call) for one in mine} == calls and all(options):
                 del reads[read]
-                self._take(options[0], reads)
+                for option in options:
+                    self._take(option[0], reads)
 
     def _others(self, one: Sum) -> list[dict[Read, int]]:
         """What must be zero for another factor than the first to be so; of a norm's output only where nobody else sees it."""
