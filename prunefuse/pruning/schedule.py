@@ -144,6 +144,7 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         for layer in second.layers
     )
     notes = dict.fromkeys((*first.notes, *second.notes))
+    reads = _joined(first.reads, second.reads)
     return replace(
         second,
         ratio=1 - (1 - first.ratio) * (1 - second.ratio),
@@ -154,9 +155,9 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
         standardized={**second.standardized, **first.standardized},
         layers=layers,
         notes=tuple(notes),
-        reads=_joined(first.reads, second.reads),
-        copies=_copies(first, second),
-        not_preserved={**second.not_preserved, **first.not_preserved},
+        reads=reads,
+        copies={} if reads is None else _copies(first, second),
+        not_preserved={} if reads is None else {**second.not_preserved, **first.not_preserved},
         couplings=first.couplings,
         seconds=(
             (first.seconds[0] + second.seconds[0], first.seconds[1] + second.seconds[1])

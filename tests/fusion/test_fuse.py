@@ -231,7 +231,7 @@ def missing_layer() -> nn.Module:
         (
             {"complement": "redraw"},
             ValueError,
-            "complement must be one of keep, reinit, zero or a module, got 'redraw'",
+            "complement must be one of keep, reinit, zero, preserve or a module, got 'redraw'",
         ),
         ({"complement": None}, TypeError, "complement must be a string or a module, got NoneType"),
         ({"complement": models.resnet14()}, ValueError, "complement must be like the model that was planned"),

@@ -107,6 +107,13 @@ def assert_pruned_without_repair(
     assert all(p.grad is not None and p.grad.isfinite().all() for p in small.parameters())
     back = plan.extract(fuse_(copy.deepcopy(dense), small, plan)).state_dict()
     assert all(torch.equal(back[name], tensor) for name, tensor in small.state_dict().items())
+    assert not plan.not_preserved
+    kept = fuse_(copy.deepcopy(dense), scramble_(small, seed=1), plan, "preserve")
+    with torch.no_grad():
+        for one, other in zip(
+            tree_leaves(kept.eval()(inputs)), tree_leaves(small.eval()(inputs)), strict=True
+        ):
+            assert float((one - other).abs().max()) <= tolerance * float(other.abs().max())
     return small
 
 

@@ -147,7 +147,7 @@ def test_files_of_plans_for_tensors_are_as_before(tmp_path):
     plan = plan_pruning(ByName(), (X, Y))
     content = json.loads(plan.to_text())
     assert "structure" not in content
-    assert content["version"] == 3
+    assert content["version"] == 4
     plan.save(tmp_path / "plan.json")
     assert PruningPlan.load(tmp_path / "plan.json") == plan
 

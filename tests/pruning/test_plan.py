@@ -71,7 +71,7 @@ def test_the_file_holds_the_plan(plan, tmp_path):
     plan.save(path)
     assert PruningPlan.load(path) == plan
     content = json.loads(path.read_text())
-    assert (content["format"], content["version"]) == ("prunefuse plan", 3)
+    assert (content["format"], content["version"]) == ("prunefuse plan", 4)
     assert content["kept"]["stage1.0.conv1.weight"]["1"] == list(plan.kept["conv1.weight"][0])
     assert list(tmp_path.rglob("*")) == [path.parent, path]
 
@@ -87,7 +87,7 @@ def test_a_file_read_on_its_own_cuts_the_same_model(plan, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.update(version=1), "version of a plan must be 3, got 1"),
+        (lambda p: p.update(version=1), "version of a plan must be 3 to 4, got 1"),
         (lambda p: p.update(format="other"), "not a pruning plan"),
         (lambda p: p.pop("fingerprint"), "unknown ['fingerprint']"),
         (lambda p: p.update(extra=1), "unknown ['extra']"),

@@ -273,6 +273,17 @@ class Language(nn.Module):
         return self.head(self.norm(self.blocks(x)))
 
 
+class OnlyTrained(nn.Module):
+    """What evaluation does not use is looked for in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(11))
+
+    def forward(self, x):
+        return x + self.shift if self.training else x
+
+
 class OwnRMS(nn.Module):
     """A norm in a model's own words."""
 
@@ -282,6 +293,16 @@ class OwnRMS(nn.Module):
 
     def forward(self, x):
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+class Reversed(OwnRMS):
+    def forward(self, x):
+        return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)) * self.weight
+
+
+class PlusOne(OwnRMS):
+    def forward(self, x):
+        return (1 + self.weight) * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
 
 
 class OwnLayerNorm(nn.Module):
@@ -297,6 +318,38 @@ class OwnLayerNorm(nn.Module):
 class UnbiasedLayerNorm(OwnLayerNorm):
     def forward(self, x):
         return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-5) * self.weight + self.bias
+
+
+class GlobalResponse(nn.Module):
+    """As in ConvNeXt V2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(3, 16), nn.Linear(16, 5)
+        self.weight, self.bias = nn.Parameter(torch.empty(16)), nn.Parameter(torch.empty(16))
+
+    def forward(self, x):
+        x = F.gelu(self.into(x.permute(0, 2, 3, 1)))
+        size = torch.norm(x, p=2, dim=(1, 2), keepdim=True)
+        x = x + self.weight * (x * (size / (size.mean(-1, keepdim=True) + 1e-6))) + self.bias
+        return self.out(x.mean((1, 2)))
+
+
+class OfWeights(nn.Module):
+    """A convolution whose weight is computed."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(6, 5)
+        self.weight, self.function = nn.Parameter(torch.empty(6, 8, 3, 3)), function
+
+    def forward(self, x):
+        x = F.conv2d(self.first(x).tanh(), self.function(self.weight))
+        return self.last(x.tanh().mean((2, 3)))
+
+
+def standardized(weight: Tensor) -> Tensor:
+    return F.batch_norm(weight.reshape(1, len(weight), -1), None, None, training=True).view_as(weight)
 
 
 def convnext() -> nn.Module:
@@ -370,10 +423,14 @@ EXACT: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "vit-own-rms": (lambda: Vision(OwnRMS), images(*IMAGE)),
     "vit-own-layer-norm": (lambda: Vision(OwnLayerNorm), images(*IMAGE)),
     "gpt-tied": (Language, words),
+    "gpt-tied-twice": (lambda: nn.Sequential(Language(), OnlyTrained()), words),
     "gpt-tied-rms": (lambda: Language(nn.RMSNorm), words),
     "gpt-tied-own-rms": (lambda: Language(OwnRMS), words),
+    "gpt-tied-reversed": (lambda: Language(Reversed), words),
     "swin": (lambda: swin(1), images(2, 3, 16, 16)),
     "swin-v2": (lambda: swin(2), images(2, 3, 16, 16)),
+    "global-response": (GlobalResponse, images(*IMAGE)),
+    "weight-through-tanh": (lambda: OfWeights(lambda weight: -2 * weight.tanh()), images(*IMAGE)),
     "convnext": (convnext, images(2, 3, 32, 32)),
 }
 PARTLY = {
@@ -384,6 +441,25 @@ PARTLY = {
         "blocks.0.norm1",
     ),
     "tied-unnormed": (lambda: Language(last=False), words, "both makes and reads", "blocks.0.norm1"),
+    "standardized": (
+        lambda: OfWeights(standardized),
+        images(*IMAGE),
+        "normalizes weights by statistics",
+        "",
+    ),
+    "weight-plus-one": (
+        lambda: OfWeights(lambda weight: weight + 1),
+        images(*IMAGE),
+        "could be zero there",
+        "",
+    ),
+    "tied-plus-one": (lambda: Language(PlusOne), words, "both makes and reads", "blocks.0.norm1"),
+    "weight-through-relu": (
+        lambda: OfWeights(torch.relu),
+        images(*IMAGE),
+        "no weight of its own could be zero",
+        "",
+    ),
     "spectral": (normed(spectral_norm), images(*IMAGE), "training mode", "2"),
     "spectral-hook": (normed(old_spectral_norm), images(*IMAGE), "training mode", "2"),
 }

@@ -11,6 +11,7 @@ The kept outputs of every call must not depend on channels that leave. There are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,30 +41,31 @@ _SAME = frozenset(
             "lift_fresh",
             "lift_fresh_copy",
         ),
-        *("neg", "abs", "square", "sign", "relu", "relu6", "tanh", "silu", "gelu", "leaky_relu", "hardswish"),
+        *("neg", "tanh", "silu", "gelu", "leaky_relu", "hardswish"),
         *("dropout", "feature_dropout", "alpha_dropout"),
     )
 )
-"""Operators that give zero for zero, element by element."""
+"""Operators that give zero for zero, element by element, and have a slope there: a zero behind a ReLU would stay one."""
 _MOVED = frozenset(
     (
-        *(
-            "t",
-            "transpose",
-            "permute",
-            "swapaxes",
-            "swapdims",
-            "numpy_T",
-            "mT",
-            "view",
-            "reshape",
-            "_unsafe_view",
-        ),
-        *("flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "expand", "expand_as"),
+        *("t", "transpose", "permute", "swapaxes", "swapdims", "numpy_T", "mT", "expand", "expand_as"),
         *("slice", "narrow", "chunk", "split", "split_with_sizes", "tensor_split"),
     )
 )
-"""Operators that move elements, or leave some out."""
+"""Operators that move axes, or leave out a part of some."""
+_RESHAPED = frozenset(
+    (
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "view_as",
+        "reshape_as",
+    )
+)
 _DEEP = 40
 """Through so many calls a zero is followed."""
 
@@ -142,20 +144,15 @@ class _Search:
         reads: dict[Read, set[int]] = {}
         uncertain: list[tuple[Sum, list[dict[Read, int]]]] = []
         for one in sums:
-            options = [
-                option
-                for x, axes in one.factors[:1]
-                if (option := self._zeros(x, axes, one.call)) is not None
-            ]
+            first = self._zeros(*one.factors[0], one.call)
+            options = [] if first is None else [first]
             weights = [x.name for x, _ in one.factors if x.name is not None]
             if options and len(options[0]) == 1 and len(weights) < 2:
                 self._take(options[0], reads)
             else:
                 uncertain.append((one, options))
         for one, options in uncertain:
-            for x, axes in one.factors[1:]:
-                if (option := self._zeros(x, axes, one.call)) is not None:
-                    options.append(option)
+            options += self._others(one)
             done = [option for option in options if option.keys() <= reads.keys()]
             if done or options:
                 self._take((done or options)[0], reads)
@@ -170,22 +167,26 @@ class _Search:
 
         So of an embedding that is tied to a classifier, whose inputs a norm makes: its weight and bias are zero instead.
         """
-        for one in sums:
-            weight, axes = one.factors[0]
-            read = (str(weight.name), axes)
-            if (
-                read not in reads
-                or len(axes) != 1
-                or not self.wants_copies(weight.axes[axes[0]])
-                or not self._made_by(read[0], reads[read])
-            ):
+        for read, calls in list(reads.items()):
+            name, axes = read
+            made = [ids for axis, ids in enumerate(self.trace.tensors[name].axes) if axis in axes]
+            if len(axes) != 1 or not self.wants_copies(made[0]) or not self._made_by(name, calls):
                 continue
-            for x, others in one.factors[1:]:
-                option = self._zeros(x, others, one.call)
-                if option is not None and reads[read] == {id(one.call)} and self._serves_alone(x):
-                    del reads[read]
-                    self._take(option, reads)
-                    break
+            mine = [one for one in sums if (one.factors[0][0].name, one.factors[0][1]) == read]
+            options = [self._others(one) for one in mine]  # several: one in each graph, or one for each use
+            if {id(one.call) for one in mine} == calls and all(options):
+                del reads[read]
+                for option in options:
+                    self._take(option[0], reads)
+
+    def _others(self, one: Sum) -> list[dict[Read, int]]:
+        """What must be zero for another factor than the first to be so; of a norm's output only where nobody else sees it."""
+        options = (
+            self._zeros(x, axes, one.call)
+            for x, axes in one.factors[1:]
+            if x.name is not None or self._serves_alone(x)
+        )
+        return [option for option in options if option is not None]
 
     def _take(self, option: Mapping[Read, int], reads: dict[Read, set[int]]) -> None:
         for read, call in option.items():
@@ -221,18 +222,18 @@ class _Search:
     def _uses(self) -> dict[str, set[int]]:
         uses: dict[str, set[int]] = {}
         for call in self.trace.made.values():
-            for value in call.inputs:
+            for value in _read(call):
                 if value.name is not None:
                     uses.setdefault(value.name, set()).add(id(call))
         return uses
 
     def _serves_alone(self, x: Value) -> bool:
-        """Whether what a norm makes has no other use than this tensor, and this one none but one."""
+        """Whether a tensor, and all on the way to it from where parameters come in, has one use."""
         for _ in range(_DEEP):
             made = self.trace.made.get(id(x))
             if made is None or len(self._takers.get(id(x), ())) > 1:
                 return False
-            if made.op.rpartition("::")[2].endswith("_norm") or made.inputs[0].name is not None:
+            if any(value.name is not None for value in made.inputs):
                 return True
             x = made.inputs[0]
         return False
@@ -241,7 +242,7 @@ class _Search:
     def _takers(self) -> dict[int, set[int]]:
         takers: dict[int, set[int]] = {}
         for call in self.trace.made.values():
-            for value in call.inputs:
+            for value in _read(call):
                 takers.setdefault(id(value), set()).add(id(call))
         return takers
 
@@ -266,10 +267,14 @@ class _Search:
             return self._zeros_like(made.inputs[:1], x, axes, made, deep)
         if name in _MOVED:
             return self._zeros_moved(made.inputs[0], x, axes, made, deep)
-        if name == "_weight_norm":
+        if name in _RESHAPED:
+            return self._zeros_reshaped(made.inputs[0], x, axes, made, deep)
+        if name == "_weight_norm" or (
+            name == "batch_norm" and 1 not in axes
+        ):  # of weights, which it brings near to zero
             return self._zeros_like(made.inputs[:1], x, axes, made, deep)
-        if name in ("add", "sub", "cat", "concat"):
-            return self._zeros_like(made.inputs, x, axes, made, deep)
+        if name in ("add", "sub", "cat", "concat"):  # a number that is added is no zero
+            return None if made.numbers else self._zeros_like(made.inputs, x, axes, made, deep)
         if name == "mul":
             for factor in sorted(made.inputs, key=lambda value: value.name is None):
                 if (option := self._zeros_like([factor], x, axes, made, deep)) is not None:
@@ -309,6 +314,21 @@ class _Search:
                 return None
             there += same
         return self._all([(value, tuple(there))], call, deep)
+
+    def _zeros_reshaped(
+        self, value: Value, x: Value, axes: tuple[int, ...], call: Record, deep: int
+    ) -> dict[Read, int] | None:
+        """The input is zero along the axes that hold the same elements, or some of them."""
+        there: set[int] = set()
+        for axis in axes:
+            first, end = _span(x.shape, axis)
+            spans = (_span(value.shape, b) for b in range(len(value.axes)))
+            within = {b for b, (start, stop) in enumerate(spans) if start < end and first < stop}
+            mine = {b for b in within if self.loses(value.axes[b])}
+            if not mine:
+                return None
+            there |= mine
+        return self._all([(value, tuple(sorted(there)))], call, deep)
 
     def _zeros_of_product(
         self, call: Record, x: Value, axes: tuple[int, ...], deep: int
@@ -350,13 +370,14 @@ class _Search:
     def copied(self) -> Ids:
         """For every coupled channel the kept one that it is to be a copy of; itself where it is none."""
         source = np.arange(int(self.component.max()) + 1, dtype=np.int64)
-        if not self.statistics:
+        near = [one for one in self.statistics if one.near]
+        if not near:
             return source
         kept = np.zeros(len(source), dtype=np.bool_)
         kept[self.component[self.decision.keep]] = True
         kinds = self._kinds(len(source))
         done = kept.copy()
-        for one in self.statistics:
+        for one in near:
             for ids in one.axes:
                 channels = np.array(list(dict.fromkeys(self.component[ids].tolist())), dtype=np.int64)
                 for kind in np.unique(kinds[channels[~done[channels]]]):
@@ -418,3 +439,16 @@ class _Search:
             if len(times) > 1 or places[own == 0].any():
                 return f"takes statistics over {len(ids)} channels, which are not {int(keep.sum())} kept ones equally often"
         return ""
+
+
+def _read(call: Record) -> Sequence[Value]:
+    """The tensors of which a call takes more than a shape or a type."""
+    if call.op.endswith("_like"):
+        return ()
+    return call.inputs[:1] if call.op.endswith("_as") else call.inputs
+
+
+def _span(shape: Sequence[int], axis: int) -> tuple[int, int]:
+    """How far apart in memory two neighbors on an axis are, and its ends."""
+    inner = math.prod(shape[axis + 1 :])
+    return inner, inner * shape[axis]

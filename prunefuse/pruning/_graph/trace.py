@@ -103,11 +103,13 @@ class Statistic:
         where: The call.
         axes: The channels.
         unlike: Why it changes although every channel is there equally often; "" if it does not.
+        near: Whether it changes by little then.
     """
 
     where: Place
     axes: tuple[Ids, ...]
     unlike: str = ""
+    near: bool = True
 
 
 class Note(NamedTuple):
@@ -498,15 +500,16 @@ class Call:
         """
         self.trace.sums.append(Sum(self.where, tuple((x, _from_front(x, axes)) for x, axes in factors)))
 
-    def takes_statistics(self, *axes: Ids, unlike: str = "") -> None:
+    def takes_statistics(self, *axes: Ids, unlike: str = "", near: bool = True) -> None:
         """Say that the call takes means or variances over channels.
 
         Args:
             axes: The channels.
             unlike: Why the statistic changes where every channel is there twice; "" if it does not.
+            near: Whether it changes by little then.
         """
         if any(ids.any() for ids in axes):
-            self.trace.statistics.append(Statistic(self.where, axes, unlike))
+            self.trace.statistics.append(Statistic(self.where, axes, unlike, near))
 
     def writes(self, weight: Value, out_axis: int, *others: int) -> None:
         """Record that a value, if it is a parameter or buffer, computes the output's channels: for their score.

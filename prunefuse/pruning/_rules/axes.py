@@ -11,6 +11,7 @@ from prunefuse.pruning._rules.registry import broadcast, register_rule, unknown,
 
 _ALONG = "works along a channel axis"
 _PICKS = "picks channels by index"
+_MORE = "adds up channels, of which there are more"
 
 
 def along(
@@ -32,7 +33,8 @@ def along(
     axes = [dims] if isinstance(dims, int) else dims
     inside = {dim % rank for dim in axes} if rank and axes else set(range(rank))
     if call.normalizes:
-        call.takes_statistics(*(x.axes[axis] for axis in sorted(inside)), unlike=unlike)
+        near = unlike != _MORE
+        call.takes_statistics(*(x.axes[axis] for axis in sorted(inside)), unlike=unlike, near=near)
     for axis in inside:
         if experts:
             call.keep_unless_experts(x.axes[axis], why, least)
@@ -81,7 +83,7 @@ def _unlike(op: str, more: Sequence[Any], options: Mapping[str, Any]) -> str:
     if name in ("mean", "ReduceMean"):
         return ""
     if name not in ("var", "std", "var_mean", "std_mean"):
-        return "adds up channels, of which there are more"
+        return _MORE
     unbiased = next((x for x in more[:1] if isinstance(x, bool)), options.get("unbiased"))
     correction = options.get("correction", 0 if unbiased is False else 1)
     return "" if correction == 0 else "divides by one less than the number of channels (unbiased)"

@@ -336,7 +336,8 @@ def channel_norm(call: Call, x: Value, *args: Any) -> Value:
     """Weight, bias, running mean and running variance belong to axis 1 of x (N, C, ...)."""
     for parameter in values_in(args):
         call.link(x.axes[1], parameter.axes[0])
-    call.takes_statistics(*x.axes[2:], unlike="normalizes weights by statistics over inputs that leave")
+    why = "normalizes weights by statistics over inputs that leave"
+    call.takes_statistics(*x.axes[2:], unlike=why, near=False)
     return Value(x.axes)
 
 
