@@ -260,7 +260,7 @@ def test_settings_change_one_thing(tmp_path: Path) -> None:
         (
             'title = "Tiny"',
             'title = "Tiny"\nkind = "runs"',
-            "kind must be one of run, extrapolate, flops, got 'runs'",
+            "kind must be one of run, extrapolate, pruning, flops, got 'runs'",
         ),
         (
             'title = "Tiny"',

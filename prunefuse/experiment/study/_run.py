@@ -21,7 +21,7 @@ from typing import Any
 from prunefuse import _commit, _lock
 from prunefuse._extras import needed_for
 from prunefuse.data import Data
-from prunefuse.errors import ConfigError, DamagedFileError, RunError, RunFolderError, RunInterrupted
+from prunefuse.errors import ConfigError, DamagedFileError, RunError, RunFolderError, StudyInterrupted
 from prunefuse.experiment import execute, folder, machine
 from prunefuse.experiment.config import DataOptions, RunConfig, TextOptions
 from prunefuse.experiment.cost import FORMULA
@@ -30,6 +30,8 @@ from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.experiment.records import Cost, Event, Listener
 from prunefuse.experiment.steps import Line
 from prunefuse.experiment.study.config import Study
+from prunefuse.experiment.study.kind import KIND
+from prunefuse.experiment.study.pruning_config import PruningConfig
 from prunefuse.experiment.study.units import Unit, named_by_folders, units_of
 
 with needed_for("a study"):
@@ -39,9 +41,9 @@ with needed_for("a study"):
     from prunefuse.experiment.report import extrapolation
     from prunefuse.experiment.run import LoopRun
     from prunefuse.experiment.study.pace import Forecast, measured_paces
+    from prunefuse.experiment.study.pruning import PruningRun
     from prunefuse.experiment.study.report import report
 
-KIND = "study"
 _REDRAW = 120.0  # seconds between drawings of the report
 
 
@@ -74,7 +76,7 @@ def run(
     Raises:
         ConfigError: something in it is not possible; nothing has been written.
         RunFolderError: ``out`` is a folder of something else.
-        FolderInUseError, DamagedFileError, FileNotFoundError, RunError, RunInterrupted: as `prunefuse run`.
+        FolderInUseError, DamagedFileError, FileNotFoundError, RunError, StudyInterrupted: as `prunefuse run`.
     """
     path = Path("studies") / study.name if out is None else Path(out)
     if study.kind == "flops":
@@ -178,6 +180,9 @@ class StudyRun:
             made: Any
             if isinstance(config, ExtrapolateConfig):
                 made = ExtrapolateRun(config)
+            elif isinstance(config, PruningConfig):
+                made = PruningRun(config, self._read(config))
+                made.shared = self.path / "shared"
             else:
                 made = LoopRun(config, data=self._read(config))
                 made.shared = self.path / "shared"
@@ -191,13 +196,13 @@ class StudyRun:
         found = [(unit, self.experiment(unit)) for unit in self.units]
         return [(unit, made) for unit, made in found if isinstance(made, LoopRun)]
 
-    def _read(self, config: RunConfig) -> Data:
+    def _read(self, config: RunConfig | PruningConfig) -> Data:
         options = {
-            name: getattr(config, name)
+            name: getattr(config, name, None)
             for kind in (DataOptions, TextOptions)
             for name in kind.__dataclass_fields__
         }
-        models = (config.model, config.selector)
+        models = (config.model, getattr(config, "selector", config.model))
         for name in ("model", "weights", "shortcut", "dropout"):
             options.pop(name)
         key = repr((options, config.seeds[0], [one.startswith("torchvision:") for one in models]))
@@ -264,6 +269,8 @@ class StudyRun:
                 (keys.get(_step_of(line), f"{task}/{number}") + line.phase, line)
                 for number, line in enumerate(made.planned[arm])
             ]
+        if isinstance(made, PruningRun):
+            return [*made.lines_of(place.task)]
         return [(f"{task}/{line.phase}", line) for line in made.steps[place.task][1].work]
 
     def done_lines(self) -> list[tuple[str, Cost]]:
@@ -320,7 +327,7 @@ class StudyRun:
             found = folder.read(place)
             folder.write_tables(place, found.trials, FORMULA)
         folder.finish(place)
-        if not isinstance(made, LoopRun):
+        if isinstance(made, ExtrapolateRun):
             extrapolation.report(place)
 
 
@@ -376,7 +383,7 @@ def _go_on(experiment: StudyRun, jobs: int, quiet: bool) -> Path:
         report(path)
     except KeyboardInterrupt:
         _draw_early(path, progress)
-        raise RunInterrupted(path, len(experiment.done_lines())) from None
+        raise StudyInterrupted(path) from None
     except (OSError, RunError) as error:
         _draw_early(path, progress)
         raise RunError(f"{error}. What is done is in {path}") from error

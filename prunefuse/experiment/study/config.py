@@ -19,6 +19,7 @@
     [[variant]]                        # each beside the others, in every combination of the grid
     name = "not fused"
     fuse = false
+    needs = "timm"                     # a package, without which this variant is left out
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,14 @@ from prunefuse._options import changed, places
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.config import RunConfig
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
+from prunefuse.experiment.study.pruning_config import PruningConfig
 
-KINDS: dict[str, Any] = {"run": RunConfig, "extrapolate": ExtrapolateConfig, "flops": None}
+KINDS: dict[str, Any] = {
+    "run": RunConfig,
+    "extrapolate": ExtrapolateConfig,
+    "pruning": PruningConfig,
+    "flops": None,
+}
 _HERE = ("seeds", "out", "listener", "tensorboard")  # options of a run that a study has no place for
 _KEYS = ("title", "about", "kind", "seeds", "against", "draw", "on", "options", "grid", "variant")
 _NONE = "none"  # an option that is left out again, by --set
@@ -184,7 +192,7 @@ def _made(stem: str, told: Mapping[str, Any], where: str, on: Any) -> Study:
     options = _table(told, "options", where)
     if on is not None:
         settings = settings_on(on)
-        if kind == "extrapolate":
+        if kind != "run":
             settings.pop("schedule")
         options = {**settings, **options} if on == told.get("on") else {**options, **settings}
         options = {name: value for name, value in options.items() if value != _NONE}
@@ -196,6 +204,8 @@ def _made(stem: str, told: Mapping[str, Any], where: str, on: Any) -> Study:
     variants = told.get("variant", [])
     if not isinstance(variants, list) or not all(isinstance(one, dict) for one in variants):
         raise ConfigError(f"{where}variant must be tables [[variant]], got {variants!r}")
+    # Of a package that is not here: the others are run without it.
+    variants = [one for one in variants if "needs" not in one or find_spec(str(one["needs"]))]
     listed: dict[str, tuple[Any, ...]] = {}
     for name, usual in (("seeds", [0, 1, 2]), ("against", []), ("draw", ["labels"])):
         value = told.get(name, usual)
@@ -214,7 +224,7 @@ def _made(stem: str, told: Mapping[str, Any], where: str, on: Any) -> Study:
                 name if name == "name" else _named(kind, name, where): value
                 for name, value in _flat(one).items()
             }
-            for one in variants
+            for one in ({key: value for key, value in one.items() if key != "needs"} for one in variants)
         ),
         **listed,
     )

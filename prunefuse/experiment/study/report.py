@@ -11,6 +11,9 @@ from prunefuse.experiment import folder
 from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.extrapolate.ledger import FORMULA as EXTRAPOLATED
 from prunefuse.experiment.format import engineering
+from prunefuse.experiment.study import pruned
+from prunefuse.experiment.study.config import Study
+from prunefuse.experiment.study.kind import KIND
 from prunefuse.experiment.study.markdown import markdown
 from prunefuse.experiment.study.results import Results, csv_of, read
 from prunefuse.experiment.study.statistics import LEVEL, Difference, Mean, area, difference, mean_of
@@ -33,6 +36,8 @@ def report(path: Path) -> Path:
 
     if flops.is_computed(path):
         return flops.report(path)
+    if _is_of_pruning(path):
+        return pruned.report(path)
     results = read(path)
     files.write_text(path / "results.csv", csv_of(results))
     sections = _sections(results)
@@ -52,11 +57,18 @@ def overview(path: Path) -> list[Table | str]:
 
     if flops.is_computed(path):
         return flops.overview(path)
+    if _is_of_pruning(path):
+        return [pruned.table(pruned.read(path, Study.from_plain(folder.read_facts(path)["config"])))]
     results = read(path)
     blocks: list[Table | str] = [accuracies(results)]
     if (paired := differences(results)).rows:
         blocks += ["", paired]
     return blocks
+
+
+def _is_of_pruning(path: Path) -> bool:
+    facts = folder.read_facts(path)
+    return facts.get("kind") == KIND and facts["config"]["kind"] == "pruning"
 
 
 def _top(results: Results) -> list[page.Block]:
