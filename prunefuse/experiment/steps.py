@@ -218,6 +218,8 @@ def _share(folder: Path, shared: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     """Copy what a step found, if it is done; ``done.json`` is last."""
     told = read_done(source)
+    if told is not None:
+        check_files(source, told["files"])
     for name in () if told is None else (*told["files"], DONE):
         with files.replacing(target / name, durable=False) as temporary:
             shutil.copyfile(source / name, temporary)

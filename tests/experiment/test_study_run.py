@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import equal
 
-from prunefuse.errors import ConfigError, RunFolderError, StudyInterrupted
+from prunefuse.errors import ConfigError, DamagedFileError, RunFolderError, StudyInterrupted
 from prunefuse.experiment import loop
 from prunefuse.experiment.config import RunConfig
 from prunefuse.experiment.folder import read as read_run
@@ -34,6 +34,7 @@ def study(**changes: Any) -> Study:
         "title": "Tiny",
         "seeds": (0, 1),
         "against": ("dense", "random"),
+        "draw": (),
         "options": OPTIONS,
         "grid": {"prune_ratio": (0.5, 0.7)},
     }
@@ -76,7 +77,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(
-        study(),
+        study(draw=("labels",)),
         tmp_path_factory.mktemp("studies") / "tiny",
         jobs=1,
         command="prunefuse study run tiny",
@@ -192,6 +193,7 @@ def test_what_is_added_is_all_that_is_done(tmp_path: Path, trained: Counter[str]
     )  # less: nothing is lost, nor done
     assert trained["trials"] == 0
     assert {row["seed"] for row in rows(path)} == {"1"}
+    assert all(read_run(place).config["config"]["seeds"] == [0, 1] for place in (path / "trials").iterdir())
     assert len(list((path / "trials").iterdir())) == 4
 
 
@@ -270,6 +272,17 @@ def test_accuracy_is_drawn_against_an_option(tmp_path: Path) -> None:
     page = (run(drawn, tmp_path / "study", jobs=1, quiet=True) / "report.html").read_text()
     assert page.count("<svg") == 3
     assert "Accuracy against prune ratio" in page
+
+
+def test_a_shared_step_that_was_changed_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "study"
+    one = study(grid={}, variants=FUSING[1:2], seeds=(0,), against=(), options={**OPTIONS, "baselines": []})
+    run(one, path, jobs=1, quiet=True)
+    for file in (path / "shared").glob("*/weights.safetensors"):
+        file.write_bytes(file.read_bytes()[:-4] + b"abcd")
+    two = study(grid={}, variants=FUSING[1:], seeds=(0,), against=(), options={**OPTIONS, "baselines": []})
+    with pytest.raises(DamagedFileError, match=r"shared/.*/weights.safetensors was changed or is damaged"):
+        run(two, path, jobs=1, quiet=True)
 
 
 def test_other_folders_are_refused(tmp_path: Path, finished: Path) -> None:

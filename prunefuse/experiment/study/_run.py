@@ -86,7 +86,7 @@ def run(
     _check_folder(path)
     experiment = StudyRun(study, path)
     with machine.running_on(experiment.threads):
-        experiment.prepare()
+        experiment.check()
         path.mkdir(parents=True, exist_ok=True)
         with _lock.locked(path):
             _commit.settle(path)
@@ -119,7 +119,7 @@ def forecast(study: Study, out: str | Path | None = None, *, jobs: int | None = 
     _check_folder(path)
     experiment = StudyRun(study, path)
     with machine.running_on(experiment.threads):
-        experiment.prepare()
+        experiment.check()
         paces = measured_paces(experiment.loops, experiment.done_lines())
         return Forecast.of(
             experiment.lines_of,
@@ -132,10 +132,12 @@ def forecast(study: Study, out: str | Path | None = None, *, jobs: int | None = 
 
 def _check_folder(path: Path) -> None:
     """Raise ``RunFolderError`` unless ``path`` is new, empty, or of a study."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists():
         return
     if not path.is_dir():
         raise RunFolderError(f"out must be a new folder or that of a study, got {path}, a file")
+    if all(entry.name.startswith(".") for entry in path.iterdir()):
+        return  # a study was killed before its configuration was written
     try:
         kind = folder.read_facts(path).get("kind", "run")
     except RunFolderError as error:
@@ -218,10 +220,14 @@ class StudyRun:
             for task in self.experiment(unit).tasks()
         }
 
-    def prepare(self) -> None:
-        """Make the networks and plans of all runs, which checks them; in another process those of the first run alone."""
-        for unit in self.units if not (self.path / folder.CONFIG).exists() else self.units[:1]:
+    def check(self) -> None:
+        """Make the networks and plans of all runs, before any work is done."""
+        for unit in self.units:
             self.experiment(unit).prepare()
+
+    def prepare(self) -> None:
+        """In another process: of the first run, as others are checked and their first calls take no longer."""
+        self.experiment(self.units[0]).prepare()
 
     def tasks(self) -> list[execute.Task]:
         """The tasks of all runs. Seeds of a run stand together, so that what is shared is there before others need it."""
@@ -312,17 +318,15 @@ class StudyRun:
             facts = folder.read_facts(place)
             lifecycle.check_data(facts["data"], made.data_facts())
             lifecycle.check_weights(facts.get("weights"), made.weights_facts())
-            if (
-                set(made.config.seeds) != set(facts["config"]["seeds"])
-                or made.config.seeds[0] != facts["config"]["seeds"][0]
-            ):
+            before = facts["config"]["seeds"]
+            if new := [seed for seed in made.config.seeds if seed not in before]:
+                made.config = replace(made.config, seeds=(*before, *new))
                 folder.begin(place, made.describe(command))
+                made.config = replace(unit.config, device=self.device.type)
 
     def finish(self, unit: Unit) -> None:
         """Write the tables of a run all of whose tasks are done."""
         made, place = self.experiment(unit), self.place(unit)
-        if folder.read_facts(place)["finished"] is not None:
-            return
         if isinstance(made, LoopRun):
             found = folder.read(place)
             folder.write_tables(place, found.trials, FORMULA)
@@ -378,7 +382,8 @@ def _go_on(experiment: StudyRun, jobs: int, quiet: bool) -> Path:
                 execute.tidy(path / task.name)
             execute.execute(experiment, jobs, told)
         for unit in experiment.units:
-            experiment.finish(unit)
+            if folder.read_facts(experiment.place(unit))["finished"] is None:  # killed before that
+                experiment.finish(unit)
         folder.finish(path)
         report(path)
     except KeyboardInterrupt:
