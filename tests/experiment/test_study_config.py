@@ -292,6 +292,14 @@ def test_wrong_settings_are_named(tmp_path: Path, setting: str) -> None:
         written(tmp_path, TINY, setting)
 
 
+def test_what_variants_differ_in_is_not_set(tmp_path: Path) -> None:
+    text = TINY + '[[variant]]\nname = "not fused"\nfuse = false\n[[variant]]\nname = "fused"\n'
+    with pytest.raises(
+        ConfigError, match="set: option must be one that no variant has, got 'fuse', which not fused have"
+    ):
+        written(tmp_path, text, "fuse=true")
+
+
 def test_a_study_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,

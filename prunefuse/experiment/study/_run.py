@@ -29,7 +29,7 @@ from prunefuse.experiment.datasets import load_data
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.experiment.records import Cost, Event, Listener
 from prunefuse.experiment.steps import Line
-from prunefuse.experiment.study.config import Study
+from prunefuse.experiment.study.config import Study, check
 from prunefuse.experiment.study.kind import KIND
 from prunefuse.experiment.study.pruning_config import PruningConfig
 from prunefuse.experiment.study.units import Unit, named_by_folders, units_of
@@ -78,6 +78,7 @@ def run(
         RunFolderError: ``out`` is a folder of something else.
         FolderInUseError, DamagedFileError, FileNotFoundError, RunError, StudyInterrupted: as `prunefuse run`.
     """
+    check(study)
     path = Path("studies") / study.name if out is None else Path(out)
     if study.kind == "flops":
         from prunefuse.experiment.study.flops import compute
@@ -115,6 +116,7 @@ def forecast(study: Study, out: str | Path | None = None, *, jobs: int | None = 
         ConfigError: something in it is not possible.
         RunFolderError: ``out`` is a folder of something else.
     """
+    check(study)
     path = Path("studies") / study.name if out is None else Path(out)
     _check_folder(path)
     experiment = StudyRun(study, path)

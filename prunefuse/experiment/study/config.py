@@ -301,6 +301,10 @@ def _with(study: Study, key: str, value: Any) -> Study:
         return replace(study, **plain)
     name = _named(study.kind, key, "set: ")
     options, grid = dict(study.options), dict(study.grid)
+    if own := [str(one.get("name")) for one in study.variants if name in one]:
+        raise ConfigError(
+            f"set: option must be one that no variant has, got {key!r}, which {', '.join(own)} have"
+        )
     options.pop(name, None)
     if name in grid or (isinstance(value, list) and not _is_list(study.kind, name)):
         grid.pop(name, None)
