@@ -265,7 +265,7 @@ def test_settings_change_one_thing(tmp_path: Path) -> None:
         (
             'title = "Tiny"',
             'title = "Tiny"\ndraw = ["model"]',
-            r"draw must be of labels, epochs, or what varies \(prune_ratio\)",
+            r"draw must be of labels, epochs, selection, or what varies \(prune_ratio\)",
         ),
         ('title = "Tiny"', 'title = "Tiny"\non = "digit"', r"got 'digit'; did you mean 'digits'\?"),
         (

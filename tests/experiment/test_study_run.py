@@ -266,12 +266,13 @@ def test_the_forecast_is_what_is_then_spent(tmp_path: Path) -> None:
 
 def test_accuracy_is_drawn_against_an_option(tmp_path: Path) -> None:
     drawn = study(
-        draw=("prune_ratio", "epochs"),
+        draw=("prune_ratio", "epochs", "selection"),
         options={**OPTIONS, "schedule": ["20", "40"], "test_every_epoch": True},
     )
     page = (run(drawn, tmp_path / "study", jobs=1, quiet=True) / "report.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert "Accuracy against prune ratio" in page
+    assert "Accuracy against the FLOPs of selecting" in page
 
 
 def test_a_shared_step_that_was_changed_is_an_error_that_names_it(tmp_path: Path) -> None:

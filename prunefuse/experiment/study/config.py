@@ -6,7 +6,7 @@
     about = "One line for the list of studies"
     seeds = [0, 1, 2]
     against = ["dense", "random"]      # arms or variants that the others are compared with
-    draw = ["labels", "prune_ratio"]   # figures: against labels, over epochs, or against an option
+    draw = ["labels", "prune_ratio"]   # against labels or an option, over "epochs", by FLOPs of "selection"
 
     [options]                          # of every run, as in a file for `prunefuse run`
     data = "fashion_mnist"
@@ -83,7 +83,7 @@ class Study:
         kind: ``run``, ``extrapolate``, or ``flops``, which is computed and not run.
         seeds: Every configuration is run with each of them.
         against: Arms or variants that the others are compared with, seed by seed.
-        draw: ``labels``, ``epochs``, or names of options that accuracy is drawn against.
+        draw: ``labels``, ``epochs``, ``selection``, or names of options that accuracy is drawn against.
         options: What every configuration has. A table inside is written with a dot, as ``recipe.epochs``.
         grid: Values of an option, every combination of which is run.
         variants: Options that stand for each other, each in every combination.
@@ -251,9 +251,9 @@ def check(study: Study) -> None:
         )
     axes = {*study.grid, *(name for one in study.variants for name in one)} - {"name"}
     for drawn in study.draw:
-        if drawn not in ("labels", "epochs", *axes):
+        if drawn not in ("labels", "epochs", "selection", *axes):
             raise ConfigError(
-                f"draw must be of labels, epochs, or what varies ({', '.join(sorted(axes))}), got {drawn!r}"
+                f"draw must be of labels, epochs, selection, or what varies ({', '.join(sorted(axes))}), got {drawn!r}"
             )
     for point in study.points():
         configured(study, point)

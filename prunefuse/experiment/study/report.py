@@ -182,6 +182,8 @@ def _drawn(results: Results) -> list[page.Block]:
             blocks += _against_labels(results)
         elif what == "epochs":
             blocks += _over_epochs(results)
+        elif what == "selection":
+            blocks += _against_selection(results)
         else:
             blocks += _against_option(results, what)
     return blocks
@@ -231,6 +233,23 @@ def _over_epochs(results: Results) -> list[page.Block]:
             figures.training(summary, last), "Loss and accuracy over epochs, a line for each run", where
         )
     ]
+
+
+def _against_selection(results: Results) -> list[page.Block]:
+    """Accuracy at the largest size against the FLOPs of selecting it: a line for what is the same but for the variant."""
+    last = results.labels[-1]
+    lines: dict[str, dict[float, list[float]]] = {}
+    for unit in results.units:
+        found = [*results.at(unit.name, last).values()]
+        flops = [*results.at(unit.name, last, "selection_flops").values()]
+        if found and flops[0] > 0:
+            grid = ", ".join(told_option(name, unit.options[name]) for name in results.study.grid)
+            lines.setdefault(grid or "all runs", {})[flops[0]] = found
+    if not any(len(points) > 1 for points in lines.values()):
+        return []
+    drawn = figures.against(lines, {}, "FLOPs of selection", engineering)
+    caption = f"With {last:,} labels, every run that selects by a network. {_NEVER}"
+    return [page.Figure(drawn, "Accuracy against the FLOPs of selecting", caption)]
 
 
 def _against_option(results: Results, name: str) -> list[page.Block]:
