@@ -32,6 +32,7 @@ from prunefuse.experiment.loop import ActiveLearning
 from prunefuse.experiment.records import Event, Listener, Round
 from prunefuse.experiment.shared import step_keys
 from prunefuse.experiment.steps import clear
+from prunefuse.version import __version__
 
 with needed_for("a run"):
     from prunefuse.experiment import lifecycle
@@ -343,6 +344,7 @@ class LoopRun:
             "data": self.data_facts(),
             "augmentation": [config.flip, config.crop],
             "device": self.device.type,
+            "version": __version__,  # another one may compute otherwise
         }
 
     def describe(self, command: str | None) -> dict[str, Any]:

@@ -292,6 +292,14 @@ def test_wrong_settings_are_named(tmp_path: Path, setting: str) -> None:
         written(tmp_path, TINY, setting)
 
 
+def test_settings_of_a_computed_study() -> None:
+    study = read_study("figure3", ["budgets=['20%']", "prune_ratio=0.5", "epochs=3"])
+    assert study.options["budgets"] == ["20%"]
+    assert study.grid == {"prune_ratio": (0.5,)}
+    with pytest.raises(ConfigError, match="got 'budget'"):
+        read_study("figure3", ["budget=3"])
+
+
 def test_what_variants_differ_in_is_not_set(tmp_path: Path) -> None:
     text = TINY + '[[variant]]\nname = "not fused"\nfuse = false\n[[variant]]\nname = "fused"\n'
     with pytest.raises(

@@ -41,6 +41,7 @@ from prunefuse.errors import ConfigError
 from prunefuse.experiment.config import RunConfig
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.experiment.study.pruning_config import PruningConfig
+from prunefuse.training._recipe import Recipe
 
 KINDS: dict[str, Any] = {
     "run": RunConfig,
@@ -50,6 +51,7 @@ KINDS: dict[str, Any] = {
 }
 _HERE = ("seeds", "out", "listener", "tensorboard")  # options of a run that a study has no place for
 _KEYS = ("title", "about", "kind", "seeds", "against", "draw", "on", "options", "grid", "variant")
+_RECIPE = {one.name for one in fields(Recipe)} - {"schedule", "steps"}
 _NONE = "none"  # an option that is left out again, by --set
 
 
@@ -318,7 +320,7 @@ def _with(study: Study, key: str, value: Any) -> Study:
 def _is_list(kind: str, name: str) -> bool:
     """Whether an option is itself a list."""
     if KINDS[kind] is None:
-        return False
+        return name in ("schedule", "budgets", "image")
     found = next((one for one in places(KINDS[kind]) if ".".join(one.path) == name), None)
     return found is not None and "tuple" in str(found.hint)
 
@@ -330,7 +332,7 @@ def _named(kind: str, name: str, where: str) -> str:
         ConfigError: there is no such option.
     """
     if KINDS[kind] is None:
-        return name
+        return f"recipe.{name}" if name in _RECIPE else name
     own = {place.name: ".".join(place.path) for place in places(KINDS[kind])}
     inner = [path for path in own.values() if path.startswith("recipe.")]
     known = {path: path for path in (*own.values(), *inner)} | own

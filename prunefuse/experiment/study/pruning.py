@@ -31,6 +31,7 @@ from prunefuse.experiment.study.pruning_config import WITH_DATA, PruningConfig
 from prunefuse.pruning import Target, plan_pruning, prune_without_finetuning
 from prunefuse.training import EpochResult, evaluate, flops_per_input, train
 from prunefuse.training._recipe import Recipe
+from prunefuse.version import __version__
 
 _BATCHES, _BATCH = 10, 64  # that criteria of the loss see
 _CALIBRATION = 512
@@ -114,7 +115,12 @@ class PruningRun:
         names = ("model", "shortcut", "dropout", "flip", "crop")
         told = {name: getattr(config, name) for name in names}
         told |= {"recipe": dataclasses.asdict(config.recipe), "data": self.data_facts(), "seed": seed}
-        told |= {"weights": self.dense.sha256, "device": self.device.type, "step": "trained whole"}
+        told |= {
+            "weights": self.dense.sha256,
+            "device": self.device.type,
+            "version": __version__,
+            "step": "trained whole",
+        }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
     def _shared(self, seed: int) -> Path | None:
