@@ -89,6 +89,18 @@ class RunInterrupted(KeyboardInterrupt):
         self.rounds = rounds
 
 
+class StudyInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a study; `prunefuse.experiment.study.run` with the same ``folder`` goes on.
+
+    >>> issubclass(prunefuse.errors.StudyInterrupted, KeyboardInterrupt)
+    True
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+
+
 class ExtrapolateInterrupted(KeyboardInterrupt):
     """Ctrl-C during a run; `prunefuse.experiment.extrapolate.resume` goes on in ``folder``.
 

@@ -46,6 +46,7 @@ def test_the_wheel_holds_the_package_and_its_libraries_only(wheel):
     assert "prunefuse/py.typed" in names
     assert "prunefuse/lib/libprunefuse_ops.so" in names
     assert "prunefuse/experiment/report/page.html.j2" in names
+    assert "prunefuse/experiment/study/_settings.toml" in names
     assert not [name for name in names if name.endswith((".cpp", ".cu", ".h")) or "test" in name]
     assert "-cp3" in wheel.name
     assert "linux" in wheel.name

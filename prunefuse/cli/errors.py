@@ -18,6 +18,7 @@ from prunefuse.errors import (
     RunError,
     RunFolderError,
     RunInterrupted,
+    StudyInterrupted,
 )
 
 
@@ -36,6 +37,9 @@ def reported() -> Iterator[None]:
         _end(f"Error: {error}", 1)
     except ExtrapolateInterrupted as interruption:
         _end(f"Stopped. To go on: prunefuse extrapolate --resume {_quoted(interruption.folder)}", 130)
+    except StudyInterrupted as interruption:
+        drawn = f"`prunefuse study report {_quoted(interruption.folder)}` draws what is done"
+        _end(f"Stopped. To go on, run the same command again; {drawn}", 130)
     except RunInterrupted as interruption:
         folder = _quoted(interruption.folder)
         drawn = f"; `prunefuse report {folder}` draws what is done" if interruption.rounds else ""

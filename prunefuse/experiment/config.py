@@ -454,7 +454,7 @@ class RunConfig(
             shared["recipe"] = dataclasses.replace(self.recipe, epochs=self.final_epochs, min_steps=0)
         if arm == "random" and arm != self.arms[0]:
             return LoopConfig(**shared, selector="dense", strategy="random")
-        if self.final_epochs is not None:
+        if self.final_epochs is not None and (self.strategy, self.selector) != ("random", "dense"):
             shared["selector_recipe"] = self.recipe
         shared = {**of(SelectionOptions), **of(StoppingOptions), **shared}
         if arm != self.arms[0] or self.selector == "dense":

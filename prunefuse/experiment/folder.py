@@ -253,6 +253,8 @@ def read(path: Path) -> RunRecord:
         RunFolderError: it is not one, or a file in it cannot be read or was changed; names the file.
     """
     facts = read_facts(path)
+    if facts.get("kind", "run") != "run":
+        raise RunFolderError(f"{path} is of prunefuse {facts['kind']}, whose reports are of one folder alone")
     try:
         trials, formula = _read_tables(path) if facts["format"] == 1 else _read_trials(path, facts)
     except (OSError, ValueError, KeyError, TypeError) as error:

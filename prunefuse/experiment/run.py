@@ -32,6 +32,7 @@ from prunefuse.experiment.loop import ActiveLearning
 from prunefuse.experiment.records import Event, Listener, Round
 from prunefuse.experiment.shared import step_keys
 from prunefuse.experiment.steps import clear
+from prunefuse.version import __version__
 
 with needed_for("a run"):
     from prunefuse.experiment import lifecycle
@@ -327,19 +328,25 @@ class LoopRun:
     def step_keys(self, arm: str, seed: int) -> dict[str, str]:
         """Keys of the steps of a trial that other trials may have, too."""
         loop = self.config.loop_of(arm, seed, self.schedule)
-        base = {
-            "model": self.config.model,
-            "shortcut": self.config.shortcut,
-            "dropout": self.config.dropout,
-            "weights": self.dense.sha256,
-            "proxy": self.config.selector if loop.selector == "model" else None,
-            "data": self.data_facts(),
-            "augmentation": [self.config.flip, self.config.crop],
-            "device": self.device.type,
-        }
         # A network of the user's is code, which nothing here can compare.
         own = any(is_own(name) for name in (self.config.model, self.config.selector))
-        return {} if own else step_keys(loop, base)
+        return {} if own else step_keys(loop, self._given)
+
+    @cached_property
+    def _given(self) -> dict[str, Any]:
+        """What results of steps depend on beside the loop's configuration."""
+        config = self.config
+        return {
+            "model": config.model,
+            "shortcut": config.shortcut,
+            "dropout": config.dropout,
+            "weights": self.dense.sha256,
+            "proxy": None if self.proxy is None else config.selector,
+            "data": self.data_facts(),
+            "augmentation": [config.flip, config.crop],
+            "device": self.device.type,
+            "version": __version__,  # another one may compute otherwise
+        }
 
     def describe(self, command: str | None) -> dict[str, Any]:
         """What config.json holds."""

@@ -14,6 +14,7 @@ from prunefuse.experiment.extrapolate.record import KIND
 from prunefuse.experiment.extrapolate.record import read as read_extrapolation
 from prunefuse.experiment.format import duration
 from prunefuse.experiment.progress import STATUS, TITLES
+from prunefuse.experiment.study.kind import KIND as STUDY
 
 
 def status(path: str | Path) -> list[Table | str]:
@@ -33,7 +34,10 @@ def status(path: str | Path) -> list[Table | str]:
         blocks.append(f"{path} goes on, in process {owner['pid']} on {owner['host']}")
     else:
         kind = facts.get("kind", "run")
-        blocks.append(f"{path} was stopped. To go on: prunefuse {kind} --resume {path}")
+        again = f"prunefuse {kind} --resume {path}"
+        if kind == STUDY:
+            again = facts["command"] or "run it again with this folder"
+        blocks.append(f"{path} was stopped. To go on: {again}")
     if told is not None:
         for task in told["tasks"]:
             blocks.append("  " + ", ".join(filter(None, (task["where"], task["phase"], task["what"]))))
@@ -50,6 +54,11 @@ def status(path: str | Path) -> list[Table | str]:
         ]
         blocks.append(Table(["where the time went", "", ""], rows))
     return blocks
+
+
+def _runs(path: Path) -> list[str]:
+    """Names of the runs of a study that have begun."""
+    return sorted(place.parent.name for place in (path / "trials").glob(f"*/{folder.CONFIG}"))
 
 
 def _told(path: Path) -> dict[str, Any] | None:
@@ -70,6 +79,13 @@ def _done(path: Path, facts: dict[str, Any]) -> tuple[str, dict[str, float]]:
             for line in record.lines(seed):
                 sums[TITLES[line.phase]] += line.seconds
         return f"{sum(map(len, record.done.values()))} steps are done", dict(sums)
+    if facts.get("kind") == STUDY:
+        places = [(path / "trials" / name, folder.read_facts(path / "trials" / name)) for name in _runs(path)]
+        for place, own in places:
+            for name, seconds in _done(place, own)[1].items():
+                sums[name] += seconds
+        finished = sum(own["finished"] is not None for _, own in places)
+        return f"{finished} of {len(places)} runs are finished", dict(sums)
     total, done = 0, []
     for seed in facts["config"]["seeds"]:
         for arm in facts["arms"]:

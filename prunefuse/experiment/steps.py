@@ -182,8 +182,10 @@ def carry_out(step: Step[L], worker: Worker[L], bench: Bench[L], kind: type[L]) 
         DamagedFileError: what was kept is not what was written.
     """
     found = None if bench.folder is None else kept(bench.folder, kind)
-    if found is None and bench.shared is not None:
-        found = kept(bench.shared, kind)
+    if found is None and bench.folder is not None and bench.shared is not None:
+        bench.folder.mkdir(parents=True, exist_ok=True)
+        _copy(bench.shared, bench.folder)
+        found = kept(bench.folder, kind)
     if found is None:
         if bench.folder is not None:
             bench.folder.mkdir(parents=True, exist_ok=True)
@@ -211,10 +213,18 @@ def _keep(folder: Path, result: Result[Any]) -> None:
 
 def _share(folder: Path, shared: Path) -> None:
     """Copy what a step found to where other loops find it, unless another process just did."""
-    names = [DONE, *(read_done(folder) or {"files": ()})["files"]]
     with suppress(FileExistsError), files.new_folder(shared) as place:
-        for name in names:
-            shutil.copyfile(folder / name, place / name)
+        _copy(folder, place)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy what a step found, if it is done; ``done.json`` is last."""
+    told = read_done(source)
+    if told is not None:
+        check_files(source, told["files"])
+    for name in () if told is None else (*told["files"], DONE):
+        with files.replacing(target / name, durable=False) as temporary:
+            shutil.copyfile(source / name, temporary)
 
 
 def kept(folder: Path, kind: type[L]) -> Result[L] | None:

@@ -260,12 +260,12 @@ def test_settings_change_one_thing(tmp_path: Path) -> None:
         (
             'title = "Tiny"',
             'title = "Tiny"\nkind = "runs"',
-            "kind must be one of run, extrapolate, flops, got 'runs'",
+            "kind must be one of run, extrapolate, pruning, flops, got 'runs'",
         ),
         (
             'title = "Tiny"',
             'title = "Tiny"\ndraw = ["model"]',
-            r"draw must be of labels, epochs, or what varies \(prune_ratio\)",
+            r"draw must be of labels, epochs, selection, or what varies \(prune_ratio\)",
         ),
         ('title = "Tiny"', 'title = "Tiny"\non = "digit"', r"got 'digit'; did you mean 'digits'\?"),
         (
@@ -290,6 +290,22 @@ def test_wrong_settings_are_named(tmp_path: Path, setting: str) -> None:
         ConfigError, match=r"set must be KEY=VALUE|did you mean 'epochs'|prune_ratio must be in"
     ):
         written(tmp_path, TINY, setting)
+
+
+def test_settings_of_a_computed_study() -> None:
+    study = read_study("figure3", ["budgets=['20%']", "prune_ratio=0.5", "epochs=3"])
+    assert study.options["budgets"] == ["20%"]
+    assert study.grid == {"prune_ratio": (0.5,)}
+    with pytest.raises(ConfigError, match="got 'budget'"):
+        read_study("figure3", ["budget=3"])
+
+
+def test_what_variants_differ_in_is_not_set(tmp_path: Path) -> None:
+    text = TINY + '[[variant]]\nname = "not fused"\nfuse = false\n[[variant]]\nname = "fused"\n'
+    with pytest.raises(
+        ConfigError, match="set: option must be one that no variant has, got 'fuse', which not fused have"
+    ):
+        written(tmp_path, text, "fuse=true")
 
 
 def test_a_study_that_is_not_there(tmp_path: Path) -> None:

@@ -10,19 +10,21 @@ import pytest
 from safetensors.torch import load_file
 from torch import equal
 
-from prunefuse.errors import ConfigError, RunFolderError, RunInterrupted
+from prunefuse.errors import ConfigError, DamagedFileError, RunFolderError, StudyInterrupted
 from prunefuse.experiment import loop
 from prunefuse.experiment.config import RunConfig
 from prunefuse.experiment.folder import read as read_run
+from prunefuse.experiment.report import report as draw
 from prunefuse.experiment.run import LoopRun
 from prunefuse.experiment.run import run as run_alone
+from prunefuse.experiment.status import status
 from prunefuse.experiment.study import Study, forecast, read_study, run
 from prunefuse.experiment.study.report import overview, report
 from prunefuse.experiment.study.results import read
 from prunefuse.training import Recipe
 
 RECIPE = {"epochs": 1, "batch_size": 16, "lr": 0.05, "schedule": "one-cycle"}
-OPTIONS = {"data": "digits", "model": "mlp", "schedule": ["20", "40", "60"], "strategy": "margin"}
+OPTIONS = {"data": "digits", "model": "mlp", "schedule": ["20", "40"], "strategy": "margin"}
 OPTIONS |= {"device": "cpu", "threads": 1} | {f"recipe.{name}": value for name, value in RECIPE.items()}
 
 
@@ -32,6 +34,7 @@ def study(**changes: Any) -> Study:
         "title": "Tiny",
         "seeds": (0, 1),
         "against": ("dense", "random"),
+        "draw": (),
         "options": OPTIONS,
         "grid": {"prune_ratio": (0.5, 0.7)},
     }
@@ -74,7 +77,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(
-        study(),
+        study(draw=("labels",)),
         tmp_path_factory.mktemp("studies") / "tiny",
         jobs=1,
         command="prunefuse study run tiny",
@@ -110,9 +113,9 @@ def test_every_run_has_what_it_has_alone(tmp_path: Path) -> None:
 
 def test_steps_that_runs_share_are_done_once(tmp_path: Path, trained: Counter[str]) -> None:
     run(study(grid={}, variants=FUSING, seeds=(0,), against=()), tmp_path / "study", jobs=1, quiet=True)
-    # Three sizes: dense 3, random 3; selectors 3 and final networks 3 for each of four kinds, of which "neither" and random
-    # differ in their labels, and all but "neither" have the selector of the last size.
-    assert trained["trainings"] == 3 + 3 + 3 + 4 * 3 - 1  # of the first size, "neither" is the random network
+    # Two sizes: 2 dense and 2 random networks, 2 selectors, and 2 final networks of each of four kinds; but of the first
+    # size, whose labels are random, "neither" is the random network.
+    assert trained["trainings"] == 2 + 2 + 2 + 4 * 2 - 1
 
 
 def test_the_folder_has_runs_and_tables(finished: Path) -> None:
@@ -130,7 +133,7 @@ def test_the_folder_has_runs_and_tables(finished: Path) -> None:
     assert facts["finished"]
     assert facts["kind"] == "study"
     found = rows(finished)
-    assert len(found) == 4 * 2 * 3
+    assert len(found) == 4 * 2 * 2
     assert {row["run"] for row in found} == {"prunefuse, p 0.5", "prunefuse, p 0.7", "dense", "random"}
     for place in (finished / "trials").iterdir():
         record = read_run(place)  # as a run of its own
@@ -149,16 +152,23 @@ def test_the_report_has_means_differences_areas_and_drawings(finished: Path) -> 
         assert f"## {title}" in text
     found = read(finished)
     ours, dense = found.units[0], found.units[1]
-    values = [found.at(unit.name, 60) for unit in (ours, dense)]
+    values = [found.at(unit.name, 40) for unit in (ours, dense)]
     gain = sum(values[0][seed] - values[1][seed] for seed in (0, 1)) / 2
-    line = next(line for line in text.splitlines() if line.startswith(f"| {ours.label} | dense | 60 |"))
+    line = next(line for line in text.splitlines() if line.startswith(f"| {ours.label} | dense | 40 |"))
     assert f"{100 * gain:+.2f}" in line
     assert "| 2 |" in line
     page = (finished / "report.html").read_text()
     assert page.count("<svg") == 6
     assert "prunefuse study run tiny" in page
     tables = overview(finished)
-    assert len(tables[0].rows) == 4 * 3
+    assert len(tables[0].rows) == 4 * 2
+
+
+def test_other_commands_know_a_study(finished: Path) -> None:
+    assert draw([finished]) == finished / "report.html"
+    assert status(finished)[0] == f"{finished} is finished: {finished / 'report.html'}"
+    with pytest.raises(RunFolderError, match="is of prunefuse study, whose reports are of one folder alone"):
+        draw([finished, finished], finished / "both.html")
 
 
 def test_a_finished_study_is_left_as_it_is(finished: Path, trained: Counter[str]) -> None:
@@ -177,12 +187,13 @@ def test_what_is_added_is_all_that_is_done(tmp_path: Path, trained: Counter[str]
     run(study(), path, jobs=1, quiet=True)  # one seed more
     assert trained.pop("trials") == 4
     assert len(list((path / "trials").iterdir())) == 4
-    assert len(rows(path)) == 4 * 2 * 3
+    assert len(rows(path)) == 4 * 2 * 2
     run(
         study(grid={"prune_ratio": (0.7,)}, seeds=(1,)), path, jobs=1, quiet=True
     )  # less: nothing is lost, nor done
     assert trained["trials"] == 0
     assert {row["seed"] for row in rows(path)} == {"1"}
+    assert all(read_run(place).config["config"]["seeds"] == [0, 1] for place in (path / "trials").iterdir())
     assert len(list((path / "trials").iterdir())) == 4
 
 
@@ -191,14 +202,14 @@ def test_longer_sizes_begin_with_the_steps_that_are_there(tmp_path: Path, traine
     small = {"grid": {"prune_ratio": (0.5,)}, "seeds": (0,), "against": ()}
     run(study(**small, options={**OPTIONS, "baselines": []}), path, jobs=1, quiet=True)
     trained.clear()
-    longer = {**OPTIONS, "baselines": [], "schedule": ["20", "40", "60", "80"]}
+    longer = {**OPTIONS, "baselines": [], "schedule": ["20", "40", "60"]}
     run(study(**small, options=longer), path, jobs=1, quiet=True)
     assert trained["trainings"] == 2  # a selector and a final network of the last size
 
 
 def test_a_stopped_study_goes_on(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "study"
-    train, left = loop.train, 11
+    train, left = loop.train, 8
 
     def stopping(*args: Any, **options: Any) -> Any:
         nonlocal left
@@ -209,11 +220,14 @@ def test_a_stopped_study_goes_on(finished: Path, tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train", stopping)
-        with pytest.raises(RunInterrupted) as stopped:
-            run(study(), path, jobs=1, quiet=True)
+        with pytest.raises(StudyInterrupted) as stopped:
+            run(study(), path, jobs=1, quiet=True, command="prunefuse study run tiny")
     assert stopped.value.folder == path
     assert "not finished" in (path / "report.md").read_text()
-    assert 0 < len(rows(path)) < 24
+    told = "\n".join(map(str, status(path)))
+    assert f"{path} was stopped. To go on: prunefuse study run tiny" in told
+    assert "1 of 4 runs are finished" in told
+    assert 0 < len(rows(path)) < 16
     left = 10**9
     run(study(), path, jobs=1, quiet=True)
     assert rows(path) == rows(finished)
@@ -252,12 +266,24 @@ def test_the_forecast_is_what_is_then_spent(tmp_path: Path) -> None:
 
 def test_accuracy_is_drawn_against_an_option(tmp_path: Path) -> None:
     drawn = study(
-        draw=("prune_ratio", "epochs"),
+        draw=("prune_ratio", "epochs", "selection"),
         options={**OPTIONS, "schedule": ["20", "40"], "test_every_epoch": True},
     )
     page = (run(drawn, tmp_path / "study", jobs=1, quiet=True) / "report.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert "Accuracy against prune ratio" in page
+    assert "Accuracy against the FLOPs of selecting" in page
+
+
+def test_a_shared_step_that_was_changed_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "study"
+    one = study(grid={}, variants=FUSING[1:2], seeds=(0,), against=(), options={**OPTIONS, "baselines": []})
+    run(one, path, jobs=1, quiet=True)
+    for file in (path / "shared").glob("*/weights.safetensors"):
+        file.write_bytes(file.read_bytes()[:-4] + b"abcd")
+    two = study(grid={}, variants=FUSING[1:], seeds=(0,), against=(), options={**OPTIONS, "baselines": []})
+    with pytest.raises(DamagedFileError, match=r"shared/.*/weights.safetensors was changed or is damaged"):
+        run(two, path, jobs=1, quiet=True)
 
 
 def test_other_folders_are_refused(tmp_path: Path, finished: Path) -> None:

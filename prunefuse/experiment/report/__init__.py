@@ -15,6 +15,7 @@ from prunefuse._table import Table
 from prunefuse.experiment import folder
 from prunefuse.experiment.extrapolate.record import is_extrapolation
 from prunefuse.experiment.extrapolate.record import read as read_extrapolation
+from prunefuse.experiment.study.kind import is_study
 from prunefuse.experiment.summary import summarize
 
 with needed_for("a report"):
@@ -40,6 +41,10 @@ def report(runs: Sequence[str | PathLike[str]], out: str | PathLike[str] | None 
     """
     if not runs or (out is None and len(runs) > 1):
         raise ValueError(f"out must be given for a report of several runs (there are {len(runs)})")
+    if len(runs) == 1 and out is None and is_study(Path(runs[0])):
+        from prunefuse.experiment.study.report import report as report_study
+
+        return report_study(Path(runs[0]))
     if is_extrapolation(Path(runs[0])):
         if len(runs) > 1:
             raise folder.RunFolderError(

@@ -54,6 +54,7 @@ PALETTE: dict[str, tuple[str, str]] = {
 COLORS = {name: light for name, (light, _) in PALETTE.items()}
 INK, MUTED, RULE = COLORS["ink"], COLORS["muted"], COLORS["rule"]
 _WIDTH = 4.9  # inches, of which a narrow screen shows 5 legibly
+_PLACES = 10  # values of an option, up to which all have a tick
 _NAMED = 40  # layers, above which their names and widths have no room
 
 
@@ -61,6 +62,7 @@ def colors(arms: Sequence[tuple[str, str]]) -> dict[str, str]:
     """One color per label, the same in every figure and table, of arms as label and role; the first is the main arm."""
     given: dict[str, str] = {}
     extra = [COLORS[name] for name in ("blue", "violet", "green", "magenta", "indigo")]
+    extra += [COLORS[name] for name in ("blue2", "orange2", "gray2")]  # where there are many
     usual = {"dense": COLORS["orange"], "full": COLORS["orange"], "random": COLORS["gray"]}
     for label, role in arms:
         color = usual.get(role)
@@ -176,11 +178,14 @@ def training(summary: Summary, labels: int) -> list[str]:
 
 
 def against(
-    lines: Mapping[str, Mapping[float, Sequence[float]]], level: Mapping[str, float], title: str
+    lines: Mapping[str, Mapping[float, Sequence[float]]],
+    level: Mapping[str, float],
+    title: str,
+    told: Callable[[float], str] = "{:g}".format,
 ) -> list[str]:
     """Accuracy against an option: values by place for each line, whose means are drawn and whose values are dots.
 
-    ``level`` has what does not depend on the option, by name.
+    ``level`` has what does not depend on the option, by name; ``told`` writes a place.
     """
     panels: list[str] = []
     shades = colors(
@@ -211,7 +216,9 @@ def against(
         if places[0] > 0 and places[-1] >= 8 * places[0]:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(places, [f"{place:g}" for place in places])
+        if len(places) <= _PLACES:
+            axes.set_xticks(places, list(map(told, places)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: told(place)))
         axes.set_xlabel(title, fontsize=9, color=MUTED)
         label_ends(axes, ends)
     return panels

@@ -21,7 +21,7 @@ from typing import Any
 from prunefuse import _commit, _lock
 from prunefuse._extras import needed_for
 from prunefuse.data import Data
-from prunefuse.errors import ConfigError, DamagedFileError, RunError, RunFolderError, RunInterrupted
+from prunefuse.errors import ConfigError, DamagedFileError, RunError, RunFolderError, StudyInterrupted
 from prunefuse.experiment import execute, folder, machine
 from prunefuse.experiment.config import DataOptions, RunConfig, TextOptions
 from prunefuse.experiment.cost import FORMULA
@@ -29,7 +29,9 @@ from prunefuse.experiment.datasets import load_data
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.experiment.records import Cost, Event, Listener
 from prunefuse.experiment.steps import Line
-from prunefuse.experiment.study.config import Study
+from prunefuse.experiment.study.config import Study, check
+from prunefuse.experiment.study.kind import KIND
+from prunefuse.experiment.study.pruning_config import PruningConfig
 from prunefuse.experiment.study.units import Unit, named_by_folders, units_of
 
 with needed_for("a study"):
@@ -39,9 +41,9 @@ with needed_for("a study"):
     from prunefuse.experiment.report import extrapolation
     from prunefuse.experiment.run import LoopRun
     from prunefuse.experiment.study.pace import Forecast, measured_paces
+    from prunefuse.experiment.study.pruning import PruningRun
     from prunefuse.experiment.study.report import report
 
-KIND = "study"
 _REDRAW = 120.0  # seconds between drawings of the report
 
 
@@ -74,8 +76,9 @@ def run(
     Raises:
         ConfigError: something in it is not possible; nothing has been written.
         RunFolderError: ``out`` is a folder of something else.
-        FolderInUseError, DamagedFileError, FileNotFoundError, RunError, RunInterrupted: as `prunefuse run`.
+        FolderInUseError, DamagedFileError, FileNotFoundError, RunError, StudyInterrupted: as `prunefuse run`.
     """
+    check(study)
     path = Path("studies") / study.name if out is None else Path(out)
     if study.kind == "flops":
         from prunefuse.experiment.study.flops import compute
@@ -84,7 +87,7 @@ def run(
     _check_folder(path)
     experiment = StudyRun(study, path)
     with machine.running_on(experiment.threads):
-        experiment.prepare()
+        experiment.check()
         path.mkdir(parents=True, exist_ok=True)
         with _lock.locked(path):
             _commit.settle(path)
@@ -113,11 +116,12 @@ def forecast(study: Study, out: str | Path | None = None, *, jobs: int | None = 
         ConfigError: something in it is not possible.
         RunFolderError: ``out`` is a folder of something else.
     """
+    check(study)
     path = Path("studies") / study.name if out is None else Path(out)
     _check_folder(path)
     experiment = StudyRun(study, path)
     with machine.running_on(experiment.threads):
-        experiment.prepare()
+        experiment.check()
         paces = measured_paces(experiment.loops, experiment.done_lines())
         return Forecast.of(
             experiment.lines_of,
@@ -130,10 +134,12 @@ def forecast(study: Study, out: str | Path | None = None, *, jobs: int | None = 
 
 def _check_folder(path: Path) -> None:
     """Raise ``RunFolderError`` unless ``path`` is new, empty, or of a study."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists():
         return
     if not path.is_dir():
         raise RunFolderError(f"out must be a new folder or that of a study, got {path}, a file")
+    if all(entry.name.startswith(".") for entry in path.iterdir()):
+        return  # a study was killed before its configuration was written
     try:
         kind = folder.read_facts(path).get("kind", "run")
     except RunFolderError as error:
@@ -178,6 +184,9 @@ class StudyRun:
             made: Any
             if isinstance(config, ExtrapolateConfig):
                 made = ExtrapolateRun(config)
+            elif isinstance(config, PruningConfig):
+                made = PruningRun(config, self._read(config))
+                made.shared = self.path / "shared"
             else:
                 made = LoopRun(config, data=self._read(config))
                 made.shared = self.path / "shared"
@@ -191,13 +200,13 @@ class StudyRun:
         found = [(unit, self.experiment(unit)) for unit in self.units]
         return [(unit, made) for unit, made in found if isinstance(made, LoopRun)]
 
-    def _read(self, config: RunConfig) -> Data:
+    def _read(self, config: RunConfig | PruningConfig) -> Data:
         options = {
-            name: getattr(config, name)
+            name: getattr(config, name, None)
             for kind in (DataOptions, TextOptions)
             for name in kind.__dataclass_fields__
         }
-        models = (config.model, config.selector)
+        models = (config.model, getattr(config, "selector", config.model))
         for name in ("model", "weights", "shortcut", "dropout"):
             options.pop(name)
         key = repr((options, config.seeds[0], [one.startswith("torchvision:") for one in models]))
@@ -213,10 +222,14 @@ class StudyRun:
             for task in self.experiment(unit).tasks()
         }
 
-    def prepare(self) -> None:
-        """Make the networks and plans of all runs, which checks them; in another process those of the first run alone."""
-        for unit in self.units if not (self.path / folder.CONFIG).exists() else self.units[:1]:
+    def check(self) -> None:
+        """Make the networks and plans of all runs, before any work is done."""
+        for unit in self.units:
             self.experiment(unit).prepare()
+
+    def prepare(self) -> None:
+        """In another process: of the first run, as others are checked and their first calls take no longer."""
+        self.experiment(self.units[0]).prepare()
 
     def tasks(self) -> list[execute.Task]:
         """The tasks of all runs. Seeds of a run stand together, so that what is shared is there before others need it."""
@@ -264,6 +277,8 @@ class StudyRun:
                 (keys.get(_step_of(line), f"{task}/{number}") + line.phase, line)
                 for number, line in enumerate(made.planned[arm])
             ]
+        if isinstance(made, PruningRun):
+            return [*made.lines_of(place.task)]
         return [(f"{task}/{line.phase}", line) for line in made.steps[place.task][1].work]
 
     def done_lines(self) -> list[tuple[str, Cost]]:
@@ -305,22 +320,20 @@ class StudyRun:
             facts = folder.read_facts(place)
             lifecycle.check_data(facts["data"], made.data_facts())
             lifecycle.check_weights(facts.get("weights"), made.weights_facts())
-            if (
-                set(made.config.seeds) != set(facts["config"]["seeds"])
-                or made.config.seeds[0] != facts["config"]["seeds"][0]
-            ):
+            before = facts["config"]["seeds"]
+            if new := [seed for seed in made.config.seeds if seed not in before]:
+                made.config = replace(made.config, seeds=(*before, *new))
                 folder.begin(place, made.describe(command))
+                made.config = replace(unit.config, device=self.device.type)
 
     def finish(self, unit: Unit) -> None:
         """Write the tables of a run all of whose tasks are done."""
         made, place = self.experiment(unit), self.place(unit)
-        if folder.read_facts(place)["finished"] is not None:
-            return
         if isinstance(made, LoopRun):
             found = folder.read(place)
             folder.write_tables(place, found.trials, FORMULA)
         folder.finish(place)
-        if not isinstance(made, LoopRun):
+        if isinstance(made, ExtrapolateRun):
             extrapolation.report(place)
 
 
@@ -371,12 +384,13 @@ def _go_on(experiment: StudyRun, jobs: int, quiet: bool) -> Path:
                 execute.tidy(path / task.name)
             execute.execute(experiment, jobs, told)
         for unit in experiment.units:
-            experiment.finish(unit)
+            if folder.read_facts(experiment.place(unit))["finished"] is None:  # killed before that
+                experiment.finish(unit)
         folder.finish(path)
         report(path)
     except KeyboardInterrupt:
         _draw_early(path, progress)
-        raise RunInterrupted(path, len(experiment.done_lines())) from None
+        raise StudyInterrupted(path) from None
     except (OSError, RunError) as error:
         _draw_early(path, progress)
         raise RunError(f"{error}. What is done is in {path}") from error

@@ -6,7 +6,7 @@
     about = "One line for the list of studies"
     seeds = [0, 1, 2]
     against = ["dense", "random"]      # arms or variants that the others are compared with
-    draw = ["labels", "prune_ratio"]   # figures: against labels, over epochs, or against an option
+    draw = ["labels", "prune_ratio"]   # against labels or an option, over "epochs", by FLOPs of "selection"
 
     [options]                          # of every run, as in a file for `prunefuse run`
     data = "fashion_mnist"
@@ -19,6 +19,7 @@
     [[variant]]                        # each beside the others, in every combination of the grid
     name = "not fused"
     fuse = false
+    needs = "timm"                     # a package, without which this variant is left out
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,18 @@ from prunefuse._options import changed, places
 from prunefuse.errors import ConfigError
 from prunefuse.experiment.config import RunConfig
 from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
+from prunefuse.experiment.study.pruning_config import PruningConfig
+from prunefuse.training._recipe import Recipe
 
-KINDS: dict[str, Any] = {"run": RunConfig, "extrapolate": ExtrapolateConfig, "flops": None}
+KINDS: dict[str, Any] = {
+    "run": RunConfig,
+    "extrapolate": ExtrapolateConfig,
+    "pruning": PruningConfig,
+    "flops": None,
+}
 _HERE = ("seeds", "out", "listener", "tensorboard")  # options of a run that a study has no place for
 _KEYS = ("title", "about", "kind", "seeds", "against", "draw", "on", "options", "grid", "variant")
+_RECIPE = {one.name for one in fields(Recipe)} - {"schedule", "steps"}
 _NONE = "none"  # an option that is left out again, by --set
 
 
@@ -75,7 +85,7 @@ class Study:
         kind: ``run``, ``extrapolate``, or ``flops``, which is computed and not run.
         seeds: Every configuration is run with each of them.
         against: Arms or variants that the others are compared with, seed by seed.
-        draw: ``labels``, ``epochs``, or names of options that accuracy is drawn against.
+        draw: ``labels``, ``epochs``, ``selection``, or names of options that accuracy is drawn against.
         options: What every configuration has. A table inside is written with a dot, as ``recipe.epochs``.
         grid: Values of an option, every combination of which is run.
         variants: Options that stand for each other, each in every combination.
@@ -184,7 +194,7 @@ def _made(stem: str, told: Mapping[str, Any], where: str, on: Any) -> Study:
     options = _table(told, "options", where)
     if on is not None:
         settings = settings_on(on)
-        if kind == "extrapolate":
+        if kind != "run":
             settings.pop("schedule")
         options = {**settings, **options} if on == told.get("on") else {**options, **settings}
         options = {name: value for name, value in options.items() if value != _NONE}
@@ -196,6 +206,8 @@ def _made(stem: str, told: Mapping[str, Any], where: str, on: Any) -> Study:
     variants = told.get("variant", [])
     if not isinstance(variants, list) or not all(isinstance(one, dict) for one in variants):
         raise ConfigError(f"{where}variant must be tables [[variant]], got {variants!r}")
+    # Of a package that is not here: the others are run without it.
+    variants = [one for one in variants if "needs" not in one or find_spec(str(one["needs"]))]
     listed: dict[str, tuple[Any, ...]] = {}
     for name, usual in (("seeds", [0, 1, 2]), ("against", []), ("draw", ["labels"])):
         value = told.get(name, usual)
@@ -214,7 +226,7 @@ def _made(stem: str, told: Mapping[str, Any], where: str, on: Any) -> Study:
                 name if name == "name" else _named(kind, name, where): value
                 for name, value in _flat(one).items()
             }
-            for one in variants
+            for one in ({key: value for key, value in one.items() if key != "needs"} for one in variants)
         ),
         **listed,
     )
@@ -241,9 +253,9 @@ def check(study: Study) -> None:
         )
     axes = {*study.grid, *(name for one in study.variants for name in one)} - {"name"}
     for drawn in study.draw:
-        if drawn not in ("labels", "epochs", *axes):
+        if drawn not in ("labels", "epochs", "selection", *axes):
             raise ConfigError(
-                f"draw must be of labels, epochs, or what varies ({', '.join(sorted(axes))}), got {drawn!r}"
+                f"draw must be of labels, epochs, selection, or what varies ({', '.join(sorted(axes))}), got {drawn!r}"
             )
     for point in study.points():
         configured(study, point)
@@ -291,6 +303,10 @@ def _with(study: Study, key: str, value: Any) -> Study:
         return replace(study, **plain)
     name = _named(study.kind, key, "set: ")
     options, grid = dict(study.options), dict(study.grid)
+    if own := [str(one.get("name")) for one in study.variants if name in one]:
+        raise ConfigError(
+            f"set: option must be one that no variant has, got {key!r}, which {', '.join(own)} have"
+        )
     options.pop(name, None)
     if name in grid or (isinstance(value, list) and not _is_list(study.kind, name)):
         grid.pop(name, None)
@@ -304,7 +320,7 @@ def _with(study: Study, key: str, value: Any) -> Study:
 def _is_list(kind: str, name: str) -> bool:
     """Whether an option is itself a list."""
     if KINDS[kind] is None:
-        return False
+        return name in ("schedule", "budgets", "image")
     found = next((one for one in places(KINDS[kind]) if ".".join(one.path) == name), None)
     return found is not None and "tuple" in str(found.hint)
 
@@ -316,7 +332,7 @@ def _named(kind: str, name: str, where: str) -> str:
         ConfigError: there is no such option.
     """
     if KINDS[kind] is None:
-        return name
+        return f"recipe.{name}" if name in _RECIPE else name
     own = {place.name: ".".join(place.path) for place in places(KINDS[kind])}
     inner = [path for path in own.values() if path.startswith("recipe.")]
     known = {path: path for path in (*own.values(), *inner)} | own

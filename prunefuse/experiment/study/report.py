@@ -11,6 +11,9 @@ from prunefuse.experiment import folder
 from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.extrapolate.ledger import FORMULA as EXTRAPOLATED
 from prunefuse.experiment.format import engineering
+from prunefuse.experiment.study import pruned
+from prunefuse.experiment.study.config import Study
+from prunefuse.experiment.study.kind import KIND
 from prunefuse.experiment.study.markdown import markdown
 from prunefuse.experiment.study.results import Results, csv_of, read
 from prunefuse.experiment.study.statistics import LEVEL, Difference, Mean, area, difference, mean_of
@@ -33,6 +36,8 @@ def report(path: Path) -> Path:
 
     if flops.is_computed(path):
         return flops.report(path)
+    if _is_of_pruning(path):
+        return pruned.report(path)
     results = read(path)
     files.write_text(path / "results.csv", csv_of(results))
     sections = _sections(results)
@@ -52,11 +57,18 @@ def overview(path: Path) -> list[Table | str]:
 
     if flops.is_computed(path):
         return flops.overview(path)
+    if _is_of_pruning(path):
+        return [pruned.table(pruned.read(path, Study.from_plain(folder.read_facts(path)["config"])))]
     results = read(path)
     blocks: list[Table | str] = [accuracies(results)]
     if (paired := differences(results)).rows:
         blocks += ["", paired]
     return blocks
+
+
+def _is_of_pruning(path: Path) -> bool:
+    facts = folder.read_facts(path)
+    return facts.get("kind") == KIND and facts["config"]["kind"] == "pruning"
 
 
 def _top(results: Results) -> list[page.Block]:
@@ -170,6 +182,8 @@ def _drawn(results: Results) -> list[page.Block]:
             blocks += _against_labels(results)
         elif what == "epochs":
             blocks += _over_epochs(results)
+        elif what == "selection":
+            blocks += _against_selection(results)
         else:
             blocks += _against_option(results, what)
     return blocks
@@ -219,6 +233,23 @@ def _over_epochs(results: Results) -> list[page.Block]:
             figures.training(summary, last), "Loss and accuracy over epochs, a line for each run", where
         )
     ]
+
+
+def _against_selection(results: Results) -> list[page.Block]:
+    """Accuracy at the largest size against the FLOPs of selecting it: a line for what is the same but for the variant."""
+    last = results.labels[-1]
+    lines: dict[str, dict[float, list[float]]] = {}
+    for unit in results.units:
+        found = [*results.at(unit.name, last).values()]
+        flops = [*results.at(unit.name, last, "selection_flops").values()]
+        if found and flops[0] > 0:
+            grid = ", ".join(told_option(name, unit.options[name]) for name in results.study.grid)
+            lines.setdefault(grid or "all runs", {})[flops[0]] = found
+    if not any(len(points) > 1 for points in lines.values()):
+        return []
+    drawn = figures.against(lines, {}, "FLOPs of selection", engineering)
+    caption = f"With {last:,} labels, every run that selects by a network. {_NEVER}"
+    return [page.Figure(drawn, "Accuracy against the FLOPs of selecting", caption)]
 
 
 def _against_option(results: Results, name: str) -> list[page.Block]:

@@ -15,6 +15,7 @@ from prunefuse.experiment.extrapolate.ledger import spent
 from prunefuse.experiment.extrapolate.record import read as read_extrapolation
 from prunefuse.experiment.folder import RunRecord
 from prunefuse.experiment.study.config import Study
+from prunefuse.experiment.study.kind import KIND
 from prunefuse.experiment.study.units import Unit, named_by_folders, units_of
 from prunefuse.experiment.summary import whole_cost
 
@@ -82,7 +83,7 @@ def read(path: Path) -> Results:
         RunFolderError: it is none, or has nothing yet.
     """
     facts = folder.read_facts(path)
-    if facts.get("kind") != "study":
+    if facts.get("kind") != KIND:
         raise RunFolderError(f"{path} is not a folder of prunefuse study")
     study = Study.from_plain(facts["config"])
     units = named_by_folders(path, units_of(study))

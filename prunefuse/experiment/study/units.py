@@ -14,7 +14,6 @@ from typing import Any
 from prunefuse._options import changed
 from prunefuse.experiment import folder
 from prunefuse.experiment.config import MachineOptions, RunConfig
-from prunefuse.experiment.extrapolate.config import ExtrapolateConfig
 from prunefuse.experiment.format import setting
 from prunefuse.experiment.loop_config import (
     REFITTED,
@@ -22,7 +21,8 @@ from prunefuse.experiment.loop_config import (
     SelectionOptions,
     StartOptions,
 )
-from prunefuse.experiment.study.config import Point, Study, configured
+from prunefuse.experiment.study.config import KINDS, Point, Study, configured
+from prunefuse.training._recipe import RECIPES, Recipe
 
 _USUAL = RunConfig()
 # Where and how fast something is computed, not what.
@@ -156,6 +156,8 @@ def _called(study: Study, made: Mapping[str, Unit]) -> dict[str, tuple[str, str,
             name: value_of(unit.config, name)
             for name in axes
             if any(value_of(other.config, name) != value_of(unit.config, name) for other in alike)
+            # What variants change is told where it is changed.
+            and (name in study.grid or value_of(unit.config, name) != value_of(type(unit.config)(), name))
         }
         told = ", ".join(told_option(name, value) for name, value in options.items())
         label = f"{unit.label}, {told}" if told else unit.label
@@ -170,7 +172,7 @@ def kept_names(path: Path) -> Callable[[Unit], str]:
     found = {}
     for place in sorted((path / "trials").glob(f"*/{folder.CONFIG}")):
         facts = folder.read_facts(place.parent)
-        kind: Any = ExtrapolateConfig if facts.get("kind") == "extrapolate" else RunConfig
+        kind = KINDS[facts.get("kind", "run")]
         found[identity(changed(kind(), facts["config"]))] = place.parent.name
     return lambda unit: found.get(identity(unit.config), unit.name)
 
@@ -190,6 +192,8 @@ def value_of(config: Any, name: str) -> Any:
     value: Any = config
     for part in name.split("."):
         value = None if value is None else getattr(value, part)
+    if isinstance(value, Recipe):
+        return next((named for named, one in RECIPES.items() if one == value), "changed")
     return value
 
 
