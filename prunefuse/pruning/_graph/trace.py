@@ -202,6 +202,7 @@ class Tracing:
         routing: Whether the graph that is walked now uses places of the largest values.
         waiting: Axes that stay whole unless they are of experts.
         chosen: As of :class:`Trace`; so are the multiples.
+        pointed: Axes to which places point.
         pointing: Of the place that Python was given last, and takes next: the axis that it is of.
         calls: Those of the graph that is walked now; so are literals and products.
     """
@@ -220,6 +221,7 @@ class Tracing:
     waiting: list[Waiting] = field(default_factory=list)
     chosen: list[tuple[Ids, int]] = field(default_factory=list)
     multiples: list[tuple[Ids, int]] = field(default_factory=list)
+    pointed: list[Ids] = field(default_factory=list)
     pointing: list[Ids] = field(default_factory=list)
     sized: dict[Size, Ids] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
