@@ -306,3 +306,20 @@ def test_the_number_of_experts_changes_in_routers_and_models_around_them():
     assert small.num_experts == small.first.gate.num_experts == small.second.experts.num_experts == 4
     assert small.first.other.num_experts == 8
     assert small(x).shape == (TOKENS, 3)
+
+
+def test_what_has_a_scale_of_three_axes_is_no_expert():
+    """Channels of a backbone beside a choice of something else."""
+
+    class Detects(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.classes = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Linear(8, 5)
+            self.scale, self.table = nn.Parameter(torch.rand(8, 1, 1)), nn.Parameter(torch.rand(5, 2))
+
+        def forward(self, x):
+            x = (self.a(x) * self.scale).softmax(1)
+            return self.b(x), self.table[self.classes(x.mean((2, 3))).topk(2)[1]]
+
+    with pytest.raises(ValueError, match="normalizes over channels"):
+        plan_pruning(Detects(), torch.randn(2, 3, 5, 5), ratio=0.5)

@@ -247,6 +247,7 @@ class Tracing:
         routing: Whether the graph that is walked now uses places of the largest values.
         waiting: Axes that stay whole unless they are of experts.
         chosen: As of :class:`Trace`; so are the multiples.
+        pointed: Axes to which places point.
         pointing: Of the place that Python was given last, and takes next: the axis that it is of.
         heads: What attention loses: ``"whole"`` heads, channels ``"inside"`` of them, or what is ``"known"``.
         whole_heads: Types of modules that lose whole heads in any case.
@@ -270,6 +271,7 @@ class Tracing:
     waiting: list[Waiting] = field(default_factory=list)
     chosen: list[tuple[Ids, int]] = field(default_factory=list)
     multiples: list[tuple[Ids, int]] = field(default_factory=list)
+    pointed: list[Ids] = field(default_factory=list)
     pointing: list[Ids] = field(default_factory=list)
     sized: dict[Size, Ids] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)

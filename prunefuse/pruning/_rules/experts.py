@@ -101,6 +101,7 @@ def follow(call: Call, axes: Ids | None, inputs: Sequence[Value], outputs: list[
     if axes is not None and len(outputs) > _CHOOSE[name]:
         place = _CHOOSE[name]
         outputs[place] = replace(outputs[place], points=axes)
+        call.trace.pointed.append(axes)
     if inputs and inputs[0].points is not None and f"aten::{name}" in _SAME | {"aten::sort"}:
         count = 1 if name == "sort" else len(outputs)
         outputs[:count] = [replace(out, points=inputs[0].points) for out in outputs[:count]]
@@ -135,7 +136,10 @@ def chosen_axis(call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Ids 
 
 
 def settle(tracing: Tracing) -> None:
-    """Decide which of the axes that wait are of experts, the first axis of weights of several. The others stay."""
+    """Decide which of the axes that wait are of experts: places point to them, and weights of several axes have them first.
+
+    The others stay.
+    """
     if not tracing.waiting:
         return
     component = tracing.couplings.components()
@@ -146,10 +150,11 @@ def settle(tracing: Tracing) -> None:
         for value in call.inputs
         if value.name is not None
     }
+    pointed = {0}.union(*(component[ids].tolist() for ids in tracing.pointed))
     experts = {0}
     for name, value in tracing.tensors.items():
         if len(value.axes) > 2 and name not in convolved:
-            experts.update(component[value.axes[0]].tolist())
+            experts.update(pointed.intersection(component[value.axes[0]].tolist()))
     for _ in tracing.couplings.splits:  # groups of experts, groups of these
         for split in tracing.couplings.splits:
             if component[split.flat].any() and experts.issuperset(component[split.flat].tolist()):
