@@ -32,6 +32,7 @@ from prunefuse.pruning._explain import Coupled
 from prunefuse.pruning._graph.caches import caches, without_caches
 from prunefuse.pruning._graph.copies import fingerprint, named_tensors
 from prunefuse.pruning._graph.export import CaptureError, Exporter
+from prunefuse.pruning._graph.program import Program
 from prunefuse.pruning._graph.standardized import change, loses_columns
 from prunefuse.pruning._graph.trace import Note, Product, Trace, note_lines
 from prunefuse.pruning._rules.heads import VALUES
@@ -128,17 +129,18 @@ def plan_pruning(
         hint = "a list is the arguments in order: where it is one argument, write example_inputs=([...],)"
         raise CaptureError(f"{error}; {hint}", error.module) from error
     dense = Dense(model, inputs, evaluation, None, checked, evidence, ignored, free)
+    if _has_unread(dense.evaluation):
+        dense = replace(dense, training=exporter.dense_in_training())
     ranked = dense.ranked(Remedies())
     found: dict[str, dict[str, int | tuple[int, ...]]] = {}
     if ranked.trace.pinning and (found := caches(model, inputs, ranked.trace.pinning)):
         fresh = without_caches(model, found)
         exporter = Exporter(fresh, inputs)
-        dense = replace(dense, model=fresh, evaluation=exporter.dense())
+        evaluation = exporter.dense()
+        training = exporter.dense_in_training() if _has_unread(evaluation) else None
+        dense = replace(dense, model=fresh, evaluation=evaluation, training=training)
         ranked = dense.ranked(Remedies())
     unused = ranked.trace.unused()
-    if unused and (training := exporter.dense_in_training()) is not None:
-        dense = replace(dense, training=training)
-        ranked = dense.ranked(Remedies())
 
     reached: tuple[str, ...] = ()
     if target is None:
@@ -224,6 +226,15 @@ def _standardized(
         amount = change(tensors[name], kept[name], tensors.get(gain))
         notes.append(Note(f"{name} {100 * amount:.2g} %", why))
     return {name: gain for name, gain in found.items() if gain}, note_lines(notes)
+
+
+def _has_unread(program: Program) -> bool:
+    """Whether there are parameters or buffers with axes that no call takes: training may."""
+    return any(
+        not node.users and node.meta["val"].ndim
+        for node in program.graph.find_nodes(op="placeholder")
+        if node.name in program.tensors
+    )
 
 
 def _notes_on_capture(exporter: Exporter, unused: Sequence[str]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from prunefuse.pruning._choose.scores import channel_scores
 from prunefuse.pruning._choose.targets import Costs, Latency, Target, Unreachable, find_ratio, measure
 from prunefuse.pruning._graph.copies import copied, cut, named_tensors
 from prunefuse.pruning._graph.couplings import Ids
+from prunefuse.pruning._graph.export import without_collections
 from prunefuse.pruning._graph.program import Program
 from prunefuse.pruning._graph.trace import Note, Trace, fix_unranked, note_lines
 from prunefuse.pruning._walk import trace
@@ -64,17 +65,18 @@ class Dense:
 
     def ranked(self, remedies: Remedies) -> Ranked:
         """The model with scores, where modules are treated as the remedies say."""
-        traced = trace(
-            self.model,
-            self.evaluation,
-            self.ignored,
-            self.training,
-            remedies.whole,
-            self.free,
-            smallest=remedies.smallest,
-            heads=self.heads,
-            whole_heads=remedies.whole_heads,
-        )
+        with without_collections():
+            traced = trace(
+                self.model,
+                self.evaluation,
+                self.ignored,
+                self.training,
+                remedies.whole,
+                self.free,
+                smallest=remedies.smallest,
+                heads=self.heads,
+                whole_heads=remedies.whole_heads,
+            )
         own_ratios = {
             name: self.options.own_ratios[path]
             for name in traced.writers

@@ -157,7 +157,8 @@ def cut_tensor(tensor: Tensor, kept: Sequence[Tensor | None]) -> Tensor:
         return tensor
     # index_select writes rows; channels-last weights stay so.
     layout = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
-    small = torch.empty_permuted(small.shape, layout, dtype=small.dtype, device=small.device).copy_(small)
+    if layout != list(range(tensor.ndim)):
+        small = torch.empty_permuted(small.shape, layout, dtype=small.dtype, device=small.device).copy_(small)
     return nn.Parameter(small, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
 
 

@@ -253,7 +253,7 @@ def _record(model: nn.Module, inputs: Inputs, training: bool, made: Made | None 
     with (
         running_modules(model) as running,
         quiet(),
-        _without_collections(),
+        without_collections(),
         warnings.catch_warnings(),
         isolated(0, device),
     ):
@@ -272,7 +272,7 @@ def _record(model: nn.Module, inputs: Inputs, training: bool, made: Made | None 
 
 
 @contextmanager
-def _without_collections() -> Iterator[None]:
+def without_collections() -> Iterator[None]:
     """While it lasts Python does not look for cycles, which would go through all that torch holds in the middle of a run."""
     enabled = gc.isenabled()
     gc.disable()

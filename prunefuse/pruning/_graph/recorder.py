@@ -14,7 +14,6 @@ from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_pre_dispatch, enable_python_dispatcher
 from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunefuse._attention import unfused_attention
@@ -129,8 +128,9 @@ class _Recorder(SchemaCheckMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given, named = tree_map_only(Tensor, self.node_of, (args, kwargs))
-        result = self._result(func, args, kwargs)
+        given, named = self._nodes_in(args), self._nodes_in(kwargs)
+        with torch._C._DisablePythonDispatcher():  # there are no symbols, so that kernels in C++ do
+            result = self._result(func, args, kwargs)
         node = self.graph.call_function(func, given, named)
         node.meta["nn_module_stack"] = self._stack()
         if isinstance(result, Tensor):
@@ -147,23 +147,29 @@ class _Recorder(SchemaCheckMode):
             node.meta["val"] = result
         return result
 
+    def _nodes_in(self, value: Any) -> Any:
+        """Arguments of an operator, with nodes in the place of tensors."""
+        kind = type(value)
+        if kind is tuple or kind is list:
+            return kind([self._nodes_in(x) for x in value])
+        if kind is dict:
+            return {name: self._nodes_in(x) for name, x in value.items()}
+        return self.node_of(value) if isinstance(value, Tensor) else value
+
     def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What an operator gives; without values as it gave for such inputs before, which PyTorch finds slowly in Python."""
         if func in _LIKE_INPUT and isinstance(args[0], Tensor) and args[0].is_meta:
             return torch.empty_like(args[0])
         if not _makes_new(func):
             return func(*args, **kwargs)
-        leaves, structure = tree_flatten((args, kwargs))
-        if any(isinstance(x, Tensor) and not x.is_meta for x in leaves):
+        key: list[Any] = [func]
+        if not (_add_kinds(key, args) and _add_kinds(key, kwargs)):
             return func(*args, **kwargs)
-        kinds = [_kind(x) for x in leaves]
-        if None in kinds:
-            return func(*args, **kwargs)
-        key = (func, structure, *kinds)
-        if (made := self._made.get(key)) is None:
+        known = tuple(key)
+        if (made := self._made.get(known)) is None:
             result = func(*args, **kwargs)
             if isinstance(result, Tensor) and type(result) is Tensor and result.is_meta:
-                self._made[key] = (tuple(result.shape), result.stride(), result.dtype)
+                self._made[known] = (tuple(result.shape), result.stride(), result.dtype)
             return result
         shape, strides, dtype = made
         return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
@@ -184,14 +190,23 @@ def _makes_new(func: Any) -> bool:
     return schema.returns[0].alias_info is None
 
 
-def _kind(value: Any) -> Any:
-    """What a result's shape depends on of an argument; None where that is not known."""
-    if isinstance(value, Tensor):
-        return (value.shape, value.stride(), value.dtype) if type(value) in (Tensor, nn.Parameter) else None
-    plain = isinstance(
-        value, bool | int | float | str | torch.dtype | torch.device | torch.layout | torch.memory_format
-    )
-    return (type(value), value) if plain or value is None else None
+def _add_kinds(key: list[Any], value: Any) -> bool:
+    """Add what a result's shape depends on of arguments to a key; whether that is known."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        key.append((kind, len(value)))
+        return all(_add_kinds(key, x) for x in value)
+    if kind is dict:
+        key.append((kind, *value))
+        return all(_add_kinds(key, x) for x in value.values())
+    if kind is Tensor or kind is nn.Parameter:
+        key.append((value.shape, value.stride(), value.dtype))
+        return bool(value.is_meta)
+    key.append((kind, value))
+    return value is None or isinstance(value, _PLAIN)
+
+
+_PLAIN = (bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
 def _like(value: Any) -> Any:

@@ -7,7 +7,7 @@ variance, deviation, length, mean) by which its input is divided. What else is d
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from torch import fx
 
@@ -156,15 +156,21 @@ def _is_of(node: fx.Node, source: fx.Node) -> bool:
 
 
 def _is_computed(node: fx.Node, held: Collection[str]) -> bool:
-    """Whether a tensor depends on the inputs of the network."""
-    return any(x.op == "placeholder" and x.name not in held for x in _behind(node))
-
-
-def _behind(node: fx.Node) -> Iterator[fx.Node]:
-    waiting, seen = [node], {node}
+    """Whether a tensor depends on the inputs of the network; each node of a graph remembers it."""
+    waiting = [node]
     while waiting:
-        current = waiting.pop()
-        yield current
-        new = [x for x in current.all_input_nodes if x not in seen]
-        seen.update(new)
-        waiting += new
+        current = waiting[-1]
+        if _COMPUTED not in current.meta:
+            before = [x.meta.get(_COMPUTED) for x in current.all_input_nodes]
+            if True in before or (current.op == "placeholder" and current.name not in held):
+                current.meta[_COMPUTED] = True
+            elif None not in before:
+                current.meta[_COMPUTED] = False
+            else:
+                waiting += [x for x in current.all_input_nodes if _COMPUTED not in x.meta]
+                continue
+        waiting.pop()
+    return bool(node.meta[_COMPUTED])
+
+
+_COMPUTED = "depends on inputs"
