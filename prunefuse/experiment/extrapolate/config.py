@@ -118,8 +118,8 @@ class ScoreOptions:
         TrainingOptions,
         "recipe",
         default=None,
-        help="Training that the options below change; left out, that of the data set: digits for the digits, whose values "
-        "are in parentheses, text for texts, else cifar. One of",
+        help="Training that the options below change; left out, the data set's: digits, whose values are in parentheses, "
+        "text for texts, or cifar. One of",
         usual=RECIPES["digits"],
         instead="training",
     )
