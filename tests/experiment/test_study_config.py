@@ -218,6 +218,7 @@ def test_settings_of_a_data_set_take_the_place_of_others() -> None:
     assert (config.data, config.image_size, config.recipe.epochs) == ("digits", None, 40)
     usual = configured(read_study("budgets"), next(read_study("budgets").points()))
     assert (usual.data, usual.image_size, usual.model) == ("fashion_mnist", 14, "resnet20")
+    assert (usual.flip, usual.crop, config.flip, config.crop) == (False, 0, None, None)
     told = (
         usual.recipe.epochs,
         usual.recipe.min_steps,

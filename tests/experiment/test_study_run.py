@@ -209,7 +209,7 @@ def test_longer_sizes_begin_with_the_steps_that_are_there(tmp_path: Path, traine
 
 def test_a_stopped_study_goes_on(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "study"
-    train, left = loop.train, 8
+    train, left = loop.train, 9
 
     def stopping(*args: Any, **options: Any) -> Any:
         nonlocal left
