@@ -740,3 +740,18 @@ def test_nothing_is_written_where_it_cannot_be_done():
             partly.plan.fuse_(partly.dense, partly.small, "preserve")
     assert all(torch.equal(start[name], tensor) for name, tensor in partly.dense.state_dict().items())
     assert all(torch.equal(before[name], tensor) for name, tensor in case.dense.state_dict().items())
+
+
+def test_attention_with_shorter_heads_is_named_as_not_preserved() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
+    dense = nn.Sequential(nn.Linear(8, 32), layer, nn.Linear(32, 5)).double().eval()
+    tokens = torch.randn(3, 6, 8, dtype=torch.float64)
+    whole = plan_pruning(dense, (tokens,), ratio=0.5)
+    inside = plan_pruning(dense, (tokens,), ratio=0.5, heads="inside")
+    assert "1.self_attn" not in whole.not_preserved
+    attention = [path for path in inside.not_preserved if "attn" in path or path == "1"]
+    assert attention
+    small = inside.extract(dense)
+    with pytest.warns(UserWarning, match="not_preserved"):
+        inside.fuse_(dense, small, "preserve")
