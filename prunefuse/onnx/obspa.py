@@ -15,8 +15,17 @@ from prunefuse.onnx.reader import example_shapes, read, trace
 from prunefuse.onnx.runtime import Feeds, FileNetwork
 from prunefuse.onnx.writer import check_free, narrowed, save
 from prunefuse.pruning._obspa.readers import find_readers
-from prunefuse.pruning._obspa.refit import RANKED_HERE, check_planning, compensate, costs, with_notes
-from prunefuse.pruning.options import lists
+from prunefuse.pruning._obspa.refit import (
+    COMBINE,
+    FIT_TO,
+    RANKED_HERE,
+    check_planning,
+    compensate,
+    compensate_own,
+    costs,
+    with_notes,
+)
+from prunefuse.pruning.options import check_choice, lists
 from prunefuse.pruning.plan import PruningPlan
 
 
@@ -28,6 +37,8 @@ def prune_without_finetuning(
     *,
     damping: float = 0.01,
     memory: int = 2**30,
+    combine: str = "sum",
+    fit_to: str = "dense",
     **options: Unpack[planner.OnnxPlanOptions],
 ) -> PruningPlan:
     """Write a narrower network that needs no training afterwards (OBSPA), and return its plan.
@@ -50,6 +61,9 @@ def prune_without_finetuning(
             Arrays are read in batches of the size that the file says, or of 64.
         damping: λ of the layers' Hessians, as a multiple of the mean of their diagonals.
         memory: Bytes for Hessians that are gathered in one run over the calibration inputs.
+        combine: ``"sum"``, ``"mean"`` or ``"median"``: what becomes of the costs that a channel has in several layers.
+        fit_to: ``"dense"``: a layer is fitted to the outputs that the dense network has there. ``"own"``: to those of its
+            own dense weights, on inputs that passed the layers changed before.
         options: Those of `prunefuse.onnx.planner.OnnxPlanOptions`.
 
     Returns:
@@ -69,6 +83,8 @@ def prune_without_finetuning(
         Time*.
     """
     check_planning(options, damping)
+    check_choice("combine", combine, tuple(COMBINE))
+    check_choice("fit_to", fit_to, FIT_TO)
     target = Path(out)
     check_free(target)
     model = read(path)
@@ -80,12 +96,18 @@ def prune_without_finetuning(
         )
     batches, dense = Feeds(calibration, model), FileNetwork(model, readers)
     with torch.no_grad():
-        scores = costs(dense, readers, batches, damping, memory)
+        scores = costs(dense, readers, batches, damping, memory, combine)
         ignore = options.pop("ignore", ())
         ignore = [*([ignore] if isinstance(ignore, str) else ignore), *map(glob.escape, stuck)]
         planning: planner.OnnxPlanOptions = {**options, "scores": scores, "ignore": ignore}
         plan = with_notes(planner.plan(path, **planning), stuck)
-        small = narrowed(path, plan)
-        compensate(FileNetwork(small, readers), dense, plan, dense.steps(readers), batches, damping)
+        steps = dense.steps(readers)
+        if fit_to == "own":
+            passed = FileNetwork(read(path), readers)
+            compensate_own(passed, dense, plan, steps, batches, damping)
+            small = narrowed(path, plan, passed.tensors)
+        else:
+            small = narrowed(path, plan)
+            compensate(FileNetwork(small, readers), dense, plan, steps, batches, damping)
     save(small, target, like=path)
     return plan

@@ -6,11 +6,13 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from torch import Tensor
 
 from prunefuse.onnx.planner import operand_index, plan, planned, size_operand
 from prunefuse.onnx.reader import trace
@@ -66,9 +68,13 @@ def write(path: str | os.PathLike[str], out: str | os.PathLike[str], plan: Pruni
     save(narrowed(path, plan), target, like=path)
 
 
-def narrowed(path: str | os.PathLike[str], plan: PruningPlan) -> ir.Model:
-    """The network of a file, cut by a plan; errors are those of :func:`write`."""
+def narrowed(
+    path: str | os.PathLike[str], plan: PruningPlan, values: Mapping[str, Tensor] = MappingProxyType({})
+) -> ir.Model:
+    """The network of a file, cut by a plan, with other values of some constants; errors are those of :func:`write`."""
     model, inputs = planned(path, plan)
+    for name, tensor in values.items():
+        model.graph.initializers[name].const_value = ir.Tensor(tensor.numpy(), name=name)
     for name, axes in plan.kept.items():
         _cut(model.graph.initializers[name], axes)
     try:

@@ -254,11 +254,16 @@ def quiet():
     logging.disable(logging.NOTSET)
 
 
-def test_the_file_becomes_what_the_model_becomes(tmp_path):
+@pytest.mark.parametrize(
+    "options", [{}, {"combine": "median"}, {"fit_to": "own"}, {"combine": "mean", "fit_to": "own"}]
+)
+def test_the_file_becomes_what_the_model_becomes(tmp_path, options):
     model, x = scramble_(Network()).eval(), torch.randn(256, 3, 8, 8)
     path = export(model, x[:2], tmp_path / "net.onnx", "unoptimized")
-    plan = prunefuse.onnx.prune_without_finetuning(path, tmp_path / "small.onnx", x.numpy(), ratio=0.4)
-    theirs, small = prune_without_finetuning(model, x[:2], x, ratio=0.4)
+    plan = prunefuse.onnx.prune_without_finetuning(
+        path, tmp_path / "small.onnx", x.numpy(), ratio=0.4, **options
+    )
+    theirs, small = prune_without_finetuning(model, x[:2], x, ratio=0.4, **options)
     assert plan.kept == theirs.kept
     with torch.no_grad():
         assert_close(
@@ -399,6 +404,18 @@ def test_what_cannot_be_made_up_for_stays(tmp_path):
             "damping must be larger, or calibration must be more inputs",
         ),
         ([[floats(2, 5)] * 2], {"damping": -1}, ValueError, "damping must be"),
+        (
+            [[floats(2, 5)] * 2],
+            {"combine": "max"},
+            ValueError,
+            "combine must be one of sum, mean, median, got 'max'",
+        ),
+        (
+            [[floats(2, 5)] * 2],
+            {"fit_to": "small"},
+            ValueError,
+            "fit_to must be one of dense, own, got 'small'",
+        ),
         (
             [[floats(2, 5)] * 2],
             {"criterion": "l1"},
