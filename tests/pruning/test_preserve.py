@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import torchvision
-from pruning_oracle import scramble_
+from pruning_oracle import Between, scramble_
+from test_operators import WRITTEN_NORMS
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import spectral_norm as old_spectral_norm
@@ -740,3 +741,14 @@ def test_nothing_is_written_where_it_cannot_be_done():
             partly.plan.fuse_(partly.dense, partly.small, "preserve")
     assert all(torch.equal(start[name], tensor) for name, tensor in partly.dense.state_dict().items())
     assert all(torch.equal(before[name], tensor) for name, tensor in case.dense.state_dict().items())
+
+
+@pytest.mark.parametrize("name", WRITTEN_NORMS)
+def test_norms_written_by_hand_are_kept_or_named(name):
+    case = planned(lambda: Between(WRITTEN_NORMS[name]), images(2, 3, 6, 6))
+    means = ("layer norm", "in steps", "variance", "variance and mean", "channels last", "global response")
+    if name in (*means, "in another precision"):
+        assert difference(fused(case), case, training=True) < (1e-9 if name in means else 1e-5)
+    else:
+        why = "adds up" if name.startswith("length") else "one less than the number of channels"
+        assert [why in reason for reason in case.plan.not_preserved.values()] == [True]
