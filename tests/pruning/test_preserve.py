@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import torchvision
-from pruning_oracle import scramble_
+from pruning_oracle import Between, scramble_
+from test_operators import WRITTEN_NORMS
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import spectral_norm as old_spectral_norm
@@ -755,3 +756,14 @@ def test_attention_with_shorter_heads_is_named_as_not_preserved() -> None:
     small = inside.extract(dense)
     with pytest.warns(UserWarning, match="not_preserved"):
         inside.fuse_(dense, small, "preserve")
+
+
+@pytest.mark.parametrize("name", WRITTEN_NORMS)
+def test_norms_written_by_hand_are_kept_or_named(name):
+    case = planned(lambda: Between(WRITTEN_NORMS[name]), images(2, 3, 6, 6))
+    means = ("layer norm", "in steps", "variance", "variance and mean", "channels last", "global response")
+    if name in (*means, "in another precision"):
+        assert difference(fused(case), case, training=True) < (1e-9 if name in means else 1e-5)
+    else:
+        why = "adds up" if name.startswith("length") else "one less than the number of channels"
+        assert [why in reason for reason in case.plan.not_preserved.values()] == [True]
