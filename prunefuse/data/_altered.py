@@ -54,6 +54,14 @@ def altered(data: Data, long_tail: float, duplicates: float, seed: int) -> Data:
         require(
             able or not alters, name, f"left out with {data.name}, which is no set of images in memory", value
         )
+        one = able and data.train.labels is not None and data.train.labels.ndim == 1
+        one = one and not data.train.labels.is_floating_point()
+        require(
+            one or not alters,
+            name,
+            f"left out with {data.name}, whose samples have not one class each",
+            value,
+        )
     if long_tail != 1:
         data = long_tailed(data, long_tail, seed)
     return duplicated(data, duplicates, seed) if duplicates else data

@@ -73,6 +73,19 @@ def test_only_images_in_memory_are_altered(tmp_path: Path, option: dict[str, flo
         load(f"folder:{tmp_path}", **option)
 
 
+@pytest.mark.parametrize("option", [{"long_tail": 2.0}, {"duplicates": 0.5}])
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_only_samples_of_one_class_each_are_altered(
+    tmp_path: Path, option: dict[str, float], task: str
+) -> None:
+    labels = np.eye(3)[np.arange(30) % 3] if task == "multi-label" else np.arange(30) / 2
+    np.savez(tmp_path / "x.npz", images=np.zeros((30, 1, 4, 4), np.uint8), labels=labels)
+    assert len(load(f"arrays:{tmp_path / 'x.npz'}", task=task).pool)
+    [name] = option
+    with pytest.raises(ConfigError, match=f"{name} must be left out with .*not one class each"):
+        load(f"arrays:{tmp_path / 'x.npz'}", task=task, **option)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("long_tail", 0.5), ("long_tail", float("nan")), ("duplicates", 1.0), ("duplicates", -0.1)],
