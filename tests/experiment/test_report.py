@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import nn
 
+from prunefuse._table import Group
 from prunefuse.experiment import folder
 from prunefuse.experiment.config import RunConfig
 from prunefuse.experiment.cost import FORMULA
 from prunefuse.experiment.folder import RunFolderError, Trial
 from prunefuse.experiment.records import Cost, Epoch, Round
-from prunefuse.experiment.report import render, report, text_table
+from prunefuse.experiment.report import render, report, tables, text_table
 from prunefuse.experiment.summary import summarize, whole_cost
 from prunefuse.pruning import plan_pruning
 
@@ -442,3 +443,14 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
     before = dict(matplotlib.rcParams)
     report([make_run(tmp_path / "run", seeds=(0,))])
     assert dict(matplotlib.rcParams) == before
+
+
+def test_rates_are_flops_over_seconds_where_both_are_known():
+    paid = {"plan": (0.0, 2.0), "train_selector": (8e9, 4.0), "score_pool": (5e9, None)}
+    shown = tables.by_phase(
+        [(Group("prunefuse", 1), paid)],
+        {phase: phase for phase in paid},
+        sums={"both": ("plan", "train_selector")},
+    )
+    assert shown.head[1:] == ["FLOPs", "seconds", "FLOP/s"]
+    assert [row[3] for row in shown.rows] == ["", "2 G", "", ""]

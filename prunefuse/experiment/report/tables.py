@@ -19,7 +19,7 @@ def by_phase(
     sums: Mapping[str, Sequence[str]],
     together: bool = False,
 ) -> Table:
-    """FLOPs and seconds of every column, a row for each phase that any has, and then the sums.
+    """FLOPs, seconds and FLOPs a second of every column, a row for each phase that any has, and then the sums.
 
     Args:
         columns: Title and costs; the title's number of columns is not read.
@@ -30,10 +30,12 @@ def by_phase(
 
     def cells(cost: tuple[float, float | None] | None) -> list[str]:
         if cost is None:
-            return [""] if together else ["", ""]
+            return [""] if together else ["", "", ""]
         if together:
             return [engineering(cost[0], "FLOP") + ("" if cost[1] is None else f" {cost[1]:8.2f} s")]
-        return [engineering(cost[0]), "" if cost[1] is None else f"{cost[1]:.2f}"]
+        flops, seconds = cost
+        rate = engineering(flops / seconds) if flops and seconds else ""
+        return [engineering(flops), "" if seconds is None else f"{seconds:.2f}", rate]
 
     costs = [cost for _, cost in columns]
     rows = [
@@ -47,8 +49,8 @@ def by_phase(
     ]
     if together:
         return Table(["cost", *(group.title for group, _ in columns)], rows, sums=len(sums))
-    groups = [Group("", 1), *(Group(group.title, 2, group.color) for group, _ in columns)]
-    head = ["phase", *["FLOPs", "seconds"] * len(columns)]
+    groups = [Group("", 1), *(Group(group.title, 3, group.color) for group, _ in columns)]
+    head = ["phase", *["FLOPs", "seconds", "FLOP/s"] * len(columns)]
     return Table(head, rows, sums=len(sums), groups=groups)
 
 
