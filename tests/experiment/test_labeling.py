@@ -81,7 +81,7 @@ def test_the_whole_cycle_by_processes(tmp_path):
             "annotator",
             "note",
         ]
-        assert {row["why"] for row in batch} == {"highest entropy"}
+        assert {row["why"] for row in batch} == {"highest margin"}
         assert {row["predicted"] for row in batch} <= {DARK, LIGHT}
         utilities = [float(row["utility"]) for row in batch]
         assert utilities == sorted(utilities, reverse=True)
@@ -146,7 +146,7 @@ def test_what_is_not_labeled_is_asked_again_and_what_nobody_can_tell_is_not(made
     call("next", made, f"-n 5 -o {tmp_path / '2.csv'}")
     again = rows(tmp_path / "2.csv")
     assert [row["path"] for row in again[:2]] == asked[2:4]
-    assert [row["why"] for row in again] == ["asked before"] * 2 + ["highest entropy"] * 3
+    assert [row["why"] for row in again] == ["asked before"] * 2 + ["highest margin"] * 3
     # Without new labels the same are asked, and more only where more are wanted.
     call("next", made, f"-n 7 -o {tmp_path / '3.csv'}")
     third = [row["path"] for row in rows(tmp_path / "3.csv")]
@@ -547,7 +547,7 @@ def test_a_network_is_trained_where_labels_are_new_and_the_one_before_is_removed
     next_batch(made, 2, tmp_path / "1.csv", say=said.append)
     next_batch(made, 2, tmp_path / "2.csv", say=said.append)
     assert said == ["training the selector on 2 labels"]
-    assert rows(tmp_path / "1.csv") == [row | {"why": "highest entropy"} for row in rows(tmp_path / "2.csv")]
+    assert rows(tmp_path / "1.csv") == [row | {"why": "highest margin"} for row in rows(tmp_path / "2.csv")]
     call("import", made, f"{fill(tmp_path / '1.csv')}")
     next_batch(made, 2, tmp_path / "3.csv", say=said.append)
     assert said[1:] == ["training the selector on 4 labels"]

@@ -114,7 +114,7 @@ def test_two_people_ask_at_the_same_moment(tmp_path):
     batches = [[row["path"] for row in rows(tmp_path / f"{who}.csv")] for who in ("anna", "ben")]
     assert len({*batches[0], *batches[1]}) == 12
     assert {row["why"] for who in ("anna", "ben") for row in rows(tmp_path / f"{who}.csv")} == {
-        "highest entropy"
+        "highest margin"
     }
     assert len(list((tmp_path / "p" / "rounds").iterdir())) == 1
     assert labels.status(tmp_path / "p").open_for == {"anna": 6, "ben": 6}

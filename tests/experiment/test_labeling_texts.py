@@ -97,7 +97,7 @@ def test_the_whole_cycle_by_processes(tmp_path, pool):
     said = label(f"next {folder} -n 4 --for ben --out {tmp_path / 'b.csv'}")
     assert "training the selector on 8 labels" in said
     second = rows(tmp_path / "b.csv")
-    assert {row["why"] for row in second} == {"highest entropy"}
+    assert {row["why"] for row in second} == {"highest margin"}
     assert {row["annotator"] for row in second} == {"ben"}
     assert not {row["id"] for row in second} & {row["id"] for row in batch}
     assert "asked of ben  4" in label(f"status {folder}")
@@ -450,7 +450,7 @@ def test_a_tokenizer_and_a_network_of_ones_own(tmp_path, pool, monkeypatch):
     file = write_csv(tmp_path / "l.csv", [(f"t{n}", truth(n)) for n in range(6)], ("id", "label"))
     call("import", folder, file)
     call("next", folder, f"-n 3 -o {tmp_path / 'b.csv'}")
-    assert {row["why"] for row in rows(tmp_path / "b.csv")} == {"highest entropy"}
+    assert {row["why"] for row in rows(tmp_path / "b.csv")} == {"highest margin"}
     for name, wrong in (
         ("large", "tokenizer must give numbers in [0, 91), got 5000 for text"),
         ("words", "tokenizer must give a list of whole numbers, got list for text"),

@@ -185,7 +185,7 @@ def test_a_final_training_of_another_length_leaves_selectors_as_they_are() -> No
     assert short.loop_of("random", 0).recipe == loop.recipe
     keys = [step_keys(config.loop_of("prunefuse", 0, (20, 40)), {}) for config in (usual, short)]
     assert {step for step in keys[0] if keys[0][step] != keys[1][step]} == {"0/train_final", "1/train_final"}
-    assert len({unit.name for unit in units_of(read_study("time-to-accuracy"))}) == 4 * 8
+    assert len({unit.name for unit in units_of(read_study("time-to-accuracy"))}) == 5 * 8
 
 
 def test_another_network_or_data_set_is_another_step() -> None:

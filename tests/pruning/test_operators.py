@@ -179,7 +179,11 @@ MIXING = {
     "windows": (lambda x: x.unfold(1, 2, 1).sum(-1), 7, "works along a channel axis"),
     "fourier": (lambda x: torch.fft.fft(x, dim=1).abs(), 8, "works along a channel axis"),
     "rolled": (lambda x: x.roll(1, 1), 8, "rolls a channel axis"),
-    "orthogonal": (lambda: parametrizations.orthogonal(nn.Conv2d(8, 8, 1)), 8, "no rule for"),
+    "orthogonal": (
+        lambda: parametrizations.orthogonal(nn.Conv2d(8, 8, 1)),
+        8,
+        "a part of an orthogonal weight is not orthogonal",
+    ),
 }
 
 

@@ -50,7 +50,7 @@ def onnx(name):
         (lambda: onnx("plan"), {"path"}, COMMON | {"shapes"}),
         (
             lambda: onnx("prune_without_finetuning"),
-            {"path", "out", "calibration", "damping", "memory"},
+            {"path", "out", "calibration", "damping", "memory", "combine", "fit_to"},
             COMMON - RANKED | {"shapes"},
         ),
     ],
