@@ -43,7 +43,7 @@ class Sizes:
     ``selector`` and ``final`` are FLOPs per input, ``features`` is what a distance
     reads of a sample: the selector's features, with BADGE its logits too, without distances 0. ``candidates`` is how many
     unlabeled samples are looked at in a round, None being all. ``counted`` is whether the work of training is known,
-    ``taught_once`` whether a teacher's outputs are computed once, as samples are not augmented.
+    ``taught_once`` of how many samples a teacher's outputs are computed once, as they are not augmented and fit in memory.
     ``planning`` are the FLOPs of calibrating, where the criterion does so.
     """
 
@@ -54,7 +54,7 @@ class Sizes:
     test: int
     candidates: int | None = None
     counted: bool = True
-    taught_once: bool = False
+    taught_once: int = 0
     planning: float = 0.0
 
 

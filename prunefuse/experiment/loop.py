@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from prunefuse._lock import locked
 from prunefuse._seeds import derive, generator, isolated
-from prunefuse.data._batches import Batch, Labeled, always_same, read
+from prunefuse.data._batches import Batch, Labeled, read
 from prunefuse.data._labels import OwnLabels
 from prunefuse.dynamics import Recorder as Dynamics
 from prunefuse.errors import FolderInUseError, TooFewRowsError
@@ -66,6 +66,7 @@ from prunefuse.training._modes import reading_for
 from prunefuse.training._predict import Collate, first_of, outputs_of, task_targets
 from prunefuse.training._recipe import Recipe
 from prunefuse.training._starts import shrink_and_perturb_
+from prunefuse.training._train import most_taught_once
 
 __all__ = ["ActiveLearning", "LoopConfig", "LoopState"]
 
@@ -220,7 +221,9 @@ class ActiveLearning:
         self._example = self._first(self._dense)
         if self._build(factory, "dense") is self._dense:
             raise ValueError("factory must make a new model in every call, got the same one twice")
-        self.num_classes = self._task.width(outputs_of(self._dense, self._example, self._task))
+        outputs = outputs_of(self._dense, self._example, self._task)
+        self.num_classes = self._task.width(outputs)
+        self._taught_once = most_taught_once(self._train_data, self._collate, lambda: outputs)
         if test is not None and evaluate is None:
             check_test_labels(test, self.num_classes, self._task)
         self._names = names_of(ids, classes, len(pool), self.num_classes, self._task)
@@ -786,7 +789,9 @@ class ActiveLearning:
         taught = sum(e.teacher_seconds for e in history)
         part = len(history) / history[-1].epochs  # less than all where training stopped early
         if part < 1:
-            training, *teaching = (replace(line, flops=line.flops * part) for line in (training, *teaching))
+            training = replace(training, flops=training.flops * part)
+            if training.labels > self._taught_once:  # else the teacher had said all before
+                teaching = [replace(line, flops=line.flops * part) for line in teaching]
         if teaching:
             bench.charge(training, trained - taught)
             bench.charge(teaching[0], taught)
@@ -858,7 +863,7 @@ class ActiveLearning:
             0 if self._test is None else len(self._test),
             self._candidates,
             self._own_fit is None,
-            always_same(self._train_data) and self._collate is None,
+            self._taught_once,
             0.0 if self._cut is None else self._cut.flops,
         )
 

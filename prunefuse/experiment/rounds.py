@@ -65,7 +65,7 @@ def training_lines(
     tested = cost.test_flops(config, recipe, labels, per_input, sizes)
     taught = 0.0
     if network == "final" and config.distills():
-        taught = cost.teacher_flops(recipe, labels, sizes.selector, once=sizes.taught_once)
+        taught = cost.teacher_flops(recipe, labels, sizes.selector, once=labels <= sizes.taught_once)
     if not sizes.counted:
         flops = taught = 0.0
     lines: list[tuple[PhaseName, Network, float]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,6 +47,11 @@ def in_channels_last(model: nn.Module, recipe: Recipe) -> bool:
         return recipe.channels_last
     widths = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
     return bool(widths) and max(widths) <= _NARROW and device_of(model).type == "cpu"
+
+
+def settled(model: nn.Module, recipe: Recipe) -> Recipe:
+    """The recipe with the memory format that the model is trained in, where it leaves that open."""
+    return replace(recipe, channels_last=in_channels_last(model, recipe))
 
 
 def takes_ids(model: nn.Module) -> bool:

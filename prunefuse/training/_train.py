@@ -26,7 +26,7 @@ from prunefuse.training._adversarial import Adversarial
 from prunefuse.training._checkpoint import Checkpoint, Moment
 from prunefuse.training._clock import Clock
 from prunefuse.training._distillation import Distillation
-from prunefuse.training._modes import device_of, evaluating, in_channels_last, reading_for
+from prunefuse.training._modes import device_of, evaluating, reading_for, settled
 from prunefuse.training._predict import Collate, first_of, forward, measure, predict, task_targets
 from prunefuse.training._recipe import Recipe
 
@@ -156,7 +156,8 @@ def train(
     how = _loss_of(task, recipe, data, targets, device_of(model))
     rows, held = _split(len(data), recipe, seed)
     device = device_of(model)
-    layout = torch.channels_last if in_channels_last(model, recipe) else torch.preserve_format
+    given, recipe = recipe, settled(model, recipe)
+    layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     model.to(memory_format=layout).train()
     optimizer = _optimizer(model, recipe)
     order, attacks = generator(seed, "order"), generator(seed, "attacks")
@@ -211,7 +212,7 @@ def train(
             teaching = Clock(device)
             if distillation is not None and teach is None:
                 with teaching.running():
-                    teach = _teach(distillation.teacher, data, recipe, task, collate, workers)
+                    teach = _teach(distillation.teacher, data, given, task, collate, workers)
             total, measured = torch.zeros((), device=device), None  # summed over the samples
             lr = recipe.lr
             for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
@@ -388,15 +389,27 @@ def _loss(
     return distillation.loss(outputs, taught, labels, task, how), outputs
 
 
+def most_taught_once(data: Any, collate: Collate | None, of_one: Callable[[], Any]) -> int:
+    """Of how many samples a teacher's outputs are computed once; 0 where samples differ each time they are read.
+
+    Args:
+        data: What is trained on.
+        collate: As of `train`.
+        of_one: Gives outputs of one sample; asked only where samples are the same.
+    """
+    outputs = of_one() if collate is None and always_same(data) else None
+    return _KEPT_BYTES // max(1, outputs.nbytes) if isinstance(outputs, Tensor) else 0
+
+
 def _teach(
     teacher: nn.Module, data: Any, recipe: Recipe, task: Task, collate: Collate | None, workers: int
 ) -> Teach:
     """What the teacher says of batches: computed once where samples are the same each time they are read."""
-    if always_same(data) and collate is None:
-        said = predict(teacher, data, indices=[0], recipe=recipe, task=task)
-        if isinstance(said, Tensor) and said.nbytes * len(data) <= _KEPT_BYTES:
-            known: Tensor = predict(teacher, data, recipe=recipe, workers=workers, task=task)
-            return lambda _, positions: known[positions.to(known.device, non_blocking=True)]
+    recipe = settled(teacher, recipe)
+    of_one = partial(predict, teacher, data, indices=[0], recipe=recipe, task=task)
+    if len(data) <= most_taught_once(data, collate, of_one):
+        known: Tensor = predict(teacher, data, recipe=recipe, workers=workers, task=task)
+        return lambda _, positions: known[positions.to(known.device, non_blocking=True)]
 
     def teach(inputs: Any, _: Tensor) -> Any:
         with torch.no_grad(), evaluating(teacher):

@@ -216,3 +216,15 @@ def test_the_metrics_of_a_network_are_those_of_its_last_test(validation: float) 
     assert repr([r.metrics for r in asked]) == repr(
         [r.metrics for r in plain]
     )  # NaN for classes without samples
+
+
+def test_a_teacher_that_has_said_all_before_is_charged_in_full_where_training_stops_early() -> None:
+    recipe = replace(CONFIG.recipe, epochs=30, validation=0.3, patience=1)
+    loop = learner(replace(CONFIG, schedule=(20,), recipe=recipe))
+    [done] = list(loop)
+    planned, spent = (
+        {cost.phase: cost.flops for cost in lines if cost.phase in ("teacher", "train_final")}
+        for lines in (loop.planned, done.costs)
+    )
+    assert spent["train_final"] < planned["train_final"]  # it did stop early
+    assert spent["teacher"] == planned["teacher"] > 0

@@ -192,11 +192,28 @@ def test_a_teacher_sees_what_does_not_change_once(augmented: bool) -> None:
     recipe = Recipe(epochs=3, batch_size=5, lr=0.1, schedule="constant", momentum=0.0, weight_decay=0.0)
     train(student, data, recipe, distillation=Distillation(teacher))
     # Once, after the first sample that tells how much there is to keep; else in every epoch.
-    assert sum(seen) == (60 if augmented else 21)
+    assert sum(seen) == (60 if augmented else 1 + 20)
     if not augmented:  # and what it says of each sample is what the sample is trained with
         listed = [(image, int(label)) for image, label in zip(images, labels, strict=True)]
         train(before, listed, recipe, distillation=Distillation(teacher))
         torch.testing.assert_close(student[1].weight, before[1].weight)
+
+
+def test_outputs_that_are_too_many_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prunefuse.training import _train
+
+    images, said = torch.rand(20, 1, 8, 8), torch.zeros(1, 10)
+    data = TensorImages(images, torch.arange(20) % 10)
+    assert _train.most_taught_once(data, None, lambda: said) >= 20
+    assert _train.most_taught_once(data, lambda items: items, lambda: said) == 0
+    assert _train.most_taught_once([(image, 0) for image in images], None, lambda: said) == 0
+    monkeypatch.setattr(_train, "_KEPT_BYTES", 19 * said.nbytes)
+    assert _train.most_taught_once(data, None, lambda: said) == 19
+    teacher, seen = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), []
+    teacher.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    recipe = Recipe(epochs=3, batch_size=5, lr=0.1)
+    train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data, recipe, distillation=Distillation(teacher))
+    assert sum(seen) == 1 + 60
 
 
 def test_distillation_loss_by_hand() -> None:
