@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from peer_packages import skip_without
 from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 import prunefuse
 from prunefuse import ActiveLearning, LoopConfig, Recipe
 from prunefuse.tasks import Detection, Loss, MultiLabel, Regression, Segmentation, Task, Tokens
+from prunefuse.training import predict
 
 RECIPE = Recipe(epochs=6, batch_size=16, lr=0.01, optimizer="adamw", schedule="constant", weight_decay=0.01)
 
@@ -539,11 +541,39 @@ def test_tokenized_batches_of_a_collate_function():
     assert len(shapes) > 1
 
 
+@pytest.mark.parametrize("columns", ["plain", "torch", "numpy"])
+def test_rows_of_a_hugging_face_data_set(columns):
+    transformers = pytest.importorskip("transformers")
+    skip_without("datasets")
+    import datasets
+
+    config = transformers.BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_labels=3,
+    )
+
+    def rows(count, seed):
+        made = datasets.Dataset.from_list(sentences(count, seed).items)
+        return made if columns == "plain" else made.with_format(columns)
+
+    options = (rows(120, 0), rows(60, 1), LoopConfig(schedule=(60, 80), strategy="margin", recipe=RECIPE))
+    learner = ActiveLearning(lambda: transformers.BertForSequenceClassification(config), *options)
+    rounds = list(learner)
+    assert [len(one.picks) for one in rounds] == [60, 20]
+    assert rounds[1].final_accuracy > 0.5
+    # Words that stand for padding are masked: a row says the same beside longer ones.
+    together = predict(learner.final, options[1], batch_size=60)
+    alone = predict(learner.final, options[1], batch_size=1)
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
 def test_padding_changes_nothing_that_is_selected():
     data = sentences(60, 0)
     model = Encoder(3).eval()
-    from prunefuse.training import predict
-
     together = predict(model, data, batch_size=60)
     alone = predict(model, data, batch_size=1)
     assert np.allclose(together, alone, atol=1e-5)
