@@ -42,6 +42,7 @@ def list_(
 ) -> None:
     """Print the studies that come with the package; or the file of one, to copy and change."""
     with reported():
+        from prunefuse._files import write_text
         from prunefuse._table import Table, show
         from prunefuse.errors import ConfigError
         from prunefuse.experiment.study.config import built_in, read_study, text_of
@@ -57,7 +58,7 @@ def list_(
             return
         if copy.exists():
             raise ConfigError(f"copy must be a new file, got {copy}")
-        copy.write_text(text, encoding="utf-8")
+        write_text(copy, text)
         typer.echo(f"Study: {copy}")
 
 
