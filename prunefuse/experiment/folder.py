@@ -34,6 +34,7 @@ from prunefuse._lock import LOCK
 from prunefuse.errors import ConfigError, DamagedFileError
 from prunefuse.errors import RunError as RunError
 from prunefuse.errors import RunFolderError as RunFolderError
+from prunefuse.experiment import machine
 from prunefuse.experiment import trial as trials_on_disk
 from prunefuse.experiment.records import Cost, Epoch, Round
 
@@ -119,6 +120,29 @@ def _is_left_over(path: Path) -> bool:
     # A staged file is itself written to a temporary name beside it, with one more dot.
     ours = (LOCK, *(f"{dots}{name}." for name in (CONFIG, _commit.MANIFEST) for dots in (".", "..")))
     return all(entry.name.startswith(ours) for entry in path.iterdir())
+
+
+def described(
+    run: Any,
+    command: str | None,
+    facts: Mapping[str, Any],
+    *,
+    kind: str | None = None,
+    started: str | None = None,
+) -> dict[str, Any]:
+    """What config.json of a run holds: its name and command, ``facts``, and what it was made with.
+
+    Args:
+        run: An experiment with ``path``, ``config`` and ``device``.
+        command: The command line; None from Python.
+        facts: What this kind of run says of itself.
+        kind: Its kind; a run of the loop has none.
+        started: When it was begun; None is now.
+    """
+    told = {"format": FORMAT, **({} if kind is None else {"kind": kind})}
+    told |= {"name": run.path.name, "command": command, "started": started or machine.now(), "finished": None}
+    made = {"versions": machine.describe_versions(), "machine": machine.describe_machine(run.device)}
+    return {**told, **facts, **made}
 
 
 def begin(path: Path, facts: Mapping[str, Any]) -> None:

@@ -350,21 +350,15 @@ class LoopRun:
 
     def describe(self, command: str | None) -> dict[str, Any]:
         """What config.json holds."""
-        return {
-            "format": folder.FORMAT,
-            "name": self.path.name,
-            "command": command,
-            "started": machine.now(),
-            "finished": None,
+        facts = {
             "config": dataclasses.asdict(self.config),
             "schedule": list(self.schedule),
             "data": self.data_facts(),
             "classes": list(self.data.classes),
             "weights": self.weights_facts(),
             "arms": {arm: self._settings(arm) for arm in self.config.arms},
-            "versions": machine.describe_versions(),
-            "machine": machine.describe_machine(self.device),
         }
+        return folder.described(self, command, facts)
 
     def data_facts(self) -> dict[str, Any]:
         """What the data are, for the report and to compare with when the run goes on."""

@@ -149,13 +149,7 @@ class ExtrapolateRun:
     def describe(self, command: str | None) -> dict[str, Any]:
         """What config.json holds."""
         config, setup = self.config, self.setup
-        return {
-            "format": folder.FORMAT,
-            "kind": KIND,
-            "name": self.path.name,
-            "command": command,
-            "started": machine.now(),
-            "finished": None,
+        facts = {
             "config": dataclasses.asdict(config),
             "recipe": dataclasses.asdict(config.training),
             "data": self.data_facts(),
@@ -163,9 +157,8 @@ class ExtrapolateRun:
             "subset": setup.subset,
             "keeps": list(setup.keeps),
             "planned": {str(keep): self._compared(keep) for keep in setup.keeps},
-            "versions": machine.describe_versions(),
-            "machine": machine.describe_machine(self.device),
         }
+        return folder.described(self, command, facts, kind=KIND)
 
     def data_facts(self) -> dict[str, Any]:
         """What the data are, for the report and to compare with when the run goes on."""

@@ -295,18 +295,8 @@ class StudyRun:
 
     def describe(self, command: str | None, started: str) -> dict[str, Any]:
         """What config.json holds."""
-        return {
-            "format": folder.FORMAT,
-            "kind": KIND,
-            "name": self.path.name,
-            "command": command,
-            "started": started,
-            "finished": None,
-            "config": self.study.plain(),
-            "data": {},
-            "versions": machine.describe_versions(),
-            "machine": machine.describe_machine(self.device),
-        }
+        facts = {"config": self.study.plain(), "data": {}}
+        return folder.described(self, command, facts, kind=KIND, started=started)
 
     def begin(self, command: str | None) -> None:
         """Make the folders of runs that are new, and check that the data of the others are what they were."""

@@ -128,19 +128,12 @@ class PruningRun:
 
     def describe(self, command: str | None) -> dict[str, Any]:
         """What config.json holds."""
-        return {
-            "format": folder.FORMAT,
-            "kind": KIND,
-            "name": self.path.name,
-            "command": command,
-            "started": machine.now(),
-            "finished": None,
+        facts = {
             "config": dataclasses.asdict(self.config),
             "data": self.data_facts(),
             "weights": self.weights_facts(),
-            "versions": machine.describe_versions(),
-            "machine": machine.describe_machine(self.device),
         }
+        return folder.described(self, command, facts, kind=KIND)
 
     def data_facts(self) -> dict[str, Any]:
         """What the data are."""
