@@ -13,12 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from prunefuse.pruning._rules.norms import op_of
+from prunefuse.pruning._rules.norms import SAME, op_of
 
-_SAME = frozenset(
-    "aten::" + name
-    for name in ("to", "_to_copy", "type_as", "clone", "detach", "alias", "contiguous", "dropout")
-)
+_SAME = SAME | {"aten::dropout"}
 _MOVED = _SAME | {
     "aten::" + name
     for name in (

@@ -11,23 +11,11 @@ from collections.abc import Collection
 
 from torch import fx
 
-_SAME = frozenset(
-    "aten::" + name
-    for name in (
-        "to",
-        "_to_copy",
-        "type_as",
-        "clone",
-        "detach",
-        "alias",
-        "contiguous",
-        "float",
-        "double",
-        "half",
-    )
+SAME = frozenset(
+    "aten::" + name for name in ("to", "_to_copy", "type_as", "clone", "detach", "alias", "contiguous")
 )
 """Operators that give what they get."""
-_MOVED = _SAME | {
+_MOVED = SAME | {
     "aten::" + name for name in ("unsqueeze", "expand", "expand_as", "view", "reshape", "squeeze", "getitem")
 }
 """Also in another shape."""
@@ -137,7 +125,7 @@ def op_of(node: fx.Node) -> str:
 
 def _root(node: fx.Node) -> fx.Node:
     """What a node is a copy of."""
-    while op_of(node) in _SAME and isinstance(node.args[0], fx.Node):
+    while op_of(node) in SAME and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node
 
