@@ -402,8 +402,9 @@ class RunConfig(
         metadata=option(
             FINAL,
             "Epochs of the final training, exactly; left out, those of the training of selectors",
-            more="What a final network that is fused with a selector has learned already may make it short.",
-            check=at_least(1),
+            more="What a final network that is fused with a selector has learned already may make it short. "
+            "0 measures it as it is fused. Baselines are trained in full: theirs start from scratch.",
+            check=at_least(0),
         ),
     )
     baselines: tuple[str, ...] = field(
@@ -419,6 +420,7 @@ class RunConfig(
     def __post_init__(self) -> None:
         check_fields(self)
         check_network(self)
+        require(self.recipe.epochs >= 1, "recipe.epochs", "at least 1", self.recipe.epochs)
         alone = self.labeled is None or self.initial is None
         require(alone, "initial", "left out with labeled, whose labels are the first size", self.initial)
         selector = f"prunefuse, dense, or a model ({_MODELS})"
@@ -450,11 +452,12 @@ class RunConfig(
             "task": self.task,
             "schedule": schedule or self.schedule,
         }
-        if self.final_epochs is not None:
+        shorter = self.final_epochs is not None and arm == self.arms[0]
+        if shorter:
             shared["recipe"] = dataclasses.replace(self.recipe, epochs=self.final_epochs, min_steps=0)
         if arm == "random" and arm != self.arms[0]:
             return LoopConfig(**shared, selector="dense", strategy="random")
-        if self.final_epochs is not None and (self.strategy, self.selector) != ("random", "dense"):
+        if shorter and (self.strategy, self.selector) != ("random", "dense"):
             shared["selector_recipe"] = self.recipe
         shared = {**of(SelectionOptions), **of(StoppingOptions), **shared}
         if arm != self.arms[0] or self.selector == "dense":

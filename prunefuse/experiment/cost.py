@@ -66,15 +66,15 @@ def training_flops(recipe: Recipe, samples: int, flops: float) -> float:
 
 def teacher_flops(recipe: Recipe, samples: int, flops: float, *, once: bool = False) -> float:
     """The teacher's forward passes during such a training, or before it."""
-    if once:
-        return 1.0 * samples * flops
     taught = samples - recipe.held_out(samples)
+    if once:
+        return 1.0 * samples * flops if recipe.epochs_for(taught) else 0.0
     return 1.0 * recipe.epochs_for(taught) * taught * flops
 
 
 def test_flops(config: LoopConfig, recipe: Recipe, labels: int, flops: float, sizes: Sizes) -> float:
     """Evaluations of one network on the test set: after every epoch, or after the last."""
-    return flops * sizes.test * (recipe.epochs_for(labels) if config.test_every_epoch else 1)
+    return flops * sizes.test * (max(recipe.epochs_for(labels), 1) if config.test_every_epoch else 1)
 
 
 def _looked_at(sizes: Sizes, labeled: int) -> int:

@@ -787,7 +787,9 @@ class ActiveLearning:
         tested = time.perf_counter() - start - sum(here) if config.test_every_epoch else None
         trained = sum(e.seconds for e in history)
         taught = sum(e.teacher_seconds for e in history)
-        part = len(history) / history[-1].epochs  # less than all where training stopped early
+        part = (
+            len(history) / history[-1].epochs if history else 1.0
+        )  # less than all where training stopped early
         if part < 1:
             training = replace(training, flops=training.flops * part)
             if training.labels > self._taught_once:  # else the teacher had said all before
@@ -800,7 +802,7 @@ class ActiveLearning:
         else:
             bench.charge(training, trained)
         epochs = [asdict(self._epoch(index, network, result)) for result in history]
-        if testing is None or tested is None:
+        if testing is None or tested is None or not history:
             return self._tested(model, recipe, testing, bench), epochs
         metrics: Metrics | None = best_epoch(history).test_metrics  # of the weights that the training left
         if metrics is None or self._own_evaluate is not None:

@@ -381,6 +381,11 @@ class LoopConfig(TrainingOptions, PruneFuseOptions, StartOptions, StoppingOption
         check_fields(self)
         check_selection(self)
         check_stopping(self)
+        epochs, name = (
+            self.training_of_selector.epochs,
+            "selector_recipe" if self.selector_recipe else "recipe",
+        )
+        require(epochs >= 1, f"{name}.epochs", "at least 1 for a network that selects", epochs)
 
     @cached_property
     def learns(self) -> Task:

@@ -39,7 +39,10 @@ class Recipe:
     """
 
     epochs: int = field(
-        default=181, metadata=option("Training", "Passes over the labeled set", check=at_least(1))
+        default=181,
+        metadata=option(
+            "Training", "Passes over the labeled set; 0 leaves a network as it is", check=at_least(0)
+        ),
     )
     min_steps: int = field(
         default=0,

@@ -234,6 +234,28 @@ def test_the_selector_may_have_a_recipe_of_its_own(trainings: Trainings) -> None
     assert [c["recipe"] for c in trainings] == [quick, RECIPE] * 3
 
 
+@pytest.mark.parametrize("every", [False, True])
+def test_no_epochs_of_the_final_training_measure_what_fusing_gives(every: bool) -> None:
+    config = replace(
+        CONFIG,
+        complement="preserve",
+        recipe=replace(RECIPE, epochs=0),
+        selector_recipe=RECIPE,
+        test_every_epoch=every,
+    )
+    done = learner(config)
+    for one in done:
+        assert one.final_accuracy == pytest.approx(one.selector_accuracy, abs=1e-9)
+        assert not any(line.flops for line in one.costs if line.phase in ("train_final", "teacher"))
+
+
+def test_a_network_that_selects_is_trained() -> None:
+    with pytest.raises(
+        ValueError, match=r"recipe\.epochs must be at least 1 for a network that selects, got 0"
+    ):
+        replace(CONFIG, recipe=replace(RECIPE, epochs=0))
+
+
 def test_t_sync_prunes_the_trained_fused_network(trainings: Trainings) -> None:
     config = replace(CONFIG, schedule=(10, 16, 24, 30), t_sync=2, finals="last")
     loop = learner(config)

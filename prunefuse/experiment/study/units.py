@@ -63,9 +63,9 @@ def arm_alone(config: RunConfig, arm: str) -> RunConfig:
         # Of how to select, it has the sizes alone.
         options = {one.name: getattr(_USUAL, one.name) for one in fields(SelectionOptions)}
         changes |= {**options, "schedule": config.schedule, "selector": "dense", "strategy": "random"}
-        changes |= {"stop_when": (), "stop": False}
+        changes |= {"stop_when": (), "stop": False, "final_epochs": None}
     elif arm != config.arms[0]:
-        changes |= {"selector": "dense"}
+        changes |= {"selector": "dense", "final_epochs": None}
     changed_to = SimpleNamespace(**{**vars(config), **changes})
     return replace(config, **{**changes, **{name: getattr(_USUAL, name) for name in _unused(changed_to)}})
 
