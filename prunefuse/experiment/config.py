@@ -452,12 +452,12 @@ class RunConfig(
             "task": self.task,
             "schedule": schedule or self.schedule,
         }
-        shorter = self.final_epochs is not None and arm == self.arms[0]
-        if shorter:
-            shared["recipe"] = dataclasses.replace(self.recipe, epochs=self.final_epochs, min_steps=0)
+        epochs = self.final_epochs if arm == self.arms[0] else None
+        if epochs is not None:
+            shared["recipe"] = dataclasses.replace(self.recipe, epochs=epochs, min_steps=0)
         if arm == "random" and arm != self.arms[0]:
             return LoopConfig(**shared, selector="dense", strategy="random")
-        if shorter and (self.strategy, self.selector) != ("random", "dense"):
+        if epochs is not None and (self.strategy, self.selector) != ("random", "dense"):
             shared["selector_recipe"] = self.recipe
         shared = {**of(SelectionOptions), **of(StoppingOptions), **shared}
         if arm != self.arms[0] or self.selector == "dense":
