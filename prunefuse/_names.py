@@ -13,6 +13,8 @@ Complement: TypeAlias = Literal["keep", "reinit", "zero", "preserve"]
 
 Start: TypeAlias = Literal["fresh", "continue", "shrink"]
 STARTS: tuple[str, ...] = get_args(Start)
+Annealing: TypeAlias = Literal["none", "linear", "cosine"]
+ANNEALINGS: tuple[str, ...] = get_args(Annealing)
 STOCHASTIC: tuple[str, ...] = get_args(Stochastic)
 DIVERSITY: tuple[str, ...] = get_args(Diversity)
 DATA = (

@@ -169,6 +169,15 @@ def check_training(config: LoopConfig, fit: Any, evaluate: Any) -> None:
             _check_signature(name, given)
     if fit is not None and config.chooser.dynamics is not None:
         raise ValueError(f"fit must be left out with {config.strategy}, which records the training, got one")
+    fuses = config.selector == "prunefuse" and config.fuse
+    if fit is not None and fuses and config.fused_lr != 1:
+        raise ValueError(
+            f"fused_lr must be 1 with fit, which is given no learning rates, got {config.fused_lr}"
+        )
+    if fit is not None and config.distills() and config.kd_annealing != "none":
+        raise ValueError(
+            f"kd_annealing must be none with fit, which has its own loss, got {config.kd_annealing}"
+        )
     for recipe in (config.recipe, config.training_of_selector):
         if fit is None:
             check_loss(config.learns, recipe)

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from prunefuse._seeds import generator
+from prunefuse._wrapped import unwrapped
 from prunefuse.data._batches import in_order, read
 from prunefuse.experiment.loop_config import REFITTED, LoopConfig
 from prunefuse.fusion import fuse_
 from prunefuse.pruning import PruningPlan, plan_pruning
+from prunefuse.pruning._graph.copies import named_tensors
 from prunefuse.pruning.obspa import BATCH, Work, prune_counting
 from prunefuse.pruning.plan import plan_of
 from prunefuse.selection._part import random_part
@@ -48,6 +50,21 @@ class Cut:
         if self.weights and complement == "keep":
             selector = self._changed(dense, selector)
         fuse_(dense, selector, self.plan, complement)
+
+    def lr_factors(self, dense: nn.Module, factor: float) -> dict[str, Tensor]:
+        """Factors of the learning rate, by name of the parameter: ``factor`` where a weight is fused, 1 elsewhere."""
+        kept = self.plan.kept_indices(dense)
+        names = {id(tensor): name for name, tensor in named_tensors(unwrapped(dense, "dense")).items()}
+        found: dict[str, Tensor] = {}
+        for name, parameter in dense.named_parameters():
+            fused = torch.ones((), dtype=torch.bool)
+            for axis, indices in enumerate(kept[names[id(parameter)]]):
+                there = torch.full((parameter.shape[axis],), indices is None)
+                if indices is not None:
+                    there[indices] = True
+                fused = fused[..., None] & there
+            found[name] = torch.where(fused, factor, 1.0)
+        return found
 
     def _changed(self, dense: nn.Module, selector: nn.Module) -> nn.Module:
         """The kept slices of the dense network, changed as training has changed the selector."""

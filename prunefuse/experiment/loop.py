@@ -712,6 +712,7 @@ class ActiveLearning:
     def _train_final(self, index: int, step: Step[Cost], bench: Bench[Cost]) -> Result[Cost]:
         config = self.config
         final = self._starting_selector(index) if config.selector == "dense" else deepcopy(self._dense)
+        factors = None
         if config.selector == "prunefuse" and config.fuse:
             assert self.selector is not None
             assert self._cut is not None
@@ -721,11 +722,18 @@ class ActiveLearning:
                     # Another model of the factory, so that the draw follows the architecture's own rule.
                     complement = self._build(self._factory, "complement", index)
                 self._cut.fuse_(final, self.selector, complement)
+                if config.shrink_fused:
+                    source = generator(config.seed, "fused", index)
+                    shrink_and_perturb_(final, config.shrink_to, config.noise, source)
+                if config.fused_lr != 1:
+                    factors = self._cut.lr_factors(final, config.fused_lr)
         teacher = None
         if config.distills():
             assert self.selector is not None
-            teacher = Distillation(self.selector, config.kd_lambda, config.kd_temperature)
-        metrics, epochs = self._fit(final, "final", index, step.work, bench, teacher)
+            teacher = Distillation(
+                self.selector, config.kd_lambda, config.kd_temperature, config.kd_annealing
+            )
+        metrics, epochs = self._fit(final, "final", index, step.work, bench, teacher, factors)
         self.final, self._final_of = final, index
         return Result(_told(metrics, epochs), _weights(final) if bench.folder else {})
 
@@ -737,6 +745,7 @@ class ActiveLearning:
         work: tuple[Cost, ...],
         bench: Bench[Cost],
         distillation: Distillation | None = None,
+        lr_factors: Mapping[str, Tensor] | None = None,
     ) -> tuple[Metrics | None, list[dict[str, Any]]]:
         """Train ``model`` on all labels so far, write the ledger, and return its metrics on the test set, and the epochs."""
         config = self.config
@@ -781,6 +790,7 @@ class ActiveLearning:
             task=self._task,
             collate=self._collate,
             plain=Labeled(self._pool, *self._labeled(), self._targets),
+            lr_factors=lr_factors,
         )
         if dynamics is not None:
             self._scores = {score: dynamics.scores()[score].cpu()}

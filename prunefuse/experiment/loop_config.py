@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prunefuse._names import (
+    ANNEALINGS,
     COLD_STARTS,
     CRITERIA,
     DIVERSITY,
@@ -15,6 +16,7 @@ from prunefuse._names import (
     STARTS,
     STOCHASTIC,
     STRATEGIES,
+    Annealing,
     Complement,
     Diversity,
     Start,
@@ -161,11 +163,13 @@ class StartOptions:
     )
     shrink_to: float = field(
         default=0.6,
-        metadata=option(SELECT, "Factor of the weights, for the start shrink", check=part(whole=True)),
+        metadata=option(SELECT, "Factor of the weights, where they are shrunk", check=part(whole=True)),
     )
     noise: float = field(
         default=0.01,
-        metadata=option(SELECT, "Standard deviation of the noise, for the start shrink", check=at_least(0)),
+        metadata=option(
+            SELECT, "Standard deviation of the noise, where weights are shrunk", check=at_least(0)
+        ),
     )
 
 
@@ -303,6 +307,33 @@ class PruneFuseOptions:
             "Weights the selector does not have: the dense network's, drawn again, or zero",
             more="preserve: the dense network's, which nothing of the selector reads at first. See docs/fusing.md.",
             check=one_of("keep", "reinit", "zero", "preserve"),
+        ),
+    )
+    fused_lr: float = field(
+        default=1.0,
+        metadata=option(
+            FINAL,
+            "Factor of the learning rate for the weights that came from the selector; 0 keeps them as they are",
+            more="Discriminative fine-tuning (Howard and Ruder 2018), for single elements. Whole updates are scaled, with "
+            "momentum and weight decay. Other weights, and statistics of norms, learn as without.",
+            check=part(whole=True),
+        ),
+    )
+    shrink_fused: bool = field(
+        default=False,
+        metadata=option(
+            FINAL,
+            "Shrink and perturb the fused network before its training, by shrink_to and noise",
+            more="All of it, as for the start ``shrink`` of selectors.",
+        ),
+    )
+    kd_annealing: Annealing = field(
+        default="none",
+        metadata=option(
+            FINAL,
+            "How the teacher's weight falls to 0 over the final training",
+            more="Teacher annealing (Clark et al. 2019): it begins at 1 - kd_lambda, and the labels have the rest.",
+            check=one_of(*ANNEALINGS),
         ),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -17,6 +17,8 @@ from prunefuse.experiment.rounds import syncs
 
 # What no result depends on, or what is in the keys by other ways.
 _ELSEWHERE = ("schedule", "workers", "task", "finals")
+# Options that are told only where they say something, so that steps keep the keys that they had before there were such.
+_LATER = ("fused_lr", "shrink_fused", "kd_annealing")
 
 
 def step_keys(config: LoopConfig, base: Mapping[str, Any]) -> dict[str, str]:
@@ -86,10 +88,15 @@ def _selecting(config: LoopConfig, index: int) -> dict[str, Any]:
 def _finishing(config: LoopConfig, index: int) -> dict[str, Any]:
     facts: dict[str, Any] = {"recipe": config.recipe, "syncs": syncs(config, index)}
     fuses = config.selector == "prunefuse" and config.fuse
+    variants: list[str] = []
     if fuses:
         facts |= _cut_of(config) | {"complement": config.complement}
+        variants += ["fused_lr", "shrink_fused"]
+        variants += ["shrink_to", "noise"] if config.shrink_fused else []
     if config.distills():
         facts |= {"weight": config.kd_lambda, "temperature": config.kd_temperature}
+        variants += ["kd_annealing"]
+    facts |= _told(config, variants)
     continued = config.start != "fresh" and config.selector == "dense"
     # With T_sync the network that is fused into was trained before.
     return (
@@ -101,8 +108,14 @@ def _finishing(config: LoopConfig, index: int) -> dict[str, Any]:
 
 def _whole(config: LoopConfig) -> dict[str, Any]:
     """Everything, for steps that go on from what other steps than their inputs left."""
-    told = {one.name: getattr(config, one.name) for one in fields(config) if one.name not in _ELSEWHERE}
+    told = _told(config, [one.name for one in fields(config) if one.name not in _ELSEWHERE])
     return told | {"finals": config.finals}
+
+
+def _told(config: LoopConfig, names: Iterable[str]) -> dict[str, Any]:
+    usual = {one.name: one.default for one in fields(config)}
+    values = {name: getattr(config, name) for name in names}
+    return {name: value for name, value in values.items() if name not in _LATER or value != usual[name]}
 
 
 def _plain(value: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from prunefuse._options import check_fields, checked, part, positive
+from prunefuse._names import ANNEALINGS, Annealing
+from prunefuse._options import check_fields, checked, one_of, part, positive
 from prunefuse.tasks._single_label import SingleLabel
 from prunefuse.tasks._task import Loss, Task
 
@@ -29,23 +31,43 @@ class Distillation:
         teacher: A network with outputs like the student's.
         weight: That of the labels' loss, in [0, 1]. 1 is no distillation.
         temperature: T, positive.
+        annealing: How the teacher's weight falls from ``1 - weight`` to 0 over the training, the labels' rising to 1:
+            ``none``, ``linear`` or ``cosine``.
 
     References:
         Hinton et al. 2015, *Distilling the Knowledge in a Neural Network*.
+        Clark et al. 2019, *BAM! Born-Again Multi-Task Networks for Natural Language Understanding*: teacher annealing.
     """
 
     teacher: nn.Module
     weight: float = field(default=0.5, metadata=checked(part(whole=True)))
     temperature: float = field(default=4.0, metadata=checked(positive()))
+    annealing: Annealing = field(default="none", metadata=checked(one_of(*ANNEALINGS)))
 
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def weight_at(self, progress: float) -> float:
+        """That of the labels' loss when this part of the training is done, from 0 to 1."""
+        if self.annealing == "none":
+            return self.weight
+        left = 1 - progress if self.annealing == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return 1 - (1 - self.weight) * left
+
     def loss(
-        self, student: Any, teacher: Any, labels: Any, task: Task = _SINGLE_LABEL, how: Loss = _LOSS
+        self,
+        student: Any,
+        teacher: Any,
+        labels: Any,
+        task: Task = _SINGLE_LABEL,
+        how: Loss = _LOSS,
+        progress: float = 0.0,
     ) -> Tensor:
-        """The mean loss, a scalar, of outputs ``student`` and ``teacher``, (N, C), under ``labels``, (N,)."""
+        """The mean loss, a scalar, of outputs ``student`` and ``teacher``, (N, C), under ``labels``, (N,).
+
+        ``progress`` is the part of the training that is done, which ``annealing`` looks at.
+        """
         hard = task.loss(student, labels, how)
-        t = self.temperature
+        t, weight = self.temperature, self.weight_at(progress)
         soft = task.divergence(student, teacher, labels, t)
-        return self.weight * hard + (1 - self.weight) * t * t * soft
+        return weight * hard + (1 - weight) * t * t * soft

@@ -28,10 +28,11 @@ from prunefuse.training._clock import Clock
 from prunefuse.training._distillation import Distillation
 from prunefuse.training._modes import device_of, evaluating, reading_for, settled
 from prunefuse.training._predict import Collate, first_of, forward, measure, predict, task_targets
+from prunefuse.training._rates import LearningRates
 from prunefuse.training._recipe import Recipe
 
-LossOf = Callable[[nn.Module, Any, Any, Any], tuple[Tensor, Any]]
-"""From model, inputs, labels and the teacher's outputs to the loss and the outputs."""
+LossOf = Callable[[nn.Module, Any, Any, Any, float], tuple[Tensor, Any]]
+"""From model, inputs, labels, the teacher's outputs and the part of the training that is done to the loss and the outputs."""
 Teach = Callable[[Any, Tensor], Any]
 """From inputs, and their positions in the data, to the teacher's outputs."""
 _KEPT_BYTES = 1 << 28  # of a teacher's outputs that are computed once
@@ -105,6 +106,7 @@ def train(
     task: Task = _SINGLE_LABEL,
     collate: Collate | None = None,
     plain: Any = None,
+    lr_factors: Mapping[str, Any] | None = None,
 ) -> list[EpochResult]:
     """Train ``model`` in place, leave it in training mode, and return what every epoch gave.
 
@@ -135,6 +137,9 @@ def train(
         plain: The samples of ``data`` without augmentation, which those held out for validation are read from.
         checkpoint: Where the training keeps what it needs to go on. If the file is there, the training goes on from it, with
             the same arguments as before. It ends with the same weights, on the CPU bit for bit.
+        lr_factors: Factors of the learning rate for elements of parameters, by name of the parameter. They are 0 or more
+            and broadcast to its shape; all else has 1. What a step adds is scaled, after momentum, moments and weight decay.
+            So an element learns as in a parameter group with that learning rate.
 
     Returns:
         What every epoch gave, those of the checkpoint included.
@@ -160,12 +165,15 @@ def train(
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     model.to(memory_format=layout).train()
     optimizer = _optimizer(model, recipe)
+    rates = None if lr_factors is None else LearningRates(model, lr_factors)
     order, attacks = generator(seed, "order"), generator(seed, "attacks")
     loss_of: LossOf = partial(_loss, recipe=recipe, distillation=distillation, task=task, how=how)
     if adversarial is not None:
         attack = partial(adversarial.loss, recipe=recipe, rng=attacks)
 
-        def loss_of(model: nn.Module, inputs: Any, labels: Any, taught: Any) -> tuple[Tensor, Any]:
+        def loss_of(
+            model: nn.Module, inputs: Any, labels: Any, taught: Any, progress: float
+        ) -> tuple[Tensor, Any]:
             return attack(model, inputs, labels)
 
     samples = len(rows)
@@ -192,8 +200,9 @@ def train(
             "recipe": json.loads(json.dumps(asdict(recipe))),
             "seed": seed,
             "samples": len(data),
-            "teacher": None if distillation is None else [distillation.weight, distillation.temperature],
+            "teacher": None if distillation is None else _teaching(distillation),
             "weights": sum(parameter.numel() for parameter in model.parameters()),
+            "lr_factors": None if rates is None else rates.digest(),
         }
         return Moment(model, optimizer, {"attacks": attacks}, next_order, device, identity, best)
 
@@ -217,6 +226,7 @@ def train(
             lr = recipe.lr
             for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
                 inputs, labels = next(reader)
+                progress = step / (epochs * steps_per_epoch)
                 lr = recipe.lr_at(step, epochs * steps_per_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
@@ -224,7 +234,9 @@ def train(
                 if teach is not None:
                     with teaching.running():
                         taught = teach(inputs, positions)
-                step_loss, outputs = _step(model, optimizer, inputs, labels, taught, recipe, loss_of)
+                step_loss, outputs = _step(
+                    model, optimizer, inputs, labels, taught, recipe, loss_of, progress, rates
+                )
                 with torch.no_grad():
                     part = task.hits(outputs, labels)
                     told = part is not None
@@ -282,6 +294,12 @@ def _split(samples: int, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
         torch.randperm(samples, generator=generator(seed, "validation")) if held else torch.arange(samples)
     )
     return order[held:].sort().values, order[:held].sort().values
+
+
+def _teaching(distillation: Distillation) -> list[Any]:
+    """How a teacher is listened to, as checkpoints have it; those of before know no annealing."""
+    told: list[Any] = [distillation.weight, distillation.temperature]
+    return told if distillation.annealing == "none" else [*told, distillation.annealing]
 
 
 def _stops(history: Sequence[EpochResult], patience: int) -> bool:
@@ -350,10 +368,12 @@ def _step(
     taught: Any,
     recipe: Recipe,
     loss_of: LossOf,
+    progress: float,
+    rates: LearningRates | None,
 ) -> tuple[Tensor, Any]:
     """One optimizer step; returns the loss and the outputs without waiting for the device."""
     try:
-        loss, outputs = loss_of(model, inputs, labels, taught)
+        loss, outputs = loss_of(model, inputs, labels, taught, progress)
     except ValueError as error:
         # What torch says when there is one value for each channel of a batch norm.
         if length_of(inputs) > 1 or "more than 1 value per channel" not in str(error):
@@ -366,7 +386,11 @@ def _step(
     loss.backward()
     if recipe.clip_norm:
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    if rates is not None:
+        rates.note()
     optimizer.step()
+    if rates is not None:
+        rates.apply_()
     return loss.detach(), outputs.detach() if isinstance(outputs, Tensor) else outputs
 
 
@@ -375,6 +399,7 @@ def _loss(
     inputs: Any,
     labels: Any,
     taught: Any,
+    progress: float,
     *,
     recipe: Recipe,
     distillation: Distillation | None,
@@ -386,7 +411,7 @@ def _loss(
     how = _widened(how, task, outputs, counted=recipe.balance_classes)
     if distillation is None:
         return require_scalar(task, task.loss(outputs, labels, how)), outputs
-    return distillation.loss(outputs, taught, labels, task, how), outputs
+    return distillation.loss(outputs, taught, labels, task, how, progress), outputs
 
 
 def most_taught_once(data: Any, collate: Collate | None, of_one: Callable[[], Any]) -> int:

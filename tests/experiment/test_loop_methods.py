@@ -135,6 +135,62 @@ def test_switches_change_one_thing_each(trainings: Trainings) -> None:
     assert final(kd_lambda=0.25, kd_temperature=2.0)["distillation"].weight == 0.25
 
 
+def test_fused_weights_learn_slower(trainings: Trainings) -> None:
+    """Where the selector's weights are, and nowhere else."""
+    loop = learner(replace(CONFIG, schedule=(10,), fused_lr=0.0))
+    list(loop)
+    start, end = trainings[-1]["start"], trainings[-1]["end"]
+    assert same(small_part(loop, start), trainings[0]["end"])
+    assert same(small_part(loop, end), trainings[0]["end"])  # kept as they are
+    factors = trainings[-1]["lr_factors"]
+    fused = sum(value.numel() for value in trainings[0]["end"].values())
+    assert sum(int((factor == 0).sum()) for factor in factors.values()) == fused
+    moved = sum(int((end[name] != start[name]).sum()) for name in factors)
+    assert 0 < moved <= sum(factor.numel() for factor in factors.values()) - fused
+    assert all(bool((end[name] == start[name])[factors[name] == 0].all()) for name in factors)
+    # In another round, too, and never for the selector, or where nothing is fused.
+    trainings.clear()
+    list(learner(replace(CONFIG, fused_lr=0.25)))
+    least = [c["lr_factors"] and min(one.min() for one in c["lr_factors"].values()) for c in trainings]
+    assert least == [None, 0.25] * 3
+    trainings.clear()
+    list(learner(replace(CONFIG, schedule=(10,), fused_lr=0.25, fuse=False)))
+    assert [c["lr_factors"] for c in trainings] == [None, None]
+
+
+def test_a_fused_network_is_shrunk_and_perturbed(trainings: Trainings) -> None:
+    def start(**change: Any) -> dict[str, Tensor]:
+        trainings.clear()
+        list(learner(replace(CONFIG, schedule=(10,), **change)))
+        return trainings[-1]["start"]
+
+    plain = start()
+    shrunk = start(shrink_fused=True, shrink_to=0.5, noise=0.0)
+    assert all(torch.equal(shrunk[name], 0.5 * value) for name, value in plain.items())
+    noisy = start(shrink_fused=True, shrink_to=0.5, noise=0.1)
+    noise = torch.cat([(noisy[name] - shrunk[name]).flatten() for name in plain])
+    assert 0.09 < noise.std() < 0.11
+    assert same(noisy, start(shrink_fused=True, shrink_to=0.5, noise=0.1))
+    assert same(theta(), start(shrink_fused=True, fuse=False))
+
+
+def test_a_teacher_fades(trainings: Trainings) -> None:
+    list(learner(replace(CONFIG, schedule=(10,), kd_annealing="cosine", kd_lambda=0.3)))
+    distillation = trainings[-1]["distillation"]
+    assert (distillation.weight_at(0.0), distillation.weight_at(1.0)) == pytest.approx((0.3, 1.0))
+
+
+def test_variants_that_a_training_of_ones_own_cannot_follow_are_refused() -> None:
+    def fit(model: nn.Module, data: Any, *, device: Any, seed: int, teacher: Any = None) -> None:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="fused_lr must be 1 with fit"):
+        learner(replace(CONFIG, fused_lr=0.5), fit=fit)
+    with pytest.raises(ValueError, match="kd_annealing must be none with fit"):
+        learner(replace(CONFIG, kd_annealing="linear"), fit=fit)
+    learner(replace(CONFIG, fused_lr=0.5, kd_annealing="linear", fuse=False, distill=False), fit=fit)
+
+
 def test_complements(trainings: Trainings) -> None:
     starts = {}
     for complement in ("keep", "zero", "reinit", "preserve"):

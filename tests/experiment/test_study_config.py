@@ -127,6 +127,9 @@ CHANGES = {
     "kd_lambda": 0.1,
     "kd_temperature": 2.0,
     "complement": "zero",
+    "fused_lr": 0.1,
+    "shrink_fused": True,
+    "kd_annealing": "linear",
     "finals": "last",
     "recipe": {"lr": 0.2},
     "test_every_epoch": True,
@@ -159,6 +162,7 @@ LOOKS = {
     **dict.fromkeys(("test_every_epoch", "task", "seed", "start"), SELECTS),
     "t_sync": TRAINS,
     **dict.fromkeys(("fuse", "distill", "kd_lambda", "kd_temperature", "complement"), FINISHES),
+    **dict.fromkeys(("fused_lr", "shrink_fused", "kd_annealing"), FINISHES),
 }
 
 

@@ -85,6 +85,8 @@ VARIANTS = {
     "one by one": {"data": Noisy()},
     "by workers": {"data": Noisy(), "workers": 2},
     "distilled": {"distillation": Distillation(network())},
+    "distilled less and less": {"distillation": Distillation(network(), annealing="cosine")},
+    "with learning rates of elements": {"lr_factors": {"5.weight": torch.linspace(0, 1, 144)}},
     "attacked": {"adversarial": Adversarial(Pgd(epsilon=0.1, step_size=0.05, steps=2))},
     "channels last": {"recipe": Recipe(epochs=5, batch_size=8, lr=0.05, channels_last=True)},
     "no momentum": {"recipe": Recipe(epochs=4, batch_size=8, lr=0.05, momentum=0.0)},
@@ -145,6 +147,7 @@ def test_a_changed_file_is_named(tmp_path):
     [
         ({"recipe": Recipe(epochs=6, batch_size=8, lr=0.05, schedule="one-cycle")}, "recipe"),
         ({"distillation": Distillation(network())}, "teacher"),
+        ({"lr_factors": {"5.weight": torch.tensor(0.5)}}, "lr_factors"),
     ],
 )
 def test_the_checkpoint_of_another_training_is_refused(tmp_path, options, message):

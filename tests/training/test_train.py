@@ -228,6 +228,45 @@ def test_distillation_loss_by_hand() -> None:
     torch.testing.assert_close(only_labels, ce)
 
 
+def test_a_teacher_fades_by_hand(digits: TensorImages) -> None:
+    """Of four steps the parts done are 0, 1/4, 1/2 and 3/4."""
+    rates = {"linear": [0.2, 0.4, 0.6, 0.8], "cosine": [0.2, 0.3171573, 0.6, 0.8828427], "none": [0.2] * 4}
+    for annealing, expected in rates.items():
+        distillation = Distillation(resnet8(), weight=0.2, annealing=annealing)  # type: ignore[arg-type]
+        found = [distillation.weight_at(step / 4) for step in range(4)]
+        assert found == pytest.approx(expected)
+        assert distillation.weight_at(1.0) == pytest.approx(0.2 if annealing == "none" else 1.0)
+    student, teacher, labels = torch.randn(5, 3), torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    faded = Distillation(resnet8(), weight=0.2, temperature=2.0, annealing="linear")
+    fixed = Distillation(resnet8(), weight=0.6, temperature=2.0)
+    torch.testing.assert_close(
+        faded.loss(student, teacher, labels, progress=0.5), fixed.loss(student, teacher, labels)
+    )
+    with pytest.raises(ValueError, match="annealing must be one of none, linear, cosine, got 'step'"):
+        Distillation(resnet8(), annealing="step")  # type: ignore[arg-type]
+
+
+def test_training_goes_through_the_weights_of_a_teacher_that_fades() -> None:
+    """A linear student from zeros: what it is taught in the second step depends on the part of the training that is done."""
+    images, labels = torch.rand(8, 1, 2, 2), torch.arange(8) % 3
+    teacher = fresh(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
+    student = fresh(lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
+    by_hand = deepcopy(student)
+    recipe = Recipe(epochs=4, batch_size=8, lr=0.3, schedule="constant", momentum=0.0, weight_decay=0.0)
+    distillation = Distillation(teacher, weight=0.1, temperature=2.0, annealing="linear")
+    train(student, TensorImages(images, labels), recipe, distillation=distillation)
+    for weight in (0.1, 0.325, 0.55, 0.775):
+        fixed = Distillation(teacher, weight=weight, temperature=2.0)
+        by_hand.zero_grad()
+        fixed.loss(by_hand(images), teacher(images).detach(), labels).backward()
+        with torch.no_grad():
+            for parameter in by_hand.parameters():
+                assert parameter.grad is not None
+                parameter -= 0.3 * parameter.grad
+    for one, other in zip(student.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("field", "value"), [("weight", 1.5), ("weight", -0.1), ("temperature", 0.0)])
 def test_wrong_distillation_is_named(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=field):

@@ -76,8 +76,8 @@ def _unused(config: Any) -> set[str]:
     if config.selector != "prunefuse":
         unused |= {one.name for one in fields(PruneFuseOptions)} - {"selector"}
     else:
-        unused |= set() if config.fuse else {"complement"}
-        unused |= set() if config.distill else {"kd_lambda", "kd_temperature"}
+        unused |= set() if config.fuse else {"complement", "fused_lr", "shrink_fused"}
+        unused |= set() if config.distill else {"kd_lambda", "kd_temperature", "kd_annealing"}
         unused |= set() if config.criterion in REFITTED else {"calibration"}
     if config.strategy == "random":
         unused |= {one.name for one in fields(SelectionOptions)} - {"schedule", "strategy", "cold_start"}
@@ -85,7 +85,9 @@ def _unused(config: Any) -> set[str]:
         unused |= {"beta"} if config.stochastic == "none" else set()
         unused |= {"preselect"} if config.diversity == "none" else set()
         unused |= set() if config.strategy == "bald" else {"passes"}
-    unused |= {one.name for one in fields(StartOptions)} - {"start"} if config.start != "shrink" else set()
+    fuses = config.selector == "prunefuse" and config.fuse
+    if config.start != "shrink" and not (fuses and config.shrink_fused):
+        unused |= {one.name for one in fields(StartOptions)} - {"start"}
     return unused
 
 
