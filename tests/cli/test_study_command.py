@@ -45,6 +45,7 @@ def test_studies_are_listed_one_line_each(called) -> None:
         "ablation",
         "ratios",
         "time-to-accuracy",
+        "variants",
         "imbalance",
     }
     assert wanted | {"extrapolation"} <= set(built_in())
