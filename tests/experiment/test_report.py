@@ -416,7 +416,8 @@ def test_the_table_for_the_terminal_has_accuracy_and_cost(tmp_path):
     lines = text_table(summary_of(make_run(tmp_path / "run"))).splitlines()
     assert len(lines) == 1 + 3 * len(SCHEDULE)
     last = next(line for line in lines if line.startswith("prunefuse") and " 287 " in line)
-    assert last.split() == ["prunefuse", "287", "96.5", "%", "96.4-96.6", "3", "56", "G", "7.5"]
+    of_selection, of_the_whole = ["56", "G", "7.5"], ["291", "G", "23.3"]
+    assert last.split() == ["prunefuse", "287", "96.5", "%", "96.4-96.6", "3", *of_selection, *of_the_whole]
 
 
 def test_what_is_no_run_folder_is_refused_by_name(tmp_path):

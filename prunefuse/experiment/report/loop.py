@@ -43,20 +43,23 @@ def render(summary: Summary) -> str:
 
 
 def overview(summary: Summary) -> Table:
-    """Accuracy, or the first metric of another task, and cost of selection per arm and size, for a terminal."""
+    """Accuracy, or the first metric of another task, and cost of selection and of the whole per arm and size."""
     metric, rows = summary.metric, []
     for arm in summary.arms:
         for labels in arm.labels:
             found = arm.accuracy(labels, "final")
-            spent = arm.selection(labels)
-            if found is None or spent is None:
+            spent, whole = arm.selection(labels), arm.whole(labels)
+            if found is None or spent is None or whole is None:
                 continue
             seeds = len(found.values)
             span = f"{metric.text(found.low)}-{metric.text(found.high)}" if seeds > 1 else ""
-            cost = engineering(spent[0].mean), f"{spent[1].mean:.1f}"
+            cost = [
+                text for flops, s in (spent, whole) for text in (engineering(flops.mean), f"{s.mean:.1f}")
+            ]
             mean = f"{metric.text(found.mean)}{metric.unit}"
             rows.append([arm.label, str(labels), mean, span, str(seeds), *cost])
-    return Table(["arm", "labels", metric.title, "range", "seeds", "selection FLOPs", "seconds"], rows)
+    costs = [f"{what}{unit}" for what in ("selection", "whole") for unit in (" FLOPs", ", s")]
+    return Table(["arm", "labels", metric.title, "range", "seeds", *costs], rows)
 
 
 def overview_of_metrics(summary: Summary) -> list[Table | str]:
