@@ -105,8 +105,9 @@ def _parameter(name: str, kind: type, told: Option, default: Any) -> inspect.Par
 
 def _plain(hint: Any) -> type:
     """What the command line reads for a field of this type; texts stand for all but numbers and flags."""
-    parts = [part for part in (hint, *get_args(hint)) if part in (int, float, bool)]
-    return parts[0] if parts and get_origin(hint) is not tuple else str
+    kinds = (hint, *get_args(hint))
+    parts = [part for part in kinds if part in (int, float, bool)]
+    return parts[0] if parts and str not in kinds and get_origin(hint) is not tuple else str
 
 
 def as_text(value: Any) -> str:

@@ -40,6 +40,26 @@ def check_size(name: str, size: str) -> None:
     parse_size(size, name)
 
 
+def parse_length(value: int | str, name: str) -> int | Fraction:
+    """``8`` or ``"8"`` -> 8 epochs; ``"40%"`` -> ``Fraction(2, 5)`` of the usual ones.
+
+    Raises:
+        ConfigError: neither of the two; or 0 %, or more than 100 %.
+    """
+    found = _SIZE.fullmatch(str(value).strip())
+    if found is not None and found["samples"] is not None:
+        return int(found["samples"])
+    length = None if found is None else Fraction(found["percent"]) / 100
+    if length is None or not 0 < length <= 1:
+        raise ConfigError(f"{name} must be epochs (8) or per cent of the usual ones (40%), got {value!r}")
+    return length
+
+
+def check_length(name: str, value: int | str) -> None:
+    """Raise ``ConfigError`` unless a number of epochs can be parsed."""
+    parse_length(value, name)
+
+
 def check_sizes(name: str, sizes: tuple[Any, ...]) -> None:
     """Raise ``ConfigError`` unless there are sizes, and all can be parsed; those in samples must increase."""
     require(bool(sizes), name, "one or more sizes", sizes)

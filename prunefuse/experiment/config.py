@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 from prunefuse._names import DATA, DATA_TASKS, MODELS
@@ -26,7 +27,7 @@ from prunefuse._options import (
     require,
 )
 from prunefuse.errors import ConfigError
-from prunefuse.experiment.budgets import check_size
+from prunefuse.experiment.budgets import check_length, check_size, parse_length
 from prunefuse.experiment.loop_config import (
     FINAL,
     LABELS,
@@ -397,14 +398,15 @@ class RunConfig(
             metavar="FILE",
         ),
     )
-    final_epochs: int | None = field(
+    final_epochs: int | str | None = field(
         default=None,
         metadata=option(
             FINAL,
-            "Epochs of the final training, exactly; left out, those of the training of selectors",
+            "Epochs of the final training, exactly, or per cent of those of selectors; left out, all of them",
             more="What a final network that is fused with a selector has learned already may make it short. "
             "0 measures it as it is fused. Baselines are trained in full: theirs start from scratch.",
-            check=at_least(0),
+            check=check_length,
+            metavar="EPOCHS",
         ),
     )
     baselines: tuple[str, ...] = field(
@@ -452,12 +454,18 @@ class RunConfig(
             "task": self.task,
             "schedule": schedule or self.schedule,
         }
-        epochs = self.final_epochs if arm == self.arms[0] else None
-        if epochs is not None:
-            shared["recipe"] = dataclasses.replace(self.recipe, epochs=epochs, min_steps=0)
+        shorter = None if arm != self.arms[0] else self.final_epochs
+        if shorter is not None:
+            length, full = parse_length(shorter, "final_epochs"), self.recipe
+            sizes = (
+                (length, 0)
+                if isinstance(length, int)
+                else (ceil(length * full.epochs), ceil(length * full.min_steps))
+            )
+            shared["recipe"] = dataclasses.replace(full, epochs=sizes[0], min_steps=sizes[1])
         if arm == "random" and arm != self.arms[0]:
             return LoopConfig(**shared, selector="dense", strategy="random")
-        if epochs is not None and (self.strategy, self.selector) != ("random", "dense"):
+        if shorter is not None and (self.strategy, self.selector) != ("random", "dense"):
             shared["selector_recipe"] = self.recipe
         shared = {**of(SelectionOptions), **of(StoppingOptions), **shared}
         if arm != self.arms[0] or self.selector == "dense":

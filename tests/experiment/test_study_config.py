@@ -188,6 +188,9 @@ def test_a_final_training_of_another_length_leaves_selectors_as_they_are() -> No
     assert loop.training_of_selector == usual.recipe
     for arm in ("dense", "random"):  # those that it is compared with start from scratch
         assert short.loop_of(arm, 0) == usual.loop_of(arm, 0)
+    part = changed(usual, {"final_epochs": "40%"}).loop_of("prunefuse", 0)
+    recipe = usual.recipe
+    assert (part.recipe.epochs, part.recipe.min_steps) == (0.4 * recipe.epochs, 0.4 * recipe.min_steps)
     keys = [step_keys(config.loop_of("prunefuse", 0, (20, 40)), {}) for config in (usual, short)]
     assert {step for step in keys[0] if keys[0][step] != keys[1][step]} == {"0/train_final", "1/train_final"}
     assert (
