@@ -38,8 +38,10 @@ constexpr int kLongRowBlocks = sizeof(Stored) == sizeof(double) ? 2 : 4;
 constexpr int64_t kMostRounds = 64;
 // Bytes of a row from which on it may be split over blocks.
 constexpr int64_t kSplitBytes = 64 * 1024;
-// Up to here a thread has a row of its own, if the rows are contiguous.
-constexpr int64_t kShortRow = 32;
+// Up to here a thread has a row of its own, if the rows are contiguous; a warp has two times these bytes under way, or
+// 32 rows if they are more.
+constexpr int64_t kShortRowBytes = 96;
+constexpr int kBroughtBytes = 2048;
 
 // Rows whose classes are apart in memory, value by value.
 template <class Stored>
@@ -248,68 +250,53 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
-// A place in rows that lie one after the other, moved on without a division.
-struct Place {
-  int row, column;
-
-  __device__ void advance(int rows, int columns, int classes) {
-    row += rows;
-    column += columns;
-    if (column >= classes) {
-      column -= classes;
-      ++row;
-    }
-  }
-};
-
-// Contiguous rows of at most kShortRow classes. Rows in shared memory are an odd number of words apart, so that the
-// threads of a warp, each in its own row, find their values in different banks.
-template <class Stored, bool Vectorized>
+// Rows of `Least` to `Most` classes that lie one after the other: a thread has a row of its own. A warp brings `depth`
+// times 32 of them into shared memory as they are, in 16-byte copies of whole lines, and works on them while the next
+// ones are on their way.
+template <class Stored, bool Probabilities, int Least, int Most>
 __global__ void __launch_bounds__(kBlockThreads)
     thread_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<float> out,
-                   float inverse_temperature) {
-  constexpr int width = Vectorized ? 16 / sizeof(Stored) : 1;
-  const int classes = static_cast<int>(pool.classes), pitch = classes | 1;
-  const int lane = threadIdx.x % kWarp;
-  float* const rows_of_warp = dynamic_shared<float>() + (threadIdx.x - lane) * pitch;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x - lane; first < pool.rows;
-       first += static_cast<int64_t>(gridDim.x) * kBlockThreads) {
-    const int rows = pool.rows - first < kWarp ? static_cast<int>(pool.rows - first) : kWarp;
-    const Stored* from = static_cast<const Stored*>(pool.data) + first * classes;
-    const int values = rows * classes;
-    Place place = {lane * width / classes, lane * width % classes};
-    const int step_rows = kWarp * width / classes, step_columns = kWarp * width % classes;
-#pragma unroll 4
-    for (int i = lane * width; i < values; i += kWarp * width) {
-      Stored stored[width];
-      if (Vectorized && i + width <= values) {
-        const uint4 raw = __ldg(reinterpret_cast<const uint4*>(from + i));
-        memcpy(stored, &raw, sizeof(stored));
-      } else {
-        for (int j = 0; j < width && i + j < values; ++j) stored[j] = from[i + j];
+                   float inverse_temperature, int depth, bool aligned) {
+  const int classes = static_cast<int>(pool.classes), lane = threadIdx.x % kWarp;
+  const float scale = exponent_scale(inverse_temperature);
+  const int rows_at_once = kWarp * depth, room = rows_at_once * classes;
+  Stored* const rooms = dynamic_shared<Stored>() + threadIdx.x / kWarp * 2 * room;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kWarps * rows_at_once;
+  const int64_t begin = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * rows_at_once;
+  const auto bring = [&](int64_t first, int turn) {
+    if (first < pool.rows) {
+      Stored* const to = rooms + turn * room;
+      const Stored* from = static_cast<const Stored*>(pool.data) + first * classes;
+      const int64_t left = (pool.rows - first) * classes;
+      const int values = left < room ? static_cast<int>(left) : room;
+      int i = 0;
+      if (aligned) {
+        constexpr int width = 16 / sizeof(Stored);
+        for (i = lane * width; i + width <= values; i += kWarp * width) copy_async(to + i, from + i);
+        i = values / width * width;
       }
-      Place at = place;
-#pragma unroll
-      for (int j = 0; j < width; ++j) {
-        if (i + j < values) rows_of_warp[at.row * pitch + at.column] = logit(stored[j], pool.probabilities);
-        at.advance(0, 1, classes);
-      }
-      place.advance(step_rows, step_columns, classes);
+      for (i += lane; i < values; i += kWarp) to[i] = from[i];
     }
+    close_copies();
+  };
+  bring(begin, 0);
+  int turn = 0;
+  for (int64_t first = begin; first < pool.rows; first += stride, turn ^= 1) {
+    bring(first + stride, turn ^ 1);
+    await_copies_but<1>();
     __syncwarp();
-    if (lane < rows) {
-      const float* row = rows_of_warp + lane * pitch;
-      RowState<float> state;
-      for (int column = 0; column < classes; column += 4) {
-        float part[4];
+    for (int k = 0; k < depth; ++k) {
+      const int64_t row = first + k * kWarp + lane;
+      if (row < pool.rows) {
+        const Stored* from = rooms + turn * room + (k * kWarp + lane) * classes;
+        float values[Most];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          // A masked class changes nothing.
-          part[j] = column + j < classes ? row[column + j] : -std::numeric_limits<float>::infinity();
+        for (int i = 0; i < Most; ++i) {
+          values[i] = widen(i < Least || i < classes ? from[i] : masked<Stored, Probabilities>());
         }
-        absorb(state, part, column, 1, inverse_temperature);
+        const auto state = state_of_values<Probabilities>(values, scale, out.argmax != nullptr);
+        write_row(out, row, row_state_of<Probabilities>(state), inverse_temperature);
       }
-      write_row(out, first + lane, state, inverse_temperature);
     }
     __syncwarp();
   }
@@ -359,6 +346,7 @@ struct Launcher {
       return in_registers<false, 32, 8>();
     } else {
       constexpr int count = kRegisterRowChunks<Stored> / kWarp;
+      if (Probabilities && chunks <= 8) return in_registers<Probabilities, 4, 2>();
       if (chunks <= 4 * count) return in_registers<Probabilities, 4, count>();
       in_registers<Probabilities, 32, count>();
     }
@@ -383,8 +371,42 @@ struct Launcher {
     }
   }
 
+  template <bool Probabilities, int Least, int Most>
+  void in_threads() const {
+    const int bytes = kWarp * static_cast<int>(pool.classes * sizeof(Stored));
+    const int depth = std::max(1, kBroughtBytes / bytes);
+    const bool aligned = reinterpret_cast<uintptr_t>(pool.data) % 16 == 0;  // together they are aligned if the first is
+    const int64_t blocks = divide_up(pool.rows, kBlockThreads * depth);
+    start(thread_per_row<Stored, Probabilities, Least, Most>, std::min(blocks, 6 * multiprocessors),
+          static_cast<size_t>(2 * kWarps * depth * bytes), depth, aligned);
+  }
+
+  template <bool Probabilities>
+  void rows_in_threads() const {
+    if constexpr (Probabilities) {
+      if (pool.classes <= 8) return in_threads<true, 1, 8>();
+      if (pool.classes <= 16) return in_threads<true, 9, 16>();
+      in_threads<true, 17, 32>();
+    } else {
+      if (pool.classes <= 4) return in_threads<false, 1, 4>();
+      if (pool.classes <= 8) return in_threads<false, 5, 8>();
+      if (pool.classes <= 10) return in_threads<false, 9, 10>();
+      if (pool.classes <= 16) return in_threads<false, 11, 16>();
+      if (pool.classes <= 24) return in_threads<false, 17, 24>();
+      in_threads<false, 25, 32>();
+    }
+  }
+
   template <bool Probabilities>
   void neighboring_classes() const {
+    if constexpr (sizeof(Acc) == sizeof(float)) {
+      // Rows of whole chunks belong to lanes: a thread of its own would wait for others at the same banks.
+      const bool whole = pool.classes % kWidth == 0 && reinterpret_cast<uintptr_t>(pool.data) % 16 == 0;
+      if (pool.row_stride == pool.classes && pool.classes * static_cast<int64_t>(sizeof(Stored)) <= kShortRowBytes &&
+          pool.classes <= 32 && (Probabilities || !whole)) {
+        return rows_in_threads<Probabilities>();
+      }
+    }
     const int64_t chunks = std::max<int64_t>(1, pool.classes / kWidth);  // at most: fewer in rows that begin askew
     if (chunks <= kRegisterRowChunks<Stored>) {
       rows_in_registers<Probabilities>(chunks);
@@ -397,15 +419,6 @@ struct Launcher {
     if ((pool.class_stride != 1 && pool.classes > 1) || pool.classes >= kMostTileClasses) {
       const int lanes = lanes_for(pool.classes);
       return start(strided_rows<Stored>, divide_up(pool.rows, kBlockThreads / lanes), 0, lanes);
-    }
-    if constexpr (sizeof(Acc) == sizeof(float)) {
-      if (pool.classes <= kShortRow && pool.row_stride == pool.classes) {
-        const size_t room = kBlockThreads * static_cast<size_t>(pool.classes | 1) * sizeof(float);
-        const int64_t blocks = divide_up(pool.rows, kBlockThreads);
-        // Rows together need less alignment than each of them.
-        return reinterpret_cast<uintptr_t>(pool.data) % 16 == 0 ? start(thread_per_row<Stored, true>, blocks, room)
-                                                                : start(thread_per_row<Stored, false>, blocks, room);
-      }
     }
     if (pool.probabilities) {
       neighboring_classes<true>();

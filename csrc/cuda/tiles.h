@@ -16,6 +16,31 @@ __device__ T* opaque(T* pointer) {
   return pointer;
 }
 
+// Copies 16 bytes into shared memory, which a thread need not wait for before it has closed a set of copies, and awaits
+// all of its sets but the latest ones. Processors that cannot do so do it at once.
+template <class T>
+__device__ void copy_async(T* shared, const T* global) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(global)
+      : "memory");
+#else
+  *reinterpret_cast<uint4*>(shared) = __ldg(reinterpret_cast<const uint4*>(global));
+#endif
+}
+__device__ inline void close_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int Latest>
+__device__ void await_copies_but() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(Latest) : "memory");
+#endif
+}
+
 // Rows with fewer classes have tiles; chunks and columns are 32-bit numbers there.
 constexpr int64_t kMostTileClasses = int64_t{1} << 31;
 

@@ -243,6 +243,34 @@ PRUNEFUSE_HD void add(TileState<Acc>& state, const Chunk<Stored> (&tile)[Count],
   state.dot += dot;
 }
 
+// A whole row whose values one thread holds; places past its end are masked.
+template <bool Probabilities, int Count, class Acc>
+PRUNEFUSE_HD TileState<Acc> state_of_values(const Acc (&values)[Count], Acc scale, bool with_argmax) {
+  auto state = no_tiles<Acc, Probabilities>();
+#pragma unroll
+  for (int i = 0; i < Count; ++i) state.max = larger(state.max, values[i]);
+  const Acc origin = origin_of<Probabilities>(state);
+#pragma unroll
+  for (int i = 0; i < Count; ++i) {
+    const Acc t = exponent(logit_of<Probabilities>(values[i]) - origin, scale);
+    const Acc e = exponential(t);
+    if (values[i] != state.max) {
+      state.tail += e;
+      state.dot += e * t;
+      state.second = larger(state.second, values[i]);
+    } else {
+      state.ties += 1;
+    }
+  }
+  if (with_argmax) {
+#pragma unroll
+    for (int i = Count - 1; i >= 0; --i) {
+      if (values[i] == state.max) state.argmax = static_cast<uint32_t>(i);
+    }
+  }
+  return state;
+}
+
 // Of all lanes' sums, largest runner-up and least arg-max.
 template <bool Probabilities, class Acc>
 PRUNEFUSE_HD RowState<Acc> row_state_of(const TileState<Acc>& total) {
