@@ -15,21 +15,39 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "lanes.h"
+#include <algorithm>
+
+#include "tiles.h"
 
 namespace prunefuse::cuda {
 namespace {
 
-constexpr int kBlockThreads = 256;
-// From this many classes on, and with fewer rows than fill the GPU by warps, a block shares one row.
-constexpr int64_t kBlockRowClasses = 4096;
-// Up to here a thread has a row of its own, if the rows are contiguous.
-constexpr int64_t kShortRow = 32;
+constexpr int kBlockThreads = 256, kWarps = kBlockThreads / kWarp;
+// Chunks of the longest rows that a warp holds in registers.
+template <class Stored>
+constexpr int kRegisterRowChunks = sizeof(Stored) == sizeof(double) ? 128 : 256;
+// Chunks to a lane and tile of longer rows.
+template <class Stored>
+constexpr int kTileChunks = sizeof(Stored) == sizeof(double) ? 2 : 4;
+// Blocks that are resident on a multiprocessor: registers are bounded by it.
+template <class Stored, int Count>
+constexpr int kRegisterRowBlocks = sizeof(Stored) == sizeof(double) ? 2 : (Count > 6 ? 3 : 4);
+template <class Stored>
+constexpr int kLongRowBlocks = sizeof(Stored) == sizeof(double) ? 2 : 4;
+// Rounds of a warp from which on they come in several waves.
+constexpr int64_t kMostRounds = 64;
+// Bytes of a row from which on it may be split over blocks.
+constexpr int64_t kSplitBytes = 64 * 1024;
+// Up to here a thread has a row of its own, if the rows are contiguous; a warp has two times these bytes under way, or
+// 32 rows if they are more.
+constexpr int64_t kShortRowBytes = 96;
+constexpr int kBroughtBytes = 2048;
 
-template <class Stored, bool Vectorized>
+// Rows whose classes are apart in memory, value by value.
+template <class Stored>
 __global__ void __launch_bounds__(kBlockThreads)
-    group_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out,
-                  accumulate_t<Stored> inverse_temperature, int lanes) {
+    strided_rows(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out,
+                 accumulate_t<Stored> inverse_temperature, int lanes) {
   const int64_t groups_per_block = kBlockThreads / lanes;
   const int64_t group = threadIdx.x / lanes;
   // Every lane of a warp takes part in every round's shuffles; rows past the end are read as the last one and not
@@ -38,162 +56,400 @@ __global__ void __launch_bounds__(kBlockThreads)
     const int64_t row = first + group;
     const int64_t source = row < pool.rows ? row : pool.rows - 1;
     const Stored* data = static_cast<const Stored*>(pool.data) + source * pool.row_stride;
-    auto state = lane_state<Stored, Vectorized>(data, pool, threadIdx.x % lanes, lanes, inverse_temperature);
+    auto state = lane_state<Stored, false>(data, pool, threadIdx.x % lanes, lanes, inverse_temperature);
     state = merge_lanes(state, lanes, inverse_temperature);
     if (threadIdx.x % lanes == 0 && row < pool.rows) write_row(out, row, state, inverse_temperature);
   }
 }
 
-template <class Stored, bool Vectorized>
-__global__ void __launch_bounds__(kBlockThreads)
-    block_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out,
-                  accumulate_t<Stored> inverse_temperature) {
+// Rows that fit into the registers of `Lanes` lanes, `Count` chunks in each: a row is one tile. A warp has `rounds`
+// times 32 / Lanes rows, one after the other. A lane keeps the state of one row of Lanes rounds, so that the rows' ends
+// are worked out, and written, for 32 rows at a time.
+template <class Stored, bool Probabilities, int Lanes, int Count>
+__global__ void __launch_bounds__(kBlockThreads, kRegisterRowBlocks<Stored, Count>)
+    register_rows(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out,
+                  accumulate_t<Stored> inverse_temperature, int rounds) {
   using Acc = accumulate_t<Stored>;
-  __shared__ __align__(alignof(RowState<Acc>)) unsigned char storage[sizeof(RowState<Acc>) * (kBlockThreads / kWarp)];
-  auto* warps = reinterpret_cast<RowState<Acc>*>(storage);
-  for (int64_t row = blockIdx.x; row < pool.rows; row += gridDim.x) {
-    const Stored* data = static_cast<const Stored*>(pool.data) + row * pool.row_stride;
-    auto state = lane_state<Stored, Vectorized>(data, pool, threadIdx.x, kBlockThreads, inverse_temperature);
-    state = merge_lanes(state, kWarp, inverse_temperature);
-    if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = state;
-    __syncthreads();
-    if (threadIdx.x < kWarp) {
-      constexpr int count = kBlockThreads / kWarp;
-      state = threadIdx.x < count ? warps[threadIdx.x] : RowState<Acc>{};
-      state = merge_lanes(state, count, inverse_temperature);
-      if (threadIdx.x == 0) write_row(out, row, state, inverse_temperature);
+  constexpr int together = kWarp / Lanes;
+  const int lane = threadIdx.x % Lanes, group = threadIdx.x % kWarp / Lanes;
+  const Acc scale = exponent_scale(inverse_temperature);
+  const int rows_of_warp = rounds * together;
+  const int64_t next_row = together * pool.row_stride;
+  // A row that begins askew has a chunk less.
+  const int least_of_lane = (static_cast<int>(pool.classes) / Chunk<Stored>::kWidth - 1) / Lanes;
+  for (int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * rows_of_warp;
+       first < pool.rows; first += static_cast<int64_t>(gridDim.x) * kWarps * rows_of_warp) {
+    const int rows = pool.rows - first < rows_of_warp ? static_cast<int>(pool.rows - first) : rows_of_warp;
+    const Stored* row =
+        static_cast<const Stored*>(pool.data) + (first + (group < rows ? group : rows - 1)) * pool.row_stride;
+    TileState<Acc> kept;
+    for (int begin = 0; begin < rows; begin += together) {
+      const ChunkedRow<Stored> chunks(row, pool.classes);
+      // Every lane takes part in every round's shuffles; rows past the end are read as the last one and not written.
+      if (begin + together + group < rows) row = opaque(row + next_row);
+      Chunk<Stored> tile[Count];
+      load_chunks<Probabilities, Lanes>(tile, chunks.body + lane, chunks.chunks - lane, least_of_lane);
+      auto state = no_tiles<Acc, Probabilities>();
+      absorb_tile<Probabilities, Lanes, Lanes, true>(state, tile, chunks, lane, scale);
+      absorb_edges<Probabilities, Lanes>(state, chunks, lane, scale);
+      state = merge_shares<Lanes>(state, out.argmax != nullptr);
+      const int turn = begin / together % Lanes;
+      if (turn == lane) kept = state;
+      if (turn == Lanes - 1 || begin + together >= rows) {
+        const int of_lane = begin + (lane - turn) * together + group;
+        if (lane <= turn && of_lane < rows) {
+          write_row(out, first + of_lane, row_state_of<Probabilities>(kept), inverse_temperature);
+        }
+      }
     }
-    __syncthreads();
   }
 }
 
-// A place in rows that lie one after the other, moved on without a division.
-struct Place {
-  int row, column;
+// The tiles of a row from `begin` on, every `step`-th, as a warp takes them in: the next one is under way meanwhile.
+template <class Stored, bool Probabilities>
+__device__ void absorb_tiles(TileState<accumulate_t<Stored>>& state, const ChunkedRow<Stored>& row, int begin, int end,
+                             int step, accumulate_t<Stored> scale) {
+  constexpr int count = kTileChunks<Stored>, per_tile = kWarp * count;
+  const int lane = threadIdx.x % kWarp, stride = step * per_tile;
+  // Where the next tile is, and how many chunks there are from there on.
+  const uint4* at = row.body + (begin * per_tile + lane);
+  int left = row.chunks - begin * per_tile;
+  Chunk<Stored> next[count];
+  for (int number = begin, first = begin * per_tile + lane - stride;; first += stride) {
+    Chunk<Stored> tile[count];
+#pragma unroll
+    for (int l = 0; l < count; ++l) tile[l] = next[l];
+    const bool any = number > begin, more = number < end;
+    if (more) {
+      if (left >= per_tile) {
+#pragma unroll
+        for (int l = 0; l < count; ++l) load_chunk(next[l], at + l * kWarp);
+      } else {
+        load_chunks<Probabilities, kWarp>(next, at, left - lane, 0);
+      }
+      number += step;
+      at += stride;
+      left -= stride;
+    }
+    if (any) absorb_tile<Probabilities, kWarp, kWarp, false>(state, tile, row, first, scale);
+    if (!more) break;
+  }
+}
 
-  __device__ void advance(int rows, int columns, int classes) {
-    row += rows;
-    column += columns;
-    if (column >= classes) {
-      column -= classes;
-      ++row;
+// Longer rows, where there are enough for all warps of the GPU.
+template <class Stored, bool Probabilities>
+__global__ void __launch_bounds__(kBlockThreads, kLongRowBlocks<Stored>)
+    warp_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out,
+                 accumulate_t<Stored> inverse_temperature, int tiles) {
+  const auto scale = exponent_scale(inverse_temperature);
+  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; row < pool.rows;
+       row += static_cast<int64_t>(gridDim.x) * kWarps) {
+    const ChunkedRow<Stored> chunks(static_cast<const Stored*>(pool.data) + row * pool.row_stride, pool.classes);
+    auto state = no_tiles<accumulate_t<Stored>, Probabilities>();
+    absorb_tiles<Stored, Probabilities>(state, chunks, 0, tiles, 1, scale);
+    absorb_edges<Probabilities, kWarp>(state, chunks, threadIdx.x % kWarp, scale);
+    state = merge_shares<kWarp>(state, out.argmax != nullptr);
+    if (threadIdx.x % kWarp == 0) write_row(out, row, row_state_of<Probabilities>(state), inverse_temperature);
+  }
+}
+
+// The state of a part of a row.
+template <class Acc>
+struct Piece {
+  Acc max, second, ties, tail, dot, has_nan;
+  int64_t argmax;
+};
+
+template <class Acc>
+__device__ Piece<Acc> piece_of(const RowState<Acc>& state) {
+  return {state.max, state.second, state.ties, state.tail, state.dot, state.has_nan ? Acc(1) : Acc(0), state.argmax};
+}
+template <class Acc>
+__device__ RowState<Acc> state_of(const Piece<Acc>& piece) {
+  RowState<Acc> state;
+  state.max = piece.max;
+  state.second = piece.second;
+  state.ties = piece.ties;
+  state.tail = piece.tail;
+  state.dot = piece.dot;
+  state.argmax = piece.argmax;
+  state.has_nan = piece.has_nan != 0;
+  return state;
+}
+
+// Which tiles of all rows, one row after the other, part `part` of `parts` has.
+struct Span {
+  int64_t begin, end;
+
+  __host__ __device__ Span(int64_t all, int64_t part, int64_t parts)
+      : begin(all / parts * part + all % parts * part / parts),
+        end(all / parts * (part + 1) + all % parts * (part + 1) / parts) {}
+};
+
+// Long rows: all tiles of all rows are dealt out evenly, so that a block has some whole rows and parts of two others,
+// whose states it leaves in pieces[2 * part] (a row that began before) and pieces[2 * part + 1]. As many parts as rows
+// are a row for each, and no pieces.
+template <class Stored, bool Probabilities>
+__global__ void __launch_bounds__(kBlockThreads, kLongRowBlocks<Stored>)
+    block_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out,
+                  accumulate_t<Stored> inverse_temperature, int tiles, int parts, Piece<accumulate_t<Stored>>* pieces) {
+  using Acc = accumulate_t<Stored>;
+  // Two sets, so that warps may go on to the next row while one merges this one's.
+  __shared__ Piece<Acc> of_warps[2][kWarps];
+  const auto scale = exponent_scale(inverse_temperature);
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  int turn = 0;
+  for (int part = blockIdx.x; part < parts; part += gridDim.x) {
+    const Span span(pool.rows * tiles, part, parts);
+    int64_t row = span.begin / tiles;
+    int begin = static_cast<int>(span.begin - row * tiles);
+    for (int64_t left = span.end - span.begin; left > 0; ++row, ++turn) {
+      const int end = left < tiles - begin ? begin + static_cast<int>(left) : tiles;
+      const ChunkedRow<Stored> chunks(static_cast<const Stored*>(pool.data) + row * pool.row_stride, pool.classes);
+      auto of_lane = no_tiles<Acc, Probabilities>();
+      absorb_tiles<Stored, Probabilities>(of_lane, chunks, begin + warp, end, kWarps, scale);
+      if (begin == 0 && warp == 0) absorb_edges<Probabilities, kWarp>(of_lane, chunks, lane, scale);
+      of_lane = merge_shares<kWarp>(of_lane, out.argmax != nullptr);
+      if (lane == 0) of_warps[turn % 2][warp] = piece_of(row_state_of<Probabilities>(of_lane));
+      __syncthreads();
+      if (warp == turn % kWarps) {  // each in its turn
+        auto state = state_of(of_warps[turn % 2][lane % kWarps]);
+        state = merge_lanes(state, kWarps, inverse_temperature);
+        if (lane == 0) {
+          if (begin == 0 && end == tiles) {
+            write_row(out, row, state, inverse_temperature);
+          } else {
+            pieces[2 * part + (begin == 0)] = piece_of(state);
+          }
+        }
+      }
+      left -= end - begin;
+      begin = 0;
+    }
+  }
+}
+
+// Merges the pieces of the rows that parts share: a warp for each part that ends inside of a row which began in it.
+template <class Acc>
+__global__ void __launch_bounds__(kBlockThreads)
+    merge_pieces(const __grid_constant__ RowOutputs<Acc> out, Acc inverse_temperature, int tiles, int parts,
+                 const Piece<Acc>* pieces) {
+  const int lane = threadIdx.x % kWarp;
+  const int64_t all = out.rows * tiles;
+  for (int part = blockIdx.x * kWarps + threadIdx.x / kWarp; part < parts; part += gridDim.x * kWarps) {
+    const Span span(all, part, parts);
+    const int64_t row = (span.end - 1) / tiles, end = (row + 1) * tiles;
+    if (span.end == end || row * tiles < span.begin) continue;
+    RowState<Acc> state;
+    if (lane == 0) state = state_of(pieces[2 * part + 1]);
+    for (int other = part + 1 + lane; other < parts && Span(all, other, parts).begin < end; other += kWarp) {
+      state = merge(state, state_of(pieces[2 * other]), inverse_temperature);
+    }
+    state = merge_lanes(state, kWarp, inverse_temperature);
+    if (lane == 0) write_row(out, row, state, inverse_temperature);
+  }
+}
+
+// Rows of `Least` to `Most` classes that lie one after the other: a thread has a row of its own. A warp brings `depth`
+// times 32 of them into shared memory as they are, in 16-byte copies of whole lines, and works on them while the next
+// ones are on their way.
+template <class Stored, bool Probabilities, int Least, int Most>
+__global__ void __launch_bounds__(kBlockThreads)
+    thread_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<float> out,
+                   float inverse_temperature, int depth, bool aligned) {
+  const int classes = static_cast<int>(pool.classes), lane = threadIdx.x % kWarp;
+  const float scale = exponent_scale(inverse_temperature);
+  const int rows_at_once = kWarp * depth, room = rows_at_once * classes;
+  Stored* const rooms = dynamic_shared<Stored>() + threadIdx.x / kWarp * 2 * room;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kWarps * rows_at_once;
+  const int64_t begin = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * rows_at_once;
+  const auto bring = [&](int64_t first, int turn) {
+    if (first < pool.rows) {
+      Stored* const to = rooms + turn * room;
+      const Stored* from = static_cast<const Stored*>(pool.data) + first * classes;
+      const int64_t left = (pool.rows - first) * classes;
+      const int values = left < room ? static_cast<int>(left) : room;
+      int i = 0;
+      if (aligned) {
+        constexpr int width = 16 / sizeof(Stored);
+        for (i = lane * width; i + width <= values; i += kWarp * width) copy_async(to + i, from + i);
+        i = values / width * width;
+      }
+      for (i += lane; i < values; i += kWarp) to[i] = from[i];
+    }
+    close_copies();
+  };
+  bring(begin, 0);
+  int turn = 0;
+  for (int64_t first = begin; first < pool.rows; first += stride, turn ^= 1) {
+    bring(first + stride, turn ^ 1);
+    await_copies_but<1>();
+    __syncwarp();
+    for (int k = 0; k < depth; ++k) {
+      const int64_t row = first + k * kWarp + lane;
+      if (row < pool.rows) {
+        const Stored* from = rooms + turn * room + (k * kWarp + lane) * classes;
+        float values[Most];
+#pragma unroll
+        for (int i = 0; i < Most; ++i) {
+          values[i] = widen(i < Least || i < classes ? from[i] : masked<Stored, Probabilities>());
+        }
+        const auto state = state_of_values<Probabilities>(values, scale, out.argmax != nullptr);
+        write_row(out, row, row_state_of<Probabilities>(state), inverse_temperature);
+      }
+    }
+    __syncwarp();
+  }
+}
+
+// Launches for rows of one dtype.
+template <class Stored>
+struct Launcher {
+  using Acc = accumulate_t<Stored>;
+  static constexpr int kWidth = Chunk<Stored>::kWidth;
+  const Tensor& logits;
+  const Pool& pool;
+  const RowOutputs<Acc>& out;
+  Acc inverse_temperature;
+  int64_t multiprocessors;
+  cudaStream_t stream;
+
+  template <class... Parameters, class... Arguments>
+  void start(void (*kernel)(Parameters...), int64_t blocks, size_t shared, Arguments... arguments) const {
+    launch_kernel(kernel, {grid_for(blocks), kBlockThreads, shared}, stream, pool, out, inverse_temperature,
+                  arguments...);
+  }
+
+  template <bool Probabilities, int Lanes, int Count>
+  void in_registers() const {
+    constexpr int64_t together = kWarp / Lanes;
+    // Rounds that share the rows out evenly to the warps that are resident at a time; once that is enough work to a
+    // warp, in several waves, each of them even.
+    const int64_t warps = multiprocessors * kRegisterRowBlocks<Stored, Count> * kWarps;
+    const int64_t rounds = divide_up(pool.rows, together * warps);
+    const int64_t waves = rounds < kMostRounds ? 1 : rounds / (kMostRounds / 2);
+    const int64_t each = divide_up(rounds, waves);
+    start(register_rows<Stored, Probabilities, Lanes, Count>, divide_up(pool.rows, each * together * kWarps), 0, each);
+  }
+
+  template <bool Probabilities>
+  void rows_in_registers(int64_t chunks) const {
+    if constexpr (!Probabilities && sizeof(Stored) < sizeof(double)) {
+      if (chunks <= 2) return in_registers<false, 1, 2>();
+      if (chunks <= 4) return in_registers<false, 2, 2>();
+      if (chunks <= 8) return in_registers<false, 4, 2>();
+      if (chunks <= 16) return in_registers<false, 4, 4>();
+      if (chunks <= 32) return in_registers<false, 4, 8>();
+      if (chunks <= 64) return in_registers<false, 8, 8>();
+      if (chunks <= 128) return in_registers<false, 16, 8>();
+      if (chunks <= 192) return in_registers<false, 32, 6>();
+      return in_registers<false, 32, 8>();
+    } else {
+      constexpr int count = kRegisterRowChunks<Stored> / kWarp;
+      if (Probabilities && chunks <= 8) return in_registers<Probabilities, 4, 2>();
+      if (chunks <= 4 * count) return in_registers<Probabilities, 4, count>();
+      in_registers<Probabilities, 32, count>();
+    }
+  }
+
+  template <bool Probabilities>
+  void long_rows(int64_t chunks) const {
+    constexpr int per_tile = kWarp * kTileChunks<Stored>;
+    const int64_t tiles = divide_up(chunks, per_tile), resident = multiprocessors * kLongRowBlocks<Stored>;
+    if (tiles < kWarps || pool.rows >= resident * kWarps) {
+      return start(warp_per_row<Stored, Probabilities>, divide_up(pool.rows, kWarps), 0, tiles);
+    }
+    const bool split = tiles * per_tile * 16 >= kSplitBytes && pool.rows % resident != 0;
+    const int64_t parts = split ? std::min(resident, pool.rows * divide_up(tiles, kWarps)) : pool.rows;
+    Tensor memory = new_rows(logits, {split ? 2 * parts * static_cast<int64_t>(sizeof(Piece<Acc>)) : 0},
+                             torch::headeronly::ScalarType::Byte);
+    auto* const pieces = static_cast<Piece<Acc>*>(memory.data_ptr());
+    start(block_per_row<Stored, Probabilities>, parts, 0, tiles, parts, pieces);
+    if (split) {
+      launch_kernel(merge_pieces<Acc>, {grid_for(divide_up(parts, kWarps)), kBlockThreads}, stream, out,
+                    inverse_temperature, tiles, parts, pieces);
+    }
+  }
+
+  template <bool Probabilities, int Least, int Most>
+  void in_threads() const {
+    const int bytes = kWarp * static_cast<int>(pool.classes * sizeof(Stored));
+    const int depth = std::max(1, kBroughtBytes / bytes);
+    const bool aligned = reinterpret_cast<uintptr_t>(pool.data) % 16 == 0;  // together they are aligned if the first is
+    const int64_t blocks = divide_up(pool.rows, kBlockThreads * depth);
+    start(thread_per_row<Stored, Probabilities, Least, Most>, std::min(blocks, 6 * multiprocessors),
+          static_cast<size_t>(2 * kWarps * depth * bytes), depth, aligned);
+  }
+
+  template <bool Probabilities>
+  void rows_in_threads() const {
+    if constexpr (Probabilities) {
+      if (pool.classes <= 8) return in_threads<true, 1, 8>();
+      if (pool.classes <= 16) return in_threads<true, 9, 16>();
+      in_threads<true, 17, 32>();
+    } else {
+      if (pool.classes <= 4) return in_threads<false, 1, 4>();
+      if (pool.classes <= 8) return in_threads<false, 5, 8>();
+      if (pool.classes <= 10) return in_threads<false, 9, 10>();
+      if (pool.classes <= 16) return in_threads<false, 11, 16>();
+      if (pool.classes <= 24) return in_threads<false, 17, 24>();
+      in_threads<false, 25, 32>();
+    }
+  }
+
+  template <bool Probabilities>
+  void neighboring_classes() const {
+    if constexpr (sizeof(Acc) == sizeof(float)) {
+      // Rows of whole chunks belong to lanes: a thread of its own would wait for others at the same banks.
+      const bool whole = pool.classes % kWidth == 0 && reinterpret_cast<uintptr_t>(pool.data) % 16 == 0;
+      if (pool.row_stride == pool.classes && pool.classes * static_cast<int64_t>(sizeof(Stored)) <= kShortRowBytes &&
+          pool.classes <= 32 && (Probabilities || !whole)) {
+        return rows_in_threads<Probabilities>();
+      }
+    }
+    const int64_t chunks = std::max<int64_t>(1, pool.classes / kWidth);  // at most: fewer in rows that begin askew
+    if (chunks <= kRegisterRowChunks<Stored>) {
+      rows_in_registers<Probabilities>(chunks);
+    } else {
+      long_rows<Probabilities>(chunks);
+    }
+  }
+
+  void run() const {
+    if ((pool.class_stride != 1 && pool.classes > 1) || pool.classes >= kMostTileClasses) {
+      const int lanes = lanes_for(pool.classes);
+      return start(strided_rows<Stored>, divide_up(pool.rows, kBlockThreads / lanes), 0, lanes);
+    }
+    if (pool.probabilities) {
+      neighboring_classes<true>();
+    } else {
+      neighboring_classes<false>();
     }
   }
 };
 
-// Contiguous rows of at most kShortRow classes. Rows in shared memory are an odd number of words apart, so that the
-// threads of a warp, each in its own row, find their values in different banks.
-template <class Stored, bool Vectorized>
-__global__ void __launch_bounds__(kBlockThreads)
-    thread_per_row(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<float> out,
-                   float inverse_temperature) {
-  constexpr int width = Vectorized ? 16 / sizeof(Stored) : 1;
-  const int classes = static_cast<int>(pool.classes), pitch = classes | 1;
-  const int lane = threadIdx.x % kWarp;
-  float* const rows_of_warp = dynamic_shared<float>() + (threadIdx.x - lane) * pitch;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x - lane; first < pool.rows;
-       first += static_cast<int64_t>(gridDim.x) * kBlockThreads) {
-    const int rows = pool.rows - first < kWarp ? static_cast<int>(pool.rows - first) : kWarp;
-    const Stored* from = static_cast<const Stored*>(pool.data) + first * classes;
-    const int values = rows * classes;
-    Place place = {lane * width / classes, lane * width % classes};
-    const int step_rows = kWarp * width / classes, step_columns = kWarp * width % classes;
-#pragma unroll 4
-    for (int i = lane * width; i < values; i += kWarp * width) {
-      Stored stored[width];
-      if (Vectorized && i + width <= values) {
-        const uint4 raw = __ldg(reinterpret_cast<const uint4*>(from + i));
-        memcpy(stored, &raw, sizeof(stored));
-      } else {
-        for (int j = 0; j < width && i + j < values; ++j) stored[j] = from[i + j];
-      }
-      Place at = place;
-#pragma unroll
-      for (int j = 0; j < width; ++j) {
-        if (i + j < values) rows_of_warp[at.row * pitch + at.column] = logit(stored[j], pool.probabilities);
-        at.advance(0, 1, classes);
-      }
-      place.advance(step_rows, step_columns, classes);
-    }
-    __syncwarp();
-    if (lane < rows) {
-      const float* row = rows_of_warp + lane * pitch;
-      RowState<float> state;
-      for (int column = 0; column < classes; column += 4) {
-        float part[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          // A masked class changes nothing.
-          part[j] = column + j < classes ? row[column + j] : -std::numeric_limits<float>::infinity();
-        }
-        absorb(state, part, column, 1, inverse_temperature);
-      }
-      write_row(out, first + lane, state, inverse_temperature);
-    }
-    __syncwarp();
-  }
-}
-
-template <class Stored, bool Vectorized>
-void launch(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out, accumulate_t<Stored> inverse_temperature,
-            int64_t multiprocessors, cudaStream_t stream) {
-  const int64_t warps_to_fill = multiprocessors * (2048 / kWarp);
-  if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
-    if (pool.classes <= kShortRow && pool.class_stride == 1 && pool.row_stride == pool.classes) {
-      const size_t room = kBlockThreads * static_cast<size_t>(pool.classes | 1) * sizeof(float);
-      const unsigned blocks = grid_for(divide_up(pool.rows, kBlockThreads));
-      // Rows together need less alignment than each of them.
-      if (reinterpret_cast<uintptr_t>(pool.data) % 16 == 0) {
-        launch_kernel(thread_per_row<Stored, true>, {blocks, kBlockThreads, room}, stream, pool, out,
-                      inverse_temperature);
-      } else {
-        launch_kernel(thread_per_row<Stored, false>, {blocks, kBlockThreads, room}, stream, pool, out,
-                      inverse_temperature);
-      }
-      return;
-    }
-  }
-  if (pool.classes >= kBlockRowClasses && pool.rows < warps_to_fill) {
-    launch_kernel(block_per_row<Stored, Vectorized>, {grid_for(pool.rows), kBlockThreads}, stream, pool, out,
-                  inverse_temperature);
-  } else {
-    const int lanes = lanes_for(Vectorized ? divide_up(pool.classes, 16 / sizeof(Stored)) : pool.classes);
-    const int64_t blocks = divide_up(pool.rows, kBlockThreads / lanes);
-    launch_kernel(group_per_row<Stored, Vectorized>, {grid_for(blocks), kBlockThreads}, stream, pool, out,
-                  inverse_temperature, lanes);
-  }
-}
-
 struct ScoreRows {
-  int32_t device;
+  const Tensor& logits;
 
   template <class Stored>
   void operator()(const Pool& pool, const RowOutputs<accumulate_t<Stored>>& out,
                   accumulate_t<Stored> inverse_temperature, Stored) const {
+    const int32_t device = logits.get_device_index();
     const torch::stable::accelerator::DeviceGuard guard(device);
-    const int64_t multiprocessors = multiprocessors_of(device);
-    const bool aligned = reinterpret_cast<uintptr_t>(pool.data) % 16 == 0 &&
-                         (pool.rows == 1 || pool.row_stride * static_cast<int64_t>(sizeof(Stored)) % 16 == 0) &&
-                         pool.class_stride == 1;
-    const cudaStream_t stream = current_stream(device);
-    if (aligned) {
-      launch<Stored, true>(pool, out, inverse_temperature, multiprocessors, stream);
-    } else {
-      launch<Stored, false>(pool, out, inverse_temperature, multiprocessors, stream);
-    }
+    Launcher<Stored>{logits, pool, out, inverse_temperature, multiprocessors_of(device), current_stream(device)}.run();
   }
 };
 
 Tensor score(const Tensor& logits, std::vector<int64_t> strategies, bool probabilities, double temperature) {
-  return prunefuse::score(logits, strategies, probabilities, temperature, ScoreRows{logits.get_device_index()});
+  return prunefuse::score(logits, strategies, probabilities, temperature, ScoreRows{logits});
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> statistics(const Tensor& logits, bool probabilities, double temperature) {
-  return prunefuse::statistics(logits, probabilities, temperature, ScoreRows{logits.get_device_index()});
+  return prunefuse::statistics(logits, probabilities, temperature, ScoreRows{logits});
 }
 
 void absorb_(Tensor state, const Tensor& logits, double temperature) {
-  prunefuse::absorb_(state, logits, temperature, ScoreRows{logits.get_device_index()});
+  prunefuse::absorb_(state, logits, temperature, ScoreRows{logits});
 }
 
 }  // namespace

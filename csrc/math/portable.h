@@ -36,11 +36,17 @@ PRUNEFUSE_HD float widen(bfloat16_bits value) { return bits_as<float>(static_cas
 // Exponent and mantissa land in float32's fields; the product by 2^112 corrects the bias (subnormals included,
 // exactly).
 PRUNEFUSE_HD float widen(half_bits value) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+  return result;
+#else
   const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
   const uint32_t special = (value.bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const float scaled = bits_as<float>(magnitude) * 0x1p112f;
   return bits_as<float>(bits_as<uint32_t>(scaled) | special | sign);
+#endif
 }
 
 // The type sums are kept in and results are written in: float64 for float64, float32 for everything else.

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import inspect
+import math
 import os
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import test_dynamics_op
 import test_ensembles_op
+import test_every_op
 import test_groups_op
 import test_k_center_op
 import test_k_means_op
@@ -28,7 +30,7 @@ import test_top_b_op
 import torch
 from test_every_op import OPS, arguments_of, assert_same, every, flat, matter_of, outcome
 from torch.utils._python_dispatch import TorchDispatchMode
-from truth import of_scatter, scatter_pair
+from truth import DTYPES, of_scatter, scatter_pair
 
 from prunefuse import ops
 from prunefuse.ops import loader
@@ -220,6 +222,94 @@ def test_an_ensemble_of_long_rows_takes_little_memory_on_a_large_device(dtype):
     finally:
         library.emulation_choose_multiprocessors(2)
     assert result.nbytes < allocated.bytes <= result.nbytes + (64 << 20)
+
+
+def special(logits, generator):
+    """Rows of all kinds: NaN, infinite and equal maxima anywhere, few classes that are not masked, or none."""
+    rows, classes = logits.shape
+    anywhere = functools.partial(torch.randint, classes, (2,), generator=generator)
+    for i in range(rows):
+        kind = int(torch.randint(9, (), generator=generator))
+        if kind < 3:
+            logits[i, anywhere()] = (math.nan, math.inf, 5.0)[kind]
+        elif kind < 6:
+            kept = logits[i, at := anywhere()].clone()
+            logits[i] = -math.inf
+            logits[i, at] = kept if kind < 5 else -math.inf
+    return logits
+
+
+def assert_as_on_the_cpu(logits, probabilities=False):
+    """Every utility and statistic, and the states of rows in pieces."""
+    strategies = [0, 1, 2, 3, 4]
+    tolerance = (
+        {"rtol": 3e-5, "atol": 3e-5} if logits.dtype != torch.float64 else {"rtol": 1e-12, "atol": 1e-12}
+    )
+    for name, arguments in (
+        ("score", (logits, strategies, probabilities, 0.7)),
+        ("statistics", (logits, probabilities, 1.0)),
+    ):
+        got = flat(getattr(torch.ops.prunefuse, name)(*arguments))
+        assert_same(got, flat(getattr(ON_CPU, name)(*arguments)), **tolerance)
+    if probabilities:
+        return
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    states = [test_every_op.state(len(logits)).to(dtype) for _ in range(2)]
+    for state, operators in zip(states, (torch.ops.prunefuse, ON_CPU), strict=True):
+        for piece in logits.split(max(1, logits.shape[1] // 2 + 3), dim=1):
+            operators.absorb_(state, piece, 0.7)
+    assert_same(*map(test_every_op.rows_known, states), **tolerance)
+
+
+def rows_at(generator, rows, classes, dtype):
+    """In memory that begins anywhere, with a gap after each row or none."""
+    offset, gap = (int(torch.randint(9, (), generator=generator)) for _ in range(2))
+    memory = torch.randn(offset + rows * (classes + gap), generator=generator) * 3
+    return memory.to(dtype)[offset:].view(rows, classes + gap)[:, :classes]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("first", range(1, 301, 50))
+def test_rows_of_every_length_beginning_anywhere(dtype, first):
+    generator = torch.Generator().manual_seed(first)
+    for classes in range(first, first + 50):
+        logits = special(rows_at(generator, 5, classes, dtype), generator)
+        assert_as_on_the_cpu(logits)
+        assert_as_on_the_cpu(logits.contiguous())
+        if classes % 7 == 0:
+            assert_as_on_the_cpu(rows_at(generator, 40, classes, dtype).float().softmax(1).to(dtype), True)
+
+
+# Where one way to share out rows ends and the next begins, in chunks of 16 bytes.
+BORDERS = (8, 16, 32, 64, 128, 192, 256, 512, 1024, 2048)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("chunks", BORDERS)
+def test_rows_at_the_borders_of_what_lanes_hold(dtype, chunks):
+    generator = torch.Generator().manual_seed(chunks)
+    width = 16 // dtype.itemsize
+    for classes in (chunks * width + extra for extra in (-width, -1, 0, 1, width - 1, width)):
+        for rows in (3, 70) if chunks <= 64 else (3,):
+            assert_as_on_the_cpu(special(rows_at(generator, rows, classes, dtype), generator))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [1, 3, 7, 9, 13])
+@pytest.mark.parametrize("multiprocessors", [1, 2, 5])
+def test_few_long_rows_are_shared_by_blocks(dtype, rows, multiprocessors, emulation):
+    generator = torch.Generator().manual_seed(rows)
+    classes = (66_000 if rows < 9 else 68_003) // dtype.itemsize
+    logits = special(rows_at(generator, rows, classes, dtype), generator)
+    logits[0, -1] = 9  # in the last piece
+    emulation.emulation_choose_multiprocessors(multiprocessors)
+    try:
+        with Allocations() as allocated:
+            result = torch.ops.prunefuse.score(logits, [0], False, 1.0)
+        assert allocated.bytes > result.nbytes  # there are pieces
+        assert_as_on_the_cpu(logits)
+    finally:
+        emulation.emulation_choose_multiprocessors(2)
 
 
 def test_tensors_beyond_what_one_launch_describes_are_scattered():

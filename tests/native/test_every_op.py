@@ -129,8 +129,8 @@ def best_kept(best, indices, threshold, counts, b, *batch):
 
 
 def rows_known(state, *others):
-    """What else is known of a row with a NaN is free."""
-    return [torch.where(state[5] != 0, 0, state[:5]), state[5]]
+    """What else is known of a row with a NaN, or with masked classes alone, is free."""
+    return [torch.where((state[5] != 0) | (state[0] == -math.inf), 0, state[:5]), state[5]]
 
 
 wrong_logits = (

@@ -1,0 +1,288 @@
+// The statistics of row_state.h in the form that a GPU's lanes take them in: a tile of 16-byte chunks at a time, held
+// in registers, against a maximum that the lanes of a group share.
+//
+// A tile's largest value is found first. Where the group's maximum is not below it, which happens O(log tiles) times in
+// a row, `raise` brings the sums to the new maximum and `take_out` counts the values that equal it and replaces them by
+// masked ones. What is left to `add` needs no comparison: subtract, multiply, bound, exponential, two sums. Lanes with
+// one maximum merge by plain sums, and `row_state_of` makes of those a RowState, which merges with any other.
+//
+// A NaN is never a maximum and makes the sum of the exponentials NaN, so it is looked for once a row. Of probabilities,
+// maxima are compared as they are and sums are of their logarithms; they are masked by 0.
+// Exponents are in units of 1 / log2(e) nats for float32, whose exponential is exp2, and in nats for float64.
+#pragma once
+
+#include <type_traits>
+
+#include "row_state.h"
+
+namespace prunefuse {
+
+// 16 bytes of a row.
+template <class Stored>
+struct Chunk {
+  static constexpr int kWidth = 16 / sizeof(Stored);
+  uint32_t words[4];
+};
+
+template <class Stored>
+PRUNEFUSE_HD accumulate_t<Stored> value_at(const Chunk<Stored>& chunk, int i) {
+  if constexpr (sizeof(Stored) == 2) {
+    return widen(Stored{static_cast<uint16_t>(chunk.words[i / 2] >> (i % 2 * 16))});
+  } else if constexpr (sizeof(Stored) == 4) {
+    return bits_as<float>(chunk.words[i]);
+  } else {
+    return bits_as<double>(static_cast<uint64_t>(chunk.words[2 * i + 1]) << 32 | chunk.words[2 * i]);
+  }
+}
+// In the word's upper half a bfloat16 value is a float32 but for what lies below it.
+PRUNEFUSE_HD float value_at(const Chunk<bfloat16_bits>& chunk, int i) {
+  const uint32_t word = chunk.words[i / 2];
+  return bits_as<float>(i % 2 == 0 ? word << 16 : word & 0xffff0000u);
+}
+
+template <class Stored>
+PRUNEFUSE_HD void put(Chunk<Stored>& chunk, int i, Stored stored) {
+  if constexpr (sizeof(Stored) == 2) {
+    const uint32_t bits = bits_as<uint16_t>(stored);
+    chunk.words[i / 2] =
+        i % 2 == 0 ? (chunk.words[i / 2] & 0xffff0000u) | bits : (chunk.words[i / 2] & 0xffffu) | bits << 16;
+  } else if constexpr (sizeof(Stored) == 4) {
+    chunk.words[i] = bits_as<uint32_t>(stored);
+  } else {
+    chunk.words[2 * i] = static_cast<uint32_t>(bits_as<uint64_t>(stored));
+    chunk.words[2 * i + 1] = static_cast<uint32_t>(bits_as<uint64_t>(stored) >> 32);
+  }
+}
+
+// What a masked class is stored as: no value is below it, but a probability that makes its row NaN.
+template <class Stored, bool Probabilities>
+PRUNEFUSE_HD Stored masked() {
+  if constexpr (Probabilities)
+    return Stored{};
+  else if constexpr (sizeof(Stored) == 2)
+    return Stored{0xff80};
+  else
+    return -std::numeric_limits<Stored>::infinity();
+}
+template <>
+PRUNEFUSE_HD half_bits masked<half_bits, false>() {
+  return {0xfc00};
+}
+
+template <class Stored, bool Probabilities>
+PRUNEFUSE_HD Chunk<Stored> masked_chunk() {
+  Chunk<Stored> chunk = {};
+  for (int i = 0; i < Chunk<Stored>::kWidth; ++i) put(chunk, i, masked<Stored, Probabilities>());
+  return chunk;
+}
+
+// The larger of two, or the one that is a number.
+template <class Acc>
+PRUNEFUSE_HD Acc larger(Acc a, Acc b) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(Acc) == sizeof(float)) return ::fmaxf(a, b);
+#endif
+  return a > b || b != b ? a : b;
+}
+
+// The largest number of a chunk.
+template <class Stored>
+PRUNEFUSE_HD accumulate_t<Stored> top_of(const Chunk<Stored>& chunk) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (sizeof(Stored) == 2) {
+    // Two values at a time. So they are widened only once, where they are added.
+    const auto larger_pair = [](uint32_t a, uint32_t b) {
+      uint32_t pair;
+      if constexpr (std::is_same_v<Stored, bfloat16_bits>) {
+        asm("max.bf16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
+      } else {
+        asm("max.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
+      }
+      return pair;
+    };
+    uint32_t top =
+        larger_pair(larger_pair(chunk.words[0], chunk.words[1]), larger_pair(chunk.words[2], chunk.words[3]));
+    top = larger_pair(top, top << 16 | top >> 16);
+    return widen(Stored{static_cast<uint16_t>(top)});
+  }
+#endif
+  accumulate_t<Stored> top = value_at(chunk, 0);
+#pragma unroll
+  for (int i = 1; i < Chunk<Stored>::kWidth; ++i) top = larger(top, value_at(chunk, i));
+  return top;
+}
+
+template <bool Probabilities, class Acc>
+PRUNEFUSE_HD Acc logit_of(Acc value) {
+  if constexpr (Probabilities) return log_of(value);
+  return value;
+}
+
+// What a difference of logits is multiplied by; never such that 0 or an infinity times it is no number.
+PRUNEFUSE_HD float exponent_scale(float inverse_temperature) {
+  const float scale = inverse_temperature * kLog2E;
+  constexpr float least = std::numeric_limits<float>::denorm_min(), most = std::numeric_limits<float>::max();
+  return scale < least ? least : (scale > most ? most : scale);
+}
+PRUNEFUSE_HD double exponent_scale(double inverse_temperature) {
+  constexpr double least = std::numeric_limits<double>::denorm_min(), most = std::numeric_limits<double>::max();
+  return inverse_temperature < least ? least : (inverse_temperature > most ? most : inverse_temperature);
+}
+template <class Acc>
+constexpr Acc kNatsPerUnit = sizeof(Acc) == sizeof(float) ? Acc(0.693147180559945309) : Acc(1);
+
+// (x - m) in units, bounded where the exponential is zero, so that zero times it is zero. A NaN stays one.
+PRUNEFUSE_HD float exponent(float difference, float scale) {
+  const float t = difference * scale;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  float bounded;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(bounded) : "f"(t), "f"(kLowestLog2));
+  return bounded;
+#else
+  return t < kLowestLog2 ? kLowestLog2 : t;
+#endif
+}
+PRUNEFUSE_HD double exponent(double difference, double scale) {
+  const double t = difference * scale;
+  return t < -800 ? -800 : t;
+}
+
+PRUNEFUSE_HD float exponential(float t) {
+#if defined(__CUDA_ARCH__)
+  return exp2_of<float, int32_t>(t);
+#else
+  return t == t ? exp2_of<float, int32_t>(t) : t;  // this one's bits could come out as a number's
+#endif
+}
+PRUNEFUSE_HD double exponential(double t) { return ::exp(t); }
+
+constexpr uint32_t kNoColumn = 0xffffffff;
+
+// A lane's share of a row: `max` is the group's, all else is of the lane's own values.
+template <class Acc>
+struct TileState {
+  Acc max, second;
+  Acc ties = 0, tail = 0, dot = 0;
+  uint32_t argmax = kNoColumn;  // rows in tiles have fewer columns
+};
+
+template <class Acc, bool Probabilities>
+PRUNEFUSE_HD TileState<Acc> no_tiles() {
+  const Acc lowest = Probabilities ? Acc(0) : -std::numeric_limits<Acc>::infinity();
+  return {lowest, lowest};
+}
+
+// Brings the sums to a larger maximum. Every lane's runner-up is the maximum before, then.
+template <bool Probabilities, class Acc>
+PRUNEFUSE_HD void raise(TileState<Acc>& state, Acc max, Acc scale) {
+  if (!(max > state.max)) return;
+  const Acc t = exponent(logit_of<Probabilities>(state.max) - logit_of<Probabilities>(max), scale);
+  const Acc e = exponential(t), mass = state.ties + state.tail;
+  state.tail = e * mass;
+  state.dot = e * (state.dot + mass * t);
+  state.ties = 0;
+  state.second = state.max;
+  state.max = max;
+  state.argmax = kNoColumn;
+}
+
+// Counts the values of a chunk that equal the maximum, and masks them. `column` is where the chunk begins.
+template <bool Probabilities, class Stored, class Acc>
+PRUNEFUSE_HD void take_out(TileState<Acc>& state, Chunk<Stored>& chunk, uint32_t column) {
+  uint32_t hits = 0;
+#pragma unroll
+  for (int i = 0; i < Chunk<Stored>::kWidth; ++i) {
+    if (value_at(chunk, i) == state.max) {
+      put(chunk, i, masked<Stored, Probabilities>());
+      hits |= 1u << i;
+    }
+  }
+  if (hits == 0) return;
+#if defined(__CUDA_ARCH__)
+  const int count = __popc(hits), place = __ffs(static_cast<int>(hits)) - 1;
+#else
+  const int count = __builtin_popcount(hits), place = __builtin_ctz(hits);
+#endif
+  const uint32_t first = column + static_cast<uint32_t>(place);
+  state.ties += static_cast<Acc>(count);
+  state.argmax = first < state.argmax ? first : state.argmax;
+}
+
+// What exponents are of differences from: the maximum, or, where all is masked, any number.
+template <bool Probabilities, class Acc>
+PRUNEFUSE_HD Acc origin_of(const TileState<Acc>& state) {
+  const Acc max = logit_of<Probabilities>(state.max);
+  return max == -std::numeric_limits<Acc>::infinity() ? Acc(0) : max;
+}
+
+// Adds a value that is not above the maximum, nor an infinite one.
+template <bool Probabilities, class Acc>
+PRUNEFUSE_HD void add_value(TileState<Acc>& state, Acc value, Acc scale) {
+  const Acc t = exponent(logit_of<Probabilities>(value) - origin_of<Probabilities>(state), scale);
+  const Acc e = exponential(t);
+  state.tail += e;
+  state.dot += e * t;
+}
+
+// The same of a tile's values.
+template <bool Probabilities, class Stored, int Count, class Acc>
+PRUNEFUSE_HD void add(TileState<Acc>& state, const Chunk<Stored> (&tile)[Count], Acc scale) {
+  const Acc origin = origin_of<Probabilities>(state);
+  Acc tail = 0, dot = 0;
+#pragma unroll
+  for (int l = 0; l < Count; ++l) {
+#pragma unroll
+    for (int i = 0; i < Chunk<Stored>::kWidth; ++i) {
+      const Acc t = exponent(logit_of<Probabilities>(value_at(tile[l], i)) - origin, scale);
+      const Acc e = exponential(t);
+      tail += e;
+      dot += e * t;
+    }
+  }
+  state.tail += tail;
+  state.dot += dot;
+}
+
+// A whole row whose values one thread holds; places past its end are masked.
+template <bool Probabilities, int Count, class Acc>
+PRUNEFUSE_HD TileState<Acc> state_of_values(const Acc (&values)[Count], Acc scale, bool with_argmax) {
+  auto state = no_tiles<Acc, Probabilities>();
+#pragma unroll
+  for (int i = 0; i < Count; ++i) state.max = larger(state.max, values[i]);
+  const Acc origin = origin_of<Probabilities>(state);
+#pragma unroll
+  for (int i = 0; i < Count; ++i) {
+    const Acc t = exponent(logit_of<Probabilities>(values[i]) - origin, scale);
+    const Acc e = exponential(t);
+    if (values[i] != state.max) {
+      state.tail += e;
+      state.dot += e * t;
+      state.second = larger(state.second, values[i]);
+    } else {
+      state.ties += 1;
+    }
+  }
+  if (with_argmax) {
+#pragma unroll
+    for (int i = Count - 1; i >= 0; --i) {
+      if (values[i] == state.max) state.argmax = static_cast<uint32_t>(i);
+    }
+  }
+  return state;
+}
+
+// Of all lanes' sums, largest runner-up and least arg-max.
+template <bool Probabilities, class Acc>
+PRUNEFUSE_HD RowState<Acc> row_state_of(const TileState<Acc>& total) {
+  RowState<Acc> row;
+  row.max = logit_of<Probabilities>(total.max);
+  row.second = total.ties > 1 ? row.max : logit_of<Probabilities>(total.second);
+  row.ties = total.ties;
+  row.tail = total.tail;
+  row.dot = total.dot * kNatsPerUnit<Acc>;
+  row.argmax = total.argmax == kNoColumn ? -1 : static_cast<int64_t>(total.argmax);
+  row.has_nan = total.tail != total.tail;
+  return row;
+}
+
+}  // namespace prunefuse
