@@ -84,6 +84,7 @@ inline ScatterWork plan_scatter(const std::vector<torch::stable::Tensor>& dense,
     check(next_axis + to_sizes.size() <= kept_of_axis.size(), op,
           "kept_of_axis must have an entry for every axis of every tensor, got ", kept_of_axis.size());
     ScatterTarget target{};
+    target.reach = 1;
     int64_t elements = 1;
     for (int64_t axis = 0; axis < rank; ++axis) {
       const int64_t which = kept_of_axis[next_axis++];
@@ -101,6 +102,7 @@ inline ScatterWork plan_scatter(const std::vector<torch::stable::Tensor>& dense,
       }
       check(size == expected, op, "axis ", axis, " of small[", t, "] must have size ", expected, ", got ", size);
       add_axis(target, size, to_strides[size_t(axis)], indices);
+      target.reach += (room - 1) * to_strides[size_t(axis)];
       elements *= size;
     }
     if (elements == 0) continue;

@@ -36,6 +36,13 @@ inline int64_t multiprocessors_of(int32_t device) {
   return count;
 }
 
+// Shared memory that a block may ask for, in bytes.
+inline int64_t shared_bytes_of(int32_t device) {
+  int bytes = 0;
+  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes;
+}
+
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Small in emulation, where the loops over what exceeds a grid shall run too.
@@ -49,10 +56,13 @@ inline unsigned grid_for(int64_t blocks) {
   return static_cast<unsigned>(blocks < limit ? blocks : limit);
 }
 
+constexpr size_t kSharedUnasked = 48 * 1024;
+
 struct Shape {
   unsigned blocks;
   unsigned threads;
-  size_t shared = 0;  // bytes for dynamic_shared
+  size_t shared = 0;         // bytes for dynamic_shared
+  bool cooperative = false;  // all blocks are resident together, and may wait for each other
 };
 
 // Queues a kernel; arguments are converted to its parameters' types. Throws where the launch is refused.
@@ -63,6 +73,17 @@ void launch_kernel(void (*kernel)(Parameters...), Shape shape, cudaStream_t stre
   config.blockDim = dim3(shape.threads);
   config.dynamicSmemBytes = shape.shared;
   config.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  if (shape.cooperative) {
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+  }
+  if (shape.shared > kSharedUnasked) {
+    check_cuda(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared)));
+  }
   check_cuda(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...));
 }
 

@@ -24,6 +24,9 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <optional>
+
 #include "lanes.h"
 
 namespace prunefuse::cuda {
@@ -35,6 +38,9 @@ using torch::stable::Tensor;
 constexpr int kBlockThreads = 256;
 constexpr int kBlocksPerMultiprocessor = 4;
 constexpr int kRowsAtOnce = 2;  // rows that a thread has under way
+constexpr int kResidentThreads = 512;
+constexpr int64_t kStaticBytes = 1024;  // at most, of what a block has beside the rows
+constexpr int kResidentRows = 3;        // the same, where rows are in shared memory
 // Labeled rows per read of the features: what registers hold the sums of.
 template <class T>
 constexpr int kTile = sizeof(T) == sizeof(float) ? 8 : 4;
@@ -46,9 +52,11 @@ struct alignas(16) Farthest {
   int64_t row;
 };
 
-template <class T>
+template <class Stored>
 struct Pool {
-  const T* features;  // rows x width, contiguous
+  using T = accumulate_t<Stored>;
+
+  const Stored* features;  // rows x width, contiguous
   int64_t rows;
   int64_t width;
   T* nearest;        // -1: not to be picked
@@ -57,16 +65,16 @@ struct Pool {
 };
 
 // What a row's distance to its nearest center becomes by one more center.
-template <class T>
-__device__ T shortened(const Pool<T>& pool, T nearest, T distance, T weight) {
+template <class Pool, class T>
+__device__ T shortened(const Pool& pool, T nearest, T distance, T weight) {
   if (distance < pool.least) return -1;
   const T weighted = distance * weight;
   return weighted < nearest ? weighted : nearest;
 }
 
-template <class T>
-__device__ T weight_of(const Pool<T>& pool, int64_t row) {
-  return pool.weights ? pool.weights[row] : T(1);
+template <class Stored>
+__device__ accumulate_t<Stored> weight_of(const Pool<Stored>& pool, int64_t row) {
+  return pool.weights ? pool.weights[row] : 1;
 }
 
 // One 16-byte load, so that distance and row arrive together.
@@ -94,9 +102,9 @@ __device__ Farthest<T> farther(Farthest<T> a, Farthest<T> b) {
 }
 
 // The farthest of all threads', in every thread of the block.
-template <class T>
+template <int Threads = kBlockThreads, class T>
 __device__ Farthest<T> block_farthest(Farthest<T> mine) {
-  __shared__ Farthest<T> warps[kBlockThreads / kWarp];
+  __shared__ Farthest<T> warps[Threads / kWarp];
   for (int mask = kWarp / 2; mask > 0; mask /= 2) {
     Farthest<T> other;
     other.distance = __shfl_xor_sync(0xffffffffu, mine.distance, mask);
@@ -106,7 +114,7 @@ __device__ Farthest<T> block_farthest(Farthest<T> mine) {
   __syncthreads();  // all have read what an earlier call left
   if (threadIdx.x % kWarp == 0) store_farthest(warps + threadIdx.x / kWarp, mine);
   __syncthreads();
-  for (int warp = 0; warp < kBlockThreads / kWarp; ++warp) mine = farther(mine, load_farthest(warps + warp));
+  for (int warp = 0; warp < Threads / kWarp; ++warp) mine = farther(mine, load_farthest(warps + warp));
   return mine;
 }
 
@@ -115,16 +123,25 @@ __device__ Farthest<T> block_farthest(Farthest<T> mine) {
 template <class T>
 constexpr int kSums = sizeof(T) == sizeof(float) ? 16 : 4;
 
-template <class T, int Width>
-struct alignas(sizeof(T) * Width) Piece {
-  T values[Width];
+// Neighboring values of a row, as they are stored, from global or shared memory.
+template <class Stored, int Width>
+struct alignas(sizeof(Stored) * Width) Piece {
+  Stored values[Width];
 };
 
-template <class T, int Width>
-__device__ Piece<T, Width> load_piece(const T* from) {
-  Piece<T, Width> piece;
-  if constexpr (Width * sizeof(T) == 16) {
+template <int Width, bool Shared, class Stored>
+__device__ Piece<Stored, Width> load_piece(const Stored* from) {
+  Piece<Stored, Width> piece;
+  if constexpr (Shared) {
+    piece = *reinterpret_cast<const Piece<Stored, Width>*>(from);
+  } else if constexpr (Width * sizeof(Stored) == 16) {
     const uint4 raw = __ldg(reinterpret_cast<const uint4*>(from));
+    memcpy(&piece, &raw, sizeof(raw));
+  } else if constexpr (Width * sizeof(Stored) == 8) {
+    const auto raw = __ldg(reinterpret_cast<const unsigned long long*>(from));
+    memcpy(&piece, &raw, sizeof(raw));
+  } else if constexpr (sizeof(Stored) == 2) {
+    const auto raw = __ldg(reinterpret_cast<const uint16_t*>(from));
     memcpy(&piece, &raw, sizeof(raw));
   } else {
     piece.values[0] = __ldg(from);
@@ -132,30 +149,45 @@ __device__ Piece<T, Width> load_piece(const T* from) {
   return piece;
 }
 
-// out[c][r] = |centers[c] - rows[r]|^2, in every lane; `centers` and `rows` count from the lane's first element.
-template <int Width, int Centers, int Rows, class T>
-__device__ void squared_distances(const T* const (&centers)[Centers], const T* const (&rows)[Rows], int64_t width,
-                                  int lane, T (&out)[Centers][Rows]) {
+// out[c][r] = |centers[c] - rows[r]|^2, in every lane of those that share the rows. The
+// loads of so many `Steps` are issued before any of them is waited for.
+template <int Width, int Steps, bool Shared, int Centers, int Rows, class Stored, class T>
+__device__ void squared_distances(const Stored* const (&centers)[Centers], const Stored* const (&rows)[Rows],
+                                  int64_t width, int lane, T (&out)[Centers][Rows]) {
   constexpr int lanes = kSums<T> / Width;
-  [[maybe_unused]] constexpr int unroll = Width == 1 ? 8 : Centers == 1 ? 2 : 1;
   T sums[Centers][Rows][Width] = {};
-#pragma unroll unroll
-  for (int64_t j = lane * Width; j < width; j += kSums<T>) {
-    Piece<T, Width> x[Rows];
-#pragma unroll
-    for (int r = 0; r < Rows; ++r) x[r] = load_piece<T, Width>(rows[r] + j);
+  const auto add = [&](const Piece<Stored, Width>(&x)[Rows], int64_t j) {
 #pragma unroll
     for (int c = 0; c < Centers; ++c) {
-      const auto center = load_piece<T, Width>(centers[c] + j);
+      const auto center = load_piece<Width, Shared>(centers[c] + j);
 #pragma unroll
       for (int r = 0; r < Rows; ++r) {
 #pragma unroll
         for (int i = 0; i < Width; ++i) {
-          const T difference = x[r].values[i] - center.values[i];
+          const T difference = widen(x[r].values[i]) - widen(center.values[i]);
           sums[c][r][i] = fma(difference, difference, sums[c][r][i]);
         }
       }
     }
+  };
+  int64_t j = lane * Width;
+#pragma unroll 1
+  for (; j + (Steps - 1) * kSums<T> < width; j += Steps * kSums<T>) {
+    Piece<Stored, Width> x[Steps][Rows];
+#pragma unroll
+    for (int step = 0; step < Steps; ++step) {
+#pragma unroll
+      for (int r = 0; r < Rows; ++r) x[step][r] = load_piece<Width, Shared>(rows[r] + j + step * kSums<T>);
+    }
+#pragma unroll
+    for (int step = 0; step < Steps; ++step) add(x[step], j + step * kSums<T>);
+  }
+#pragma unroll 1
+  for (; Steps > 1 && j < width; j += kSums<T>) {
+    Piece<Stored, Width> x[Rows];
+#pragma unroll
+    for (int r = 0; r < Rows; ++r) x[r] = load_piece<Width, Shared>(rows[r] + j);
+    add(x, j);
   }
 #pragma unroll
   for (int c = 0; c < Centers; ++c) {
@@ -178,18 +210,25 @@ __device__ void squared_distances(const T* const (&centers)[Centers], const T* c
   }
 }
 
+// Pieces of a row that a lane has under way: 32 bytes, or 8 single values.
+template <class Stored, int Width, int Centers>
+constexpr int kSteps = Centers > 1  ? 1
+                       : Width == 1 ? 8
+                                    : 32 / (Width * static_cast<int>(sizeof(Stored)));
+
 // Calls body(row, its distance so far, distances to all centers) for every row, in one lane of those that share it and
 // in rising order there. Every lane of a warp takes part in every round's shuffles; rows past the end are read as the
 // last one.
-template <int Width, int Centers, class T, class Body>
-__device__ void for_rows(const Pool<T>& pool, const T* const (&centers)[Centers], const Body& body) {
+template <int Width, int Centers, class Stored, class Body>
+__device__ void for_rows(const Pool<Stored>& pool, const Stored* const (&centers)[Centers], const Body& body) {
+  using T = accumulate_t<Stored>;
   constexpr int lanes = kSums<T> / Width;
   constexpr int groups = kBlockThreads / lanes;
   constexpr int64_t step = groups * kRowsAtOnce;
   const int lane = static_cast<int>(threadIdx.x) % lanes;
   const int64_t group = threadIdx.x / lanes;
   for (int64_t first = blockIdx.x * step; first < pool.rows; first += gridDim.x * step) {
-    const T* rows[kRowsAtOnce];
+    const Stored* rows[kRowsAtOnce];
     T before[kRowsAtOnce];
 #pragma unroll
     for (int r = 0; r < kRowsAtOnce; ++r) {
@@ -198,7 +237,7 @@ __device__ void for_rows(const Pool<T>& pool, const T* const (&centers)[Centers]
       before[r] = lane == 0 && row < pool.rows ? pool.nearest[row] : T(-1);
     }
     T distances[Centers][kRowsAtOnce];
-    squared_distances<Width>(centers, rows, pool.width, lane, distances);
+    squared_distances<Width, kSteps<Stored, Width, Centers>, false>(centers, rows, pool.width, lane, distances);
 #pragma unroll
     for (int r = 0; r < kRowsAtOnce; ++r) {
       const int64_t row = first + r * groups + group;
@@ -212,10 +251,11 @@ __device__ void for_rows(const Pool<T>& pool, const T* const (&centers)[Centers]
 }
 
 // Which rows may be picked: those at a finite distance from the origin (`width` zeros).
-template <class T, int Width>
+template <class Stored, int Width>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerMultiprocessor)
-    find_finite(const __grid_constant__ Pool<T> pool, const T* origin) {
-  const T* const centers[1] = {origin};
+    find_finite(const __grid_constant__ Pool<Stored> pool, const Stored* origin) {
+  using T = accumulate_t<Stored>;
+  const Stored* const centers[1] = {origin};
   for_rows<Width>(pool, centers, [&](int64_t row, T, const T(&distances)[1]) {
     constexpr T largest = std::numeric_limits<T>::max();
     const T weight = weight_of(pool, row);
@@ -226,9 +266,9 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerMultiprocessor)
 
 // Takes the labeled rows and `start` (unless -1) out of the pool. centers[i] is the row, or -1 where it is no center:
 // not finite, out of range, or a repetition (of which one is kept at least).
-template <class T>
+template <class Stored>
 __global__ void __launch_bounds__(kBlockThreads)
-    take_known(const __grid_constant__ Pool<T> pool, const int64_t* labeled, int64_t labeled_count, int64_t start,
+    take_known(const __grid_constant__ Pool<Stored> pool, const int64_t* labeled, int64_t labeled_count, int64_t start,
                int64_t* centers, int64_t* first_pick) {
   const int64_t count = labeled_count + (start >= 0);
   for (int64_t i = blockIdx.x * int64_t{kBlockThreads} + threadIdx.x; i < count;
@@ -242,11 +282,13 @@ __global__ void __launch_bounds__(kBlockThreads)
 }
 
 // Applies up to kTile centers from a list; `best` gets each block's farthest row.
-template <class T, int Width>
+template <class Stored, int Width>
 __global__ void __launch_bounds__(kBlockThreads, 2)
-    apply_known(const __grid_constant__ Pool<T> pool, const int64_t* known, int64_t count, Farthest<T>* best) {
+    apply_known(const __grid_constant__ Pool<Stored> pool, const int64_t* known, int64_t count,
+                Farthest<accumulate_t<Stored>>* best) {
+  using T = accumulate_t<Stored>;
   // What is missing is read as row 0 and not used.
-  const T* centers[kTile<T>];
+  const Stored* centers[kTile<T>];
   bool used[kTile<T>];
 #pragma unroll
   for (int c = 0; c < kTile<T>; ++c) {
@@ -268,16 +310,17 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
 }
 
 // Makes the farthest row of what `count` blocks left in `previous` the pick, and applies it.
-template <class T, int Width>
+template <class Stored, int Width>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerMultiprocessor)
-    pick_farthest(const __grid_constant__ Pool<T> pool, const Farthest<T>* previous, int64_t count, int64_t* pick,
-                  Farthest<T>* best) {
+    pick_farthest(const __grid_constant__ Pool<Stored> pool, const Farthest<accumulate_t<Stored>>* previous,
+                  int64_t count, int64_t* pick, Farthest<accumulate_t<Stored>>* best) {
+  using T = accumulate_t<Stored>;
   Farthest<T> mine = {-1, -1};
   for (int64_t i = threadIdx.x; i < count; i += kBlockThreads) mine = farther(mine, load_farthest(previous + i));
   const int64_t picked = block_farthest(mine).row;
   if (blockIdx.x == 0 && threadIdx.x == 0) *pick = picked;
   // Where no row is left, none has a distance that could fall.
-  const T* const centers[1] = {pool.features + (picked >= 0 ? picked : 0) * pool.width};
+  const Stored* const centers[1] = {pool.features + (picked >= 0 ? picked : 0) * pool.width};
   mine = {-1, -1};
   for_rows<Width>(pool, centers, [&](int64_t row, T before, const T(&distances)[1]) {
     const T nearest = row == picked ? T(-1) : shortened(pool, before, distances[0], weight_of(pool, row));
@@ -288,40 +331,191 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerMultiprocessor)
   if (threadIdx.x == 0) store_farthest(best + blockIdx.x, mine);
 }
 
-template <class T, int Width>
-void launch(const Tensor& features, const Tensor& labeled, int64_t start, const T* weights, T least,
-            const Tensor& picks) {
+// What a block says of its farthest row, in words that are written and read whole: a half of the distance, and the row
+// from 1 on (0: none), each beside the number of the pick, by which others see that it has come. No fence is needed, as
+// nothing else that one block writes is read by another; and two of them for each block suffice, as one that says
+// something of a pick has read all that was said of the pick before.
+template <class T>
+struct Said {
+  static constexpr int kHalves = sizeof(T) / 4, kRowBits = 40;
+
+  volatile unsigned long long distance[kHalves], row;
+  unsigned long long unused[kHalves == 1 ? 2 : 1];
+};
+
+template <class T>
+__device__ void say(Said<T>* to, Farthest<T> farthest, uint32_t number) {
+  uint32_t halves[Said<T>::kHalves];
+  memcpy(halves, &farthest.distance, sizeof(T));
+#pragma unroll
+  for (int i = 0; i < Said<T>::kHalves; ++i)
+    to->distance[i] = static_cast<unsigned long long>(number) << 32 | halves[i];
+  to->row = static_cast<unsigned long long>(number) << Said<T>::kRowBits | static_cast<uint64_t>(farthest.row + 1);
+}
+
+template <class T>
+__device__ Farthest<T> hear(const Said<T>* from, uint32_t number) {
+  constexpr unsigned long long rows = (1ull << Said<T>::kRowBits) - 1;
+  unsigned long long word;
+  uint32_t halves[Said<T>::kHalves];
+  for (int i = 0; i < Said<T>::kHalves; ++i) {
+    while ((word = from->distance[i]) >> 32 != number) __nanosleep(0);
+    halves[i] = static_cast<uint32_t>(word);
+  }
+  while (((word = from->row) >> Said<T>::kRowBits) != (number & (~0ull >> Said<T>::kRowBits))) __nanosleep(0);
+  Farthest<T> farthest;
+  memcpy(&farthest.distance, halves, sizeof(T));
+  farthest.row = static_cast<int64_t>(word & rows) - 1;
+  return farthest;
+}
+
+// Where the rows of a block lie in shared memory, widened, filled up with zeros to whole turns of the partial sums, an
+// odd number of them, so that the rows that a warp reads together are in different banks. Behind them are distances and
+// weights, and the center. In front, each block has as many rows as the others, but for one.
+struct Residence {
+  int64_t share, rest;  // rows of each block, and how many blocks have one more
+  int64_t width;        // with the zeros
+};
+
+// Makes so many picks, all rows being in shared memory: one block on each multiprocessor, which wait for each other.
+template <class Stored>
+__global__ void __launch_bounds__(kResidentThreads, 1)
+    pick_resident(const __grid_constant__ Pool<Stored> pool, const __grid_constant__ Residence residence,
+                  int64_t* picks, int64_t count, Said<accumulate_t<Stored>>* said) {
+  using T = accumulate_t<Stored>;
+  constexpr int width = 16 / sizeof(T), lanes = kSums<T> / width, groups = kResidentThreads / lanes;
+  const int64_t block = blockIdx.x, blocks = gridDim.x;
+  const int64_t begin = block * residence.share + (block < residence.rest ? block : residence.rest);
+  const int here = static_cast<int>(residence.share + (block < residence.rest));
+  const int wide = static_cast<int>(residence.width), thread = static_cast<int>(threadIdx.x);
+  T* const features = dynamic_shared<T>();
+  T* const center = features + int64_t{here} * wide;
+  T* const nearest = center + wide;
+  T* const weights = nearest + here;
+  for (int row = thread / kWarp; row < here; row += kResidentThreads / kWarp) {
+    for (int j = thread % kWarp; j < wide; j += kWarp) {
+      features[row * wide + j] = j < pool.width ? widen(pool.features[(begin + row) * pool.width + j]) : T(0);
+    }
+  }
+  for (int j = thread; j < wide; j += kResidentThreads) center[j] = 0;
+  for (int row = thread; row < here; row += kResidentThreads) {
+    nearest[row] = pool.nearest[begin + row];
+    if (pool.weights != nullptr) weights[row] = pool.weights[begin + row];
+  }
+  __syncthreads();
+
+  Farthest<T> mine = {-1, -1};
+  for (int row = thread; row < here; row += kResidentThreads) {
+    mine = farther(mine, {nearest[row], nearest[row] < 0 ? -1 : begin + row});
+  }
+  const int lane = thread % lanes, group = thread / lanes;
+  for (int64_t i = 0; i < count; ++i) {
+    mine = block_farthest<kResidentThreads>(mine);
+    const auto number = static_cast<uint32_t>(i + 1);
+    Said<T>* const of_pick = said + (i % 2) * blocks;
+    if (thread == 0) say(of_pick + block, mine, number);
+    mine = {-1, -1};
+    if (thread < blocks) mine = hear(of_pick + thread, number);
+    const int64_t picked = block_farthest<kResidentThreads>(mine).row;
+    if (block == 0 && thread == 0) picks[i] = picked;
+    // Where no row is left, none has a distance that could fall.
+    const Stored* const from = pool.features + (picked >= 0 ? picked : 0) * pool.width;
+    for (int j = thread; j < pool.width; j += kResidentThreads) center[j] = widen(from[j]);
+    __syncthreads();
+    mine = {-1, -1};
+    for (int first = 0; first < here; first += groups * kResidentRows) {
+      const T* rows[kResidentRows];
+#pragma unroll
+      for (int r = 0; r < kResidentRows; ++r) {
+        const int row = first + r * groups + group;
+        rows[r] = features + (row < here ? row : here - 1) * wide;
+      }
+      const T* const centers[1] = {center};
+      T distances[1][kResidentRows];
+      squared_distances<width, 1, true>(centers, rows, wide, lane, distances);
+#pragma unroll
+      for (int r = 0; r < kResidentRows; ++r) {
+        const int row = first + r * groups + group;
+        if (lane != 0 || row >= here) continue;
+        const T before = nearest[row];
+        const T weight = pool.weights != nullptr ? weights[row] : 1;
+        const T now = begin + row == picked ? T(-1) : shortened(pool, before, distances[0][r], weight);
+        nearest[row] = now;
+        if (now > mine.distance) mine = {now, begin + row};
+      }
+    }
+  }
+}
+
+// The pool's features in shared memory, or nothing where they do not fit there. The bytes are of the block with the
+// most.
+template <class Stored>
+std::optional<Residence> residence_of(const Pool<Stored>& pool, int64_t blocks, int64_t room, size_t& bytes) {
+  using T = accumulate_t<Stored>;
+  constexpr int64_t sums = kSums<T>;
+  Residence residence = {pool.rows / blocks, pool.rows % blocks, divide_up(pool.width, sums) * sums};
+  if (residence.width / sums % 2 == 0) residence.width += sums;
+  const int64_t most = divide_up(pool.rows, blocks);
+  const int64_t numbers = (most + 1) * residence.width + most * (pool.weights != nullptr ? 2 : 1);
+  bytes = static_cast<size_t>(numbers) * sizeof(T);
+  const bool fits = most <= room && residence.width <= room && numbers * int64_t{sizeof(T)} <= room;
+  return fits && blocks <= kResidentThreads ? std::optional(residence) : std::nullopt;
+}
+
+template <class Stored, int Width>
+void launch(const Tensor& features, const Tensor& labeled, int64_t start, const accumulate_t<Stored>* weights,
+            accumulate_t<Stored> least, const Tensor& picks) {
+  using T = accumulate_t<Stored>;
   const int32_t device = features.get_device_index();
   const cudaStream_t stream = current_stream(device);
   const int64_t rows = features.size(0), width = features.size(1);
   const int64_t known = labeled.numel() + (start >= 0);
   constexpr int64_t rows_per_block = kBlockThreads / (kSums<T> / Width) * kRowsAtOnce;
-  const int64_t resident = multiprocessors_of(device) * kBlocksPerMultiprocessor;
+  const int64_t multiprocessors = multiprocessors_of(device);
   const int64_t wanted = divide_up(rows, rows_per_block);
-  const int64_t blocks = wanted < resident ? wanted : resident;
+  const int64_t blocks = std::min(wanted, multiprocessors * kBlocksPerMultiprocessor);
   const unsigned grid = static_cast<unsigned>(blocks);
-  const Tensor nearest = torch::stable::new_empty(features, {rows});
+  const auto room_for = [&](int64_t count, size_t size) {
+    return torch::stable::new_empty(features, {count * static_cast<int64_t>(size)}, ScalarType::Byte);
+  };
+  const Tensor nearest = room_for(rows, sizeof(T));
   const Tensor origin = torch::stable::new_zeros(features, {width});
   const Tensor centers = torch::stable::new_empty(features, {known}, ScalarType::Long);
-  const Tensor room =
-      torch::stable::new_empty(features, {2 * blocks * static_cast<int64_t>(sizeof(Farthest<T>))}, ScalarType::Byte);
-  const Pool<T> pool = {static_cast<const T*>(features.data_ptr()), rows,    width,
-                        static_cast<T*>(nearest.data_ptr()),        weights, least};
+  const Tensor room = room_for(2 * blocks, sizeof(Farthest<T>));
+  const Tensor said = room_for(2 * multiprocessors, sizeof(Said<T>));
+  const Pool<Stored> pool = {static_cast<const Stored*>(features.data_ptr()),
+                             rows,
+                             width,
+                             static_cast<T*>(nearest.data_ptr()),
+                             weights,
+                             least};
   auto* const list = static_cast<int64_t*>(centers.data_ptr());
   auto* const pick = static_cast<int64_t*>(picks.data_ptr());
   auto* best = static_cast<Farthest<T>*>(room.data_ptr());
   auto* previous = best + blocks;
 
-  launch_kernel(find_finite<T, Width>, {grid, kBlockThreads}, stream, pool, static_cast<const T*>(origin.data_ptr()));
-  launch_kernel(take_known<T>, {grid_for(divide_up(known, kBlockThreads)), kBlockThreads}, stream, pool,
+  launch_kernel(find_finite<Stored, Width>, {grid, kBlockThreads}, stream, pool,
+                static_cast<const Stored*>(origin.data_ptr()));
+  launch_kernel(take_known<Stored>, {grid_for(divide_up(known, kBlockThreads)), kBlockThreads}, stream, pool,
                 static_cast<const int64_t*>(labeled.data_ptr()), labeled.numel(), start, list, pick);
   for (int64_t i = 0; i < known; i += kTile<T>) {
-    launch_kernel(apply_known<T, Width>, {grid, kBlockThreads}, stream, pool, list + i,
+    launch_kernel(apply_known<Stored, Width>, {grid, kBlockThreads}, stream, pool, list + i,
                   known - i < kTile<T> ? known - i : kTile<T>, best);
   }
-  for (int64_t i = start >= 0 ? 1 : 0; i < picks.numel(); ++i) {
+  const int64_t first = start >= 0 ? 1 : 0;
+  size_t bytes = 0;
+  const auto residence =
+      residence_of(pool, std::min(multiprocessors, rows), shared_bytes_of(device) - kStaticBytes, bytes);
+  if (residence && first < picks.numel()) {
+    check_cuda(cudaMemsetAsync(said.data_ptr(), 0, static_cast<size_t>(said.numel()), stream));
+    const Shape shape = {static_cast<unsigned>(std::min(multiprocessors, rows)), kResidentThreads, bytes, true};
+    launch_kernel(pick_resident<Stored>, shape, stream, pool, *residence, pick + first, picks.numel() - first,
+                  static_cast<Said<T>*>(said.data_ptr()));
+    return;
+  }
+  for (int64_t i = first; i < picks.numel(); ++i) {
     std::swap(best, previous);
-    launch_kernel(pick_farthest<T, Width>, {grid, kBlockThreads}, stream, pool, previous, blocks, pick + i, best);
+    launch_kernel(pick_farthest<Stored, Width>, {grid, kBlockThreads}, stream, pool, previous, blocks, pick + i, best);
   }
 }
 
@@ -330,14 +524,15 @@ Tensor k_center_greedy(const Tensor& features, const Tensor& labeled, int64_t b,
   const torch::stable::accelerator::DeviceGuard guard(features.get_device_index());
   const auto run = [&](const Tensor& x, const Tensor& known, const auto* factors, auto limit, const Tensor& picks,
                        auto stored) {
-    using T = decltype(stored);
-    constexpr int width = 16 / sizeof(T);
+    using Stored = decltype(stored);
+    constexpr int width = 16 / sizeof(accumulate_t<Stored>);
+    constexpr int piece = width * sizeof(Stored);
     if (b == 0) return;
-    const bool aligned = reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0 && x.size(1) % width == 0;
+    const bool aligned = reinterpret_cast<uintptr_t>(x.data_ptr()) % piece == 0 && x.size(1) % width == 0;
     if (aligned) {
-      launch<T, width>(x, known, start, factors, limit, picks);
+      launch<Stored, width>(x, known, start, factors, limit, picks);
     } else {
-      launch<T, 1>(x, known, start, factors, limit, picks);
+      launch<Stored, 1>(x, known, start, factors, limit, picks);
     }
   };
   return prunefuse::k_center_greedy(features, labeled, b, start, weights, least, run);

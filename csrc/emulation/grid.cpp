@@ -1,23 +1,27 @@
 // Runs the threads of a launch on the CPU: block after block, every thread of a block a fiber, which runs until it must
 // wait for others. Which fiber goes first is free, as on the device: results that depend on it lack a synchronization.
+// The blocks of a cooperative launch, which may wait for each other, have a thread of the CPU each.
 #include <cuda_runtime.h>
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
+#include <atomic>
 #include <exception>
 #include <memory>
 #include <mutex>
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
-dim3 threadIdx, blockIdx, blockDim, gridDim;
+thread_local constinit dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace prunefuse::cuda {
-// Behind dynamic_shared: as much as a block has without asking for more, and room to see what is written past it.
-constexpr size_t kSharedBytes = 48 * 1024, kPastShared = 4 * 1024;
-alignas(16) thread_local unsigned char shared_bytes[kSharedBytes + kPastShared];
+// Behind dynamic_shared: what a block has, and room to see what is written past it.
+constexpr size_t kPastShared = 4 * 1024;
+alignas(16) thread_local unsigned char shared_bytes[emulation::kSharedBytes + kPastShared];
 }  // namespace prunefuse::cuda
 
 namespace prunefuse::emulation {
@@ -26,7 +30,7 @@ namespace {
 constexpr unsigned kMostThreads = 1024;
 constexpr size_t kStackBytes = 64 * 1024;
 
-enum class State { kReady, kAtWarp, kAtBlock, kEnded };
+enum class State { kReady, kAtWarp, kAtBlock, kAtOthers, kEnded };
 
 struct Fiber {
   std::unique_ptr<char[]> stack;
@@ -39,16 +43,17 @@ struct Fiber {
 };
 
 std::mutex device;
-std::vector<Fiber> fibers(kMostThreads);
-Fiber* current = nullptr;
-jmp_buf scheduler;
-const std::function<void()>* body = nullptr;
+thread_local std::vector<Fiber> fibers(kMostThreads);
+thread_local Fiber* current = nullptr;
+thread_local jmp_buf scheduler;
+thread_local const std::function<void()>* body = nullptr;
 // Two, so that a lane may go on to the next operation before others have read what it brought to this one.
-uint64_t brought_by[2][kMostThreads];
+thread_local uint64_t brought_by[2][kMostThreads];
+std::atomic<bool> block_failed;  // of a cooperative launch
 
 // 0: by rising numbers; 1: by falling ones; else, at random from that seed.
 uint64_t chosen_order = 0;
-uint64_t random_state = 0;
+thread_local uint64_t random_state = 0;
 
 uint64_t draw() {  // splitmix64
   uint64_t z = random_state += 0x9e3779b97f4a7c15u;
@@ -128,14 +133,25 @@ void check_together(const Fiber* first, unsigned count) {
   }
 }
 
-// Runs a warp to where it waits for the block or has ended; in random order, now and then, only to where others may go
-// on before it.
+bool is_ready(const Fiber* warp) {
+  return std::any_of(warp, warp + kLanes, [](const Fiber& lane) { return lane.state == State::kReady; });
+}
+
+// Runs a warp to where it waits for the block or for other blocks, or has ended; in random order, now and then, only to
+// where others may go on before it.
 void run_warp(Fiber* warp) {
   for (;;) {
     const Order lanes(kLanes);
     for (unsigned i = 0; i < kLanes; ++i) {
       if (warp[lanes[i]].state == State::kReady) resume(warp[lanes[i]]);
     }
+    bool waits = false;
+    for (unsigned i = 0; i < kLanes; ++i) {
+      if (warp[i].state != State::kAtOthers) continue;
+      warp[i].state = State::kReady;
+      waits = true;
+    }
+    if (waits) return;
     check_together(warp, kLanes);
     if (warp->state != State::kAtWarp) return;
     for (unsigned i = 0; i < kLanes; ++i) warp[i].state = State::kReady;
@@ -157,8 +173,8 @@ void run_block(size_t shared) {
     waits = false;
     for (unsigned i = 0; i < threads / kLanes; ++i) {
       Fiber* const warp = &fibers[warps[i] * kLanes];
-      if (warp->state == State::kReady) run_warp(warp);
-      waits = waits || warp->state == State::kReady;
+      if (is_ready(warp)) run_warp(warp);
+      waits = waits || is_ready(warp);
     }
     if (waits) continue;
     check_together(fibers.data(), threads);
@@ -170,8 +186,38 @@ void run_block(size_t shared) {
   }
 }
 
-void run_blocks(const cudaLaunchConfig_t& config, const std::function<void()>& thread) {
+// A block of a cooperative launch. What it throws, which others wait for in vain.
+std::exception_ptr run_alone(const cudaLaunchConfig_t& config, const std::function<void()>& thread, unsigned block) {
+  body = &thread;
+  gridDim = config.gridDim;
+  blockDim = config.blockDim;
+  blockIdx.x = block;
+  random_state = chosen_order + block;
+  try {
+    run_block(config.dynamicSmemBytes);
+  } catch (...) {
+    block_failed = true;
+    return std::current_exception();
+  }
+  return nullptr;
+}
+
+void run_together(const cudaLaunchConfig_t& config, const std::function<void()>& thread) {
+  std::vector<std::exception_ptr> errors(config.gridDim.x);
+  std::vector<std::thread> blocks;
+  block_failed = false;
+  for (unsigned i = 0; i < config.gridDim.x; ++i) {
+    blocks.emplace_back([&, i] { errors[i] = run_alone(config, thread, i); });
+  }
+  for (std::thread& block : blocks) block.join();
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+}
+
+void run_blocks(const cudaLaunchConfig_t& config, bool cooperative, const std::function<void()>& thread) {
   const std::lock_guard lock(device);
+  if (cooperative) return run_together(config, thread);
   body = &thread;
   gridDim = config.gridDim;
   blockDim = config.blockDim;
@@ -221,13 +267,22 @@ void meet_block() {
   suspend(State::kAtBlock);
 }
 
+void wait_for_others() {
+  if (block_failed) throw std::runtime_error("emulation: another block has failed");
+  std::this_thread::yield();
+  suspend(State::kAtOthers);
+}
+
 cudaError_t run_grid(const cudaLaunchConfig_t& config, std::function<void()> thread) {
   const dim3 grid = config.gridDim, block = config.blockDim;
   if (grid.x < 1 || grid.x > 0x7fffffffu || grid.y != 1 || grid.z != 1 || block.x < 1 || block.x > kMostThreads ||
-      block.x % kLanes != 0 || block.y != 1 || block.z != 1 || config.dynamicSmemBytes > cuda::kSharedBytes) {
+      block.x % kLanes != 0 || block.y != 1 || block.z != 1 || config.dynamicSmemBytes > kSharedBytes) {
     return cudaErrorInvalidConfiguration;
   }
-  run([config, thread = std::move(thread)] { run_blocks(config, thread); });
+  // All blocks of a cooperative launch are resident, one on each multiprocessor.
+  const bool cooperative = config.numAttrs > 0 && config.attrs->val.cooperative;
+  if (cooperative && grid.x > static_cast<unsigned>(multiprocessors)) return cudaErrorInvalidConfiguration;
+  run([config, cooperative, thread = std::move(thread)] { run_blocks(config, cooperative, thread); });
   return cudaSuccess;
 }
 

@@ -17,6 +17,7 @@ struct ScatterTarget {
   int64_t strides[kMaxRank];  // of the dense tensor, in elements
   const int64_t* kept[kMaxRank];
   int64_t element_size;
+  int64_t reach;  // of the dense tensor: how many elements lie from its first to its last
 };
 
 PRUNEFUSE_HD int64_t dense_coordinate(const ScatterTarget& target, int64_t axis, int64_t i) {

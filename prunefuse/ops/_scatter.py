@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prunefuse.ops._operator import no_flops, nothing, operator
+from prunefuse.ops.transfer import upload
 
 
 @operator(fake=nothing, flops=no_flops, name="scatter_")
@@ -27,7 +28,7 @@ def scatter_flat_(
 def scatter_(
     dense: Sequence[Tensor], small: Sequence[Tensor], kept: Sequence[Sequence[Tensor | None]]
 ) -> None:
-    """Write every small tensor into its dense one, in place, all in one call (on CUDA, a launch for every 141 tensors).
+    """Write every small tensor into its dense one, in place, all in one call (on CUDA, a launch for some 500 tensors).
 
     >>> from prunefuse import ops
     >>> dense = torch.zeros(3, 2)
@@ -67,7 +68,7 @@ def scatter_(
     elsewhere = [i for i, axis in enumerate(indices) if axis.device != device]
     if elsewhere:
         sizes = [len(indices[i]) for i in elsewhere]
-        together = torch.cat([indices[i].cpu() for i in elsewhere]).to(device)
+        together = upload(torch.cat([indices[i].cpu() for i in elsewhere]), device)
         for i, axis in zip(elsewhere, together.split(sizes), strict=True):
             indices[i] = axis
     with torch.no_grad():

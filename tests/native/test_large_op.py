@@ -167,7 +167,7 @@ def test_a_large_pool_is_scored(device):
 
 @pytest.mark.slow
 def test_a_large_pool_is_picked_from(device):
-    """`top_b` takes 52 GB of a GPU's memory for as many rows."""
+    """`top_b` takes 26 GB of a GPU's memory for as many rows."""
     rows = 2**31 + 11
     if device == "cuda" and torch.cuda.mem_get_info()[0] < 64 << 30:
         pytest.skip("needs 64 GB of the GPU's memory")

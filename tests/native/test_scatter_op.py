@@ -48,6 +48,44 @@ def test_runs_of_every_length_reach_their_places_and_no_others(dtype, run):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.int64, torch.complex128], ids=str
+)
+def test_runs_that_begin_and_end_anywhere(dtype, device):
+    """As wide as 16 bytes allow where they do, and not where a row, a stride or an address does not."""
+    generator = np.random.default_rng(7)
+    pairs, truths, rooms = [], [], []
+    for rank in range(1, 6):
+        for run in (1, 2, 3, 4, 8, 12, 16, 32):
+            for shift in (0, 1, 2):
+                sizes, kept_sizes = (5, 3, 4, 2)[: rank - 1] + (run,), (3, 3, 2, 2)[: rank - 1] + (run,)
+                dense, small, kept = pair(generator, sizes, kept_sizes, dtype)
+                room = torch.zeros(dense.numel() + 2 * shift, dtype=dtype, device=device)
+                shifted = room[shift : shift + dense.numel()].view(sizes).copy_(dense)
+                pairs.append((shifted, small.to(device), kept))
+                truths.append(expected(dense, small, kept))
+                rooms.append(room)
+    ops.scatter_([d for d, _, _ in pairs], [s for _, s, _ in pairs], [k for _, _, k in pairs])
+    for (got, _, _), truth, room in zip(pairs, truths, rooms, strict=True):
+        assert torch.equal(got.cpu(), truth)
+        assert (room != 0).sum() == (truth != 0).sum()
+
+
+def test_axes_of_every_length_are_divided_by_exactly(device):
+    """Where an element goes is found by dividing by each axis' size: at and beside powers of two, and by 1."""
+    dense, small, kept = [], [], []
+    for size in (1, 2, 3, 7, 8, 9, 31, 33, 127, 128, 129, 641, 1000, 1023, 1025, 65535, 65537):
+        rows = max(2, 3000 // size)
+        for axis in (torch.arange(size), None):
+            dense.append(torch.zeros(2 * rows, size, device=device))
+            small.append(torch.arange(1.0, 1 + rows * size, device=device).view(rows, size))
+            kept.append([torch.arange(0, 2 * rows, 2), axis])
+    ops.scatter_(dense, small, kept)
+    for to, source in zip(dense, small, strict=True):
+        assert torch.equal(to[::2], source)
+        assert (to[1::2] == 0).all()
+
+
 def test_strided_and_channels_last_tensors(device):
     generator = np.random.default_rng(1)
     dense, small, kept = pair(generator, (8, 6, 5, 4), (3, 2, 5, 4), torch.float32)

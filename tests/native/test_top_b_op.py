@@ -55,16 +55,30 @@ def test_every_instruction_set_level_picks_the_same(isa):
             assert_picks(utilities.to(dtype), b)
 
 
-def test_a_sample_that_misses_the_best_costs_a_second_pass_and_no_pick():
+def test_a_sample_that_misses_the_best_costs_a_second_pass_and_no_pick(device):
     """All values but the few that a sample is taken from are low: its threshold is too high."""
     n = 100_000
     places = [((i * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 32) * n >> 32 for i in range(2048)]
     utilities = torch.zeros(n)
     utilities[places] = 5 + torch.rand(2048, generator=torch.Generator().manual_seed(0))
+    utilities = utilities.to(device)
     for b in (1, 1_000, 3_000, 99_000):
         assert torch.equal(
             prunefuse.top_b(utilities, b)[0], utilities.sort(descending=True, stable=True).indices[:b]
         )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_few_rows_of_many_that_can_be_selected(dtype, device):
+    """The rest of the result is filled up, and zeros of both signs are equal, as they are."""
+    n = 50_001
+    utilities = torch.full((n,), math.nan, dtype=dtype)
+    places = torch.tensor([3, 70, 8000, 8001, 49_000, n - 1])
+    utilities[places] = torch.tensor([-0.0, 0.0, -math.inf, 5.0, 0.0, math.inf], dtype=dtype)
+    indices, values = torch.ops.prunefuse.top_b(utilities.to(device), 300)
+    assert indices.tolist() == [n - 1, 8001, 3, 70, 49_000, 8000] + [-1] * 294
+    assert str(values[:6].tolist()) == "[inf, 5.0, -0.0, 0.0, 0.0, -inf]"
+    assert values[6:].isnan().all()
 
 
 def test_all_rows_are_a_stable_sort():

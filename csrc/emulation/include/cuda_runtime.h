@@ -19,7 +19,8 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
-// One block runs at a time, so its memory can be static; unlike that word, this one goes with extern too.
+// A thread of the CPU runs one block at a time, so its memory can be static; unlike that word, this one goes with
+// extern too.
 #define __shared__ thread_local
 
 struct dim3 {
@@ -29,7 +30,7 @@ struct dim3 {
 };
 
 // Of the thread that runs. There is one dimension: launches with more are refused.
-extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+extern thread_local constinit dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 // Vectors are aligned as on the device, which UBSan holds every load and store to.
 struct alignas(16) uint4 {
@@ -42,10 +43,13 @@ struct alignas(16) ulonglong2 {
 namespace prunefuse::emulation {
 
 constexpr int kLanes = 32;
+constexpr size_t kSharedBytes = 48 * 1024;  // of a block
 
 // Waits for the other lanes of the warp, which must come to the same operation; gives what each of them brought.
 const uint64_t* meet_warp(const char* operation, unsigned mask, uint64_t brought);
 void meet_block();
+// Lets other blocks go on, where blocks wait for each other.
+void wait_for_others();
 unsigned lane();
 
 // What __shfl_*_sync are overloaded for.
@@ -91,6 +95,8 @@ inline int __any_sync(unsigned mask, int predicate) {
 inline void __syncwarp(unsigned mask = 0xffffffffu) { prunefuse::emulation::meet_warp("__syncwarp", mask, 0); }
 inline void __syncthreads() { prunefuse::emulation::meet_block(); }
 
+inline void __nanosleep(unsigned) { prunefuse::emulation::wait_for_others(); }
+
 inline int __popc(unsigned bits) { return std::popcount(bits); }
 inline double __dmul_rn(double a, double b) { return a * b; }  // compiled with -ffp-contract=off
 
@@ -119,12 +125,23 @@ constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidConfiguration = 9, cudaEr
                       cudaErrorInvalidDeviceFunction = 98, cudaErrorNoKernelImageForDevice = 209,
                       cudaErrorUnsupportedPtxVersion = 222;
 #define CUDART_VERSION 12000  // the least of parameters that a kernel may have
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+
+enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int cooperative;
+  } val;
+};
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
 };
 
 namespace prunefuse::emulation {
@@ -150,9 +167,15 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   }(std::forward<Arguments>(arguments)...);
 }
 
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = prunefuse::emulation::multiprocessors;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? prunefuse::emulation::multiprocessors
+                                                       : static_cast<int>(prunefuse::emulation::kSharedBytes);
   return cudaSuccess;
+}
+
+template <class... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*)(Parameters...), cudaFuncAttribute, int bytes) {
+  return bytes <= static_cast<int>(prunefuse::emulation::kSharedBytes) ? cudaSuccess : cudaErrorInvalidConfiguration;
 }
 
 inline cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
