@@ -22,6 +22,8 @@ namespace {
 constexpr int64_t kGrainValues = 32768;
 // Queries and references per product, whose result, 1 MB, is filtered while it is in the L2 cache.
 constexpr int64_t kProductRows = 512, kReferenceTile = 512;
+// Queries whose candidates' distances are computed together.
+constexpr int64_t kTogether = 64;
 
 struct Neighbor {
   double squared;
@@ -209,8 +211,11 @@ class Queries {
     for (int64_t start = 0; start < among_.rows.count; start += kReferenceTile) {
       take(queries, start, std::min(kReferenceTile, among_.rows.count - start));
     }
-    for_rows(queries.count, room_,
-             [&](int64_t i) { finish(i, queries[i], distances + i * search_.k, indices + i * search_.k); });
+    torch::stable::parallel_for(0, queries.count, kGrainValues / room_ + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t first = begin; first < end; first += kTogether) {
+        finish(queries, first, std::min(first + kTogether, end), distances, indices);
+      }
+    });
   }
 
  private:
@@ -264,8 +269,10 @@ class Queries {
   int64_t cut(size_t row, const Stored* query, int64_t length) {
     length = keep_possible(row, length, search_.k + search_.k / 8);
     if (length < room_ - kNeighborRun) return length;
-    std::vector<Neighbor> list;
-    find_exact(row, query, length, list);
+    std::vector<double> scaled(static_cast<size_t>(width_)), squared(static_cast<size_t>(length));
+    find_exact(row, query, 0, length, scaled.data(), squared.data());
+    std::vector<Neighbor> list(squared.size());
+    for (size_t n = 0; n < list.size(); ++n) list[n] = {squared[n], list_[row * static_cast<size_t>(room_) + n]};
     const auto k = static_cast<size_t>(search_.k);
     std::nth_element(list.begin(), list.begin() + search_.k - 1, list.end(), nearer);
     farthest_[row] = std::numeric_limits<Acc>::lowest();
@@ -298,33 +305,63 @@ class Queries {
     return PRUNEFUSE_CHOOSE(keep_keys<Acc>)(keys, references, length, bar);
   }
 
-  // The squared distances of a list, those that are known from where they are kept.
-  void find_exact(size_t row, const Stored* query, int64_t length, std::vector<Neighbor>& list) const {
+  // The squared distances of places begin to end of a list, those that are known from where they are kept. `scaled` has
+  // room for a query.
+  void find_exact(size_t row, const Stored* query, int64_t begin, int64_t end, double* scaled, double* squared) const {
     const int64_t* const references = list_.get() + static_cast<int64_t>(row) * room_;
-    const double* const squared = exact_.get() + static_cast<int64_t>(row) * search_.k;
-    const int64_t known = exact_lengths_[row], unknown = length - known;
-    std::vector<double> computed(static_cast<size_t>(width_ + unknown));
-    double* const found = computed.data() + width_;
+    const double* const known = exact_.get() + static_cast<int64_t>(row) * search_.k;
+    const int64_t computed = std::clamp(exact_lengths_[row], begin, end);
+    std::copy(known + begin, known + computed, squared);
+    const bool has_factors = search_.cosine || search_.scale != 1;
     PRUNEFUSE_CHOOSE(squared_distances<Stored>)
-    (query, factors_[row], among_.rows.values, among_.factors.data(), width_, references + known, unknown,
-     computed.data(), found);
-    list.resize(static_cast<size_t>(length));
-    for (int64_t n = 0; n < length; ++n) {
-      // See find_norms.
-      const bool is_zero = factors_[row] == 0 || among_.factors[static_cast<size_t>(references[n])] == 0;
-      list[static_cast<size_t>(n)] = {n < known ? squared[n] : is_zero ? 2 : found[n - known], references[n]};
+    (query, factors_[row], among_.rows.values, has_factors ? among_.factors.data() : nullptr, width_,
+     references + computed, end - computed, scaled, squared + (computed - begin));
+    for (int64_t n = computed; has_factors && n < end; ++n) {
+      const double factor = among_.factors[static_cast<size_t>(references[n])];
+      if (factor == 0 || factors_[row] == 0) squared[n - begin] = 2;  // see find_norms
     }
   }
 
-  void finish(int64_t i, const Stored* query, Acc* distances, int64_t* indices) {
-    const auto row = static_cast<size_t>(i);
+  // The nearest of queries first to end. Where each has many candidates they are looked up together, a part of the
+  // references after the other, which the cache then holds for all of them.
+  void finish(const Rows<Stored>& queries, int64_t first, int64_t end, Acc* distances, int64_t* indices) {
+    constexpr int64_t kPartBytes = int64_t{1} << 19, kFewest = 32;
+    const int64_t count = among_.rows.count, rows = end - first;
+    std::vector<int64_t> starts(static_cast<size_t>(rows + 1), 0);  // of their squared distances
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto row = static_cast<size_t>(first + i), at = static_cast<size_t>(i);
+      lengths_[row] = keep_possible(row, lengths_[row], search_.k);
+      starts[at + 1] = starts[at] + lengths_[row];
+    }
+    std::vector<double> scaled(static_cast<size_t>(width_)), squared(static_cast<size_t>(starts.back()));
+    const int64_t bytes = count * width_ * static_cast<int64_t>(sizeof(Stored));
+    const int64_t parts = std::max<int64_t>(1, std::min(bytes / kPartBytes, starts.back() / (rows * kFewest)));
+    std::vector<int64_t> done(static_cast<size_t>(rows), 0);
+    for (int64_t part = 1; part <= parts; ++part) {
+      for (int64_t i = 0; i < rows; ++i) {
+        const auto row = static_cast<size_t>(first + i), at = static_cast<size_t>(i);
+        // Known distances are in no order, and go with the first part.
+        const int64_t* const references = list_.get() + (first + i) * room_;
+        const int64_t* const from = references + std::max(done[at], exact_lengths_[row]);
+        const int64_t to = std::lower_bound(from, references + lengths_[row], count * part / parts) - references;
+        find_exact(row, queries[first + i], done[at], to, scaled.data(), squared.data() + starts[at] + done[at]);
+        done[at] = to;
+      }
+    }
     std::vector<Neighbor> list, spare;
-    find_exact(row, query, keep_possible(row, lengths_[row], search_.k), list);
-    sort_nearest(list, spare);
-    for (int64_t n = 0; n < search_.k; ++n) {
-      const auto [squared, reference] = list[static_cast<size_t>(n)];
-      distances[n] = static_cast<Acc>(search_.cosine ? squared / 2 : std::sqrt(squared) / search_.scale);
-      indices[n] = reference;
+    for (int64_t i = 0; i < rows; ++i) {
+      list.clear();
+      for (int64_t n = 0; n < lengths_[static_cast<size_t>(first + i)]; ++n) {
+        list.push_back({squared[static_cast<size_t>(starts[static_cast<size_t>(i)] + n)],
+                        list_[static_cast<size_t>((first + i) * room_ + n)]});
+      }
+      sort_nearest(list, spare);
+      for (int64_t n = 0; n < search_.k; ++n) {
+        const auto [square, reference] = list[static_cast<size_t>(n)];
+        const int64_t at = (first + i) * search_.k + n;
+        distances[at] = static_cast<Acc>(search_.cosine ? square / 2 : std::sqrt(square) / search_.scale);
+        indices[at] = reference;
+      }
     }
   }
 

@@ -33,7 +33,7 @@ inline double sum_of(int64_t width, const Value& value) {
 constexpr int kTogether = kLanes / 4;
 
 // The first `Count` of the `left` rows that `which` names. Every row's sums are added up in the order of sum_of.
-template <int Count, class Stored>
+template <int Count, bool Scaled, class Stored>
 inline void distances_of(const double* x, const Stored* rows, const double* factors, int64_t width,
                          const int64_t* which, int64_t left, double* squared) {
   constexpr int kParts = kSums / kWideLanes;
@@ -42,7 +42,7 @@ inline void distances_of(const double* x, const Stored* rows, const double* fact
   for (int c = 0; c < Count; ++c) {
     row[c] = rows + which[c] * width;
     next[c] = rows + which[Count + c < left ? Count + c : c] * width;
-    factor[c] = doubles{} + factors[which[c]];
+    if constexpr (Scaled) factor[c] = doubles{} + factors[which[c]];
     for (int part = 0; part < kParts; ++part) sums[c][part] = doubles{};
   }
   int64_t j = 0;
@@ -56,8 +56,12 @@ inline void distances_of(const double* x, const Stored* rows, const double* fact
         doubles x_low, x_high, low, high;
         load_wide(x + at, x_low, x_high);
         load_wide(row[c] + at, low, high);
-        low = x_low - low * factor[c];
-        high = x_high - high * factor[c];
+        if constexpr (Scaled) {
+          low *= factor[c];
+          high *= factor[c];
+        }
+        low = x_low - low;
+        high = x_high - high;
         sums[c][part] += low * low;
         sums[c][part + 1] += high * high;
       }
@@ -67,11 +71,21 @@ inline void distances_of(const double* x, const Stored* rows, const double* fact
     double last[kSums];
     memcpy(last, sums[c], sizeof(last));
     for (int64_t i = j; i < width; ++i) {
-      const double difference = x[i] - widen(row[c][i]) * factors[which[c]];
+      const double value = widen(row[c][i]), difference = x[i] - (Scaled ? value * factors[which[c]] : value);
       last[i % kSums] += difference * difference;
     }
     squared[c] = sum_up(last);
   }
+}
+
+template <bool Scaled, class Stored>
+inline void all_distances(const double* x, const Stored* rows, const double* factors, int64_t width,
+                          const int64_t* which, int64_t count, double* squared) {
+  int64_t n = 0;
+  for (; n + kTogether <= count; n += kTogether) {
+    distances_of<kTogether, Scaled>(x, rows, factors, width, which + n, count - n, squared + n);
+  }
+  for (; n < count; ++n) distances_of<1, Scaled>(x, rows, factors, width, which + n, count - n, squared + n);
 }
 
 template <class T>
@@ -100,11 +114,8 @@ template <class Stored>
 void squared_distances(const Stored* x, double a, const Stored* rows, const double* factors, int64_t width,
                        const int64_t* which, int64_t count, double* scaled, double* squared) {
   for (int64_t j = 0; j < width; ++j) scaled[j] = widen(x[j]) * a;
-  int64_t n = 0;
-  for (; n + kTogether <= count; n += kTogether) {
-    distances_of<kTogether>(scaled, rows, factors, width, which + n, count - n, squared + n);
-  }
-  for (; n < count; ++n) distances_of<1>(scaled, rows, factors, width, which + n, count - n, squared + n);
+  factors != nullptr ? all_distances<true>(scaled, rows, factors, width, which, count, squared)
+                     : all_distances<false>(scaled, rows, factors, width, which, count, squared);
 }
 
 template <class Stored>

@@ -13,8 +13,8 @@ constexpr int64_t kNeighborRun = 128;
   /* The sum of squares of a row of which every value is multiplied by `factor` first. */                             \
   template <class Stored>                                                                                             \
   double squared_norm(const Stored* row, double factor, int64_t width);                                               \
-  /* squared[i] = |a x - factors[r] rows[r]|^2, from differences, for the `count` rows r that `which` names; `scaled` \
-     has room for `width` values. */                                                                                  \
+  /* squared[i] = |a x - factors[r] rows[r]|^2, from differences, for the `count` rows r that `which` names; without  \
+     factors they are 1. `scaled` has room for `width` values. */                                                     \
   template <class Stored>                                                                                             \
   void squared_distances(const Stored* x, double a, const Stored* rows, const double* factors, int64_t width,         \
                          const int64_t* which, int64_t count, double* scaled, double* squared);                       \
