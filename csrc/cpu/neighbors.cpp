@@ -23,7 +23,7 @@ constexpr int64_t kGrainValues = 32768;
 // Queries and references per product, whose result, 1 MB, is filtered while it is in the L2 cache.
 constexpr int64_t kProductRows = 512, kReferenceTile = 512;
 // Queries whose candidates' distances are computed together.
-constexpr int64_t kTogether = 64;
+constexpr int64_t kTogether = 128;
 
 struct Neighbor {
   double squared;
@@ -34,37 +34,47 @@ constexpr auto nearer = [](const Neighbor& a, const Neighbor& b) {
   return a.squared < b.squared || (a.squared == b.squared && a.row < b.row);
 };
 
-// Sorts `list`; `spare` is overwritten. As many bins as neighbors, by distance, and then hardly any is out of place: a
-// third of the time of comparing alone for a thousand of them.
-void sort_nearest(std::vector<Neighbor>& list, std::vector<Neighbor>& spare) {
+// Puts references and their squared distances in order, to `sorted`. As many bins as there are of them, by distance,
+// and then hardly any is out of place: a third of the time of comparing alone for a thousand of them. `ends` is
+// overwritten.
+void sort_nearest(const double* squared, const int64_t* rows, size_t count, std::vector<Neighbor>& sorted,
+                  std::vector<uint32_t>& ends) {
   constexpr size_t kFew = 64, kCrowded = 32;
-  const auto sort = [](auto begin, auto end) { std::sort(begin, end, nearer); };
-  if (list.size() < kFew) return sort(list.begin(), list.end());
-  const auto [low, high] = std::minmax_element(list.begin(), list.end(), nearer);
-  const double least = low->squared, scale = static_cast<double>(list.size() - 1) / (high->squared - least);
-  if (!(scale <= std::numeric_limits<double>::max())) return sort(list.begin(), list.end());
-  const auto bin_of = [&](const Neighbor& neighbor) {
-    return std::min(static_cast<size_t>((neighbor.squared - least) * scale), list.size() - 1);
+  const auto sort = [&](size_t begin, size_t end) {
+    std::sort(sorted.begin() + static_cast<int64_t>(begin), sorted.begin() + static_cast<int64_t>(end), nearer);
   };
-  std::vector<uint32_t> ends(list.size() + 1, 0);
-  for (const Neighbor& neighbor : list) ++ends[bin_of(neighbor) + 1];
-  for (size_t bin = 1; bin < ends.size(); ++bin) ends[bin] += ends[bin - 1];
-  spare.resize(list.size());
-  for (const Neighbor& neighbor : list) spare[ends[bin_of(neighbor)]++] = neighbor;
-  for (size_t bin = 0, begin = 0; bin < list.size(); begin = ends[bin++]) {
+  sorted.resize(count);
+  double low = squared[0], high = low;
+  for (size_t i = 0; i < count; ++i) {
+    low = std::min(low, squared[i]);
+    high = std::max(high, squared[i]);
+  }
+  const double scale = static_cast<double>(count - 1) / (high - low);
+  if (count < kFew || !(scale > 0 && scale <= std::numeric_limits<double>::max())) {
+    for (size_t i = 0; i < count; ++i) sorted[i] = {squared[i], rows[i]};
+    return sort(0, count);
+  }
+  const auto bin_of = [&](size_t i) {
+    return static_cast<size_t>(
+        std::min(static_cast<int64_t>((squared[i] - low) * scale), static_cast<int64_t>(count - 1)));
+  };
+  ends.assign(count + 1, 0);
+  for (size_t i = 0; i < count; ++i) ++ends[bin_of(i) + 1];
+  for (size_t bin = 1; bin < count; ++bin) ends[bin] += ends[bin - 1];
+  for (size_t i = 0; i < count; ++i) sorted[ends[bin_of(i)]++] = {squared[i], rows[i]};
+  for (size_t bin = 0, begin = 0; bin < count; begin = ends[bin++]) {
     const size_t end = ends[bin];
     if (end - begin > kCrowded) {
-      sort(spare.begin() + static_cast<int64_t>(begin), spare.begin() + static_cast<int64_t>(end));
+      sort(begin, end);
       continue;
     }
     for (size_t at = begin + 1; at < end; ++at) {
-      const Neighbor moved = spare[at];
+      const Neighbor moved = sorted[at];
       size_t to = at;
-      for (; to > begin && nearer(moved, spare[to - 1]); --to) spare[to] = spare[to - 1];
-      spare[to] = moved;
+      for (; to > begin && nearer(moved, sorted[to - 1]); --to) sorted[to] = sorted[to - 1];
+      sorted[to] = moved;
     }
   }
-  list.swap(spare);
 }
 
 template <class Body>
@@ -240,17 +250,14 @@ class Queries {
     Acc* const keys = keys_.get() + i * room_;
     int64_t* const references = list_.get() + i * room_;
     int64_t length = lengths_[row];
-    int32_t positions[kNeighborRun + 1];
     if (search_.k == 1) {  // then one look at the tile leaves hardly a candidate but the nearest
       const Acc key = PRUNEFUSE_CHOOSE(smallest_key<Acc>)(products, among_.norms.data() + start, count);
       farthest_[row] = std::min(farthest_[row], key);
     }
     Acc bar = bar_of(row);
     for (int64_t begin = 0; begin < count; begin += kNeighborRun) {
-      const int64_t found = below(products + begin, among_.norms.data() + start + begin,
-                                  std::min(kNeighborRun, count - begin), bar, keys + length, positions);
-      for (int64_t n = 0; n < found; ++n) references[length + n] = start + begin + positions[n];
-      length += found;
+      length += below(products + begin, among_.norms.data() + start + begin, std::min(kNeighborRun, count - begin),
+                      start + begin, bar, keys + length, references + length);
       if (length >= room_ - kNeighborRun) {
         length = cut(row, query, length);
         bar = bar_of(row);
@@ -348,16 +355,14 @@ class Queries {
         done[at] = to;
       }
     }
-    std::vector<Neighbor> list, spare;
+    std::vector<Neighbor> sorted;
+    std::vector<uint32_t> ends;
     for (int64_t i = 0; i < rows; ++i) {
-      list.clear();
-      for (int64_t n = 0; n < lengths_[static_cast<size_t>(first + i)]; ++n) {
-        list.push_back({squared[static_cast<size_t>(starts[static_cast<size_t>(i)] + n)],
-                        list_[static_cast<size_t>((first + i) * room_ + n)]});
-      }
-      sort_nearest(list, spare);
+      const auto at_row = static_cast<size_t>(i);
+      sort_nearest(squared.data() + starts[at_row], list_.get() + (first + i) * room_,
+                   static_cast<size_t>(starts[at_row + 1] - starts[at_row]), sorted, ends);
       for (int64_t n = 0; n < search_.k; ++n) {
-        const auto [square, reference] = list[static_cast<size_t>(n)];
+        const auto [square, reference] = sorted[static_cast<size_t>(n)];
         const int64_t at = (first + i) * search_.k + n;
         distances[at] = static_cast<Acc>(search_.cosine ? square / 2 : std::sqrt(square) / search_.scale);
         indices[at] = reference;

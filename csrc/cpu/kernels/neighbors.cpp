@@ -126,7 +126,7 @@ void prepare_row(const Stored* row, double factor, const accumulate_t<Stored>* o
 }
 
 template <class T>
-int64_t keys_below(const T* products, const T* norms, int64_t count, T bar, T* keys, int32_t* positions) {
+int64_t keys_below(const T* products, const T* norms, int64_t count, int64_t first, T bar, T* keys, int64_t* rows) {
   int64_t passed = 0, i = 0;
   if constexpr (sizeof(T) == sizeof(float)) {
     const floats bars = broadcast(bar);
@@ -134,7 +134,7 @@ int64_t keys_below(const T* products, const T* norms, int64_t count, T bar, T* k
     const auto take = [&](floats lanes, int64_t at) {
       const uint32_t found = bits_of(lanes <= bars);
       if (found == 0) return;
-      pack(positions + passed, static_cast<int32_t>(at) + numbered(all_lanes{}), found);
+      pack(rows + passed, numbered(all_lanes{}), first + at, found);
       passed += pack(keys + passed, lanes, found);
     };
     constexpr int kGroup = 4;  // vectors that are looked at before the first branch
@@ -152,7 +152,7 @@ int64_t keys_below(const T* products, const T* norms, int64_t count, T bar, T* k
   }
   for (; i < count; ++i) {
     keys[passed] = norms[i] - 2 * products[i];  // stays if the next one does not take its place
-    positions[passed] = static_cast<int32_t>(i);
+    rows[passed] = first + i;
     passed += keys[passed] <= bar;
   }
   return passed;
@@ -232,10 +232,10 @@ PRUNEFUSE_INSTANTIATE(double)
 PRUNEFUSE_INSTANTIATE(half_bits)
 PRUNEFUSE_INSTANTIATE(bfloat16_bits)
 #undef PRUNEFUSE_INSTANTIATE
-#define PRUNEFUSE_INSTANTIATE(T)                                                \
-  template int64_t keys_below<T>(const T*, const T*, int64_t, T, T*, int32_t*); \
-  template T smallest_key<T>(const T*, const T*, int64_t);                      \
-  template T at_least_smallest<T>(const T*, int64_t, int64_t, int64_t);         \
+#define PRUNEFUSE_INSTANTIATE(T)                                                         \
+  template int64_t keys_below<T>(const T*, const T*, int64_t, int64_t, T, T*, int64_t*); \
+  template T smallest_key<T>(const T*, const T*, int64_t);                               \
+  template T at_least_smallest<T>(const T*, int64_t, int64_t, int64_t);                  \
   template int64_t keep_keys<T>(T*, int64_t*, int64_t, T);
 PRUNEFUSE_INSTANTIATE(float)
 PRUNEFUSE_INSTANTIATE(double)

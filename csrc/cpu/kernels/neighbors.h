@@ -23,9 +23,9 @@ constexpr int64_t kNeighborRun = 128;
   void prepare_row(const Stored* row, double factor, const accumulate_t<Stored>* origin, int64_t width,               \
                    accumulate_t<Stored>* prepared);                                                                   \
   /* keys[i] = norms[i] - 2 products[i] for the i < count <= kNeighborRun where that is at most `bar`, packed, and    \
-     these i in `positions` (room for `count` + 1 in both); returns how many they are. */                             \
+     these first + i in `rows` (room for `count` + 1 in both); returns how many they are. */                          \
   template <class T>                                                                                                  \
-  int64_t keys_below(const T* products, const T* norms, int64_t count, T bar, T* keys, int32_t* positions);           \
+  int64_t keys_below(const T* products, const T* norms, int64_t count, int64_t first, T bar, T* keys, int64_t* rows); \
   /* The smallest of norms[i] - 2 products[i], i < count, of which there is one at least. */                          \
   template <class T>                                                                                                  \
   T smallest_key(const T* products, const T* norms, int64_t count);                                                   \

@@ -221,8 +221,19 @@ inline int64_t pack(float* to, floats value, uint32_t bits) {
 #endif
 }
 
-inline void pack(int32_t* to, ints value, uint32_t bits) {
-  pack(reinterpret_cast<float*>(to), bits_as<floats>(value), bits);
+// first + value, for the lanes that `bits` names.
+inline void pack(int64_t* to, ints value, int64_t first, uint32_t bits) {
+#if defined(__AVX512F__)
+  const __m512i packed = _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), bits_as<__m512i>(value));
+  const __m512i base = _mm512_set1_epi64(first);
+  _mm512_storeu_si512(to, _mm512_add_epi64(base, _mm512_cvtepi32_epi64(_mm512_castsi512_si256(packed))));
+  _mm512_storeu_si512(to + 8, _mm512_add_epi64(base, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(packed, 1))));
+#else
+  for (int lane = 0; lane < kLanes; ++lane) {
+    *to = first + value[lane];
+    to += bits >> lane & 1u;
+  }
+#endif
 }
 
 // Of kLanes numbers in memory, which may begin at `to` or behind it.
