@@ -19,8 +19,6 @@ namespace prunefuse {
 
 using torch::stable::Tensor;
 
-// References per product; queries are as many as `query_tile` says.
-constexpr int64_t kReferenceTile = 1024;
 
 struct Neighbors {
   int64_t k;

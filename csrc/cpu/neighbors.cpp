@@ -20,14 +20,61 @@ namespace prunefuse::cpu {
 namespace {
 
 constexpr int64_t kGrainValues = 32768;
+// Queries and references per product, whose result, 1 MB, is filtered while it is in the L2 cache.
+constexpr int64_t kProductRows = 512, kReferenceTile = 512;
+// Queries whose candidates' distances are computed together.
+constexpr int64_t kTogether = 128;
 
 struct Neighbor {
   double squared;
   int64_t row;
 };
 
-inline bool nearer(const Neighbor& a, const Neighbor& b) {
+constexpr auto nearer = [](const Neighbor& a, const Neighbor& b) {
   return a.squared < b.squared || (a.squared == b.squared && a.row < b.row);
+};
+
+// Puts references and their squared distances in order, to `sorted`. As many bins as there are of them, by distance,
+// and then hardly any is out of place: a third of the time of comparing alone for a thousand of them. `ends` is
+// overwritten.
+void sort_nearest(const double* squared, const int64_t* rows, size_t count, std::vector<Neighbor>& sorted,
+                  std::vector<uint32_t>& ends) {
+  constexpr size_t kFew = 64, kCrowded = 32;
+  const auto sort = [&](size_t begin, size_t end) {
+    std::sort(sorted.begin() + static_cast<int64_t>(begin), sorted.begin() + static_cast<int64_t>(end), nearer);
+  };
+  sorted.resize(count);
+  double low = squared[0], high = low;
+  for (size_t i = 0; i < count; ++i) {
+    low = std::min(low, squared[i]);
+    high = std::max(high, squared[i]);
+  }
+  const double scale = static_cast<double>(count - 1) / (high - low);
+  if (count < kFew || !(scale > 0 && scale <= std::numeric_limits<double>::max())) {
+    for (size_t i = 0; i < count; ++i) sorted[i] = {squared[i], rows[i]};
+    return sort(0, count);
+  }
+  const auto bin_of = [&](size_t i) {
+    return static_cast<size_t>(
+        std::min(static_cast<int64_t>((squared[i] - low) * scale), static_cast<int64_t>(count - 1)));
+  };
+  ends.assign(count + 1, 0);
+  for (size_t i = 0; i < count; ++i) ++ends[bin_of(i) + 1];
+  for (size_t bin = 1; bin < count; ++bin) ends[bin] += ends[bin - 1];
+  for (size_t i = 0; i < count; ++i) sorted[ends[bin_of(i)]++] = {squared[i], rows[i]};
+  for (size_t bin = 0, begin = 0; bin < count; begin = ends[bin++]) {
+    const size_t end = ends[bin];
+    if (end - begin > kCrowded) {
+      sort(begin, end);
+      continue;
+    }
+    for (size_t at = begin + 1; at < end; ++at) {
+      const Neighbor moved = sorted[at];
+      size_t to = at;
+      for (; to > begin && nearer(moved, sorted[to - 1]); --to) sorted[to] = sorted[to - 1];
+      sorted[to] = moved;
+    }
+  }
 }
 
 template <class Body>
@@ -145,6 +192,7 @@ class Queries {
         room_(2 * search_.k + 2 * kNeighborRun),
         factors_(static_cast<size_t>(rows)),
         norms_(static_cast<size_t>(rows)),
+        margins_(static_cast<size_t>(rows)),
         lengths_(static_cast<size_t>(rows)),
         exact_lengths_(static_cast<size_t>(rows)),
         farthest_(static_cast<size_t>(rows)),
@@ -154,7 +202,7 @@ class Queries {
     const int64_t columns = std::min(among.rows.count, kReferenceTile);
     prepared_ = new_matrix<Acc>(like, rows, width_);
     references_ = new_matrix<Acc>(like, columns, width_);
-    products_ = new_matrix<Acc>(like, rows, columns);
+    products_ = new_matrix<Acc>(like, std::min(rows, kProductRows), columns);
   }
 
   // The nearest of `queries`, of which there are at most as many as the tile has rows.
@@ -162,25 +210,37 @@ class Queries {
     find_factors(queries, search_, factors_.data());
     prepare(queries, factors_.data(), among_.origin.data(), prepared_);
     find_norms<Acc>(prepared_, queries.count, factors_.data(), norms_.data());
+    const double largest = std::sqrt(among_.largest);
+    for (size_t row = 0; row < static_cast<size_t>(queries.count); ++row) {
+      margins_[row] = 2 * product_error<Acc>(std::sqrt(norms_[row]), largest, width_, search_.input_roundoff,
+                                             search_.cosine ? 2 : 0);
+    }
     std::fill(lengths_.begin(), lengths_.end(), 0);
     std::fill(exact_lengths_.begin(), exact_lengths_.end(), 0);
     std::fill(farthest_.begin(), farthest_.end(), std::numeric_limits<Acc>::infinity());
     for (int64_t start = 0; start < among_.rows.count; start += kReferenceTile) {
       take(queries, start, std::min(kReferenceTile, among_.rows.count - start));
     }
-    for_rows(queries.count, room_,
-             [&](int64_t i) { finish(i, queries[i], distances + i * search_.k, indices + i * search_.k); });
+    torch::stable::parallel_for(0, queries.count, kGrainValues / room_ + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t first = begin; first < end; first += kTogether) {
+        finish(queries, first, std::min(first + kTogether, end), distances, indices);
+      }
+    });
   }
 
  private:
   // References start to start + count meet the queries.
   void take(const Rows<Stored>& queries, int64_t start, int64_t count) {
     prepare(among_.rows.part(start, count), among_.factors.data() + start, among_.origin.data(), references_);
-    Tensor products = first_rows(products_, queries.count);
-    products = torch::stable::narrow(products, 1, 0, count);
-    product(first_rows(prepared_, queries.count), first_rows(references_, count), products);
+    const Tensor references = first_rows(references_, count);
     const Rows<Acc> values = rows_of<Acc>(products_);
-    for_rows(queries.count, count, [&](int64_t i) { filter(i, queries[i], values[i], start, count); });
+    for (int64_t first = 0; first < queries.count; first += kProductRows) {
+      const int64_t rows = std::min(kProductRows, queries.count - first);
+      Tensor products = first_rows(products_, rows);
+      products = torch::stable::narrow(products, 1, 0, count);
+      product(torch::stable::narrow(prepared_, 0, first, rows), references, products);
+      for_rows(rows, count, [&](int64_t i) { filter(first + i, queries[first + i], values[i], start, count); });
+    }
   }
 
   // Products of row i with references start to start + count: what may be among its nearest joins its list.
@@ -190,43 +250,36 @@ class Queries {
     Acc* const keys = keys_.get() + i * room_;
     int64_t* const references = list_.get() + i * room_;
     int64_t length = lengths_[row];
-    int32_t positions[kNeighborRun + 1];
-    const double margin = slack(row);
     if (search_.k == 1) {  // then one look at the tile leaves hardly a candidate but the nearest
       const Acc key = PRUNEFUSE_CHOOSE(smallest_key<Acc>)(products, among_.norms.data() + start, count);
       farthest_[row] = std::min(farthest_[row], key);
     }
-    Acc bar = bar_of(row, margin);
+    Acc bar = bar_of(row);
     for (int64_t begin = 0; begin < count; begin += kNeighborRun) {
-      const int64_t found = below(products + begin, among_.norms.data() + start + begin,
-                                  std::min(kNeighborRun, count - begin), bar, keys + length, positions);
-      for (int64_t n = 0; n < found; ++n) references[length + n] = start + begin + positions[n];
-      length += found;
+      length += below(products + begin, among_.norms.data() + start + begin, std::min(kNeighborRun, count - begin),
+                      start + begin, bar, keys + length, references + length);
       if (length >= room_ - kNeighborRun) {
-        length = cut(row, query, length, margin);
-        bar = bar_of(row, margin);
+        length = cut(row, query, length);
+        bar = bar_of(row);
       }
     }
     lengths_[row] = length;
   }
 
-  // Twice how far a key may be from the truth.
-  double slack(size_t row) const {
-    return 2 * product_error<Acc>(std::sqrt(norms_[row]), std::sqrt(among_.largest), width_, search_.input_roundoff,
-                                  search_.cosine ? 2 : 0);
-  }
-
   // Keys above it are not among the nearest. Rounded up.
-  Acc bar_of(size_t row, double margin) const {
+  Acc bar_of(size_t row) const {
     constexpr Acc infinity = std::numeric_limits<Acc>::infinity();
-    return std::nextafter(static_cast<Acc>(static_cast<double>(farthest_[row]) + margin), infinity);
+    return std::nextafter(static_cast<Acc>(static_cast<double>(farthest_[row]) + margins_[row]), infinity);
   }
 
   // Leaves out what cannot be among the k nearest; fewer than room_ - kNeighborRun references stay.
-  int64_t cut(size_t row, const Stored* query, int64_t length, double margin) {
-    length = keep_possible(row, length, margin);
+  int64_t cut(size_t row, const Stored* query, int64_t length) {
+    length = keep_possible(row, length, search_.k + search_.k / 8);
     if (length < room_ - kNeighborRun) return length;
-    std::vector<Neighbor> list = exact(row, query, length);
+    std::vector<double> scaled(static_cast<size_t>(width_)), squared(static_cast<size_t>(length));
+    find_exact(row, query, 0, length, scaled.data(), squared.data());
+    std::vector<Neighbor> list(squared.size());
+    for (size_t n = 0; n < list.size(); ++n) list[n] = {squared[n], list_[row * static_cast<size_t>(room_) + n]};
     const auto k = static_cast<size_t>(search_.k);
     std::nth_element(list.begin(), list.begin() + search_.k - 1, list.end(), nearer);
     farthest_[row] = std::numeric_limits<Acc>::lowest();
@@ -241,61 +294,79 @@ class Queries {
     return search_.k;
   }
 
-  int64_t keep_possible(size_t row, int64_t length, double margin) {
+  // `enough`: how many may stay, apart from those within the margin.
+  int64_t keep_possible(size_t row, int64_t length, int64_t enough) {
     if (length <= search_.k) return length;
     Acc* const keys = keys_.get() + static_cast<int64_t>(row) * room_;
     int64_t* const references = list_.get() + static_cast<int64_t>(row) * room_;
     double* const squared = exact_.get() + static_cast<int64_t>(row) * search_.k;
-    farthest_[row] = PRUNEFUSE_CHOOSE(at_least_smallest<Acc>)(keys, length, search_.k);
-    const Acc bar = bar_of(row, margin);
+    farthest_[row] = PRUNEFUSE_CHOOSE(at_least_smallest<Acc>)(keys, length, search_.k, enough);
+    const Acc bar = bar_of(row);
     const int64_t known = exact_lengths_[row];
     int64_t kept = 0;
-    for (int64_t n = 0; n < length; ++n) {
-      if (n == known) exact_lengths_[row] = kept;
-      if (n < known) squared[kept] = squared[n];
-      keys[kept] = keys[n];
-      references[kept] = references[n];
+    for (int64_t n = 0; n < known; ++n) {
+      squared[kept] = squared[n];
       kept += keys[n] <= bar;
     }
-    if (known == length) exact_lengths_[row] = kept;
-    return kept;
+    exact_lengths_[row] = kept;
+    return PRUNEFUSE_CHOOSE(keep_keys<Acc>)(keys, references, length, bar);
   }
 
-  // The squared distances of a list, those that are known from where they are kept.
-  std::vector<Neighbor> exact(size_t row, const Stored* query, int64_t length) const {
-    const auto distance = PRUNEFUSE_CHOOSE(squared_distance<Stored>);
+  // The squared distances of places begin to end of a list, those that are known from where they are kept. `scaled` has
+  // room for a query.
+  void find_exact(size_t row, const Stored* query, int64_t begin, int64_t end, double* scaled, double* squared) const {
     const int64_t* const references = list_.get() + static_cast<int64_t>(row) * room_;
-    const double* const squared = exact_.get() + static_cast<int64_t>(row) * search_.k;
-    const double a = factors_[row];
-    std::vector<Neighbor> list(static_cast<size_t>(length));
-    for (int64_t n = 0; n < length; ++n) {
-      const int64_t reference = references[n];
-      const double b = among_.factors[static_cast<size_t>(reference)];
-      Neighbor& neighbor = list[static_cast<size_t>(n)];
-      neighbor.row = reference;
-      if (n < exact_lengths_[row]) {
-        neighbor.squared = squared[n];
-      } else if (a == 0 || b == 0) {
-        neighbor.squared = 2;  // see find_norms
-      } else {
-        neighbor.squared = distance(query, a, among_.rows[reference], b, width_);
+    const double* const known = exact_.get() + static_cast<int64_t>(row) * search_.k;
+    const int64_t computed = std::clamp(exact_lengths_[row], begin, end);
+    std::copy(known + begin, known + computed, squared);
+    const bool has_factors = search_.cosine || search_.scale != 1;
+    PRUNEFUSE_CHOOSE(squared_distances<Stored>)
+    (query, factors_[row], among_.rows.values, has_factors ? among_.factors.data() : nullptr, width_,
+     references + computed, end - computed, scaled, squared + (computed - begin));
+    for (int64_t n = computed; has_factors && n < end; ++n) {
+      const double factor = among_.factors[static_cast<size_t>(references[n])];
+      if (factor == 0 || factors_[row] == 0) squared[n - begin] = 2;  // see find_norms
+    }
+  }
+
+  // The nearest of queries first to end. Where each has many candidates they are looked up together, a part of the
+  // references after the other, which the cache then holds for all of them.
+  void finish(const Rows<Stored>& queries, int64_t first, int64_t end, Acc* distances, int64_t* indices) {
+    constexpr int64_t kPartBytes = int64_t{1} << 19, kFewest = 32;
+    const int64_t count = among_.rows.count, rows = end - first;
+    std::vector<int64_t> starts(static_cast<size_t>(rows + 1), 0);  // of their squared distances
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto row = static_cast<size_t>(first + i), at = static_cast<size_t>(i);
+      lengths_[row] = keep_possible(row, lengths_[row], search_.k);
+      starts[at + 1] = starts[at] + lengths_[row];
+    }
+    std::vector<double> scaled(static_cast<size_t>(width_)), squared(static_cast<size_t>(starts.back()));
+    const int64_t bytes = count * width_ * static_cast<int64_t>(sizeof(Stored));
+    const int64_t parts = std::max<int64_t>(1, std::min(bytes / kPartBytes, starts.back() / (rows * kFewest)));
+    std::vector<int64_t> done(static_cast<size_t>(rows), 0);
+    for (int64_t part = 1; part <= parts; ++part) {
+      for (int64_t i = 0; i < rows; ++i) {
+        const auto row = static_cast<size_t>(first + i), at = static_cast<size_t>(i);
+        // Known distances are in no order, and go with the first part.
+        const int64_t* const references = list_.get() + (first + i) * room_;
+        const int64_t* const from = references + std::max(done[at], exact_lengths_[row]);
+        const int64_t to = std::lower_bound(from, references + lengths_[row], count * part / parts) - references;
+        find_exact(row, queries[first + i], done[at], to, scaled.data(), squared.data() + starts[at] + done[at]);
+        done[at] = to;
       }
     }
-    return list;
-  }
-
-  void finish(int64_t i, const Stored* query, Acc* distances, int64_t* indices) {
-    const auto row = static_cast<size_t>(i);
-    std::vector<Neighbor> list = exact(row, query, keep_possible(row, lengths_[row], slack(row)));
-    if (list.size() > static_cast<size_t>(search_.k)) {
-      std::nth_element(list.begin(), list.begin() + search_.k - 1, list.end(), nearer);
-      list.resize(static_cast<size_t>(search_.k));
-    }
-    std::sort(list.begin(), list.end(), nearer);
-    for (const Neighbor& neighbor : list) {
-      const double squared = neighbor.squared;
-      *distances++ = static_cast<Acc>(search_.cosine ? squared / 2 : std::sqrt(squared) / search_.scale);
-      *indices++ = neighbor.row;
+    std::vector<Neighbor> sorted;
+    std::vector<uint32_t> ends;
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto at_row = static_cast<size_t>(i);
+      sort_nearest(squared.data() + starts[at_row], list_.get() + (first + i) * room_,
+                   static_cast<size_t>(starts[at_row + 1] - starts[at_row]), sorted, ends);
+      for (int64_t n = 0; n < search_.k; ++n) {
+        const auto [square, reference] = sorted[static_cast<size_t>(n)];
+        const int64_t at = (first + i) * search_.k + n;
+        distances[at] = static_cast<Acc>(search_.cosine ? square / 2 : std::sqrt(square) / search_.scale);
+        indices[at] = reference;
+      }
     }
   }
 
@@ -304,7 +375,8 @@ class Queries {
   int64_t width_;
   int64_t room_;  // of a list
   std::vector<double> factors_;
-  std::vector<double> norms_;  // squared, of the prepared queries
+  std::vector<double> norms_;    // squared, of the prepared queries
+  std::vector<double> margins_;  // twice how far a key may be from the truth
   // The candidates of each query: references and their keys, the squared distance less the query's squared norm. The
   // first of them may be exact.
   std::vector<int64_t> lengths_, exact_lengths_;

@@ -93,6 +93,40 @@ inline void store(Stored* to, floats value) {
   memcpy(to, &bits, sizeof(bits));
 }
 
+// Half as many numbers as there are lanes, in float64.
+constexpr int kWideLanes = kLanes / 2;
+typedef double doubles __attribute__((vector_size(kWideLanes * sizeof(double))));
+
+// kLanes values in float64, the first half of them and the second.
+inline void load_wide(const double* from, doubles& low, doubles& high) {
+  memcpy(&low, from, sizeof(low));
+  memcpy(&high, from + kWideLanes, sizeof(high));
+}
+
+inline void load_wide(const float* from, doubles& low, doubles& high) {
+#if defined(__AVX512F__)
+  low = _mm512_cvtps_pd(_mm256_loadu_ps(from));
+  high = _mm512_cvtps_pd(_mm256_loadu_ps(from + kWideLanes));
+#elif defined(__AVX__)
+  low = _mm256_cvtps_pd(_mm_loadu_ps(from));
+  high = _mm256_cvtps_pd(_mm_loadu_ps(from + kWideLanes));
+#else
+  typedef float half_floats __attribute__((vector_size(kWideLanes * sizeof(float))));
+  half_floats first, second;
+  memcpy(&first, from, sizeof(first));
+  memcpy(&second, from + kWideLanes, sizeof(second));
+  low = __builtin_convertvector(first, doubles);
+  high = __builtin_convertvector(second, doubles);
+#endif
+}
+
+template <class Stored>
+inline void load_wide(const Stored* from, doubles& low, doubles& high) {
+  float values[kLanes];
+  store(values, load(from));
+  load_wide(values, low, high);
+}
+
 // The numbers in the lower and in the upper half of each word.
 inline void widen_pairs(words pairs, bfloat16_bits, floats& low, floats& high) {
   low = bits_as<floats>(pairs << 16);
@@ -168,6 +202,52 @@ inline uint32_t bits_of(ints mask) {
   uint32_t found = 0;
   for (int lane = 0; lane < kLanes; ++lane) found |= (mask[lane] & 1u) << lane;
   return found;
+#endif
+}
+
+// Writes the lanes that `bits` names to `to`, packed, and returns how many they are. What follows them, up to kLanes in
+// all, is written, too.
+inline int64_t pack(float* to, floats value, uint32_t bits) {
+#if defined(__AVX512F__)
+  _mm512_storeu_ps(to, _mm512_maskz_compress_ps(static_cast<__mmask16>(bits), value));
+  return __builtin_popcount(bits);
+#else
+  int64_t count = 0;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    to[count] = value[lane];
+    count += bits >> lane & 1u;
+  }
+  return count;
+#endif
+}
+
+// first + value, for the lanes that `bits` names.
+inline void pack(int64_t* to, ints value, int64_t first, uint32_t bits) {
+#if defined(__AVX512F__)
+  const __m512i packed = _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), bits_as<__m512i>(value));
+  const __m512i base = _mm512_set1_epi64(first);
+  _mm512_storeu_si512(to, _mm512_add_epi64(base, _mm512_cvtepi32_epi64(_mm512_castsi512_si256(packed))));
+  _mm512_storeu_si512(to + 8, _mm512_add_epi64(base, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(packed, 1))));
+#else
+  for (int lane = 0; lane < kLanes; ++lane) {
+    *to = first + value[lane];
+    to += bits >> lane & 1u;
+  }
+#endif
+}
+
+// Of kLanes numbers in memory, which may begin at `to` or behind it.
+inline void pack(int64_t* to, const int64_t* from, uint32_t bits) {
+#if defined(__AVX512F__)
+  const __m512i low = _mm512_loadu_si512(from), high = _mm512_loadu_si512(from + 8);
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi64(static_cast<__mmask8>(bits), low));
+  to += __builtin_popcount(bits & 0xffu);
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi64(static_cast<__mmask8>(bits >> 8), high));
+#else
+  for (int lane = 0; lane < kLanes; ++lane) {
+    *to = from[lane];
+    to += bits >> lane & 1u;
+  }
 #endif
 }
 
