@@ -38,9 +38,10 @@ struct Kept {
 
   // Where many are equal, only their order says which of them stay.
   void cut_exactly() {
-    std::vector<Candidate<T>> candidates;
+    std::vector<Candidate<T, int64_t>> candidates;
     for (int64_t i = 0; i < count; ++i) candidates.push_back({utilities[i], indices[i]});
-    sort_candidates(candidates);
+    sort_by_index(candidates);
+    sort_candidates(candidates, b);
     count = b;
     for (int64_t i = 0; i < count; ++i) {
       utilities[i] = candidates[size_t(i)].utility;
@@ -54,7 +55,7 @@ struct Kept {
 template <class T>
 void keep(Kept<T>& kept, const T* batch, const int64_t* own, int64_t rows, int64_t* nan, int64_t* highest) {
   const auto filter_run = PRUNEFUSE_CHOOSE(filter<T>);
-  int32_t positions[kFilterRun];
+  int32_t positions[kFilterRoom];
   for (int64_t begin = 0; begin < rows; begin += kFilterRun) {
     const int64_t run = std::min(rows - begin, kFilterRun);
     int64_t first = *highest + 1, last = *highest + run;

@@ -1,12 +1,15 @@
 // Scatter on the CPU: all tensors' elements are numbered through and shared out among the threads, so that many small
 // tensors cost no more than one large one. The innermost axes are loops of their own: whole kernels of a convolution,
-// or single elements, to kept places of a row.
+// or single elements, to kept places of a row. What is prepared once, for tensors that stay where they are, runs by the
+// same code.
 #include "../scatter.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <cstring>
+
+#include "scatter.h"
 
 namespace prunefuse::cpu {
 namespace {
@@ -116,23 +119,58 @@ void copy_elements(const ScatterTarget& target, int64_t begin, int64_t end) {
   }
 }
 
-// By reference: a copy of a list would count a reference to every tensor.
-void scatter_(const std::vector<Tensor>& dense, const std::vector<Tensor>& small, const std::vector<Tensor>& kept,
-              const std::vector<int64_t>& kept_of_axis) {
-  const ScatterWork work = plan_scatter(dense, small, kept, kept_of_axis, /*check_values=*/true);
-  const auto& targets = work.targets;
-  torch::stable::parallel_for(0, work.elements, kGrainElements, [&](int64_t begin, int64_t end) {
+void run(const std::vector<ScatterTarget>& targets, int64_t elements) {
+  torch::stable::parallel_for(0, elements, kGrainElements, [&](int64_t begin, int64_t end) {
     auto target = std::upper_bound(targets.begin(), targets.end(), begin,
                                    [](int64_t element, const ScatterTarget& t) { return element < t.first; });
     for (--target; target != targets.end() && target->first < end; ++target) {
       const auto after = target + 1;
-      const int64_t next = after == targets.end() ? work.elements : after->first;
+      const int64_t next = after == targets.end() ? elements : after->first;
       copy_elements(*target, std::max(begin, target->first) - target->first, std::min(end, next) - target->first);
     }
   });
+}
+
+// By reference: a copy of a list would count a reference to every tensor.
+void scatter_(const std::vector<Tensor>& dense, const std::vector<Tensor>& small, const std::vector<Tensor>& kept,
+              const std::vector<int64_t>& kept_of_axis) {
+  const ScatterWork work = plan_scatter(dense, small, kept, kept_of_axis, /*check_values=*/true);
+  run(work.targets, work.elements);
 }
 
 }  // namespace
 }  // namespace prunefuse::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(prunefuse, CPU, m) { m.impl("scatter_", TORCH_BOX(&prunefuse::cpu::scatter_)); }
+
+struct prunefuse_scatter {
+  std::vector<prunefuse::ScatterTarget> targets;
+  int64_t elements = 0;
+};
+
+prunefuse_scatter* prunefuse_scatter_new() { return new prunefuse_scatter; }
+
+void prunefuse_scatter_delete(prunefuse_scatter* scatter) { delete scatter; }
+
+bool prunefuse_scatter_add(prunefuse_scatter* scatter, int64_t dense, int64_t small, int64_t element_size, int64_t rank,
+                           const int64_t* sizes, const int64_t* strides, const int64_t* kept) {
+  if (rank > prunefuse::kMaxRank) return false;
+  prunefuse::ScatterTarget target{};
+  int64_t elements = 1;
+  for (int64_t axis = 0; axis < rank; ++axis) {
+    prunefuse::add_axis(target, sizes[axis], strides[axis], reinterpret_cast<const int64_t*>(kept[axis]));
+    elements *= sizes[axis];
+  }
+  if (elements == 0) return true;
+  target.dense = reinterpret_cast<void*>(dense);
+  target.small = reinterpret_cast<const void*>(small);
+  target.element_size = element_size;
+  target.first = scatter->elements;
+  scatter->targets.push_back(target);
+  scatter->elements += elements;
+  return true;
+}
+
+void prunefuse_scatter_run(const prunefuse_scatter* scatter) {
+  prunefuse::cpu::run(scatter->targets, scatter->elements);
+}

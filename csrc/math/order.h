@@ -49,10 +49,10 @@ PRUNEFUSE_HD int64_t sample_place(int64_t i, int64_t count) {
 }
 
 // The place in the sorted sample, from 0, of a value that more than b of the values reach, very likely.
-PRUNEFUSE_HD int64_t sample_rank(int64_t b, int64_t count) {
-  const double share = static_cast<double>(b) / static_cast<double>(count);
-  const double rank = kSample * share + 4 * ::sqrt(kSample * share * (1 - share)) + 4;
-  return rank < kSample ? static_cast<int64_t>(rank) : kSample - 1;
+PRUNEFUSE_HD int64_t sample_rank(int64_t b, int64_t count, int64_t sample = kSample) {
+  const double share = static_cast<double>(b) / static_cast<double>(count), size = static_cast<double>(sample);
+  const double rank = size * share + 4 * ::sqrt(size * share * (1 - share)) + 4;
+  return rank < size ? static_cast<int64_t>(rank) : sample - 1;
 }
 
 }  // namespace prunefuse

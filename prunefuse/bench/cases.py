@@ -274,7 +274,8 @@ def _scatter(name: str, size: int, device: torch.device) -> Task:
     # Memory comes in lines of 64 bytes: of a line that is written in part, the rest must be read.
     lines = torch.ones(_lines_written(dense, places), 16, device=device)
     contenders = (
-        Contender("prunefuse", "ours", lambda: lambda: ops.scatter_(dense, small, kept)),
+        Contender("prunefuse", "ours", lambda: ops.Scatter(dense, small, kept)),
+        Contender("prunefuse, nothing prepared", "ours", lambda: lambda: ops.scatter_(dense, small, kept)),
         Contender("torch: index_put_ loop", "peer", lambda: from_kept),
         Contender(
             "torch: the same, with index tensors at hand",

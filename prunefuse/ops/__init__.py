@@ -13,7 +13,7 @@ from prunefuse.ops._k_means import k_means_plus_plus
 from prunefuse.ops._keep_best import keep_best_
 from prunefuse.ops._neighbors import nearest_neighbors
 from prunefuse.ops._operator import OPERATORS, Operator, tell_counters
-from prunefuse.ops._scatter import scatter_
+from prunefuse.ops._scatter import Scatter, scatter_
 from prunefuse.ops._scores import absorb_, score, statistics
 from prunefuse.ops._top_b import top_b
 
@@ -21,6 +21,7 @@ __all__ = [
     "DYNAMICS",
     "OPERATORS",
     "Operator",
+    "Scatter",
     "absorb_",
     "claim_",
     "divergence_",

@@ -15,7 +15,7 @@ of one function, its reference::
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -61,11 +61,20 @@ class Operator(Generic[P, R]):
         if loader.why_no_cuda and any(_on_cuda(argument) for argument in (*args, *kwargs.values())):
             loader.require_cuda(self.name)
         result: R = getattr(torch.ops.prunefuse, self.name)(*args, **kwargs)
-        # An operator on the stable ABI does not do this itself, and autograd relies on it.
-        for i in self._written:
-            written: Any = args[i] if i < len(args) else kwargs[self._arguments[i]]
-            torch.autograd.graph.increment_version(written)
+        if self._written:
+            # An operator on the stable ABI does not do this itself, and autograd relies on it.
+            torch.autograd.graph.increment_version(self._all_written(args, kwargs))
         return result
+
+    def _all_written(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        tensors: list[Tensor] = []
+        for i in self._written:
+            written = args[i] if i < len(args) else kwargs[self._arguments[i]]
+            if isinstance(written, Tensor):
+                tensors.append(written)
+            else:
+                tensors += written
+        return tensors
 
 
 OPERATORS: dict[str, Operator[..., Any]] = {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from prunefuse.ops import loader
 from prunefuse.ops._operator import no_flops, nothing, operator
 from prunefuse.ops.transfer import upload
 
@@ -49,9 +51,84 @@ def scatter_(
             then.
             Indices are checked on the CPU only: on CUDA that would wait for the device.
     """
-    if not dense and not small:
-        return
-    device = dense[0].device
+    if dense or small:
+        with torch.no_grad():
+            scatter_flat_(list(dense), list(small), *_flat(kept, dense[0].device))
+
+
+class Scatter:
+    """`scatter_` between the same tensors again and again: what does not change between calls is prepared once.
+
+    >>> from prunefuse import ops
+    >>> dense, small = torch.zeros(3), torch.ones(2)
+    >>> write_back = ops.Scatter([dense], [small], [[torch.tensor([0, 2])]])
+    >>> for _ in range(2):
+    ...     write_back()
+    ...     small += 1
+    >>> dense.tolist()
+    [2.0, 0.0, 2.0]
+
+    The first call is one of `scatter_`, with its checks. On the CPU, later calls look only whether all tensors still lie
+    where they did. If one was moved, as by ``tensor.data = other``, the call is like the first. Shapes and strides must
+    stay as they are. Indices are copied, so that they may change.
+
+    Args:
+        dense, small, kept: As for `scatter_`.
+    """
+
+    def __init__(
+        self, dense: Sequence[Tensor], small: Sequence[Tensor], kept: Sequence[Sequence[Tensor | None]]
+    ) -> None:
+        self._dense, self._small = list(dense), list(small)
+        self._tensors = [*self._dense, *self._small]
+        device = self._dense[0].device if self._dense else torch.device("cpu")
+        indices, self._kept_of_axis = _flat(kept, device)
+        self._kept = [axis.clone() for axis in indices]
+        self._places: list[int] = []  # of the tensors, as they are prepared
+        self._prepared: Any = None
+
+    def __call__(self) -> None:
+        """Write every small tensor into its dense one.
+
+        Raises:
+            RuntimeError: As `scatter_`.
+        """
+        if not self._tensors:
+            return
+        if torch.compiler.is_compiling() or self._dense[0].is_cuda:
+            with torch.no_grad():
+                scatter_flat_(self._dense, self._small, self._kept, self._kept_of_axis)
+            return
+        places = [tensor.data_ptr() for tensor in self._tensors]
+        if places == self._places:
+            self._prepared.run()
+            torch.autograd.graph.increment_version(self._dense)
+            return
+        self._places = []
+        with torch.no_grad():
+            scatter_flat_(self._dense, self._small, self._kept, self._kept_of_axis)
+        # The operator has checked all that what follows relies on.
+        if all(tensor.is_contiguous() for tensor in self._small):
+            self._prepare()
+            self._places = places
+
+    def _prepare(self) -> None:
+        self._prepared = loader.native.Scatter()
+        at = [0 if which < 0 else self._kept[which].data_ptr() for which in self._kept_of_axis]
+        axes = iter(at)
+        for to, source in zip(self._dense, self._small, strict=True):
+            self._prepared.add(
+                to.data_ptr(),
+                source.data_ptr(),
+                to.element_size(),
+                source.shape,
+                to.stride(),
+                [next(axes) for _ in source.shape],
+            )
+
+
+def _flat(kept: Sequence[Sequence[Tensor | None]], device: torch.device) -> tuple[list[Tensor], list[int]]:
+    """The distinct index tensors on the device, and for each axis of each tensor in turn its place among them, or -1."""
     # Layers share their kept sets; each distinct tensor goes over once.
     numbers: dict[int, int] = {}
     indices: list[Tensor] = []
@@ -71,5 +148,4 @@ def scatter_(
         together = upload(torch.cat([indices[i].cpu() for i in elsewhere]), device)
         for i, axis in zip(elsewhere, together.split(sizes), strict=True):
             indices[i] = axis
-    with torch.no_grad():
-        scatter_flat_(list(dense), list(small), indices, kept_of_axis)
+    return indices, kept_of_axis

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from prunefuse import _files as files
+from prunefuse import ops
 from prunefuse.ops.arrays import as_tensor, require_count, require_floating
 from prunefuse.ops.integers import as_integers
 from prunefuse.ops.transfer import upload
 from prunefuse.scoring import score
+from prunefuse.scoring._scores import LOGIT_STRATEGIES
 from prunefuse.selection._candidates import Candidates
 
 # The second has rows that are excluded.
@@ -57,6 +59,7 @@ class StreamingTopB:
         self._b = require_count("b", b, 1)
         if isinstance(strategy, str):
             score(torch.zeros(0, 1), strategy, temperature=temperature)  # a wrong one is an error now
+            self._numbers = [LOGIT_STRATEGIES[strategy]]
         elif not callable(strategy):
             raise TypeError(f"strategy must be a name or a function of the logits, got {strategy!r}")
         elif probabilities or temperature != 1.0:
@@ -244,13 +247,10 @@ class StreamingTopB:
 
     def _scored(self, logits: Any) -> Tensor:
         if isinstance(self._strategy, str):
-            named: Tensor = score(
-                as_tensor("logits", logits),
-                self._strategy,
-                probabilities=self._probabilities,
-                temperature=self._temperature,
-            )
-            return named
+            # What `score` does, without checking again what was checked: small batches would feel it.
+            x = as_tensor("logits", logits)
+            require_floating("logits", x)
+            return ops.score(x, self._numbers, self._probabilities, self._temperature)[0]
         utilities = as_tensor("strategy's utilities", self._strategy(logits))
         require_floating("strategy's utilities", utilities)
         if utilities.shape != (len(logits),):

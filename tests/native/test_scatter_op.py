@@ -130,6 +130,81 @@ def test_nothing_is_written_where_an_argument_is_wrong():
     assert all((d == 0).all() for d in dense)
 
 
+def many_pairs(dtype=torch.float32):
+    generator = np.random.default_rng(5)
+    shapes = [
+        ((16, 8, 3, 3), (7, 5, 3, 3)),
+        ((9,), (9,)),
+        ((), ()),
+        ((4, 0), (2, 0)),
+        ((300, 200), (299, 101)),
+    ]
+    return tuple(zip(*(pair(generator, *shape, dtype) for shape in shapes * 20), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.complex128], ids=str)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_prepared_once_it_writes_the_values_of_every_call(dtype, threads, device):
+    dense, small, kept = many_pairs(dtype)
+    dense, small = [d.to(device) for d in dense], [s.to(device) for s in small]
+    truth = [d.clone() for d in dense]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        write_back = ops.Scatter(dense, small, kept)
+        for _ in range(3):
+            versions = [d._version for d in dense]
+            write_back()
+            ops.scatter_(truth, small, kept)
+            assert all(torch.equal(a, b) for a, b in zip(dense, truth, strict=True))
+            assert all(d._version > version for d, version in zip(dense, versions, strict=True))
+            for s in small:
+                s.add_(1)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_prepared_for_tensors_that_are_strided_or_move():
+    room, other = torch.zeros(12, 20), torch.zeros(5, 7)
+    dense = [room[1:11:2, ::3], torch.zeros(2, 4, 3, 3).to(memory_format=torch.channels_last)]
+    small = [torch.ones(2, 7), torch.ones(2, 4, 3, 3)]
+    kept = [[torch.tensor([0, 4]), None], [None] * 4]
+    write_back = ops.Scatter(dense, small, kept)
+    write_back()
+    kept[0][0].fill_(99)  # the indices are its own
+    small[0].mul_(2)
+    write_back()
+    assert room.sum() == 28
+    assert room[1, ::3].sum() == 14
+    assert (dense[1] == 1).all()
+    dense[0].data = other
+    small[1].data = torch.full((2, 4, 3, 3), 7.0).to(
+        memory_format=torch.channels_last
+    )  # no longer contiguous
+    for value in (3.0, 5.0):
+        small[0].fill_(value)
+        write_back()
+        assert other[0].tolist() == [value] * 7
+        assert other.sum() == 14 * value
+        assert room.sum() == 28
+        assert (dense[1] == 7).all()
+    small[1].data = torch.ones(2, 4, 3, 2)
+    other.zero_()
+    with pytest.raises(RuntimeError, match=r"axis 3 of small\[1\] must have size 3, got 2"):
+        write_back()
+    assert other.sum() == 0
+
+
+def test_what_cannot_be_written_is_an_error_of_every_prepared_call():
+    dense, kept = [torch.zeros(4), torch.zeros(3)], [[torch.tensor([0, 2])], [torch.tensor([0, 3])]]
+    write_back = ops.Scatter(dense, [torch.ones(2), torch.ones(2)], kept)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"must lie in \[0, 3\), got 3"):
+            write_back()
+    assert all((d == 0).all() for d in dense)
+    ops.Scatter([], [], [])()
+
+
 def test_opcheck_and_compile(device):
     dense = [torch.zeros(4, 3, device=device), torch.zeros(4, device=device)]
     small = [torch.ones(2, 3, device=device), torch.ones(2, device=device)]

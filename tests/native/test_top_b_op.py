@@ -55,6 +55,25 @@ def test_every_instruction_set_level_picks_the_same(isa):
             assert_picks(utilities.to(dtype), b)
 
 
+@pytest.mark.parametrize("rows", [3_000, 300_007])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_utilities_of_every_size_and_sign_come_back_as_they_were(rows, dtype, isa):
+    """From subnormal to infinite. Zeros of both signs are equal, and keep their signs."""
+    generator = torch.Generator().manual_seed(rows)
+    range_of = 1000 if dtype == torch.float64 else 140
+    exponents = torch.randint(-range_of, range_of, (rows,), generator=generator)
+    utilities = torch.ldexp(torch.randn(rows, dtype=dtype, generator=generator), exponents)
+    utilities[::3], utilities[1::6], utilities[::1001], utilities[1::1001] = 0.0, -0.0, math.inf, -math.inf
+    utilities[::97] = math.nan
+    order = torch.where(utilities.isnan(), -math.inf, utilities).sort(descending=True, stable=True).indices
+    for b in (1, 600, rows // 3, rows // 2, rows - rows // 50):
+        indices, values = prunefuse.top_b(utilities, b)
+        expected = order[~utilities[order].isnan()][:b]
+        assert torch.equal(indices, expected)
+        assert torch.equal(values, utilities[expected])
+        assert torch.equal(values.signbit(), utilities[expected].signbit())
+
+
 def test_a_sample_that_misses_the_best_costs_a_second_pass_and_no_pick(device):
     """All values but the few that a sample is taken from are low: its threshold is too high."""
     n = 100_000

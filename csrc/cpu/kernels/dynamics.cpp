@@ -196,7 +196,8 @@ void divergence_rows(const Pool& pool, const int64_t* samples, Kept* kept, doubl
     } else {
       for (int64_t j = 0; j < pool.classes; ++j) room[j] = static_cast<Acc>(widen(data[j * pool.class_stride]));
     }
-    const RowSums<Acc> sums = exponentials(x, room, pool.classes, Acc(1));
+    const RowSums<Acc> sums =
+        exponentials(x, room, pool.classes, Acc(1), [&](int64_t j) { __builtin_prefetch(data + pool.row_stride + j); });
     divergences[row] =
         divergence(sums, room, static_cast<Acc>(epsilon), kept + samples[row] * pool.classes, pool.classes);
   }

@@ -2,7 +2,8 @@
 // for its maximum, then for its exponentials (kept in the cache) and their sums, then these are added, divided by their
 // sum, to the row's sums of probabilities. At the end one logarithm per class gives the entropy of the mean.
 //
-// As in the scorer, short rows go kLanes at a time with a row in every lane, long ones alone.
+// As in the scorer, short rows go kLanes at a time with a row in every lane, long ones alone. While a pass of a row is
+// summed up, the memory is asked for the next one, which lies far away.
 #include "ensembles.h"
 
 #include "exponentials.h"
@@ -91,10 +92,13 @@ void long_row(const Passes& passes, const EnsembleOutputs<accumulate_t<Stored>>&
   // A count per class in as many bytes as an Acc has.
   Acc* const votes = room + 2 * classes;
   for (int64_t j = 0; j < 2 * classes; ++j) sums[j] = 0;
-  const Stored* data = static_cast<const Stored*>(passes.pool.data) + row * passes.pool.row_stride;
+  const Stored* const first = static_cast<const Stored*>(passes.pool.data) + row * passes.pool.row_stride;
+  const Stored* data = first;
   Acc entropy = 0, modal = 0;
   for (int64_t s = 0; s < passes.count; ++s, data += passes.stride) {
-    const RowSums<Acc> pass = exponentials(row_logits(passes.pool, data, e), e, classes, inverse_temperature);
+    const Stored* next = s + 1 < passes.count ? data + passes.stride : first + passes.pool.row_stride;
+    const RowSums<Acc> pass = exponentials(row_logits(passes.pool, data, e), e, classes, inverse_temperature,
+                                           [&](int64_t j) { __builtin_prefetch(next + j); });
     entropy += pass.entropy;
     if (pass.argmax < 0) break;
     votes[pass.argmax] += 1;
@@ -105,82 +109,170 @@ void long_row(const Passes& passes, const EnsembleOutputs<accumulate_t<Stored>>&
   write_ensemble_row(out, row, summarize_ensemble(predictive, entropy, modal, static_cast<Acc>(passes.count)));
 }
 
-// One pass of kLanes rows, a row in every lane.
+// Rows with few classes go 2 * kLanes at a time: while the sums of one half wait for each other, the other half goes
+// on.
+constexpr int64_t kFewClasses = 32;
+
+// One pass of kWide * kLanes rows, a row in every lane.
+template <int kWide>
 struct GroupSums {
-  ints argmax;
-  floats entropy, inverse;
-  ints special;  // set where a row holds an infinity or has no distribution: such go one by one
+  ints argmax[kWide];
+  floats entropy[kWide], inverse[kWide];
+  ints special[kWide];  // set where a row holds an infinity or has no distribution: such go one by one
 };
 
-// `e` holds the rows' logits, class by class, and gets their exponentials.
-GroupSums group_exponentials(float* e, int64_t classes, float inverse_temperature) {
-  floats max = broadcast(-std::numeric_limits<float>::infinity());
-  for (int64_t c = 0; c < classes; ++c) max = larger(load(e + c * kLanes), max);
-  const floats scale = broadcast(inverse_temperature * kLog2E);
-  floats tail{}, dot{};
-  ints ties{}, argmax{};
+// `e` holds the rows' logits, class by class, and gets their exponentials. `next`: a block of as many logits, which is
+// read some time after this one.
+template <int kWide, class Stored>
+GroupSums<kWide> group_exponentials(float* e, int64_t classes, float inverse_temperature, const Stored* next) {
+  floats max[kWide];
+  GroupSums<kWide> sums{};
+  for (int w = 0; w < kWide; ++w) max[w] = broadcast(-std::numeric_limits<float>::infinity());
   for (int64_t c = 0; c < classes; ++c) {
-    const Exponential value = exponential(load(e + c * kLanes), max, scale);
-    argmax = select(value.equal & (ties == 0), ints{} + static_cast<int32_t>(c), argmax);
-    ties -= value.equal;
-    tail += value.lower;
-    dot += value.lower * value.t;
-    store(e + c * kLanes, value.e);
+    for (int w = 0; w < kWide; ++w) {
+      const floats x = load(e + (c * kWide + w) * kLanes);
+      sums.argmax[w] = select(x > max[w], ints{} + static_cast<int32_t>(c), sums.argmax[w]);
+      max[w] = larger(x, max[w]);
+    }
   }
-  const floats rest = __builtin_convertvector(ties - 1, floats) + tail;
-  const floats inverse = 1.0f / (rest + 1.0f);
-  const floats entropy = log1p_nonnegative<floats, ints>(rest) - dot * kLn2 * inverse;
-  // An infinite maximum, or a NaN anywhere in the lane.
-  return {argmax, entropy, inverse, ((max - max) != floats{}) | (dot != dot)};
+  const floats scale = broadcast(inverse_temperature * kLog2E);
+  floats tail[kWide] = {}, dot[kWide] = {};
+  ints ties[kWide] = {};
+  for (int64_t c = 0; c < classes; ++c) {
+    for (int w = 0; w < kWide; ++w) {
+      const int64_t at = (c * kWide + w) * kLanes;
+      const Exponential value = exponential(load(e + at), max[w], scale);
+      ties[w] -= value.equal;
+      tail[w] += value.lower;
+      dot[w] += value.lower * value.t;
+      store(e + at, value.e);
+      __builtin_prefetch(next + at);
+    }
+  }
+  for (int w = 0; w < kWide; ++w) {
+    const floats rest = __builtin_convertvector(ties[w] - 1, floats) + tail[w];
+    sums.inverse[w] = 1.0f / (rest + 1.0f);
+    sums.entropy[w] = log1p_nonnegative<floats, ints>(rest) - dot[w] * kLn2 * sums.inverse[w];
+    // An infinite maximum, or a NaN anywhere in the lane.
+    sums.special[w] = ((max[w] - max[w]) != floats{}) | (dot[w] != dot[w]);
+  }
+  return sums;
 }
 
-// `rows` (1 to kLanes) rows with a row in every lane. What is written for the lanes returned is no result: they have to
-// go one by one. The others' results do not depend on them, nor on which rows happen to stand in one group.
+// The block of rows and the pass that are read so many steps after the one at hand. Neighbors in this order are far
+// apart in memory, where the processor would not see them coming.
 template <class Stored>
-ints short_rows(const Passes& passes, const EnsembleOutputs<float>& out, float inverse_temperature, int64_t begin,
-                int64_t rows) {
-  alignas(64) float e[kShortRow * kLanes];
-  alignas(64) float sums[kShortRow * kLanes];
-  alignas(64) float votes[kShortRow * kLanes];
-  const int64_t classes = passes.pool.classes;
-  for (int64_t i = 0; i < classes * kLanes; ++i) sums[i] = votes[i] = 0;
-  floats entropy{}, modal{};
-  ints special{};
-  Pool pool = passes.pool;
-  for (int64_t s = 0; s < passes.count; ++s) {
-    gather_group<Stored>(pool, begin, rows, e);
-    pool.data = static_cast<const Stored*>(pool.data) + passes.stride;
-    const GroupSums pass = group_exponentials(e, classes, inverse_temperature);
-    special |= pass.special;
-    entropy += pass.entropy;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      float& count = votes[pass.argmax[lane] * kLanes + lane];
-      count += 1;
-      modal[lane] = count > modal[lane] ? count : modal[lane];
-    }
-    for (int64_t i = 0; i < classes * kLanes; i += kLanes) store(sums + i, load(sums + i) + load(e + i) * pass.inverse);
+class ReadAhead {
+ public:
+  ReadAhead(const Passes& passes, int64_t begin, int64_t rows) : passes_(passes), rows_(rows), row_(begin) {
+    // So far ahead that memory has answered by then: a group of ten classes is over before.
+    constexpr int64_t kAhead = 4096;
+    const int64_t block = rows * passes.pool.classes * static_cast<int64_t>(sizeof(Stored));
+    for (int64_t steps = 1 + kAhead / block; steps > 0; --steps) next();
   }
 
-  floats top{};
-  for (int64_t c = 0; c < classes; ++c) top = larger(load(sums + c * kLanes), top);
-  const floats one_over_top = 1.0f / top;
-  floats tail{}, dot{};
-  ints ties{};
-  for (int64_t c = 0; c < classes; ++c) {
-    const Share part = share(load(sums + c * kLanes), top, one_over_top);
-    ties -= part.equal;
-    tail += part.e;
-    dot += part.product;
+  const Stored* next() {
+    if (++pass_ == passes_.count) {
+      pass_ = 0;
+      row_ += rows_;
+    }
+    return static_cast<const Stored*>(passes_.pool.data) + pass_ * passes_.stride + row_ * passes_.pool.row_stride;
   }
-  const floats rest = __builtin_convertvector(ties - 1, floats) + tail;
-  const float count = static_cast<float>(passes.count);
-  const floats predictive = log1p_nonnegative<floats, ints>(rest) - dot / (rest + 1.0f), mean = entropy / count;
-  const EnsembleSummary<floats> summary = {larger(predictive - mean, floats{}), predictive, (count - modal) / count,
-                                           mean};
-  for (int k = 0; k < out.count; ++k) {
-    write_lanes(out.utilities + k * out.rows + begin, ensemble_utility(summary, out.which[k]), rows);
+
+ private:
+  const Passes& passes_;
+  int64_t rows_, row_, pass_ = -1;
+};
+
+// kWide groups of kLanes rows with a row in every lane, the last of them not full: `rows` in all. What is written where
+// `special` is set is no result: such rows have to go one by one. The others' results do not depend on them, nor on
+// which rows happen to stand in one group.
+template <int kWide, class Stored>
+void short_rows(const Passes& passes, const EnsembleOutputs<float>& out, float inverse_temperature, int64_t begin,
+                int64_t rows, ReadAhead<Stored>& ahead, ints (&special)[kWide]) {
+  constexpr int64_t pitch = kWide * kLanes, room = (kWide > 1 ? kFewClasses : kShortRow) * pitch;
+  alignas(64) float e[room];
+  alignas(64) float sums[room];
+  alignas(64) int32_t votes[room];
+  alignas(64) int32_t voted[kLanes];
+  const int64_t classes = passes.pool.classes;
+  const auto rows_of = [&](int w) { return rows - w * kLanes < kLanes ? rows - w * kLanes : kLanes; };
+  for (int64_t i = 0; i < classes * pitch; ++i) {
+    sums[i] = 0;
+    votes[i] = 0;
   }
-  return special;
+  floats entropy[kWide] = {};
+  for (int w = 0; w < kWide; ++w) special[w] = ints{};
+  Pool pool = passes.pool;
+  for (int64_t s = 0; s < passes.count; ++s) {
+    for (int w = 0; w < kWide; ++w) {
+      gather_group<Stored, pitch>(pool, begin + w * kLanes, rows_of(w), e + w * kLanes);
+    }
+    pool.data = static_cast<const Stored*>(pool.data) + passes.stride;
+    const GroupSums<kWide> pass = group_exponentials<kWide>(e, classes, inverse_temperature, ahead.next());
+    for (int w = 0; w < kWide; ++w) {
+      special[w] |= pass.special[w];
+      entropy[w] += pass.entropy[w];
+      spill(pass.argmax[w] * static_cast<int32_t>(pitch) + numbered(all_lanes{}), voted);
+      for (int lane = 0; lane < kLanes; ++lane) ++votes[voted[lane] + w * kLanes];
+    }
+    for (int64_t c = 0; c < classes * pitch; c += pitch) {
+      for (int w = 0; w < kWide; ++w) {
+        const int64_t at = c + w * kLanes;
+        store(sums + at, load(sums + at) + load(e + at) * pass.inverse[w]);
+      }
+    }
+  }
+
+  for (int w = 0; w < kWide; ++w) {
+    floats top{};
+    ints most{};
+    for (int64_t c = 0; c < classes; ++c) {
+      const ints count = load(votes + c * pitch + w * kLanes);
+      top = larger(load(sums + c * pitch + w * kLanes), top);
+      most = select(count > most, count, most);
+    }
+    const floats one_over_top = 1.0f / top;
+    floats tail{}, dot{};
+    ints ties{};
+    for (int64_t c = 0; c < classes; ++c) {
+      const Share part = share(load(sums + c * pitch + w * kLanes), top, one_over_top);
+      ties -= part.equal;
+      tail += part.e;
+      dot += part.product;
+    }
+    const floats rest = __builtin_convertvector(ties - 1, floats) + tail;
+    const float count = static_cast<float>(passes.count);
+    const floats modal = __builtin_convertvector(most, floats), mean = entropy[w] / count;
+    const floats predictive = log1p_nonnegative<floats, ints>(rest) - dot / (rest + 1.0f);
+    const EnsembleSummary<floats> summary = {larger(predictive - mean, floats{}), predictive, (count - modal) / count,
+                                             mean};
+    for (int k = 0; k < out.count; ++k) {
+      write_lanes(out.utilities + k * out.rows + begin + w * kLanes, ensemble_utility(summary, out.which[k]),
+                  rows_of(w));
+    }
+  }
+}
+
+// Rows begin..end in steps of kWide groups, up to the last such step; returns the row after it.
+template <int kWide, class Stored>
+int64_t all_short_rows(const Passes& passes, const EnsembleOutputs<float>& out, float inverse_temperature, float* room,
+                       int64_t begin, int64_t end) {
+  constexpr int64_t step = kWide * kLanes;
+  ReadAhead<Stored> ahead(passes, begin, step);
+  int64_t row = begin;
+  // The last group of a step has a row at least.
+  for (; end - row > step - kLanes; row = end - row < step ? end : row + step) {
+    const int64_t rows = end - row < step ? end - row : step;
+    ints special[kWide];
+    short_rows<kWide, Stored>(passes, out, inverse_temperature, row, rows, ahead, special);
+    for (int w = 0; w < kWide; ++w) {
+      for (int64_t lane = 0; any(special[w]) && lane < kLanes && w * kLanes + lane < rows; ++lane) {
+        if (special[w][lane]) long_row<Stored>(passes, out, inverse_temperature, room, row + w * kLanes + lane);
+      }
+    }
+  }
+  return row;
 }
 
 template <class Stored>
@@ -188,7 +280,8 @@ void add_long_row(const Pool& pool, const EnsembleState<accumulate_t<Stored>>& s
                   accumulate_t<Stored> inverse_temperature, accumulate_t<Stored>* room, int64_t row) {
   using Acc = accumulate_t<Stored>;
   const Stored* data = static_cast<const Stored*>(pool.data) + row * pool.row_stride;
-  const RowSums<Acc> pass = exponentials(row_logits(pool, data, room), room, pool.classes, inverse_temperature);
+  const RowSums<Acc> pass = exponentials(row_logits(pool, data, room), room, pool.classes, inverse_temperature,
+                                         [&](int64_t j) { __builtin_prefetch(data + pool.row_stride + j); });
   state.entropies[row] += pass.entropy;
   Acc* const sums = state.sums + row * pool.classes;
   if (pass.argmax < 0) {
@@ -199,22 +292,23 @@ void add_long_row(const Pool& pool, const EnsembleState<accumulate_t<Stored>>& s
   }
 }
 
-// As short_rows; the lanes returned are left as they were.
+// Returns the lanes of rows that have to go one by one, and are left as they were.
 template <class Stored>
 ints add_short_rows(const Pool& pool, const EnsembleState<float>& state, float inverse_temperature, int64_t begin,
                     int64_t rows) {
   alignas(64) float e[kShortRow * kLanes];
   gather_group<Stored>(pool, begin, rows, e);
-  const GroupSums pass = group_exponentials(e, pool.classes, inverse_temperature);
+  const Stored* next = static_cast<const Stored*>(pool.data) + (begin + kLanes) * pool.row_stride;
+  const GroupSums<1> pass = group_exponentials<1>(e, pool.classes, inverse_temperature, next);
   for (int64_t lane = 0; lane < rows; ++lane) {
-    if (pass.special[lane]) continue;
+    if (pass.special[0][lane]) continue;
     const int64_t first = (begin + lane) * pool.classes;
-    state.entropies[begin + lane] += pass.entropy[lane];
-    state.votes[first + pass.argmax[lane]] += 1;
-    const float inverse = pass.inverse[lane];
+    state.entropies[begin + lane] += pass.entropy[0][lane];
+    state.votes[first + pass.argmax[0][lane]] += 1;
+    const float inverse = pass.inverse[0][lane];
     for (int64_t c = 0; c < pool.classes; ++c) state.sums[first + c] += e[c * kLanes + lane] * inverse;
   }
-  return pass.special;
+  return pass.special[0];
 }
 
 }  // namespace
@@ -224,13 +318,11 @@ void ensemble_rows(const Passes& passes, const EnsembleOutputs<accumulate_t<Stor
                    accumulate_t<Stored> inverse_temperature, accumulate_t<Stored>* room, int64_t begin, int64_t end) {
   int64_t row = begin;
   if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
-    while (passes.pool.classes <= kShortRow && row < end) {
-      const int64_t next = end - row < kLanes ? end : row + kLanes;
-      const ints special = short_rows<Stored>(passes, out, inverse_temperature, row, next - row);
-      for (int64_t i = row; any(special) && i < next; ++i) {
-        if (special[i - row]) long_row<Stored>(passes, out, inverse_temperature, room, i);
-      }
-      row = next;
+    if (passes.pool.classes <= kFewClasses) {
+      row = all_short_rows<2, Stored>(passes, out, inverse_temperature, room, row, end);
+    }
+    if (passes.pool.classes <= kShortRow) {
+      row = all_short_rows<1, Stored>(passes, out, inverse_temperature, room, row, end);
     }
   }
   for (; row < end; ++row) long_row<Stored>(passes, out, inverse_temperature, room, row);

@@ -63,11 +63,14 @@ RowSums<Acc> exponentials_one_by_one(const Acc* x, Acc* e, int64_t classes, Acc 
   return row;
 }
 
-RowSums<double> exponentials(const double* x, double* e, int64_t classes, double inverse_temperature) {
+// The same; `fetch(class)` asks for what is read next, while this leaves the memory idle.
+template <class Fetch>
+RowSums<double> exponentials(const double* x, double* e, int64_t classes, double inverse_temperature, const Fetch&) {
   return exponentials_one_by_one(x, e, classes, inverse_temperature);
 }
 
-RowSums<float> exponentials(const float* x, float* e, int64_t classes, float inverse_temperature) {
+template <class Fetch>
+RowSums<float> exponentials(const float* x, float* e, int64_t classes, float inverse_temperature, const Fetch& fetch) {
   constexpr float lowest = -std::numeric_limits<float>::infinity();
   float highest = lowest;
   int64_t leading_block = 0;
@@ -87,7 +90,7 @@ RowSums<float> exponentials(const float* x, float* e, int64_t classes, float inv
   RowSums<float> row;
   row.argmax = leading_block;
   const floats max = broadcast(highest), scale = broadcast(inverse_temperature * kLog2E);
-  while (row.argmax + kLanes <= classes && !any(load(x + row.argmax) == max)) row.argmax += kLanes;
+  while (row.argmax + kLanes <= classes && !any_equal(load(x + row.argmax), max)) row.argmax += kLanes;
   while (!(x[row.argmax] == highest)) ++row.argmax;
 
   float ties = 0, tail = 0, dot = 0;
@@ -103,7 +106,10 @@ RowSums<float> exponentials(const float* x, float* e, int64_t classes, float inv
       return value.e;
     };
     int64_t j = begin;
-    for (; j + kLanes <= end; j += kLanes) store(e + j, take(load(x + j)));
+    for (; j + kLanes <= end; j += kLanes) {
+      store(e + j, take(load(x + j)));
+      fetch(j);
+    }
     if (j < end) {
       store_first(e + j, take(load_first(x + j, end - j, lowest)), end - j);
     }

@@ -1,50 +1,40 @@
-// Where few values pass, a filter costs what comparing them costs: groups of them are looked at whole first. Plain
-// loops, which the compiler turns into vectors of any level.
+// Where few values pass, a filter costs what comparing them costs: groups of vectors are looked at whole first.
 #include "filter.h"
+
+#include "simd.h"
 
 namespace prunefuse::cpu::PRUNEFUSE_ISA {
 namespace {
 
-constexpr int64_t kGroup = 32;
-
-// An integer as wide as the value: then comparisons add up in vectors.
-template <class T>
-struct mask_of {
-  using type = int32_t;
-};
-template <>
-struct mask_of<double> {
-  using type = int64_t;
-};
-
-template <bool kEquals, class T>
-bool passes(T value, T threshold) {
-  return kEquals ? value >= threshold : value > threshold;
-}
+constexpr int kVectors = 4;  // of a group
 
 template <bool kEquals, class T>
 int64_t filter_as(const T* values, int64_t count, T threshold, int32_t* positions, int64_t* nan) {
-  using Mask = typename mask_of<T>::type;
-  int64_t passed = 0;
-  for (int64_t begin = 0; begin < count; begin += kGroup) {
-    const T* group = values + begin;
-    int64_t size = kGroup;
-    if (count - begin >= kGroup) {
-      Mask found = 0, odd = 0;
-      for (int64_t j = 0; j < kGroup; ++j) {
-        found += passes<kEquals>(group[j], threshold);
-        odd += group[j] != group[j];
-      }
-      *nan += odd;
-      if (found == 0) continue;
-    } else {
-      size = count - begin;
-      for (int64_t j = 0; j < size; ++j) *nan += group[j] != group[j];
+  using V = decltype(load(values));
+  constexpr int64_t lanes = sizeof(V) / sizeof(T), group = kVectors * lanes;
+  constexpr int64_t ahead = 4096 / sizeof(T);  // what is asked for of the memory
+  const V least = V{} + threshold;
+  int64_t passed = 0, begin = 0;
+  for (; begin + group <= count; begin += group) {
+    uint32_t hits[kVectors], any = 0;
+    for (int i = 0; i < kVectors; ++i) {
+      const T* const x = values + begin + i * lanes;
+      hits[i] = kEquals ? bits_not_below(load(x), least) : bits_not_at_most(load(x), least);
+      any |= hits[i];
+      __builtin_prefetch(x + ahead);
     }
-    for (int64_t j = 0; j < size; ++j) {
-      positions[passed] = static_cast<int32_t>(begin + j);  // stays if the next one does not take its place
-      passed += passes<kEquals>(group[j], threshold);
+    if (any == 0) continue;
+    for (int i = 0; i < kVectors; ++i) {
+      const uint32_t odd = bits_nan(load(values + begin + i * lanes));
+      *nan += __builtin_popcount(odd);
+      // No more have passed than came before, so there is room for all lanes.
+      passed += store_positions(positions + passed, hits[i] & ~odd, static_cast<int32_t>(begin + i * lanes));
     }
+  }
+  for (; begin < count; ++begin) {
+    *nan += values[begin] != values[begin];
+    positions[passed] = static_cast<int32_t>(begin);  // stays if the next one does not take its place
+    passed += kEquals ? values[begin] >= threshold : values[begin] > threshold;
   }
   return passed;
 }

@@ -63,7 +63,8 @@ const accumulate_t<Stored>* logits_of(const Pool& pool, const Stored* row, int64
 }
 
 // values[c][lane] = class c of row begin + lane, for `rows` (1 to kLanes) rows; the other lanes repeat the last row.
-template <class Stored>
+// Classes are kPitch values apart, and what follows the last may be written.
+template <class Stored, int64_t kPitch = kLanes>
 void gather_group(const Pool& pool, int64_t begin, int64_t rows, float* values) {
   const Stored* data = static_cast<const Stored*>(pool.data) + begin * pool.row_stride;
   const int64_t stride = pool.row_stride;
@@ -75,15 +76,16 @@ void gather_group(const Pool& pool, int64_t begin, int64_t rows, float* values) 
     for (int64_t column = 0; column < pool.classes; column += step) {
       floats columns[step];
       load_columns<Stored>([&](int lane) { return data + lane * stride + column; }, columns);
-      for (int i = 0; i < step; ++i) store(values + (column + i) * kLanes, columns[i]);
+      for (int i = 0; i < step; ++i) store(values + (column + i) * kPitch, columns[i]);
     }
   } else {
     for (int lane = 0; lane < kLanes; ++lane) {
       const Stored* row = data + (lane < rows ? lane : rows - 1) * stride;
-      for (int64_t c = 0; c < pool.classes; ++c) values[c * kLanes + lane] = widen(row[c * pool.class_stride]);
+      for (int64_t c = 0; c < pool.classes; ++c) values[c * kPitch + lane] = widen(row[c * pool.class_stride]);
     }
   }
-  if (pool.probabilities) take_logs(values, pool.classes * kLanes);
+  if (!pool.probabilities) return;
+  for (int64_t c = 0; c < pool.classes; ++c) take_logs(values + c * kPitch, kLanes);
 }
 
 // Rows' results to memory: all lanes at once, or the first `rows`.

@@ -170,7 +170,7 @@ template <class Stored>
 int64_t find(const Stored* x, int64_t count, accumulate_t<Stored> value) {
   int64_t j = 0;
   if constexpr (sizeof(accumulate_t<Stored>) == sizeof(float)) {
-    while (j + kLanes <= count && !any(load(x + j) == value)) j += kLanes;
+    while (j + kLanes <= count && !any_equal(load(x + j), broadcast(value))) j += kLanes;
   }
   while (j + 1 < count && !(widen(x[j]) == value)) ++j;
   return j;
@@ -224,7 +224,7 @@ void score_group(const float* values, int64_t classes, int64_t pitch, const Fetc
     fetch(c);
   }
   floats further{};  // values equal to the maximum beside itself
-  if (any(second == max)) {
+  if (any_equal(second, max)) {
     further -= 1.0f;
     for (int64_t c = 0; c < classes; ++c) further += select(load(values + c * pitch) == max, broadcast(1.0f), floats{});
   }

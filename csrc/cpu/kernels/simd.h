@@ -28,6 +28,8 @@ typedef float floats __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef uint32_t words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
 typedef uint16_t shorts __attribute__((vector_size(kLanes * sizeof(uint16_t))));
+typedef double doubles __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int64_t longs __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int16_t keys __attribute__((vector_size(2 * kLanes * sizeof(int16_t))));
 
 inline floats load(const float* from) {
@@ -38,6 +40,12 @@ inline floats load(const float* from) {
 
 inline ints load(const int32_t* from) {
   ints value;
+  memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+inline doubles load(const double* from) {
+  doubles value;
   memcpy(&value, from, sizeof(value));
   return value;
 }
@@ -190,6 +198,24 @@ inline bool any(ints mask) {
 #endif
 }
 
+// Lanes as numbers in memory. The compilers would take each from the vector instead: two instructions of a port that
+// the arithmetic needs, for each lane.
+inline void spill(ints value, int32_t (&lanes)[kLanes]) {
+  memcpy(lanes, &value, sizeof(lanes));
+#if defined(__GNUC__)
+  asm("" : "+m"(lanes));
+#endif
+}
+
+// Whether they are equal in any lane.
+inline bool any_equal(floats a, floats b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) != 0;
+#else
+  return any(a == b);
+#endif
+}
+
 // A bit for every lane of a comparison's result.
 inline uint32_t bits_of(ints mask) {
 #if defined(__AVX512F__)
@@ -250,6 +276,43 @@ inline void pack(int64_t* to, const int64_t* from, uint32_t bits) {
   }
 #endif
 }
+inline uint32_t bits_of(longs mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi64_mask(bits_as<__m512i>(mask));
+#elif defined(__AVX__)
+  return static_cast<uint32_t>(_mm256_movemask_pd(bits_as<__m256d>(mask)));
+#elif defined(__SSE2__)
+  return static_cast<uint32_t>(_mm_movemask_pd(bits_as<__m128d>(mask)));
+#else
+  uint32_t found = 0;
+  for (int lane = 0; lane < kLanes / 2; ++lane) found |= static_cast<uint32_t>(mask[lane] & 1) << lane;
+  return found;
+#endif
+}
+
+// A bit for every lane where a < b is not so, where a <= b is not so, and where a is NaN: the first two are set there,
+// too. GCC does not find by itself that AVX-512 compares to bits.
+#if defined(__AVX512F__)
+inline uint32_t bits_not_below(floats a, floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
+inline uint32_t bits_not_at_most(floats a, floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
+inline uint32_t bits_nan(floats a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+inline uint32_t bits_not_below(doubles a, doubles b) { return _mm512_cmp_pd_mask(a, b, _CMP_NLT_UQ); }
+inline uint32_t bits_not_at_most(doubles a, doubles b) { return _mm512_cmp_pd_mask(a, b, _CMP_NLE_UQ); }
+inline uint32_t bits_nan(doubles a) { return _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q); }
+#else
+template <class V>
+inline uint32_t bits_not_below(V a, V b) {
+  return bits_of(~(a < b));
+}
+template <class V>
+inline uint32_t bits_not_at_most(V a, V b) {
+  return bits_of(~(a <= b));
+}
+template <class V>
+inline uint32_t bits_nan(V a) {
+  return bits_of(a != a);
+}
+#endif
 
 template <int... Lane>
 struct lane_numbers {};
@@ -293,6 +356,19 @@ inline float largest(floats value) {
   }
 }
 
+// Writes first + the number of every lane whose bit is set, in order, and returns how many they are. All kLanes places
+// may be written.
+inline int64_t store_positions(int32_t* to, uint32_t bits, int32_t first) {
+#if defined(__AVX512F__)
+  const ints places = numbered(all_lanes{}) + first;
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), bits_as<__m512i>(places)));
+#else
+  int32_t* next = to;
+  for (uint32_t left = bits; left != 0; left &= left - 1) *next++ = first + __builtin_ctz(left);
+#endif
+  return __builtin_popcount(bits);
+}
+
 // The first `count` (0 to kLanes) values; `filler` in the other lanes. Reads nothing else.
 template <class Stored>
 inline floats load_first(const Stored* from, int64_t count, float filler) {
@@ -315,6 +391,11 @@ inline floats load_first(const Stored* from, int64_t count, float filler) {
 // The first `count` (0 to kLanes) lanes. Writes nothing else.
 template <class Stored>
 inline void store_first(Stored* to, floats value, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Stored) == sizeof(float)) {
+    return _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), value);
+  }
+#endif
   Stored lanes[kLanes];
   store(lanes, value);
   for (int64_t i = 0; i < count; ++i) to[i] = lanes[i];
