@@ -373,9 +373,16 @@ def parts_of(node: fx.Node) -> fx.Graph | None:
         return operator.decompose(*args, **kwargs)
 
     try:
-        graph = make_fx(composed)(*(x.meta["val"] for x in inputs)).graph
+        # Each a tensor of its own: nodes of a recorded graph share those that are alike.
+        graph = make_fx(composed)(*(_new(x.meta["val"]) for x in inputs)).graph
     except Exception:  # it looks at values
         return None
     for part in graph.nodes:
         part.meta["nn_module_stack"] = node.meta.get("nn_module_stack", {})
     return graph
+
+
+def _new(like: Tensor) -> Tensor:
+    if type(like) is not Tensor or not like.is_meta:
+        return like
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="meta")

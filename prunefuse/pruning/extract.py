@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from prunefuse.pruning._graph.export import (
     export,
     first_line,
     quiet,
+    record_shapes,
     running_modules,
 )
-from prunefuse.pruning._graph.leaks import Made, forget, noting
 from prunefuse.pruning._graph.normed import gains_of_part, set_gains_
 from prunefuse.pruning._graph.program import Program
 from prunefuse.pruning._graph.queries import Scaled, scale_
@@ -104,8 +104,11 @@ def _check_runs(small: nn.Module, dense: nn.Module, inputs: Inputs, outputs: Sha
         "read it from the input there (-1 or x.shape), list it with register_sizes, keep the layers in front whole "
         'with ignore=, or plan with expressed_by="program"'
     )
+    shapes, error = _tried(small, inputs, _WAYS[0])
+    if shapes is not None and _fit(shapes, outputs):
+        return
     with running_modules(small) as running:
-        for way in _WAYS:
+        for way in _WAYS[1:]:
             running.clear()
             shapes, error = _tried(small, inputs, way)
             if shapes is not None and _fit(shapes, outputs):
@@ -198,22 +201,10 @@ def _output_shapes(model: nn.Module, planned: Inputs, way: str) -> Shapes:
 
 
 def _shapes_on_meta(model: nn.Module, inputs: Inputs) -> Shapes:
-    made: Made = []
-    failure = None
-    try:
-        shapes = _returned_on_meta(model, inputs, made)
-    except Exception as error:
-        failure = error.with_traceback(None)  # without the frames, which hold what the run has made
-    forget(made)
-    if failure is not None:
-        raise failure
-    return shapes
-
-
-def _returned_on_meta(model: nn.Module, inputs: Inputs, made: Made) -> Shapes:
-    model = cut(model, dict.fromkeys(named_tensors(model), ()), {}, "meta").eval()
-    with isolated(0), quiet(), noting(made), torch.device("meta"), torch.no_grad():
-        return tuple(tuple(x.shape) for x in outputs_in(inputs.run(model)))
+    whole = dict.fromkeys(named_tensors(model), ())
+    program = record_shapes(lambda: cut(model, whole, {}, "meta"), inputs, training=False)
+    (returned,) = program.graph.output_node().args
+    return tuple(tuple(node.meta["val"].shape) for node in cast(tuple[fx.Node, ...], returned))
 
 
 def _suspect(small: nn.Module, running: list[str]) -> str:

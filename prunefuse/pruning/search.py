@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -65,26 +65,66 @@ class Dense:
 
     def ranked(self, remedies: Remedies) -> Ranked:
         """The model with scores, where modules are treated as the remedies say."""
-        with without_collections():
-            traced = trace(
-                self.model,
-                self.evaluation,
-                self.ignored,
-                self.training,
-                remedies.whole,
-                self.free,
-                smallest=remedies.smallest,
-                heads=self.heads,
-                whole_heads=remedies.whole_heads,
-            )
+        scored = self._scored(remedies)
+        traced = scored.trace
         own_ratios = {
             name: self.options.own_ratios[path]
             for name in traced.writers
             if (path := name.rpartition(".")[0]) in self.options.own_ratios
         }
-        return rank(
-            traced, named_tensors(self.model), self.options, self.evidence, own_ratios, self.batch, remedies
-        )
+        return _ranked(scored, self.options, own_ratios, self.batch, remedies)
+
+    def _scored(self, remedies: Remedies) -> Scored:
+        """The model traced and scored; remedies that only change attributes, or what is equally long, share that."""
+        kinds = (frozenset(remedies.whole.items()), frozenset(remedies.smallest), remedies.whole_heads)
+        if kinds not in self._known:
+            with without_collections():
+                traced = trace(
+                    self.model,
+                    self.evaluation,
+                    self.ignored,
+                    self.training,
+                    remedies.whole,
+                    self.free,
+                    smallest=remedies.smallest,
+                    heads=self.heads,
+                    whole_heads=remedies.whole_heads,
+                )
+            self._known[kinds] = Scored.of(traced, named_tensors(self.model), self.options, self.evidence)
+        return self._known[kinds]
+
+    @cached_property
+    def _known(self) -> dict[Hashable, Scored]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A traced network with scores.
+
+    Attributes:
+        trace: The network.
+        tensors: Its parameters and buffers.
+        component: The coupled channel of every node; 0 = stays.
+        scores: One for each coupled channel, not normalized.
+        notes: What stays whole, and why.
+    """
+
+    trace: Trace
+    tensors: Mapping[str, Tensor]
+    component: Ids
+    scores: npt.NDArray[np.float64]
+    notes: tuple[Note, ...]
+
+    @staticmethod
+    def of(
+        traced: Trace, tensors: Mapping[str, Tensor], options: Options, evidence: Evidence, least: int = 1
+    ) -> Scored:
+        """Score the channels of a trace; the arguments are those of :func:`rank`."""
+        component, unranked = fix_unranked(traced, least=least)
+        scores = channel_scores(options.scoring, traced, component, tensors, evidence)
+        component, unscored = _fix_unscored(component, scores, traced, options.scoring.name)
+        return Scored(traced, tensors, component, scores, (*traced.notes, *unranked, *unscored))
 
 
 @dataclass(frozen=True)
@@ -187,9 +227,14 @@ def rank(
         remedies: How modules are treated, of which some keep axes equally long.
         least: See :func:`fix_unranked`.
     """
-    component, unranked = fix_unranked(traced, least=least)
-    scores = channel_scores(options.scoring, traced, component, tensors, evidence)
-    component, unscored = _fix_unscored(component, scores, traced, options.scoring.name)
+    scored = Scored.of(traced, tensors, options, evidence, least)
+    return _ranked(scored, options, own_ratios, batch, remedies)
+
+
+def _ranked(
+    scored: Scored, options: Options, own_ratios: Mapping[str, Fraction], batch: int, remedies: Remedies
+) -> Ranked:
+    traced, tensors, component, scores = scored.trace, scored.tensors, scored.component, scored.scores
     every = [ids for name in tensors for ids in traced.tensors[name].axes]
     axes = [component[ids] for ids in every]
     alike: Sequence[Sequence[Ids]] = remedies.alike_axes(traced)
@@ -216,7 +261,7 @@ def rank(
             multiples=_multiples(traced, component),
         ),
         remedies,
-        (*traced.notes, *unranked, *unscored),
+        scored.notes,
     )
 
 

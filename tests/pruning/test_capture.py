@@ -674,3 +674,131 @@ def test_a_tensor_that_a_factory_makes_is_where_it_was_made():
     assert plan.layers[0].width_after == 4
     with pytest.raises(ValueError, match="nothing was pruned"):
         plan_pruning(Added(), torch.zeros(2, 3), ratio=0.5)  # its code makes eight ones
+
+
+class IfSo(nn.Module):
+    """Loses channels where a question is answered with yes; else there would be none to lose."""
+
+    def __init__(self, question, seen):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.ask = lambda x: (seen.append(x.is_meta), question(x))[1]
+
+    def forward(self, x):
+        return self.last(self.first(x).relu()) if self.ask(x) else x[:, :2]
+
+
+def in_order(x):
+    return (torch.arange(len(x), device=x.device).diff() == 1).all()
+
+
+def sum_of_sizes(x):
+    return (torch.tensor(x.shape).float().mean() * 2).item() == 7
+
+
+def a_split(x):
+    return torch.ones(4).split(2)[1].sum() == 2
+
+
+@pytest.mark.parametrize("question", [in_order, a_split])
+def test_what_no_input_decides_is_known_without_values(question):
+    seen = []
+    model = IfSo(question, seen)
+    small = plan_pruning(model, torch.randn(3, 4), ratio=0.5).extract(model)
+    assert seen == [True] * len(seen)
+    assert small.first.out_features == 4
+
+
+def written(x):
+    marks = torch.zeros(3)
+    marks[0] = 1
+    return marks.sum() > 0
+
+
+def written_through_a_view(x):
+    marks = torch.zeros(3)
+    marks.view(1, 3).add_(1)
+    return marks.sum() > 0
+
+
+def written_through_what_may_be_a_view(x):
+    marks = torch.zeros(3)
+    marks.type_as(marks).flatten().add_(1)
+    return marks.sum() > 0
+
+
+def written_after_a_first_look(x):
+    marks = torch.zeros(3)
+    return not bool(marks.any()) and bool(marks.add_(1).any())
+
+
+def drawn(x):
+    return torch.rand(1000).mean() > 0.4
+
+
+def given(x):
+    return x.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        written,
+        written_through_a_view,
+        written_through_what_may_be_a_view,
+        written_after_a_first_look,
+        drawn,
+        given,
+        sum_of_sizes,
+    ],
+)
+def test_what_is_not_known_without_values_is_asked_with_values(question):
+    model = IfSo(question, [])
+    small = plan_pruning(model, torch.randn(3, 4), ratio=0.5).extract(model)
+    assert small.first.out_features == 4
+
+
+def test_two_runs_differ_where_the_type_of_numbers_does():
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            half = torch.arange(4) / 2
+            if half.dtype is not torch.get_default_dtype():
+                raise TypeError(half.dtype)
+            return self.last(self.first(x + half.to(x.dtype)))
+
+    model = Halves()
+    before = torch.get_default_dtype()
+    try:
+        for dtype in (torch.float32, torch.float64):
+            torch.set_default_dtype(dtype)
+            seen = plan_pruning(model, torch.randn(3, 4, dtype=torch.float32), ratio=0.5)
+            assert seen.extract(model).first.out_features == 4
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_copies_share_what_the_model_shares():
+    class Sharing(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            self.known = {"all": [self, *self]}
+            self.again = self.known["all"]
+            self.others = (self[0],)
+
+        def __getstate__(self):
+            return {**self.__dict__, "made": [self[0]]}
+
+    model = Sharing()
+    small = plan_pruning(model, torch.zeros(1, 4), ratio=0.5).extract(model)
+    assert small.again is small.known["all"]
+    assert small.again[0] is small
+    assert small.again[1] is small[0]
+    assert small.others == (small[0],)
+    assert small.made == [small[0]]
+    assert small[0].out_features == 4
+    assert model.again[0] is model
+    assert model[0].out_features == 8

@@ -90,7 +90,10 @@ class Axes:
     def of(axes: Iterable[Ids], alike: Sequence[Sequence[Ids]] = ()) -> Axes:
         """The axes with these coupled channels, and those that are to keep the same number of indices."""
         distinct: dict[Key, Axis] = {}
-        for labels in chain(axes, *alike):
+        every = {
+            labels.tobytes(): labels for labels in chain(axes, *alike)
+        }  # most axes are like an earlier one
+        for labels in every.values():
             if axis := Axis.of(labels):
                 distinct.setdefault(axis.key, axis)
         ties = _tie(alike)

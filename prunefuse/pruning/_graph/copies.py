@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import hashlib
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import chain, zip_longest
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal
@@ -98,7 +101,60 @@ class _Detached(TorchFunctionMode):
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A copy of a model, also of one that holds computed tensors, such as a ``weight`` that a hook makes anew."""
     with _Detached():
-        return copy.deepcopy(model, memo)
+        result: nn.Module = _copied(model, {} if memo is None else memo)
+        return result
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """What ``deepcopy`` gives, sooner: modules, and the containers in them, are most of a model and say nothing new."""
+    kind = type(value)
+    if kind in _WHOLE:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    result: Any
+    if kind is dict or kind is OrderedDict:
+        result = memo[id(value)] = kind()
+        for key, x in value.items():
+            result[_copied(key, memo)] = _copied(x, memo)
+    elif kind is list:
+        result = memo[id(value)] = []
+        result.extend(_copied(x, memo) for x in value)
+    elif isinstance(value, nn.Module) and (state := _state(value)) is not None:
+        # Where deepcopy, too, holds what must live as long as the copying.
+        memo.setdefault(id(memo), []).append(state)
+        result = memo[id(value)] = object.__new__(kind)
+        result.__setstate__({name: _copied(x, memo) for name, x in state.items()})
+    else:
+        result = copy.deepcopy(value, memo)
+    return result
+
+
+def _state(module: nn.Module) -> dict[str, Any] | None:
+    """The attributes by which Python copies a module; None if its type has a word on how it is copied."""
+    kind: Any = type(module)
+    if not _is_copied_by_attributes(kind) or "__deepcopy__" in vars(module):
+        return None
+    state: Any = module.__getstate__() if hasattr(module, "__getstate__") else vars(module)
+    return state if type(state) is dict else None
+
+
+@cache
+def _is_copied_by_attributes(kind: type) -> bool:
+    """Whether Python copies modules of a type by their attributes, or what the type says are these."""
+    own = ("__deepcopy__", "__getnewargs__", "__getnewargs_ex__", "__slots__")
+    return (
+        not any(hasattr(kind, name) for name in own)
+        and kind not in copyreg.dispatch_table
+        and all(
+            getattr(kind, name, None) is getattr(object, name, None)
+            for name in ("__new__", "__reduce_ex__", "__reduce__", "__getattribute__")
+        )
+    )
+
+
+_WHOLE = frozenset((type(None), bool, int, float, complex, str, bytes, type, FunctionType, torch.dtype))
+"""Types of what has no parts."""
 
 
 def cut(

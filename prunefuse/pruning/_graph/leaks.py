@@ -11,26 +11,10 @@ from types import FrameType, ModuleType
 from typing import Any, TypeAlias
 
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 Made: TypeAlias = list["weakref.ref[Tensor]"]
 """What a run has made, as far as it is still there."""
 _DEPTH = 4  # containers in containers that are looked through
-
-
-class noting(TorchFunctionMode):
-    """While it lasts, tensors without values that functions return are noted."""
-
-    def __init__(self, made: Made) -> None:
-        super().__init__()
-        self._made = made
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for x in result if isinstance(result, list | tuple) else (result,):
-            if isinstance(x, Tensor) and x.is_meta:
-                self._made.append(weakref.ref(x))
-        return result
 
 
 def forget(made: Made) -> None:

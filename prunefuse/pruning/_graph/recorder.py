@@ -6,7 +6,6 @@ import operator
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from typing import Any
 
 import torch
@@ -14,27 +13,14 @@ from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_pre_dispatch, enable_python_dispatcher
 from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunefuse._attention import unfused_attention
 from prunefuse._inputs import Inputs, outputs_in
+from prunefuse.pruning._graph.constants import READS, constant_value
 from prunefuse.pruning._graph.copies import held_tensors, named_tensors
 from prunefuse.pruning._graph.leaks import Made
 from prunefuse.pruning._graph.program import Program, depends_on_values
-
-# Operators whose one output is like their first input, and whose shapes PyTorch finds slowly, by decomposition.
-_LIKE_INPUT = frozenset(
-    getattr(torch.ops.aten, name).default
-    for name in (
-        "batch_norm",
-        "instance_norm",
-        "layer_norm",
-        "group_norm",
-        "dropout",
-        "alpha_dropout",
-        "feature_dropout",
-    )
-)
+from prunefuse.pruning._graph.shapes import Asked, Kind, bare_tensor, kind_of, like_input
 
 
 def record(model: nn.Module, inputs: Inputs, running: Sequence[str], made: Made) -> Program:
@@ -49,11 +35,10 @@ def record(model: nn.Module, inputs: Inputs, running: Sequence[str], made: Made)
     Raises:
         Exception: what the model or an operator raises, as where Python looks at values.
     """
-    types = {path: type(module) for path, module in model.named_modules()}
+    stacks = {path: {path: (path, type(module))} for path, module in model.named_modules()}
 
     def stack() -> dict[str, tuple[str, type]]:
-        path = running[-1] if running else ""
-        return {path: (path, types[path])}
+        return stacks[running[-1] if running else ""]
 
     recorder = _Recorder(stack, made)
     tensors = named_tensors(model)
@@ -101,10 +86,10 @@ class _Recorder(SchemaCheckMode):
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
         self.graph = fx.Graph()
         self.constants: list[tuple[fx.Node, Tensor]] = []
-        # Not held: a factory's tensor that somebody holds is copied on its way to Python, and nobody knows the copy.
-        self._nodes = WeakTensorKeyDictionary()
-        self._made: dict[Any, tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = {}
-        self._placeholders = 0
+        # By id, and not held: a factory's tensor that somebody holds is copied on its way to Python, and nobody knows the copy.
+        self._nodes: dict[int, tuple[weakref.ref[Tensor], fx.Node]] = {}
+        self._bare: dict[Kind, Tensor] = {}
+        self._placeholders = self._calls = 0
         self._stack = stack
         self._all = made
 
@@ -117,9 +102,9 @@ class _Recorder(SchemaCheckMode):
 
     def node_of(self, tensor: Tensor) -> fx.Node:
         """Where a tensor comes from; one that comes from nowhere is a constant."""
-        known: fx.Node | None = self._nodes.get(tensor)
-        if known is not None:
-            return known
+        known = self._nodes.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            return known[1]
         node = self.graph.get_attr(f"constant{len(self.constants)}")
         node.meta["nn_module_stack"] = self._stack()
         self.constants.append((node, tensor))
@@ -128,92 +113,80 @@ class _Recorder(SchemaCheckMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given, named = self._nodes_in(args), self._nodes_in(kwargs)
-        with torch._C._DisablePythonDispatcher():  # there are no symbols, so that kernels in C++ do
-            result = self._result(func, args, kwargs)
-        node = self.graph.call_function(func, given, named)
-        node.meta["nn_module_stack"] = self._stack()
-        if isinstance(result, Tensor):
-            self._know(result, node)
-            return result
-        if isinstance(result, list | tuple):
-            node.meta["val"] = tuple(map(_like, result))
-            for place, part in enumerate(result):
-                if isinstance(part, Tensor):
-                    item = self.graph.call_function(operator.getitem, (node, place))
-                    item.meta["nn_module_stack"] = node.meta["nn_module_stack"]
-                    self._know(part, item)
-        else:
-            node.meta["val"] = result
+        with torch._C.DisableTorchFunction():  # modes see every look at a shape as well
+            asked = Asked(func)
+            given, named = self._given(args, asked), self._given(kwargs, asked)
+            result = asked.known()
+            if result is None:
+                result = like_input(func, args)
+            if result is None and func in READS and args[0].is_meta:
+                result = _read(func, given[0])
+        if result is None:
+            with torch._C._DisablePythonDispatcher():  # there are no symbols, so that kernels in C++ do
+                result = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            asked.note(result)
+            self._note(func, given, named, result)
         return result
 
-    def _nodes_in(self, value: Any) -> Any:
-        """Arguments of an operator, with nodes in the place of tensors."""
+    def _note(self, func: Any, given: Any, named: Any, result: Any) -> None:
+        node = self._call(func, given, named)
+        if isinstance(result, Tensor):
+            self._know(result, node)
+        elif isinstance(result, list | tuple):
+            node.meta["val"] = tuple(map(self._like, result))
+            for place, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self._know(part, self._call(operator.getitem, (node, place), {}))
+        else:
+            node.meta["val"] = result
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+        # With a name, and with arguments later, PyTorch neither makes one of the operator's nor goes through all arguments.
+        node = self.graph.create_node("call_function", func, name=f"call{self._calls}")
+        self._calls += 1
+        node.args = args
+        if kwargs:
+            node.kwargs = kwargs
+        node.meta["nn_module_stack"] = self._stack()
+        return node
+
+    def _given(self, value: Any, asked: Asked) -> Any:
+        """Arguments of an operator, with nodes in the place of tensors; also told to what is asked."""
         kind = type(value)
+        if kind is Tensor or kind is nn.Parameter:
+            asked.of_tensor(value)
+            return self.node_of(value)
         if kind is tuple or kind is list:
-            return kind([self._nodes_in(x) for x in value])
+            asked.of_container(kind, len(value))
+            return kind([self._given(x, asked) for x in value])
         if kind is dict:
-            return {name: self._nodes_in(x) for name, x in value.items()}
+            asked.of_container(kind, tuple(value))
+            return {name: self._given(x, asked) for name, x in value.items()}
+        asked.of_other(kind, value)
         return self.node_of(value) if isinstance(value, Tensor) else value
 
-    def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What an operator gives; without values as it gave for such inputs before, which PyTorch finds slowly in Python."""
-        if func in _LIKE_INPUT and isinstance(args[0], Tensor) and args[0].is_meta:
-            return torch.empty_like(args[0])
-        if not _makes_new(func):
-            return func(*args, **kwargs)
-        key: list[Any] = [func]
-        if not (_add_kinds(key, args) and _add_kinds(key, kwargs)):
-            return func(*args, **kwargs)
-        known = tuple(key)
-        if (made := self._made.get(known)) is None:
-            result = func(*args, **kwargs)
-            if isinstance(result, Tensor) and type(result) is Tensor and result.is_meta:
-                self._made[known] = (tuple(result.shape), result.stride(), result.dtype)
-            return result
-        shape, strides, dtype = made
-        return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
-
     def _know(self, tensor: Tensor, node: fx.Node) -> None:
-        node.meta["val"] = _like(tensor)
-        self._nodes[tensor] = node
+        node.meta["val"] = self._like(tensor)
+        reference = weakref.ref(tensor)
+        self._nodes[id(tensor)] = reference, node
         if tensor.is_meta and node.op == "call_function":
-            self._all.append(weakref.ref(tensor))
+            self._all.append(reference)
+
+    def _like(self, value: Any) -> Any:
+        """A tensor of the same shape, strides and type, without values, one for all of them; what is no tensor is itself."""
+        if not isinstance(value, Tensor):
+            return value
+        kind = kind_of(value)
+        if (bare := self._bare.get(kind)) is None:
+            bare = self._bare[kind] = bare_tensor(kind)
+        return bare
 
 
-@cache
-def _makes_new(func: Any) -> bool:
-    """Whether an operator gives one new tensor and writes into none."""
-    schema = getattr(func, "_schema", None)
-    if schema is None or schema.is_mutable or len(schema.returns) != 1:
-        return False
-    return schema.returns[0].alias_info is None
-
-
-def _add_kinds(key: list[Any], value: Any) -> bool:
-    """Add what a result's shape depends on of arguments to a key; whether that is known."""
-    kind = type(value)
-    if kind is tuple or kind is list:
-        key.append((kind, len(value)))
-        return all(_add_kinds(key, x) for x in value)
-    if kind is dict:
-        key.append((kind, *value))
-        return all(_add_kinds(key, x) for x in value.values())
-    if kind is Tensor or kind is nn.Parameter:
-        key.append((value.shape, value.stride(), value.dtype))
-        return bool(value.is_meta)
-    key.append((kind, value))
-    return value is None or isinstance(value, _PLAIN)
-
-
-_PLAIN = (bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
-
-
-def _like(value: Any) -> Any:
-    """A tensor of the same shape, strides and type, without values; what is no tensor is itself."""
-    if not isinstance(value, Tensor):
-        return value
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+def _read(func: Any, node: fx.Node) -> Any:
+    """The number that Python asks for, if it depends on neither inputs nor weights; None if it does."""
+    value = constant_value(node)
+    return None if value is None else func(value)
 
 
 @contextmanager
