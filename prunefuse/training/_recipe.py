@@ -101,6 +101,24 @@ class Recipe:
             more="Forward passes are made in autocast.",
         ),
     )
+    compile: bool = field(
+        default=False,
+        metadata=option(
+            "Training",
+            "Compile the network for training steps; pays back in long trainings",
+            more="By ``torch.compile``, which takes a C++ compiler and minutes. Results differ in their last bits, and in what "
+            "dropout draws. See docs/speed.md.",
+        ),
+    )
+    cuda_graphs: bool = field(
+        default=False,
+        metadata=option(
+            "Training",
+            "Record whole steps on a GPU as CUDA graphs, and replay them",
+            more="For data in memory: from augmentation to the optimizer. Steps of rare batch sizes run as ever. See "
+            "docs/speed.md.",
+        ),
+    )
     channels_last: bool | None = field(
         default=False,
         metadata=option(
