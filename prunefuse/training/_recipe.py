@@ -93,12 +93,14 @@ class Recipe:
         default=0.3,
         metadata=option("Training", "Fraction of training in which one-cycle and linear rise", check=part()),
     )
-    autocast: bool = field(
+    autocast: bool | Literal["auto"] = field(
         default=False,
         metadata=option(
             "Training",
             "Compute in bfloat16 where it is safe",
-            more="Forward passes are made in autocast.",
+            more="Forward passes are made in autocast. ``auto``, in Python and files, does so where the processor multiplies "
+            "in bfloat16: by AMX, by AVX-512 BF16, or on GPUs since Ampere. config.json says which it is.",
+            check=Check("True, False or auto", lambda value: value in (True, False, "auto")),
         ),
     )
     compile: bool = field(
