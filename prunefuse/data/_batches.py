@@ -169,7 +169,7 @@ def read(
         images = memory.read(rows, device=device, generator=rng, ids=reading.ids)
         if labels and own is not None:
             # Given labels are in the order of the positions, the data set's own in the order of the data set.
-            chosen = _targets_of(own, batch.positions, reading.targets)
+            chosen = targets_of(own, batch.positions, reading.targets)
             yield images, mapped(lambda one: one.to(device, non_blocking=True), chosen)
         else:
             yield images, None
@@ -181,7 +181,8 @@ def always_same(data: Any) -> bool:
     return memory is not None and memory.augment is None
 
 
-def _targets_of(labels: Any, positions: Tensor, targets: Targets) -> Any:
+def targets_of(labels: Any, positions: Tensor, targets: Targets) -> Any:
+    """The labels of some positions, as a batch."""
     if isinstance(labels, Tensor):
         return targets.stored("data", rows_of(labels, positions), positions)
     return targets.targets([labels[position] for position in positions.tolist()])

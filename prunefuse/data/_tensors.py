@@ -31,16 +31,24 @@ class Augment:
 
     def __call__(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W), one draw per image from ``generator`` (a CPU one; None = global)."""
-        n, _, height, width = images.shape
+        return self.applied(images, *self.drawn(images.shape, generator))
+
+    def drawn(self, shape: Sequence[int], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Rows (N, H) and columns (N, W) of the padded images of this shape (N, C, H, W), on the CPU."""
+        n, _, height, width = shape
         top, left = torch.randint(2 * self.pad + 1, (2, n, 1), generator=generator)
         rows = top + torch.arange(height)
         columns = left + torch.arange(width)
         if self.flip:
             flipped = torch.rand(n, generator=generator) < 0.5
             columns = torch.where(flipped[:, None], columns.flip(1), columns)
+        return rows, columns
+
+    def applied(self, images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """The images at these rows and columns."""
         rows, columns = (one.to(images.device, non_blocking=True) for one in (rows, columns))
         padded = functional.pad(images, (self.pad,) * 4)
-        image = torch.arange(n, device=images.device)[:, None, None]
+        image = torch.arange(len(images), device=images.device)[:, None, None]
         cropped = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
         return cropped.permute(0, 3, 1, 2).contiguous()
 
@@ -106,6 +114,10 @@ class TensorImages(Dataset[Any]):
         images = picked(self.images, indices, device)
         if self.augment is not None:
             images = self.augment(images, generator)
+        return self.finished(images, ids=ids)
+
+    def finished(self, images: Tensor, *, ids: bool = False) -> Tensor:
+        """Raw images, augmented or not, in the type and on the scale that they are read in."""
         if self.as_is:
             return images
         images = scaled(images, ids=ids)

@@ -62,6 +62,7 @@ from prunefuse.training import (
     measure,
     train,
 )
+from prunefuse.training._graphs import check_device
 from prunefuse.training._modes import reading_for
 from prunefuse.training._predict import Collate, first_of, outputs_of, task_targets
 from prunefuse.training._recipe import Recipe
@@ -214,6 +215,8 @@ class ActiveLearning:
             oracle.check()
         self._oracle = None if oracle == "people" else oracle
         self._device = torch.device(device)
+        for recipe in (config.recipe, config.training_of_selector):
+            check_device(recipe, self._device)
         self._listener = listener
         self._checkpoint_seconds = checkpoint_seconds
         self._scores: dict[str, Tensor] = {}  # of the labeled samples by preset, from the selector's training

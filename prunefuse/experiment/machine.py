@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from prunefuse.experiment.budgets import ConfigError
+from prunefuse.training._modes import bfloat16_by
 from prunefuse.version import __version__
 
 _TINY = 1000  # values of an image up to which a second thread costs more than it brings
@@ -62,6 +63,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
         "device_name": name,
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
+        "bfloat16": bfloat16_by(device.type) or "not multiplied",
         "system": platform.platform(),
     }
 

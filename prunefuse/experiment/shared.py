@@ -119,4 +119,5 @@ def _told(config: LoopConfig, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return asdict(value)
+    """A recipe without what was not there once, where that says nothing."""
+    return {name: one for name, one in asdict(value).items() if one or name not in ("compile", "cuda_graphs")}

@@ -67,7 +67,12 @@ class Distillation:
 
         ``progress`` is the part of the training that is done, which ``annealing`` looks at.
         """
-        hard = task.loss(student, labels, how)
-        t, weight = self.temperature, self.weight_at(progress)
+        return self.mixed(student, teacher, labels, task, how, self.weight_at(progress))
+
+    def mixed(
+        self, student: Any, teacher: Any, labels: Any, task: Task, how: Loss, weight: float | Tensor
+    ) -> Tensor:
+        """The same with a weight of the labels' loss, which may lie on the device."""
+        hard, t = task.loss(student, labels, how), self.temperature
         soft = task.divergence(student, teacher, labels, t)
         return weight * hard + (1 - weight) * t * t * soft

@@ -49,9 +49,29 @@ def in_channels_last(model: nn.Module, recipe: Recipe) -> bool:
     return bool(widths) and max(widths) <= _NARROW and device_of(model).type == "cpu"
 
 
+def bfloat16_by(kind: str) -> str:
+    """What of a device of this kind multiplies in bfloat16: ``amx``, ``avx512_bf16``, ``tensor cores``, or "" for nothing."""
+    if kind == "cuda":
+        return (
+            "tensor cores"
+            if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+            else ""
+        )
+    if kind != "cpu":
+        return ""
+    has = {"amx": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
+    return next((name for name, asked in has.items() if getattr(torch.cpu, asked, bool)()), "")
+
+
+def in_bfloat16(recipe: Recipe, kind: str) -> bool:
+    """Whether forward passes are in bfloat16 on a device of this kind: as the recipe says, or where the processor has it."""
+    return bool(bfloat16_by(kind)) if recipe.autocast == "auto" else bool(recipe.autocast)
+
+
 def settled(model: nn.Module, recipe: Recipe) -> Recipe:
-    """The recipe with the memory format that the model is trained in, where it leaves that open."""
-    return replace(recipe, channels_last=in_channels_last(model, recipe))
+    """The recipe with the memory format and the precision that the model is trained in, where it leaves them open."""
+    autocast = in_bfloat16(recipe, device_of(model).type)
+    return replace(recipe, channels_last=in_channels_last(model, recipe), autocast=autocast)
 
 
 def takes_ids(model: nn.Module) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, islice
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,17 +23,27 @@ from prunefuse.scoring import EnsembleScores
 from prunefuse.tasks._single_label import SingleLabel
 from prunefuse.tasks._task import Metrics, Task, metrics_of, require_measured
 from prunefuse.training._feature_file import identity_of, write_features
-from prunefuse.training._modes import called, device_of, evaluating, in_channels_last, reading_for
+from prunefuse.training._folding import folded
+from prunefuse.training._modes import (
+    called,
+    device_of,
+    evaluating,
+    in_bfloat16,
+    in_channels_last,
+    reading_for,
+)
 from prunefuse.training._recipe import Recipe
 
 OnProgress = Callable[[int, int], None]
 Collate = Callable[[list[Any]], Any]
+T = TypeVar("T")
 _PLAIN = Recipe()
 _SINGLE_LABEL = SingleLabel()
 _READ = 512  # samples that are read together
 # Of images that go through a network together on a CPU: what layers give then stays in the cache. Measured on ResNet-56 at
 # 32x32 pixels, 64 images are 1.7 times as fast as 512 in the dense network, and level with them at p = 0.5.
 _PIXELS, _FEWEST = 65_536, 32
+_FOLDED = 4  # batches from which on it is looked for batch norms to fold
 
 
 def forward(model: nn.Module, inputs: Any, recipe: Recipe, task: Task = _SINGLE_LABEL) -> Any:
@@ -45,7 +57,7 @@ def _run(model: nn.Module, inputs: Any, recipe: Recipe) -> Any:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     kind = inputs.device.type if isinstance(inputs, Tensor) else device_of(model).type
     try:
-        with torch.autocast(kind, torch.bfloat16, enabled=recipe.autocast):
+        with torch.autocast(kind, torch.bfloat16, enabled=in_bfloat16(recipe, kind)):
             return called(model, inputs)
     except RuntimeError as error:
         if not laid_out or "view size is not compatible" not in str(error):
@@ -93,8 +105,8 @@ def predict(
         ValueError: An index is out of range, or a mask is not as long as the data. Or outputs of batches differ in shape.
     """
     batches = _batches(model, data, indices, batch_size, workers, on_progress, collate)
-    with evaluating(model), torch.no_grad():
-        parts = [forward(model, inputs, recipe, task) for inputs in batches]
+    with _scoring(model, batches, recipe) as given:
+        parts = [forward(model, inputs, recipe, task) for inputs in given]
     return _join(parts, data)
 
 
@@ -136,8 +148,9 @@ def utilities(
             found.append(of_outputs(task.output(output), inputs))
             seen.append(feature)
     else:
-        with evaluating(model), torch.no_grad():
-            for inputs in _batches(model, data, indices, batch_size, workers, on_progress, collate):
+        batches = _batches(model, data, indices, batch_size, workers, on_progress, collate)
+        with _scoring(model, batches, recipe) as given:
+            for inputs in given:
                 found.append(of_outputs(forward(model, inputs, recipe, task), inputs))
     joined: Tensor = _join(found, None)
     return joined, _join(seen, None) if features else None
@@ -214,7 +227,7 @@ def features(
         **identity_of(model, positions),
         "module": module,
         "batch_size": batch_size or _READ,
-        "autocast": recipe.autocast,
+        "autocast": in_bfloat16(recipe, device_of(model).type),
         "channels_last": in_channels_last(model, recipe),
     }
     return write_features(out, len(positions), batch_size or _READ, identity, batches)
@@ -463,16 +476,19 @@ def measure(
     device, total = device_of(model), None
     batches = in_order(_positions(data, indices), batch_size or _READ)
     reading = reading_for(model, task_targets(task), collate)
-    with evaluating(model), torch.no_grad():
+
+    def pairs() -> Iterator[tuple[Any, Any]]:
         for inputs, labels in read(
             data, batches, labels=True, device=device, workers=workers, reading=reading
         ):
-            assert labels is not None
             passes = (inputs,) if batch_size or not isinstance(labels, Tensor) else _passes(inputs)
             each = labels.split([len(one) for one in passes]) if len(passes) > 1 else (labels,)
-            for images, told in zip(passes, each, strict=True):
-                part = require_measured(task, task.measure(forward(model, images, recipe, task), told))
-                total = part if total is None else total + part
+            yield from zip(passes, each, strict=True)
+
+    with _scoring(model, pairs(), recipe, itemgetter(0)) as given:
+        for inputs, labels in given:
+            part = require_measured(task, task.measure(forward(model, inputs, recipe, task), labels))
+            total = part if total is None else total + part
     assert total is not None
     return metrics_of(task, total)
 
@@ -507,6 +523,29 @@ def _batches(
         done += len(batch.positions)
         if on_progress is not None:
             on_progress(done, len(positions))
+
+
+@contextmanager
+def _scoring(
+    model: nn.Module,
+    batches: Iterator[T],
+    recipe: Recipe,
+    inputs_of: Callable[[T], Any] = lambda batch: batch,
+) -> Iterator[Iterable[T]]:
+    """Evaluation mode without gradients, with batch norms folded where that gains: in bfloat16 on a CPU, for many samples."""
+    with evaluating(model), torch.no_grad(), ExitStack() as stack:
+        given: Iterable[T] = batches
+        if device_of(model).type == "cpu" and in_bfloat16(recipe, "cpu") and without_wrappers(model) is model:
+            few = list(islice(batches, _FOLDED))
+            given = chain(few, batches)
+            first = inputs_of(few[0]) if len(few) == _FOLDED else None
+            if (
+                isinstance(first, Tensor)
+                and first.ndim == 4
+                and not isinstance(model, torch.jit.ScriptModule)
+            ):
+                stack.enter_context(folded(model, lambda: _run(model, first[:1], recipe)))
+        yield given
 
 
 def _passes(inputs: Any) -> Sequence[Any]:

@@ -96,12 +96,32 @@ class Recipe:
         default=0.3,
         metadata=option("Training", "Fraction of training in which one-cycle and linear rise", check=part()),
     )
-    autocast: bool = field(
+    autocast: bool | Literal["auto"] = field(
         default=False,
         metadata=option(
             "Training",
             "Compute in bfloat16 where it is safe",
-            more="Forward passes are made in autocast.",
+            more="Forward passes are made in autocast. ``auto``, in Python and files, does so where the processor multiplies "
+            "in bfloat16: by AMX, by AVX-512 BF16, or on GPUs since Ampere. config.json says which it is.",
+            check=Check("True, False or auto", lambda value: value in (True, False, "auto")),
+        ),
+    )
+    compile: bool = field(
+        default=False,
+        metadata=option(
+            "Training",
+            "Compile the network for training steps; pays back in long trainings",
+            more="By ``torch.compile``, which takes a C++ compiler and minutes. Results differ in their last bits, and in what "
+            "dropout draws. See docs/speed.md.",
+        ),
+    )
+    cuda_graphs: bool = field(
+        default=False,
+        metadata=option(
+            "Training",
+            "Record whole steps on a GPU as CUDA graphs, and replay them",
+            more="For data in memory: from augmentation to the optimizer. Steps of rare batch sizes run as ever. See "
+            "docs/speed.md.",
         ),
     )
     channels_last: bool | None = field(

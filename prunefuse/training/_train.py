@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,23 +17,24 @@ from torch import Tensor, nn
 
 from prunefuse._seeds import derive, generator, isolated
 from prunefuse.data._batches import Batch, Labeled, always_same, batch_count, read, shuffled
-from prunefuse.data._items import check_map_style, length_of
+from prunefuse.data._drawing import Drawing, split_reading
+from prunefuse.data._items import check_map_style
 from prunefuse.data._labels import OwnLabels
 from prunefuse.errors import TrainingDivergedError as TrainingDivergedError
 from prunefuse.tasks._single_label import SingleLabel
-from prunefuse.tasks._task import Loss, Metrics, Task, metrics_of, require_measured, require_scalar
+from prunefuse.tasks._task import Loss, Metrics, Task, metrics_of, require_scalar
 from prunefuse.training import _checkpoint
 from prunefuse.training._adversarial import Adversarial
 from prunefuse.training._checkpoint import Checkpoint, Moment
 from prunefuse.training._clock import Clock
 from prunefuse.training._distillation import Distillation
+from prunefuse.training._graphs import Graphs, check_device
 from prunefuse.training._modes import device_of, evaluating, reading_for, settled
 from prunefuse.training._predict import Collate, first_of, forward, measure, predict, task_targets
 from prunefuse.training._rates import LearningRates
 from prunefuse.training._recipe import Recipe
+from prunefuse.training._step import LossOf, Steps, Weight
 
-LossOf = Callable[[nn.Module, Any, Any, Any, float], tuple[Tensor, Any]]
-"""From model, inputs, labels, the teacher's outputs and the part of the training that is done to the loss and the outputs."""
 Teach = Callable[[Any, Tensor], Any]
 """From inputs, and their positions in the data, to the teacher's outputs."""
 _KEPT_BYTES = 1 << 28  # of a teacher's outputs that are computed once
@@ -161,10 +163,10 @@ def train(
     how = _loss_of(task, recipe, data, targets, device_of(model))
     rows, held = _split(len(data), recipe, seed)
     device = device_of(model)
+    check_device(recipe, device)
     given, recipe = recipe, settled(model, recipe)
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     model.to(memory_format=layout).train()
-    optimizer = _optimizer(model, recipe)
     rates = None if lr_factors is None else LearningRates(model, lr_factors)
     order, attacks = generator(seed, "order"), generator(seed, "attacks")
     loss_of: LossOf = partial(_loss, recipe=recipe, distillation=distillation, task=task, how=how)
@@ -172,10 +174,11 @@ def train(
         attack = partial(adversarial.loss, recipe=recipe, rng=attacks)
 
         def loss_of(
-            model: nn.Module, inputs: Any, labels: Any, taught: Any, progress: float
+            model: nn.Module, inputs: Any, labels: Any, taught: Any, weight: Weight
         ) -> tuple[Tensor, Any]:
             return attack(model, inputs, labels)
 
+    steps = Steps(model, recipe, loss_of, task, rates)
     samples = len(rows)
     epochs, steps_per_epoch = recipe.epochs_for(samples), batch_count(samples, recipe.batch_size)
     best: dict[str, Tensor] = {}
@@ -204,7 +207,7 @@ def train(
             "weights": sum(parameter.numel() for parameter in model.parameters()),
             "lr_factors": None if rates is None else rates.digest(),
         }
-        return Moment(model, optimizer, {"attacks": attacks}, next_order, device, identity, best)
+        return Moment(model, steps.optimizer, {"attacks": attacks}, next_order, device, identity, best)
 
     with isolated(derive(seed, "global"), device):
         if checkpoint is not None and (kept := _checkpoint.read(checkpoint, moment())) is not None:
@@ -212,7 +215,17 @@ def train(
             order.set_state(kept[1])
         # One reader for all epochs, so that worker processes start once.
         reading = reading_for(model, targets, collate)
-        reader = read(data, batches(), labels=True, device=device, workers=workers, reading=reading)
+        drawing = split_reading(data, device, reading) if recipe.cuda_graphs else None
+        do: _AsRead | _Recorded
+        if drawing is not None and adversarial is None:
+            do = _Recorded(steps, drawing, batches(), ahead, device)
+        else:
+            read_now = read(data, batches(), labels=True, device=device, workers=workers, reading=reading)
+            do = _AsRead(steps, read_now, ahead)
+            if recipe.cuda_graphs:
+                do.reason = (
+                    "attacks draw on the host" if adversarial else "batches are not made on the device"
+                )
         teach: Teach | None = None
         for epoch in range(len(history), epochs):
             if _stops(history, recipe.patience):
@@ -225,27 +238,17 @@ def train(
             total, measured = torch.zeros((), device=device), None  # summed over the samples
             lr = recipe.lr
             for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
-                inputs, labels = next(reader)
-                progress = step / (epochs * steps_per_epoch)
-                lr = recipe.lr_at(step, epochs * steps_per_epoch)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                positions, taught = ahead.popleft(), None
-                if teach is not None:
-                    with teaching.running():
-                        taught = teach(inputs, positions)
-                step_loss, outputs = _step(
-                    model, optimizer, inputs, labels, taught, recipe, loss_of, progress, rates
-                )
-                with torch.no_grad():
-                    part = task.hits(outputs, labels)
-                    told = part is not None
-                    part = require_measured(task, task.measure(outputs, labels)) if part is None else part
+                lr, done = recipe.lr_at(step, epochs * steps_per_epoch), step / (epochs * steps_per_epoch)
+                weight = None if distillation is None else distillation.weight_at(done)
+                positions, step_loss, outputs, labels, part = do(lr, weight, teach, teaching)
                 total += step_loss * len(positions)
                 measured = part if measured is None else measured + part
                 if on_batch is not None:
                     on_batch(outputs, labels, positions)
             orders.popleft()
+            if do.reason:
+                warnings.warn(f"cuda_graphs: steps run one operator at a time, as {do.reason}", stacklevel=2)
+                do.reason = ""
             loss = float(total / samples)
             if not math.isfinite(loss):
                 raise TrainingDivergedError(
@@ -253,7 +256,7 @@ def train(
                     f"{lr:g}, batches of {recipe.batch_size}): lower lr, or look for such values in the data"
                 )
             assert measured is not None
-            correct = float(measured) / samples if told else first_of(metrics_of(task, measured))
+            correct = float(measured) / samples if steps.sums else first_of(metrics_of(task, measured))
             validated = None
             if len(held):
                 asked: dict[str, Any] = {"recipe": recipe, "workers": workers, "task": task}
@@ -276,6 +279,64 @@ def train(
     if best:
         model.load_state_dict(best)
     return history
+
+
+class _AsRead:
+    """Does a step on each batch that is read; says positions, loss, outputs, labels and what is measured."""
+
+    def __init__(self, steps: Steps, reader: Iterator[tuple[Any, Any]], ahead: deque[Tensor]) -> None:
+        self._steps, self._reader, self._ahead = steps, reader, ahead
+        self.reason = ""
+
+    def __call__(
+        self, lr: float, weight: float | None, teach: Teach | None, teaching: Clock
+    ) -> tuple[Tensor, Tensor, Any, Any, Tensor]:
+        inputs, labels = next(self._reader)
+        positions, taught = self._ahead.popleft(), None
+        if teach is not None:
+            with teaching.running():
+                taught = teach(inputs, positions)
+        loss, outputs = self._steps(inputs, labels, taught, lr, weight)
+        return positions, loss, outputs, labels, self._steps.measure(outputs, labels)
+
+
+class _Recorded:
+    """The same where whole steps are recorded, from the draws of the host on; the teacher's time is in that of the step."""
+
+    def __init__(
+        self,
+        steps: Steps,
+        drawing: Drawing,
+        batches: Iterator[Batch],
+        ahead: deque[Tensor],
+        device: torch.device,
+    ) -> None:
+        self._steps, self._drawing, self._batches, self._ahead = steps, drawing, batches, ahead
+        self._teach: Teach | None = None
+        self._graphs = Graphs(self._work, device)
+
+    @property
+    def reason(self) -> str:
+        return self._graphs.reason
+
+    @reason.setter
+    def reason(self, value: str) -> None:
+        self._graphs.reason = value
+
+    def _work(self, lr: Tensor, weight: Tensor, positions: Tensor, *drawn: Tensor) -> tuple[Any, ...]:
+        inputs, labels = self._drawing.make(*drawn)
+        taught = None if self._teach is None else self._teach(inputs, positions)
+        loss, outputs = self._steps(inputs, labels, taught, lr, weight)
+        return loss, outputs, labels, self._steps.measure(outputs, labels)
+
+    def __call__(
+        self, lr: float, weight: float | None, teach: Teach | None, teaching: Clock
+    ) -> tuple[Tensor, Tensor, Any, Any, Tensor]:
+        self._teach = teach
+        drawn = self._drawing.draw(next(self._batches))
+        positions = self._ahead.popleft()
+        loss, outputs, labels, part = self._graphs((lr, weight or 0.0), (positions, *drawn))
+        return positions, loss, outputs, labels, part
 
 
 def _restored(fields: Mapping[str, Any]) -> EpochResult:
@@ -305,25 +366,6 @@ def _teaching(distillation: Distillation) -> list[Any]:
 def _stops(history: Sequence[EpochResult], patience: int) -> bool:
     """Whether none of the last epochs was the best one."""
     return bool(patience and history) and len(history) - best_epoch(history).epoch >= patience
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(
-            model.parameters(),
-            lr=recipe.lr,
-            betas=(recipe.momentum, 0.999),
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
 
 
 def check_loss(task: Task, recipe: Recipe) -> None:
@@ -360,46 +402,12 @@ def _loss_of(task: Task, recipe: Recipe, data: Any, targets: Any, device: torch.
     return Loss(recipe.loss or None, weights, recipe.label_smoothing)
 
 
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    inputs: Any,
-    labels: Any,
-    taught: Any,
-    recipe: Recipe,
-    loss_of: LossOf,
-    progress: float,
-    rates: LearningRates | None,
-) -> tuple[Tensor, Any]:
-    """One optimizer step; returns the loss and the outputs without waiting for the device."""
-    try:
-        loss, outputs = loss_of(model, inputs, labels, taught, progress)
-    except ValueError as error:
-        # What torch says when there is one value for each channel of a batch norm.
-        if length_of(inputs) > 1 or "more than 1 value per channel" not in str(error):
-            raise
-        raise ValueError(
-            "data and batch_size must be two or more samples for a model with batch norm, which cannot be trained on "
-            f"one at a time, got batches of one (batch_size {recipe.batch_size})"
-        ) from error
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if recipe.clip_norm:
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-    if rates is not None:
-        rates.note()
-    optimizer.step()
-    if rates is not None:
-        rates.apply_()
-    return loss.detach(), outputs.detach() if isinstance(outputs, Tensor) else outputs
-
-
 def _loss(
     model: nn.Module,
     inputs: Any,
     labels: Any,
     taught: Any,
-    progress: float,
+    weight: Weight,
     *,
     recipe: Recipe,
     distillation: Distillation | None,
@@ -411,7 +419,7 @@ def _loss(
     how = _widened(how, task, outputs, counted=recipe.balance_classes)
     if distillation is None:
         return require_scalar(task, task.loss(outputs, labels, how)), outputs
-    return distillation.loss(outputs, taught, labels, task, how, progress), outputs
+    return distillation.mixed(outputs, taught, labels, task, how, 1.0 if weight is None else weight), outputs
 
 
 def most_taught_once(data: Any, collate: Collate | None, of_one: Callable[[], Any]) -> int:

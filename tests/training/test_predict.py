@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prunefuse import models
 from prunefuse.data import TensorImages
+from prunefuse.experiment.machine import describe_machine
 from prunefuse.training import (
     Recipe,
     evaluate,
@@ -304,3 +305,17 @@ def test_narrow_networks_are_in_channels_last_where_that_is_left_open() -> None:
     assert not layout(nn.Sequential(nn.Conv2d(3, 65, 3), nn.Flatten()), None)
     assert layout(nn.Sequential(nn.Conv2d(3, 65, 3), nn.Flatten()), True)
     assert not layout(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2)), None)
+
+
+@pytest.mark.parametrize("has", ["amx", "avx512_bf16", ""])
+def test_auto_computes_in_bfloat16_where_the_processor_does(
+    model: nn.Module, has: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has == "amx")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has == "avx512_bf16")
+    found = predict(model, IMAGES, recipe=Recipe(autocast="auto"))
+    assert torch.equal(found, predict(model, IMAGES, recipe=Recipe(autocast=bool(has))))
+    assert describe_machine(torch.device("cpu"))["bfloat16"] == has or not has
+    assert Recipe(autocast="auto").autocast == "auto"
+    with pytest.raises(ValueError, match="autocast must be True, False or auto, got 'yes'"):
+        Recipe(autocast="yes")  # type: ignore[arg-type]

@@ -122,6 +122,27 @@ def test_autocast_and_channels_last_train_too(digits: TensorImages) -> None:
     assert convolution.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(digits: TensorImages) -> None:
+    """Up to the last bits, and in evaluation mode, too, which is not compiled."""
+    plain, compiled = resnet8(), resnet8()
+    expected = train(plain, digits, QUICK, test=digits)
+    found = train(compiled, digits, replace(QUICK, compile=True), test=digits)
+    assert [one.loss for one in found] == pytest.approx([one.loss for one in expected], rel=1e-3)
+    torch.testing.assert_close(compiled.state_dict(), plain.state_dict(), rtol=1e-2, atol=1e-3)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.slow
+def test_a_network_that_cannot_be_compiled_is_told(
+    digits: TensorImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/no/such/compiler",))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(ValueError, match="compile must be False for this model on this machine, got True"):
+        train(model, digits, replace(QUICK, compile=True))
+
+
 def test_divergence_is_an_error_that_says_where(digits: TensorImages) -> None:
     with pytest.raises(TrainingDivergedError, match=r"epoch \d of 5.*learning rate"):
         train(resnet8(), digits, Recipe(epochs=5, batch_size=16, lr=1e30, schedule="one-cycle"))
