@@ -276,6 +276,7 @@ inline void pack(int64_t* to, const int64_t* from, uint32_t bits) {
   }
 #endif
 }
+
 inline uint32_t bits_of(longs mask) {
 #if defined(__AVX512F__)
   return _mm512_movepi64_mask(bits_as<__m512i>(mask));
