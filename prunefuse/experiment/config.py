@@ -45,6 +45,8 @@ from prunefuse.training._recipe import RECIPES, Recipe
 
 SELECTORS = ("prunefuse", "dense")
 BASELINES = ("dense", "random")
+FUSED, ALL = "40%", "100%"
+"""Usual lengths of final trainings, of those of selectors: of a fused network, and of one that starts from scratch."""
 WHAT = "What to run"
 TEXTS = "Texts"
 _MODELS = f"one of {', '.join(MODELS)}, torchvision:NAME, timm:NAME or FILE.py:FUNCTION"
@@ -402,9 +404,9 @@ class RunConfig(
         default=None,
         metadata=option(
             FINAL,
-            "Epochs of the final training, exactly, or per cent of those of selectors; left out, all of them",
-            more="What a final network that is fused with a selector has learned already may make it short. "
-            "0 measures it as it is fused. Baselines are trained in full: theirs start from scratch.",
+            "Epochs of the final training, or per cent of those of selectors. Left out, 40% for a network that is fused",
+            more="It goes on from what the selector has learned: docs/results has accuracies over lengths. Networks that "
+            "start from scratch, baselines among them, are trained in full. 0 measures a network as it is fused.",
             check=check_length,
             metavar="EPOCHS",
         ),
@@ -454,18 +456,15 @@ class RunConfig(
             "task": self.task,
             "schedule": schedule or self.schedule,
         }
-        shorter = None if arm != self.arms[0] else self.final_epochs
-        if shorter is not None:
-            length, full = parse_length(shorter, "final_epochs"), self.recipe
-            sizes = (
-                (length, 0)
-                if isinstance(length, int)
-                else (ceil(length * full.epochs), ceil(length * full.min_steps))
-            )
-            shared["recipe"] = dataclasses.replace(full, epochs=sizes[0], min_steps=sizes[1])
+        length = parse_length(self._final_length(arm), "final_epochs")
+        if isinstance(length, int):
+            shared["recipe"] = dataclasses.replace(self.recipe, epochs=length, min_steps=0)
+        else:
+            epochs, steps = ceil(length * self.recipe.epochs), ceil(length * self.recipe.min_steps)
+            shared["recipe"] = dataclasses.replace(self.recipe, epochs=epochs, min_steps=steps)
         if arm == "random" and arm != self.arms[0]:
             return LoopConfig(**shared, selector="dense", strategy="random")
-        if shorter is not None and (self.strategy, self.selector) != ("random", "dense"):
+        if shared["recipe"] != self.recipe and (self.strategy, self.selector) != ("random", "dense"):
             shared["selector_recipe"] = self.recipe
         shared = {**of(SelectionOptions), **of(StoppingOptions), **shared}
         if arm != self.arms[0] or self.selector == "dense":
@@ -473,6 +472,13 @@ class RunConfig(
         if self.selector != "prunefuse":
             return LoopConfig(**shared, selector="model")
         return LoopConfig(**{**of(PruneFuseOptions), **shared})
+
+    def _final_length(self, arm: str) -> int | str:
+        if arm != self.arms[0]:
+            return ALL
+        if self.final_epochs is not None:
+            return self.final_epochs
+        return FUSED if self.selector == "prunefuse" and self.fuse else ALL
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -495,6 +501,7 @@ PRESETS: dict[str, RunConfig] = {
         model="resnet56",
         schedule=("1000", "5000", "10000", "15000", "20000", "25000"),
         recipe=RECIPES["cifar"],
+        final_epochs=ALL,
         seeds=(0,),
     ),
 }

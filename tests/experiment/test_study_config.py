@@ -7,13 +7,13 @@ import pytest
 
 from prunefuse._options import changed
 from prunefuse.errors import ConfigError
-from prunefuse.experiment.config import RunConfig
+from prunefuse.experiment.config import PRESETS, RunConfig
 from prunefuse.experiment.loop_config import LoopConfig
 from prunefuse.experiment.shared import step_keys
 from prunefuse.experiment.study import Study, read_study
 from prunefuse.experiment.study.config import built_in, configured, text_of
 from prunefuse.experiment.study.units import arm_alone, units_of
-from prunefuse.training import Recipe
+from prunefuse.training import RECIPES, Recipe
 
 TINY = """
 title = "Tiny"
@@ -188,14 +188,25 @@ def test_a_final_training_of_another_length_leaves_selectors_as_they_are() -> No
     assert loop.training_of_selector == usual.recipe
     for arm in ("dense", "random"):  # those that it is compared with start from scratch
         assert short.loop_of(arm, 0) == usual.loop_of(arm, 0)
-    part = changed(usual, {"final_epochs": "40%"}).loop_of("prunefuse", 0)
-    recipe = usual.recipe
-    assert (part.recipe.epochs, part.recipe.min_steps) == (0.4 * recipe.epochs, 0.4 * recipe.min_steps)
+    part, recipe = changed(usual, {"final_epochs": "20%"}).loop_of("prunefuse", 0).recipe, usual.recipe
+    assert (part.epochs, part.min_steps) == (0.2 * recipe.epochs, 0.2 * recipe.min_steps)
     keys = [step_keys(config.loop_of("prunefuse", 0, (20, 40)), {}) for config in (usual, short)]
     assert {step for step in keys[0] if keys[0][step] != keys[1][step]} == {"0/train_final", "1/train_final"}
     assert (
         len({unit.name for unit in units_of(read_study("time-to-accuracy"))}) == 5 * 6 + 1
     )  # one dense baseline for all
+
+
+def test_a_network_that_goes_on_from_the_selector_is_trained_for_less_long_than_one_from_scratch() -> None:
+    usual = RunConfig(schedule=("20", "40"))
+    recipe, fused = usual.recipe, usual.loop_of("prunefuse", 0)
+    assert (fused.recipe.epochs, fused.recipe.min_steps) == (0.4 * recipe.epochs, 0.4 * recipe.min_steps)
+    assert fused.training_of_selector == recipe
+    for other in ({"fuse": False}, {"final_epochs": "100%"}, {"selector": "resnet8"}, {"selector": "dense"}):
+        config = changed(usual, other)
+        loop = config.loop_of(config.arms[0], 0)
+        assert (loop.recipe, loop.selector_recipe) == (recipe, None)
+    assert PRESETS["cifar10-resnet56"].loop_of("prunefuse", 0).recipe == RECIPES["cifar"]
 
 
 def test_another_network_or_data_set_is_another_step() -> None:
