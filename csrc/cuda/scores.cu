@@ -1,16 +1,28 @@
 // The scorer on CUDA. Bound by reading the logits once: N * C * size bytes in, K * N * 4 out.
 //
-// Short contiguous rows (up to 32 classes) belong to a thread each: a warp brings 32 of them into shared memory, in
-// 16-byte loads of whole lines, and each thread walks its own row there. Other rows belong to a group of lanes: 1 to 32
-// of a warp, or a whole block where rows are long and few. Each lane takes its share in 16-byte loads where the layout
-// allows, asks for the next before it works on one, keeps a RowState in registers, and the group's states are merged by
-// a butterfly of shuffles (and shared memory between warps), whose order is fixed: results are the same run after run.
+// Rows whose classes are neighbors are read in 16-byte loads wherever they begin: the few values before and behind the
+// aligned part go one to a lane. Who has a row depends on its length:
+//   up to 96 bytes     a thread. Warps copy such rows to shared memory as they lie, the next ones while these are
+//                      worked on. Rows of whole 16-byte chunks need no copy and belong to 1 to 4 lanes.
+//   up to 4,096 bytes  1 to 32 lanes, which hold all of it in registers: one tile, so its maximum is known before the
+//                      first exponential. Rows' ends are worked out for 32 rows at a time.
+//   longer             a warp, or, where rows are too few for that, a block of eight. Tiles of 4 chunks to a lane, the
+//                      next tile under way. From 64 KB on all tiles of all rows are dealt out evenly to the blocks that
+//                      are resident at a time, so that few rows use all of the GPU; a second, small launch merges the
+//                      pieces of rows that blocks share. Their memory is torch's, and nothing waits for the device.
+// Sums are merged by a butterfly of shuffles whose order is fixed: results are the same run after run. Rows whose
+// classes are apart in memory are read value by value, as row_state.h takes them.
 //
-// Instructions: about 15 to a value, 45 to a merge and 60 to a row's end, so lanes have at least four loads each.
-// An H200 issues 28e12 lane instructions a second and moves 4.8e12 bytes: 24 a float32 value, 12 a bfloat16 one.
-// At 40 registers (float32) 6 blocks, 1,536 threads, are resident on a multiprocessor; 16 bytes under way in each are
-// 24 KB, just what the latency of an H200's memory takes. A short row's thread has 48 registers: 5 blocks, with at most
-// 33 KB of shared memory each (4 fit on an A100). Registers: benchmarks/results/ptxas.txt. Not run on a GPU yet.
+// Counted in the machine code for sm_90, with one utility, in instructions a float32 / bfloat16 value. A tile that
+// raises no maximum: 9.9 / 9.2. These subtract, multiply, bound, take an exponential and add to two sums (6), find the
+// maximum (1, or 0.6 by pairs), widen (1 of bfloat16), and the rest loads. Whole rows, with merges and ends: C = 10: 29
+// / 27, 32: 28 / 20, 100: 21 / 20, 1,000: 13.5 / 11.7, 128,000: 10.8 / 10.0 but for the tiles that raise the maximum,
+// of which a warp has about four in a row of 31, at 75 to 130 instructions each. An H200 issues 27e12 lane instructions
+// a second at 80 % and copies 4.3e12 bytes: 27 to a float32 value and 13.8 to a bfloat16 one leave it at 0.9 of that.
+// So short rows of bfloat16 are bound by instructions, at 0.55 to 0.65 of it, and all else by memory. An H200's latency
+// takes 23 KB under way on each multiprocessor. Register rows have up to 8 loads of 16 bytes in each of 24 warps (80
+// registers, 3 blocks) or 2 to 4 in 32 (64 registers), longer rows 4 to 8 in 24 warps, and threads with rows of their
+// own two copies of 20 KB a block, 4 or 5 blocks of them. Not run on a GPU yet.
 #include "../scores.h"
 
 #include <torch/csrc/stable/library.h>
@@ -33,7 +45,7 @@ constexpr int kTileChunks = sizeof(Stored) == sizeof(double) ? 2 : 4;
 template <class Stored, int Count>
 constexpr int kRegisterRowBlocks = sizeof(Stored) == sizeof(double) ? 2 : (Count > 6 ? 3 : 4);
 template <class Stored>
-constexpr int kLongRowBlocks = sizeof(Stored) == sizeof(double) ? 2 : 4;
+constexpr int kLongRowBlocks = sizeof(Stored) == sizeof(double) ? 2 : 3;
 // Rounds of a warp from which on they come in several waves.
 constexpr int64_t kMostRounds = 64;
 // Bytes of a row from which on it may be split over blocks.
@@ -41,7 +53,7 @@ constexpr int64_t kSplitBytes = 64 * 1024;
 // Up to here a thread has a row of its own, if the rows are contiguous; a warp has two times these bytes under way, or
 // 32 rows if they are more.
 constexpr int64_t kShortRowBytes = 96;
-constexpr int kBroughtBytes = 2048;
+constexpr int kBroughtBytes = 3072;
 
 // Rows whose classes are apart in memory, value by value.
 template <class Stored>
@@ -63,8 +75,8 @@ __global__ void __launch_bounds__(kBlockThreads)
 }
 
 // Rows that fit into the registers of `Lanes` lanes, `Count` chunks in each: a row is one tile. A warp has `rounds`
-// times 32 / Lanes rows, one after the other. A lane keeps the state of one row of Lanes rounds, so that the rows' ends
-// are worked out, and written, for 32 rows at a time.
+// times 32 / Lanes rows, one after the other. A lane keeps the state of one row of 32, so that the ends of 32 rows are
+// worked out, and written, at a time.
 template <class Stored, bool Probabilities, int Lanes, int Count>
 __global__ void __launch_bounds__(kBlockThreads, kRegisterRowBlocks<Stored, Count>)
     register_rows(const __grid_constant__ Pool pool, const __grid_constant__ RowOutputs<accumulate_t<Stored>> out,
@@ -75,31 +87,31 @@ __global__ void __launch_bounds__(kBlockThreads, kRegisterRowBlocks<Stored, Coun
   const Acc scale = exponent_scale(inverse_temperature);
   const int rows_of_warp = rounds * together;
   const int64_t next_row = together * pool.row_stride;
+  const bool alike = next_row % Chunk<Stored>::kWidth == 0;  // a lane's rows begin at the same place of 16 bytes
   // A row that begins askew has a chunk less.
   const int least_of_lane = (static_cast<int>(pool.classes) / Chunk<Stored>::kWidth - 1) / Lanes;
   for (int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * rows_of_warp;
        first < pool.rows; first += static_cast<int64_t>(gridDim.x) * kWarps * rows_of_warp) {
     const int rows = pool.rows - first < rows_of_warp ? static_cast<int>(pool.rows - first) : rows_of_warp;
-    const Stored* row =
-        static_cast<const Stored*>(pool.data) + (first + (group < rows ? group : rows - 1)) * pool.row_stride;
-    TileState<Acc> kept;
-    for (int begin = 0; begin < rows; begin += together) {
-      const ChunkedRow<Stored> chunks(row, pool.classes);
-      // Every lane takes part in every round's shuffles; rows past the end are read as the last one and not written.
-      if (begin + together + group < rows) row = opaque(row + next_row);
-      Chunk<Stored> tile[Count];
-      load_chunks<Probabilities, Lanes>(tile, chunks.body + lane, chunks.chunks - lane, least_of_lane);
-      auto state = no_tiles<Acc, Probabilities>();
-      absorb_tile<Probabilities, Lanes, Lanes, true>(state, tile, chunks, lane, scale);
-      absorb_edges<Probabilities, Lanes>(state, chunks, lane, scale);
-      state = merge_shares<Lanes>(state, out.argmax != nullptr);
-      const int turn = begin / together % Lanes;
-      if (turn == lane) kept = state;
-      if (turn == Lanes - 1 || begin + together >= rows) {
-        const int of_lane = begin + (lane - turn) * together + group;
-        if (lane <= turn && of_lane < rows) {
-          write_row(out, first + of_lane, row_state_of<Probabilities>(kept), inverse_temperature);
-        }
+    ChunkedRow<Stored> chunks(
+        static_cast<const Stored*>(pool.data) + (first + (group < rows ? group : rows - 1)) * pool.row_stride,
+        pool.classes);
+    for (int begin = 0; begin < rows; begin += kWarp) {
+      auto kept = no_tiles<Acc, Probabilities>();
+      for (int turn = 0; turn < Lanes && begin + turn * together < rows; ++turn) {
+        Chunk<Stored> tile[Count];
+        load_chunks<Probabilities, Lanes>(tile, chunks.body + lane, chunks.chunks - lane, least_of_lane);
+        auto state = no_tiles<Acc, Probabilities>();
+        absorb_tile<Probabilities, Lanes, Lanes, true>(state, tile, chunks, lane, scale, out.argmax != nullptr);
+        absorb_edges<Probabilities, Lanes>(state, chunks, lane, scale);
+        state = merge_shares<Lanes>(state, out.argmax != nullptr);
+        if (turn == lane) kept = state;
+        // Every lane takes part in every turn's shuffles; rows past the end are read as the last one and not written.
+        if (begin + (turn + 1) * together + group < rows) chunks.advance(next_row, alike, pool.classes);
+      }
+      const int of_lane = begin + lane * together + group;
+      if (of_lane < rows) {
+        write_row(out, first + of_lane, row_state_of<Probabilities>(kept), inverse_temperature);
       }
     }
   }
@@ -108,7 +120,7 @@ __global__ void __launch_bounds__(kBlockThreads, kRegisterRowBlocks<Stored, Coun
 // The tiles of a row from `begin` on, every `step`-th, as a warp takes them in: the next one is under way meanwhile.
 template <class Stored, bool Probabilities>
 __device__ void absorb_tiles(TileState<accumulate_t<Stored>>& state, const ChunkedRow<Stored>& row, int begin, int end,
-                             int step, accumulate_t<Stored> scale) {
+                             int step, accumulate_t<Stored> scale, bool with_argmax) {
   constexpr int count = kTileChunks<Stored>, per_tile = kWarp * count;
   const int lane = threadIdx.x % kWarp, stride = step * per_tile;
   // Where the next tile is, and how many chunks there are from there on.
@@ -131,7 +143,7 @@ __device__ void absorb_tiles(TileState<accumulate_t<Stored>>& state, const Chunk
       at += stride;
       left -= stride;
     }
-    if (any) absorb_tile<Probabilities, kWarp, kWarp, false>(state, tile, row, first, scale);
+    if (any) absorb_tile<Probabilities, kWarp, kWarp, false>(state, tile, row, first, scale, with_argmax);
     if (!more) break;
   }
 }
@@ -146,7 +158,7 @@ __global__ void __launch_bounds__(kBlockThreads, kLongRowBlocks<Stored>)
        row += static_cast<int64_t>(gridDim.x) * kWarps) {
     const ChunkedRow<Stored> chunks(static_cast<const Stored*>(pool.data) + row * pool.row_stride, pool.classes);
     auto state = no_tiles<accumulate_t<Stored>, Probabilities>();
-    absorb_tiles<Stored, Probabilities>(state, chunks, 0, tiles, 1, scale);
+    absorb_tiles<Stored, Probabilities>(state, chunks, 0, tiles, 1, scale, out.argmax != nullptr);
     absorb_edges<Probabilities, kWarp>(state, chunks, threadIdx.x % kWarp, scale);
     state = merge_shares<kWarp>(state, out.argmax != nullptr);
     if (threadIdx.x % kWarp == 0) write_row(out, row, row_state_of<Probabilities>(state), inverse_temperature);
@@ -207,7 +219,7 @@ __global__ void __launch_bounds__(kBlockThreads, kLongRowBlocks<Stored>)
       const int end = left < tiles - begin ? begin + static_cast<int>(left) : tiles;
       const ChunkedRow<Stored> chunks(static_cast<const Stored*>(pool.data) + row * pool.row_stride, pool.classes);
       auto of_lane = no_tiles<Acc, Probabilities>();
-      absorb_tiles<Stored, Probabilities>(of_lane, chunks, begin + warp, end, kWarps, scale);
+      absorb_tiles<Stored, Probabilities>(of_lane, chunks, begin + warp, end, kWarps, scale, out.argmax != nullptr);
       if (begin == 0 && warp == 0) absorb_edges<Probabilities, kWarp>(of_lane, chunks, lane, scale);
       of_lane = merge_shares<kWarp>(of_lane, out.argmax != nullptr);
       if (lane == 0) of_warps[turn % 2][warp] = piece_of(row_state_of<Probabilities>(of_lane));
@@ -262,41 +274,37 @@ __global__ void __launch_bounds__(kBlockThreads)
   const int rows_at_once = kWarp * depth, room = rows_at_once * classes;
   Stored* const rooms = dynamic_shared<Stored>() + threadIdx.x / kWarp * 2 * room;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kWarps * rows_at_once;
-  const int64_t begin = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * rows_at_once;
-  const auto bring = [&](int64_t first, int turn) {
-    if (first < pool.rows) {
-      Stored* const to = rooms + turn * room;
-      const Stored* from = static_cast<const Stored*>(pool.data) + first * classes;
-      const int64_t left = (pool.rows - first) * classes;
-      const int values = left < room ? static_cast<int>(left) : room;
-      int i = 0;
-      if (aligned) {
-        constexpr int width = 16 / sizeof(Stored);
-        for (i = lane * width; i + width <= values; i += kWarp * width) copy_async(to + i, from + i);
-        i = values / width * width;
-      }
-      for (i += lane; i < values; i += kWarp) to[i] = from[i];
+  int64_t coming = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * rows_at_once;
+  const Stored* from = static_cast<const Stored*>(pool.data) + coming * classes;
+  for (int turn = 0, before = 0; before == 0 || coming - stride < pool.rows; turn ^= 1, before = 1) {
+    Stored* const to = rooms + turn * room;
+    if (aligned && coming + rows_at_once <= pool.rows) {
+      constexpr int width = 16 / sizeof(Stored);
+      const Stored* of_lane = from + lane * width;
+#pragma unroll 4
+      for (int i = lane * width; i < room; i += kWarp * width, of_lane += kWarp * width) copy_async(to + i, of_lane);
+    } else if (coming < pool.rows) {
+      const auto values = (pool.rows - coming) * classes < room ? static_cast<int>(pool.rows - coming) * classes : room;
+#pragma unroll 1
+      for (int i = lane; i < values; i += kWarp) to[i] = from[i];
     }
     close_copies();
-  };
-  bring(begin, 0);
-  int turn = 0;
-  for (int64_t first = begin; first < pool.rows; first += stride, turn ^= 1) {
-    bring(first + stride, turn ^ 1);
+    const int64_t first = coming - stride;
+    coming += stride;
+    from = opaque(from + stride * classes);
+    if (before == 0) continue;
     await_copies_but<1>();
     __syncwarp();
-    for (int k = 0; k < depth; ++k) {
-      const int64_t row = first + k * kWarp + lane;
-      if (row < pool.rows) {
-        const Stored* from = rooms + turn * room + (k * kWarp + lane) * classes;
-        float values[Most];
+    const Stored* of_lane = rooms + (turn ^ 1) * room + lane * classes;
+    for (int64_t row = first + lane; row < pool.rows && row < first + rows_at_once; row += kWarp) {
+      float values[Most];
 #pragma unroll
-        for (int i = 0; i < Most; ++i) {
-          values[i] = widen(i < Least || i < classes ? from[i] : masked<Stored, Probabilities>());
-        }
-        const auto state = state_of_values<Probabilities>(values, scale, out.argmax != nullptr);
-        write_row(out, row, row_state_of<Probabilities>(state), inverse_temperature);
+      for (int i = 0; i < Most; ++i) {
+        values[i] = widen(i < Least || i < classes ? of_lane[i] : masked<Stored, Probabilities>());
       }
+      const auto state = state_of_values<Probabilities>(values, scale, out.argmax != nullptr);
+      write_row(out, row, row_state_of<Probabilities>(state), inverse_temperature);
+      of_lane += kWarp * classes;
     }
     __syncwarp();
   }

@@ -62,6 +62,15 @@ struct ChunkedRow {
     edges = classes - chunks * kWidth;
   }
 
+  // On to a row that begins `step` values later; `alike` says that this is a number of chunks.
+  __device__ void advance(int64_t step, bool alike, int64_t classes) {
+    if (alike) {
+      body = opaque(body + step / kWidth);
+    } else {
+      *this = ChunkedRow(reinterpret_cast<const Stored*>(body) - before + step, classes);
+    }
+  }
+
   // Where a chunk's first value stands, and a value of the edges.
   __device__ uint32_t column(int chunk) const { return static_cast<uint32_t>(before + chunk * kWidth); }
   __device__ int edge_column(int edge) const { return edge < before ? edge : chunks * kWidth + edge; }
@@ -131,7 +140,7 @@ __device__ TileState<Acc> merge_shares(TileState<Acc> state, bool with_argmax) {
 // warp come here together.
 template <bool Probabilities, int Lanes, int Step, bool Only, class Stored, int Count>
 __device__ void absorb_tile(TileState<accumulate_t<Stored>>& state, Chunk<Stored> (&tile)[Count],
-                            const ChunkedRow<Stored>& row, int first, accumulate_t<Stored> scale) {
+                            const ChunkedRow<Stored>& row, int first, accumulate_t<Stored> scale, bool with_argmax) {
   using Acc = accumulate_t<Stored>;
   Acc tops[Count];
 #pragma unroll
@@ -146,11 +155,13 @@ __device__ void absorb_tile(TileState<accumulate_t<Stored>>& state, Chunk<Stored
     } else {
       raise<Probabilities>(state, max, scale);
     }
-    if (top == state.max) {  // one lane, mostly, and one of its chunks
+    // Of a long row one chunk of one lane holds the maximum, mostly. Of many short ones, any chunk may.
+    constexpr bool few = Lanes >= 16;
+    if (!few || top == state.max) {
 #pragma unroll
       for (int l = 0; l < Count; ++l) {
-        if (tops[l] != state.max) continue;
-        take_out<Probabilities>(state, tile[l], row.column(first + l * Step));
+        if (few && tops[l] != state.max) continue;
+        take_out<Probabilities>(state, tile[l], row.column(first + l * Step), with_argmax);
         tops[l] = top_of(tile[l]);
       }
       top = tops[0];

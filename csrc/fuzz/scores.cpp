@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "../cpu/isa.h"
+#include "../math/row_tile.h"
 #include "truth.h"
 
 namespace prunefuse::fuzz {
@@ -164,6 +165,81 @@ void check_lanes(Random& random, const Array<Stored>& array, double temperature,
   }
 }
 
+template <class Acc>
+void check_row(const RowState<Acc>& row, Acc inverse, const RowTruth& truth, double temperature, int64_t number) {
+  const RowSummary<Acc> summary = summarize(row, inverse);
+  check_utilities(summary, truth, temperature, number);
+  if (summary.p1 == summary.p1 && !truth.tied) {
+    expect(row.argmax == truth.argmax, "arg-max of tiles ", row.argmax, ", not ", truth.argmax);
+  }
+}
+
+// As a GPU does it: groups of lanes take tiles of chunks against a maximum that they share, each group a part of the
+// row, and the parts' states are merged.
+template <class Stored, bool Probabilities>
+void check_tiles(Random& random, const Array<Stored>& array, double temperature, const std::vector<RowTruth>& truth) {
+  using Acc = accumulate_t<Stored>;
+  constexpr int count = 2, width = Chunk<Stored>::kWidth;
+  struct Tile {
+    Chunk<Stored> chunks[count];
+  };
+  const auto inverse = static_cast<Acc>(1 / temperature);
+  const Acc scale = exponent_scale(inverse);
+  const int64_t classes = array.layout.sizes[2], lanes = random.one_of<int64_t>({1, 2, 16, 32});
+  for (size_t i = 0; i < truth.size(); ++i) {
+    const auto stored = [&](int64_t column) {
+      return column < classes ? array.memory[array.position(0, static_cast<int64_t>(i), column)]
+                              : masked<Stored, Probabilities>();
+    };
+    RowState<Acc> row;
+    const std::vector<int64_t> cuts = random.cuts((classes + width - 1) / width);
+    for (size_t piece = 1; piece < cuts.size(); ++piece) {
+      std::vector<TileState<Acc>> states(static_cast<size_t>(lanes), no_tiles<Acc, Probabilities>());
+      for (int64_t first = cuts[piece - 1]; first < cuts[piece]; first += lanes * count) {
+        std::vector<Tile> tiles(states.size());
+        const auto chunk_of = [&](size_t lane, int l) { return first + static_cast<int64_t>(lane) + l * lanes; };
+        Acc max = states[0].max;
+        for (size_t lane = 0; lane < states.size(); ++lane) {
+          for (int l = 0; l < count; ++l) {
+            Chunk<Stored>& chunk = tiles[lane].chunks[l] = masked_chunk<Stored, Probabilities>();
+            const int64_t number = chunk_of(lane, l);
+            for (int k = 0; number < cuts[piece] && k < width; ++k) put(chunk, k, stored(number * width + k));
+            max = larger(max, top_of(chunk));
+          }
+        }
+        for (size_t lane = 0; lane < states.size(); ++lane) {
+          raise<Probabilities>(states[lane], max, scale);
+          for (int l = 0; l < count; ++l) {
+            Chunk<Stored>& chunk = tiles[lane].chunks[l];
+            if (top_of(chunk) == max) {
+              take_out<Probabilities>(states[lane], chunk, static_cast<uint32_t>(chunk_of(lane, l) * width), true);
+            }
+            states[lane].second = larger(states[lane].second, top_of(chunk));
+          }
+          add<Probabilities>(states[lane], tiles[lane].chunks, scale);
+        }
+      }
+      TileState<Acc> total = states[0];
+      for (size_t lane = 1; lane < states.size(); ++lane) {
+        total.ties += states[lane].ties;
+        total.tail += states[lane].tail;
+        total.dot += states[lane].dot;
+        total.second = larger(total.second, states[lane].second);
+        total.argmax = std::min(total.argmax, states[lane].argmax);
+      }
+      row = merge(row, row_state_of<Probabilities>(total), inverse);
+    }
+    check_row(row, inverse, truth[i], temperature, static_cast<int64_t>(i));
+
+    constexpr int most = 32;
+    if (classes > most) continue;
+    Acc values[most];
+    for (int c = 0; c < most; ++c) values[c] = static_cast<Acc>(widen(stored(c)));
+    row = row_state_of<Probabilities>(state_of_values<Probabilities>(values, scale, true));
+    check_row(row, inverse, truth[i], temperature, static_cast<int64_t>(i));
+  }
+}
+
 }  // namespace
 
 void score_case(Random& random) {
@@ -183,7 +259,12 @@ void score_case(Random& random) {
       check_rows<Stored>(random, pool, temperature, truth);
       if (!probabilities) check_pieces<Stored>(random, pool, temperature, truth);
     });
-    if (!probabilities) check_lanes(random, array, temperature, truth);
+    if (probabilities) {
+      check_tiles<Stored, true>(random, array, temperature, truth);
+    } else {
+      check_lanes(random, array, temperature, truth);
+      check_tiles<Stored, false>(random, array, temperature, truth);
+    }
   });
 }
 

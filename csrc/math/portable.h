@@ -8,8 +8,10 @@
 
 #if defined(__CUDACC__)
 #define PRUNEFUSE_HD __host__ __device__ __forceinline__
+#define PRUNEFUSE_UNROLL _Pragma("unroll")  // arrays that the loop after it walks then stay in registers
 #else
 #define PRUNEFUSE_HD inline __attribute__((always_inline))
+#define PRUNEFUSE_UNROLL
 #endif
 
 namespace prunefuse {

@@ -1,4 +1,5 @@
-// The softmax statistics of one row, gathered in one read: the only row math there is, for CPU and CUDA.
+// The softmax statistics of one row, gathered in one read, for CPU and CUDA. row_tile.h has another way to the same
+// state, for a GPU's lanes.
 //
 // The state of the values seen so far, with m the largest of them and e_j = exp((x_j - m) / T):
 //   ties = how many equal m,  tail = sum of e_j over the others,  dot = sum of e_j (x_j - m) / T,  second = the
@@ -119,7 +120,7 @@ struct RowSummary {
 template <class V>
 PRUNEFUSE_HD RowSummary<V> summary_of(V max, V rest, V log_sum, V runner_up, V dot, V logit_margin,
                                       V inverse_temperature, V temperature) {
-  const V inverse = 1.0f / (rest + 1.0f);
+  const V inverse = reciprocal(rest + 1.0f);
   return {max * inverse_temperature + log_sum,
           inverse,
           runner_up * inverse,
@@ -145,10 +146,11 @@ PRUNEFUSE_HD RowSummary<Acc> summarize(const RowState<Acc>& state, Acc inverse_t
 
 template <class V>
 PRUNEFUSE_HD V utility(const RowSummary<V>& row, Utility which) {
-  if (which == Utility::kLeastConfidence) return row.least_confidence;
-  if (which == Utility::kMargin) return row.margin;
-  if (which == Utility::kEntropy) return row.entropy;
-  return which == Utility::kEnergy ? row.energy : row.logit_margin;
+  const int number = static_cast<int>(which);  // half the instructions of a GPU to compare
+  if (number == static_cast<int>(Utility::kLeastConfidence)) return row.least_confidence;
+  if (number == static_cast<int>(Utility::kMargin)) return row.margin;
+  if (number == static_cast<int>(Utility::kEntropy)) return row.entropy;
+  return number == static_cast<int>(Utility::kEnergy) ? row.energy : row.logit_margin;
 }
 
 // Where a kernel writes a row: `utilities` (count x rows, in the order of `which`) and/or the four statistics.
@@ -196,7 +198,11 @@ PRUNEFUSE_HD void write_row(const RowOutputs<Acc>& out, int64_t row, const RowSt
                             Acc inverse_temperature) {
   if (out.state != nullptr) return merge_into_stored(out, row, state, inverse_temperature);
   const RowSummary<Acc> summary = summarize(state, inverse_temperature);
-  for (int k = 0; k < out.count; ++k) out.utilities[k * out.rows + row] = utility(summary, out.which[k]);
+  PRUNEFUSE_UNROLL
+  for (int k = 0; k < kUtilityCount; ++k) {
+    if (k >= out.count) break;
+    out.utilities[k * out.rows + row] = utility(summary, out.which[k]);
+  }
   if (out.argmax != nullptr) {
     out.argmax[row] = summary.p1 == summary.p1 ? state.argmax : -1;
     out.logsumexp[row] = summary.logsumexp;

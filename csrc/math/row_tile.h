@@ -85,31 +85,39 @@ PRUNEFUSE_HD Acc larger(Acc a, Acc b) {
   return a > b || b != b ? a : b;
 }
 
+// Of values of 16 bits some processors take two at a time. So they are widened only once, where they are added.
+#if defined(__CUDA_ARCH__)
+constexpr bool kLargestByPairs = __CUDA_ARCH__ >= 800, kEqualByPairs = __CUDA_ARCH__ >= 900;
+#else
+constexpr bool kLargestByPairs = false, kEqualByPairs = false;
+#endif
+
+template <class Stored>
+PRUNEFUSE_HD uint32_t larger_pair(uint32_t a, uint32_t b) {
+  uint32_t pair;
+  if constexpr (std::is_same_v<Stored, bfloat16_bits>) {
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
+  } else {
+    asm("max.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
+  }
+  return pair;
+}
+
 // The largest number of a chunk.
 template <class Stored>
 PRUNEFUSE_HD accumulate_t<Stored> top_of(const Chunk<Stored>& chunk) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  if constexpr (sizeof(Stored) == 2) {
-    // Two values at a time. So they are widened only once, where they are added.
-    const auto larger_pair = [](uint32_t a, uint32_t b) {
-      uint32_t pair;
-      if constexpr (std::is_same_v<Stored, bfloat16_bits>) {
-        asm("max.bf16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
-      } else {
-        asm("max.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
-      }
-      return pair;
-    };
+  if constexpr (kLargestByPairs && sizeof(Stored) == 2) {
+    const uint32_t (&pairs)[4] = chunk.words;
     uint32_t top =
-        larger_pair(larger_pair(chunk.words[0], chunk.words[1]), larger_pair(chunk.words[2], chunk.words[3]));
-    top = larger_pair(top, top << 16 | top >> 16);
+        larger_pair<Stored>(larger_pair<Stored>(pairs[0], pairs[1]), larger_pair<Stored>(pairs[2], pairs[3]));
+    top = larger_pair<Stored>(top, top << 16 | top >> 16);
     return widen(Stored{static_cast<uint16_t>(top)});
+  } else {
+    accumulate_t<Stored> top = value_at(chunk, 0);
+    PRUNEFUSE_UNROLL
+    for (int i = 1; i < Chunk<Stored>::kWidth; ++i) top = larger(top, value_at(chunk, i));
+    return top;
   }
-#endif
-  accumulate_t<Stored> top = value_at(chunk, 0);
-#pragma unroll
-  for (int i = 1; i < Chunk<Stored>::kWidth; ++i) top = larger(top, value_at(chunk, i));
-  return top;
 }
 
 template <bool Probabilities, class Acc>
@@ -186,25 +194,70 @@ PRUNEFUSE_HD void raise(TileState<Acc>& state, Acc max, Acc scale) {
   state.argmax = kNoColumn;
 }
 
+// mask_equal with the instruction that compares two 16-bit values at a time.
+template <bool Probabilities, class Stored>
+PRUNEFUSE_HD uint32_t mask_equal_pairs(Chunk<Stored>& chunk, float max) {
+  uint32_t even = 0, odd = 0;  // bits 2 i and 2 i + 17 of word i
+  constexpr bool brain = std::is_same_v<Stored, bfloat16_bits>;
+  uint32_t of_max = bits_as<uint32_t>(max) & 0xffff0000u;
+  if constexpr (brain) {
+    of_max |= of_max >> 16;
+  } else {
+    asm("{ .reg .b16 half; cvt.rn.f16.f32 half, %1; mov.b32 %0, {half, half}; }" : "=r"(of_max) : "f"(max));
+  }
+  const uint32_t lowest = bits_as<uint16_t>(masked<Stored, Probabilities>()) * 0x10001u;
+  PRUNEFUSE_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    uint32_t& pair = chunk.words[i];
+    uint32_t equal;
+    if constexpr (brain) {
+      asm("set.eq.u32.bf16x2 %0, %1, %2;" : "=r"(equal) : "r"(pair), "r"(of_max));
+    } else {
+      asm("set.eq.u32.f16x2 %0, %1, %2;" : "=r"(equal) : "r"(pair), "r"(of_max));
+    }
+    pair = (pair & ~equal) | (lowest & equal);
+    even |= equal & (1u << (2 * i));
+    odd |= equal & (1u << (2 * i + 17));
+  }
+  return even | odd >> 16;
+}
+
+// Masks the values of a chunk that equal the maximum; the bits of the result that are set are as many as these, and the
+// number of the lowest, if there is one, is that of the first.
+template <bool Probabilities, class Stored, class Acc>
+PRUNEFUSE_HD uint32_t mask_equal(Chunk<Stored>& chunk, Acc max) {
+  if constexpr (kEqualByPairs && sizeof(Stored) == 2) {
+    return mask_equal_pairs<Probabilities>(chunk, max);
+  } else {
+    uint32_t hits = 0;
+    PRUNEFUSE_UNROLL
+    for (int i = 0; i < Chunk<Stored>::kWidth; ++i) {
+      if (value_at(chunk, i) == max) {
+        put(chunk, i, masked<Stored, Probabilities>());
+        hits |= 1u << i;
+      }
+    }
+    return hits;
+  }
+}
+
 // Counts the values of a chunk that equal the maximum, and masks them. `column` is where the chunk begins.
 template <bool Probabilities, class Stored, class Acc>
-PRUNEFUSE_HD void take_out(TileState<Acc>& state, Chunk<Stored>& chunk, uint32_t column) {
-  uint32_t hits = 0;
-#pragma unroll
-  for (int i = 0; i < Chunk<Stored>::kWidth; ++i) {
-    if (value_at(chunk, i) == state.max) {
-      put(chunk, i, masked<Stored, Probabilities>());
-      hits |= 1u << i;
-    }
-  }
-  if (hits == 0) return;
+PRUNEFUSE_HD void take_out(TileState<Acc>& state, Chunk<Stored>& chunk, uint32_t column, bool with_argmax) {
+  const uint32_t hits = mask_equal<Probabilities>(chunk, state.max);
 #if defined(__CUDA_ARCH__)
-  const int count = __popc(hits), place = __ffs(static_cast<int>(hits)) - 1;
+  const int count = __popc(hits);
 #else
-  const int count = __builtin_popcount(hits), place = __builtin_ctz(hits);
+  const int count = __builtin_popcount(hits);
+#endif
+  state.ties += static_cast<Acc>(count);
+  if (!with_argmax || hits == 0) return;
+#if defined(__CUDA_ARCH__)
+  const int place = __ffs(static_cast<int>(hits)) - 1;
+#else
+  const int place = __builtin_ctz(hits);
 #endif
   const uint32_t first = column + static_cast<uint32_t>(place);
-  state.ties += static_cast<Acc>(count);
   state.argmax = first < state.argmax ? first : state.argmax;
 }
 
@@ -229,9 +282,9 @@ template <bool Probabilities, class Stored, int Count, class Acc>
 PRUNEFUSE_HD void add(TileState<Acc>& state, const Chunk<Stored> (&tile)[Count], Acc scale) {
   const Acc origin = origin_of<Probabilities>(state);
   Acc tail = 0, dot = 0;
-#pragma unroll
+  PRUNEFUSE_UNROLL
   for (int l = 0; l < Count; ++l) {
-#pragma unroll
+    PRUNEFUSE_UNROLL
     for (int i = 0; i < Chunk<Stored>::kWidth; ++i) {
       const Acc t = exponent(logit_of<Probabilities>(value_at(tile[l], i)) - origin, scale);
       const Acc e = exponential(t);
@@ -247,10 +300,10 @@ PRUNEFUSE_HD void add(TileState<Acc>& state, const Chunk<Stored> (&tile)[Count],
 template <bool Probabilities, int Count, class Acc>
 PRUNEFUSE_HD TileState<Acc> state_of_values(const Acc (&values)[Count], Acc scale, bool with_argmax) {
   auto state = no_tiles<Acc, Probabilities>();
-#pragma unroll
+  PRUNEFUSE_UNROLL
   for (int i = 0; i < Count; ++i) state.max = larger(state.max, values[i]);
   const Acc origin = origin_of<Probabilities>(state);
-#pragma unroll
+  PRUNEFUSE_UNROLL
   for (int i = 0; i < Count; ++i) {
     const Acc t = exponent(logit_of<Probabilities>(values[i]) - origin, scale);
     const Acc e = exponential(t);
@@ -263,7 +316,7 @@ PRUNEFUSE_HD TileState<Acc> state_of_values(const Acc (&values)[Count], Acc scal
     }
   }
   if (with_argmax) {
-#pragma unroll
+    PRUNEFUSE_UNROLL
     for (int i = Count - 1; i >= 0; --i) {
       if (values[i] == state.max) state.argmax = static_cast<uint32_t>(i);
     }
