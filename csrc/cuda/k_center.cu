@@ -1,19 +1,22 @@
-// Greedy k-center on CUDA: one launch per pick, no host synchronization, so that a call can be captured in a graph.
+// Greedy k-center on CUDA without host synchronization, so that a call can be captured in a graph: labeled rows, kTile
+// of them per read of the features, then picks.
 //
-// A launch begins by reducing what every block of the launch before found (its farthest row): that is the pick. It then
-// reads all features once, shortens each row's distance to its nearest center by the pick, and leaves each block's
-// farthest row for the next launch. Labeled rows come first, kTile of them per read of the features.
+// Where all features fit in shared memory (some 29 MB on an H200), one cooperative launch makes all picks. Each block
+// has an equal share of the rows there, tells the others of its farthest, and hears of theirs, which is the pick: one
+// way through L2, and another for the pick's features. With 50,000 x 64 a warp of sm_90 takes about 630 instructions a
+// pick, and 8 of them 0.8 microseconds at 80 % of what a multiprocessor issues; an estimated 2 pass on those ways, at
+// barriers, and in the first warp, which hears.
 //
-// Bytes per pick: N * d * size of the features and N * size of the distances read, and the distances that fell written.
-// The reduction adds 16 bytes per block, read by every block: at 528 blocks (an H100) 4 MB from L2, against 13 MB for
-// N = 50,000, d = 64, and nothing beside larger pools. 3 operations per 4 bytes keep a pick bound by memory.
-//
-// Occupancy: 256 threads and at most 64 registers make 4 blocks, 1,024 threads, resident on a multiprocessor. A thread
-// has 4 loads of 16 bytes under way (2 rows, unrolled twice), 64 KB per multiprocessor, where the latency of an H200's
-// memory takes about 25. A row belongs to 4 lanes, which read it in pieces of 64 bytes, so every sector is used whole;
-// the center comes from L1. Labeled rows are bound by arithmetic: 16 sums per 3 loads. Where rows do not start at
-// 16-byte boundaries (d not a multiple of 4, for float32), 16 lanes read 4 bytes each, 8 times 2 under way.
-// Below about 20 MB of features the launches themselves, 2 to 3 microseconds each, are what remains.
+// Elsewhere every pick is a launch. It begins by reducing what every block of the launch before found (its farthest
+// row): that is the pick. It then reads all features once, shortens each row's distance to its nearest center by the
+// pick, and leaves each block's farthest row for the next launch. Bytes: N * d * size of the features and N * size of
+// the distances read, and the distances that fell written; and 16 bytes per block, read by every block: at 528 blocks
+// 4 MB from L2. An instruction to a byte keeps it bound by memory. At most 64 registers make 4 blocks of 256 threads
+// resident on a multiprocessor; a thread issues 4 loads of 16 bytes (2 rows, 2 steps) before it waits for the first: 64
+// KB per multiprocessor, where the latency of an H200's memory takes about 25. A row belongs to 4 lanes, which read it
+// in pieces of 64 bytes, so every sector is used whole; the center comes from L1. Where rows do not start at 16-byte
+// boundaries (d not a multiple of 4, for float32), 16 lanes read 4 bytes each, 8 times 2 under way. Labeled rows are
+// bound by arithmetic: 16 sums per 3 loads.
 //
 // Distances are sums of squared differences in 16 partial sums (float64: 4), element j in sum j mod 16, folded by
 // halves: bit for bit those of the CPU at its AVX-512 level (float64: also AVX2), whatever the layout. Other levels add
@@ -38,9 +41,10 @@ using torch::stable::Tensor;
 constexpr int kBlockThreads = 256;
 constexpr int kBlocksPerMultiprocessor = 4;
 constexpr int kRowsAtOnce = 2;  // rows that a thread has under way
-constexpr int kResidentThreads = 512;
+constexpr int kResidentThreads = 256;
+constexpr int kMostResidentBlocks = 256;
 constexpr int64_t kStaticBytes = 1024;  // at most, of what a block has beside the rows
-constexpr int kResidentRows = 3;        // the same, where rows are in shared memory
+constexpr int kResidentRows = 6;        // the same, where rows are in shared memory
 // Labeled rows per read of the features: what registers hold the sums of.
 template <class T>
 constexpr int kTile = sizeof(T) == sizeof(float) ? 8 : 4;
@@ -101,20 +105,34 @@ __device__ Farthest<T> farther(Farthest<T> a, Farthest<T> b) {
   return {second ? b.distance : a.distance, second ? b.row : a.row};
 }
 
-// The farthest of all threads', in every thread of the block.
-template <int Threads = kBlockThreads, class T>
-__device__ Farthest<T> block_farthest(Farthest<T> mine) {
-  __shared__ Farthest<T> warps[Threads / kWarp];
+// The farthest of all lanes', in every lane.
+template <class T>
+__device__ Farthest<T> warp_farthest(Farthest<T> mine) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) {
     Farthest<T> other;
     other.distance = __shfl_xor_sync(0xffffffffu, mine.distance, mask);
     other.row = __shfl_xor_sync(0xffffffffu, static_cast<long long>(mine.row), mask);
     mine = farther(mine, other);
   }
+  return mine;
+}
+
+// Leaves the farthest of each warp in shared memory, where all threads then find them.
+template <int Threads, class T>
+__device__ const Farthest<T>* farthest_of_warps(Farthest<T> mine) {
+  __shared__ Farthest<T> warps[Threads / kWarp];
+  mine = warp_farthest(mine);
   __syncthreads();  // all have read what an earlier call left
   if (threadIdx.x % kWarp == 0) store_farthest(warps + threadIdx.x / kWarp, mine);
   __syncthreads();
-  for (int warp = 0; warp < Threads / kWarp; ++warp) mine = farther(mine, load_farthest(warps + warp));
+  return warps;
+}
+
+// The farthest of all threads', in every thread of the block.
+template <class T>
+__device__ Farthest<T> block_farthest(Farthest<T> mine) {
+  const Farthest<T>* const warps = farthest_of_warps<kBlockThreads>(mine);
+  for (int warp = 0; warp < kBlockThreads / kWarp; ++warp) mine = farther(mine, load_farthest(warps + warp));
   return mine;
 }
 
@@ -151,12 +169,12 @@ __device__ Piece<Stored, Width> load_piece(const Stored* from) {
 
 // out[c][r] = |centers[c] - rows[r]|^2, in every lane of those that share the rows. The
 // loads of so many `Steps` are issued before any of them is waited for.
-template <int Width, int Steps, bool Shared, int Centers, int Rows, class Stored, class T>
+template <int Width, int Steps, bool Shared, int Centers, int Rows, class Stored, class Index, class T>
 __device__ void squared_distances(const Stored* const (&centers)[Centers], const Stored* const (&rows)[Rows],
-                                  int64_t width, int lane, T (&out)[Centers][Rows]) {
+                                  Index width, int lane, T (&out)[Centers][Rows]) {
   constexpr int lanes = kSums<T> / Width;
   T sums[Centers][Rows][Width] = {};
-  const auto add = [&](const Piece<Stored, Width>(&x)[Rows], int64_t j) {
+  const auto add = [&](const Piece<Stored, Width>(&x)[Rows], Index j) {
 #pragma unroll
     for (int c = 0; c < Centers; ++c) {
       const auto center = load_piece<Width, Shared>(centers[c] + j);
@@ -170,7 +188,7 @@ __device__ void squared_distances(const Stored* const (&centers)[Centers], const
       }
     }
   };
-  int64_t j = lane * Width;
+  Index j = lane * Width;
 #pragma unroll 1
   for (; j + (Steps - 1) * kSums<T> < width; j += Steps * kSums<T>) {
     Piece<Stored, Width> x[Steps][Rows];
@@ -353,20 +371,44 @@ __device__ void say(Said<T>* to, Farthest<T> farthest, uint32_t number) {
   to->row = static_cast<unsigned long long>(number) << Said<T>::kRowBits | static_cast<uint64_t>(farthest.row + 1);
 }
 
+// The farthest of what all blocks say of a pick, in every lane of a warp. A lane asks for all that it has to hear at
+// once.
 template <class T>
-__device__ Farthest<T> hear(const Said<T>* from, uint32_t number) {
-  constexpr unsigned long long rows = (1ull << Said<T>::kRowBits) - 1;
-  unsigned long long word;
-  uint32_t halves[Said<T>::kHalves];
-  for (int i = 0; i < Said<T>::kHalves; ++i) {
-    while ((word = from->distance[i]) >> 32 != number) __nanosleep(0);
-    halves[i] = static_cast<uint32_t>(word);
+__device__ Farthest<T> hear(const Said<T>* said, int64_t blocks, uint32_t number) {
+  constexpr int each = kMostResidentBlocks / kWarp, halves = Said<T>::kHalves, row_bits = Said<T>::kRowBits;
+  unsigned long long distances[each][halves], rows[each];
+  const int64_t lane = threadIdx.x % kWarp;
+  for (bool missing = true; missing;) {
+    missing = false;
+#pragma unroll
+    for (int k = 0; k < each; ++k) {
+      const int64_t other = lane + k * kWarp;
+      const Said<T>* const from = said + (other < blocks ? other : 0);
+#pragma unroll
+      for (int i = 0; i < halves; ++i) distances[k][i] = from->distance[i];
+      rows[k] = from->row;
+    }
+#pragma unroll
+    for (int k = 0; k < each; ++k) {
+#pragma unroll
+      for (int i = 0; i < halves; ++i) missing = missing || distances[k][i] >> 32 != number;
+      missing = missing || rows[k] >> row_bits != (number & (~0ull >> row_bits));
+    }
+    if (missing) __nanosleep(0);
   }
-  while (((word = from->row) >> Said<T>::kRowBits) != (number & (~0ull >> Said<T>::kRowBits))) __nanosleep(0);
-  Farthest<T> farthest;
-  memcpy(&farthest.distance, halves, sizeof(T));
-  farthest.row = static_cast<int64_t>(word & rows) - 1;
-  return farthest;
+  Farthest<T> best = {-1, -1};
+#pragma unroll
+  for (int k = 0; k < each; ++k) {
+    if (k * kWarp >= blocks) break;
+    uint32_t parts[halves];
+#pragma unroll
+    for (int i = 0; i < halves; ++i) parts[i] = static_cast<uint32_t>(distances[k][i]);
+    Farthest<T> one;
+    memcpy(&one.distance, parts, sizeof(T));
+    one.row = static_cast<int64_t>(rows[k] & ((1ull << row_bits) - 1)) - 1;
+    best = farther(best, one);
+  }
+  return warp_farthest(best);
 }
 
 // Where the rows of a block lie in shared memory, widened, filled up with zeros to whole turns of the partial sums, an
@@ -375,6 +417,7 @@ __device__ Farthest<T> hear(const Said<T>* from, uint32_t number) {
 struct Residence {
   int64_t share, rest;  // rows of each block, and how many blocks have one more
   int64_t width;        // with the zeros
+  int64_t filled;       // without those that only keep rows in different banks
 };
 
 // Makes so many picks, all rows being in shared memory: one block on each multiprocessor, which wait for each other.
@@ -387,7 +430,8 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
   const int64_t block = blockIdx.x, blocks = gridDim.x;
   const int64_t begin = block * residence.share + (block < residence.rest ? block : residence.rest);
   const int here = static_cast<int>(residence.share + (block < residence.rest));
-  const int wide = static_cast<int>(residence.width), thread = static_cast<int>(threadIdx.x);
+  const int wide = static_cast<int>(residence.width), filled = static_cast<int>(residence.filled);
+  const int thread = static_cast<int>(threadIdx.x);
   T* const features = dynamic_shared<T>();
   T* const center = features + int64_t{here} * wide;
   T* const nearest = center + wide;
@@ -404,44 +448,63 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
   }
   __syncthreads();
 
-  Farthest<T> mine = {-1, -1};
+  __shared__ int64_t picked;
+  T farthest = -1;  // of this thread's rows, and its place in the block
+  int place = -1;
   for (int row = thread; row < here; row += kResidentThreads) {
-    mine = farther(mine, {nearest[row], nearest[row] < 0 ? -1 : begin + row});
+    if (nearest[row] > farthest) place = row;
+    farthest = nearest[row] > farthest ? nearest[row] : farthest;
   }
   const int lane = thread % lanes, group = thread / lanes;
   for (int64_t i = 0; i < count; ++i) {
-    mine = block_farthest<kResidentThreads>(mine);
-    const auto number = static_cast<uint32_t>(i + 1);
-    Said<T>* const of_pick = said + (i % 2) * blocks;
-    if (thread == 0) say(of_pick + block, mine, number);
-    mine = {-1, -1};
-    if (thread < blocks) mine = hear(of_pick + thread, number);
-    const int64_t picked = block_farthest<kResidentThreads>(mine).row;
-    if (block == 0 && thread == 0) picks[i] = picked;
-    // Where no row is left, none has a distance that could fall.
-    const Stored* const from = pool.features + (picked >= 0 ? picked : 0) * pool.width;
-    for (int j = thread; j < pool.width; j += kResidentThreads) center[j] = widen(from[j]);
+    const Farthest<T>* const warps =
+        farthest_of_warps<kResidentThreads, T>({farthest, place >= 0 ? begin + place : -1});
+    if (thread < kWarp) {  // the block's, then all blocks'
+      Farthest<T> best = warp_farthest(load_farthest(warps + thread % (kResidentThreads / kWarp)));
+      const auto number = static_cast<uint32_t>(i + 1);
+      Said<T>* const of_pick = said + (i % 2) * blocks;
+      if (thread == 0) say(of_pick + block, best, number);
+      best = hear(of_pick, blocks, number);
+      if (thread == 0) picked = best.row;
+      if (block == 0 && thread == 0) picks[i] = best.row;
+    }
     __syncthreads();
-    mine = {-1, -1};
-    for (int first = 0; first < here; first += groups * kResidentRows) {
+    // Where no row is left, none has a distance that could fall.
+    const int64_t from = picked >= 0 ? picked : 0, there = picked - begin;
+    const int picked_here = there >= 0 && there < here ? static_cast<int>(there) : -1;
+    for (int j = thread; j < pool.width; j += kResidentThreads) {
+      center[j] = widen(pool.features[from * pool.width + j]);
+    }
+    __syncthreads();
+    farthest = -1;
+    place = -1;
+    for (int first = group; first - group < here; first += groups * kResidentRows) {
       const T* rows[kResidentRows];
 #pragma unroll
       for (int r = 0; r < kResidentRows; ++r) {
-        const int row = first + r * groups + group;
+        const int row = first + r * groups;
         rows[r] = features + (row < here ? row : here - 1) * wide;
       }
       const T* const centers[1] = {center};
       T distances[1][kResidentRows];
-      squared_distances<width, 1, true>(centers, rows, wide, lane, distances);
+      squared_distances<width, 2, true>(centers, rows, filled, lane, distances);
+      // All lanes that share rows know all of their distances: each takes the next of the rows on.
 #pragma unroll
-      for (int r = 0; r < kResidentRows; ++r) {
-        const int row = first + r * groups + group;
-        if (lane != 0 || row >= here) continue;
-        const T before = nearest[row];
+      for (int taken = 0; taken < kResidentRows; taken += lanes) {
+        T distance = distances[0][taken];
+#pragma unroll
+        for (int r = 1; r < lanes && taken + r < kResidentRows; ++r) {
+          distance = lane == r ? distances[0][taken + r] : distance;
+        }
+        const int row = first + (taken + lane) * groups;
+        if (taken + lane >= kResidentRows || row >= here) continue;
         const T weight = pool.weights != nullptr ? weights[row] : 1;
-        const T now = begin + row == picked ? T(-1) : shortened(pool, before, distances[0][r], weight);
+        const T now = row == picked_here ? T(-1) : shortened(pool, nearest[row], distance, weight);
         nearest[row] = now;
-        if (now > mine.distance) mine = {now, begin + row};
+        if (now > farthest) {
+          farthest = now;
+          place = row;
+        }
       }
     }
   }
@@ -453,13 +516,14 @@ template <class Stored>
 std::optional<Residence> residence_of(const Pool<Stored>& pool, int64_t blocks, int64_t room, size_t& bytes) {
   using T = accumulate_t<Stored>;
   constexpr int64_t sums = kSums<T>;
-  Residence residence = {pool.rows / blocks, pool.rows % blocks, divide_up(pool.width, sums) * sums};
+  const int64_t filled = divide_up(pool.width, sums) * sums;
+  Residence residence = {pool.rows / blocks, pool.rows % blocks, filled, filled};
   if (residence.width / sums % 2 == 0) residence.width += sums;
   const int64_t most = divide_up(pool.rows, blocks);
   const int64_t numbers = (most + 1) * residence.width + most * (pool.weights != nullptr ? 2 : 1);
   bytes = static_cast<size_t>(numbers) * sizeof(T);
   const bool fits = most <= room && residence.width <= room && numbers * int64_t{sizeof(T)} <= room;
-  return fits && blocks <= kResidentThreads ? std::optional(residence) : std::nullopt;
+  return fits && blocks <= kMostResidentBlocks ? std::optional(residence) : std::nullopt;
 }
 
 template <class Stored, int Width>
