@@ -3,7 +3,7 @@
 // Distances come from products of tiles of queries with tiles of references, |q|^2 + |r|^2 - 2 q.r, which cancels where
 // rows are close. So a product only says which references may be among the k nearest: all whose distance by it is below
 // the k-th smallest so far plus twice its error (math/neighbors.h). Those few are computed again from differences, in
-// float64, and sorted. Rows are prepared tile by tile for the product: scaled (to unit length for cosine), widened, and
+// float64, and sorted. Rows are prepared for the product: scaled (to unit length for cosine), widened, and
 // moved so that the references' mean is the origin, which makes norms, and so the error, small.
 #pragma once
 

@@ -37,7 +37,7 @@ constexpr int kLoads = 2;
 template <class Acc>
 constexpr int kWidth = 16 / sizeof(Acc);
 template <class Acc>
-constexpr int64_t kRun = kLoads * kWarp * kWidth<Acc>;
+constexpr int kRun = kLoads * kWarp * kWidth<Acc>;
 constexpr int64_t kColumns = 2048;
 constexpr int64_t kMostPrepared = int64_t{1} << 30;  // bytes
 constexpr int64_t kSample = 1024, kSamplePart = 16;  // rows that the origin is the mean of
@@ -394,27 +394,28 @@ __global__ void open_lists(Search<Stored> search, int64_t rows) {
 
 // Products (rows, columns) with references start to start + count: what may be among a query's nearest joins its list.
 template <class Stored>
-__global__ void __launch_bounds__(kBlockThreads, 4)
-    filter(Search<Stored> search, const accumulate_t<Stored>* products, int64_t columns, int64_t start, int64_t count,
-           int64_t rows) {
+__global__ void __launch_bounds__(kBlockThreads, 4) filter(Search<Stored> search, const accumulate_t<Stored>* products,
+                                                           int64_t columns, int64_t start, int count, int64_t rows) {
   using Acc = accumulate_t<Stored>;
   constexpr int width = kWidth<Acc>;
   // Behind the last reference nothing passes.
   Acc* const norms = dynamic_shared<Acc>();
-  for (int64_t n = threadIdx.x; n < divide_up(count, kRun<Acc>) * kRun<Acc>; n += kBlockThreads) {
+  for (int n = static_cast<int>(threadIdx.x); n < divide_up(count, kRun<Acc>) * kRun<Acc>; n += kBlockThreads) {
     norms[n] = n < count ? search.norms[start + n] : std::numeric_limits<Acc>::quiet_NaN();
   }
   __syncthreads();
   for (int64_t i = first_row(); i < rows; i += row_step()) {
     Row<Stored> row(search, i);
     Acc bar = row.bar();
-    for (int64_t begin = 0; begin < count; begin += kRun<Acc>) {
+    const Acc* const line = products + i * columns;
+    for (int begin = 0; begin < count; begin += kRun<Acc>) {
+      const int first = begin + row.lane * width;  // of the lane; the next load is for a warp's width behind it
       uint4 loaded[kLoads];
 #pragma unroll
       for (int load = 0; load < kLoads; ++load) {
-        const int64_t at = begin + (load * kWarp + row.lane) * width;
+        const int at = first + load * kWarp * width;
         loaded[load] = {};
-        if (at < count) loaded[load] = __ldg(reinterpret_cast<const uint4*>(products + i * columns + at));
+        if (at < count) loaded[load] = __ldg(reinterpret_cast<const uint4*>(line + at));
       }
       Acc keys[kLoads][width];
       bool any = false;
@@ -423,11 +424,10 @@ __global__ void __launch_bounds__(kBlockThreads, 4)
         Acc values[width];
         memcpy(values, &loaded[load], sizeof(values));
         Acc squares[width];
-        memcpy(squares, __builtin_assume_aligned(norms + begin + (load * kWarp + row.lane) * width, 16),
-               sizeof(squares));
+        memcpy(squares, __builtin_assume_aligned(norms + first + load * kWarp * width, 16), sizeof(squares));
 #pragma unroll
         for (int v = 0; v < width; ++v) {
-          keys[load][v] = squares[v] - 2 * values[v];
+          keys[load][v] = fma(Acc{-2}, values[v], squares[v]);
           any = any || keys[load][v] <= bar;
         }
       }
@@ -436,8 +436,7 @@ __global__ void __launch_bounds__(kBlockThreads, 4)
       for (int load = 0; load < kLoads; ++load) {
 #pragma unroll
         for (int v = 0; v < width; ++v) {
-          const int64_t at = begin + (load * kWarp + row.lane) * width + v;
-          row.append(keys[load][v] <= bar, keys[load][v], start + at);
+          row.append(keys[load][v] <= bar, keys[load][v], start + first + load * kWarp * width + v);
         }
       }
       if (row.length >= search.lists.room - kRun<Acc>) {
