@@ -83,7 +83,7 @@ STABLE_TORCH_LIBRARY(prunefuse, m) {
   // is all zeros), exactly: ascending, equals by lower index -> distances (N, k), of score's result dtype, indices (N,
   // k). Values must be finite. scale, a power of two: what to multiply all of them by so that squares stay in range.
   // input_roundoff: unit roundoff of the inputs of torch's matrix product, where it may be coarser than that of the
-  // dtype.
+  // dtype. CUDA does not ask: what it multiplies is not rounded by any setting.
   m.def(
       "nearest_neighbors(Tensor queries, Tensor references, int k, bool cosine, float scale, float input_roundoff)"
       " -> (Tensor distances, Tensor indices)");

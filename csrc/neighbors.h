@@ -3,7 +3,7 @@
 // Distances come from products of tiles of queries with tiles of references, |q|^2 + |r|^2 - 2 q.r, which cancels where
 // rows are close. So a product only says which references may be among the k nearest: all whose distance by it is below
 // the k-th smallest so far plus twice its error (math/neighbors.h). Those few are computed again from differences, in
-// float64, and sorted. Rows are prepared tile by tile for the product: scaled (to unit length for cosine), widened, and
+// float64, and sorted. Rows are prepared for the product: scaled (to unit length for cosine), widened, and
 // moved so that the references' mean is the origin, which makes norms, and so the error, small.
 #pragma once
 
@@ -12,13 +12,13 @@
 
 #include <array>
 #include <tuple>
+#include <utility>
 
 #include "dispatch.h"
 
 namespace prunefuse {
 
 using torch::stable::Tensor;
-
 
 struct Neighbors {
   int64_t k;
@@ -27,12 +27,16 @@ struct Neighbors {
   double input_roundoff;  // of what the matrix product multiplies
 };
 
-// out = a @ b.T
-inline void product(const Tensor& a, const Tensor& b, const Tensor& out) {
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(a),
-                                    torch::stable::detail::from(torch::stable::transpose(b, 0, 1)),
-                                    torch::stable::detail::from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+// out = a @ b. Of bfloat16 it is float32, added up in float32: torch has that on CUDA alone.
+inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 4> stack{from(a), from(b), from(out)};
+  const char* overload = "out";
+  if (a.scalar_type() == torch::headeronly::ScalarType::BFloat16) {
+    overload = "dtype_out";
+    stack[3] = std::exchange(stack[2], from(torch::headeronly::ScalarType::Float));
+  }
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", overload, stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);  // another reference to `out`, given back
 }
 

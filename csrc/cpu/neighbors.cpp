@@ -232,13 +232,14 @@ class Queries {
   // References start to start + count meet the queries.
   void take(const Rows<Stored>& queries, int64_t start, int64_t count) {
     prepare(among_.rows.part(start, count), among_.factors.data() + start, among_.origin.data(), references_);
-    const Tensor references = first_rows(references_, count);
+    Tensor references = first_rows(references_, count);
+    references = torch::stable::transpose(references, 0, 1);
     const Rows<Acc> values = rows_of<Acc>(products_);
     for (int64_t first = 0; first < queries.count; first += kProductRows) {
       const int64_t rows = std::min(kProductRows, queries.count - first);
       Tensor products = first_rows(products_, rows);
       products = torch::stable::narrow(products, 1, 0, count);
-      product(torch::stable::narrow(prepared_, 0, first, rows), references, products);
+      multiply(torch::stable::narrow(prepared_, 0, first, rows), references, products);
       for_rows(rows, count, [&](int64_t i) { filter(first + i, queries[first + i], values[i], start, count); });
     }
   }

@@ -2,19 +2,25 @@
 // warp per query keeps its candidates in a list in global memory. Nothing waits for the device, so that a call can be
 // captured in a graph.
 //
-// Per tile, 4,096 queries by 8,192 references for k up to 128: the product takes 2 * d operations for each of its
-// elements, the filter reads 4 bytes of it, 134 MB or 30 to 40 us of an H200's memory, against 0.7 ms of float32
-// arithmetic at d = 512. Preparing the tile reads and writes d values per reference for each 4,096 queries.
+// Float32 is multiplied as tensor cores do it fast, by no setting of torch or of the environment: a value is the sum of
+// two bfloat16, high and low, and a row of the product is high * high + high * low + low * high, one product of three
+// times the width. It is off by 2^-14 |q| |r|, and the margin knows that.
 //
-// Occupancy: a block of 8 warps and at most 64 registers make 32 warps resident on a multiprocessor; each has 4 loads
-// of 128 bytes under way, 16 KB per multiprocessor. A list is touched where a key passes the bar, rarely after the
+// A tile is 4,096 queries by 2,048 references for k up to 256. Its product, 32 MB, stays in the L2 cache of an H100
+// until the filter has read it, 16 bytes at a time; norms are in shared memory. References are prepared once where that
+// takes at most a gigabyte, else for every tile of queries.
+//
+// Occupancy: a block of 8 warps and at most 64 registers make 32 warps resident on a multiprocessor; each lane has 2
+// loads of 16 bytes under way, 32 KB per multiprocessor. A list is touched where a key passes the bar, rarely after the
 // first tile. Not run on a GPU yet.
 #include "../neighbors.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <vector>
 
+#include "../math/dynamics.h"
 #include "../math/neighbors.h"
 #include "lanes.h"
 
@@ -25,10 +31,27 @@ using torch::headeronly::ScalarType;
 
 constexpr int kWarpsPerBlock = 8;
 constexpr int kBlockThreads = kWarpsPerBlock * kWarp;
-// Products that a warp looks at before its list is cut, if it must be.
-constexpr int kLoads = 4;
-constexpr int64_t kRun = kLoads * kWarp;
-constexpr int64_t kColumns = 8192;
+// Loads of 16 bytes that each lane has under way, and the products that a warp looks at before its list is cut, if it
+// must be.
+constexpr int kLoads = 2;
+template <class Acc>
+constexpr int kWidth = 16 / sizeof(Acc);
+template <class Acc>
+constexpr int kRun = kLoads * kWarp * kWidth<Acc>;
+constexpr int64_t kColumns = 2048;
+constexpr int64_t kMostPrepared = int64_t{1} << 30;  // bytes
+constexpr int64_t kSample = 1024, kSamplePart = 16;  // rows that the origin is the mean of
+
+// What is multiplied. Of a value that is two bfloat16, high + low is off by 2^-16 of it, as much as low * low, so three
+// products are off by less than (2 v + v^2) |q| |r|. Tensor cores may cut off what they add where others round; they
+// may for each of the three terms, and for each sum of some.
+template <class Stored>
+constexpr bool kSplit = sizeof(accumulate_t<Stored>) == sizeof(float);
+constexpr double kSplitRoundoff = 0x1p-15;
+constexpr int64_t kSplitTerms = 12;
+
+template <class Stored>
+using multiplied_t = std::conditional_t<kSplit<Stored>, bfloat16_bits, double>;
 
 // The rows of the grid's warps.
 __device__ inline int64_t first_row() { return blockIdx.x * int64_t{kWarpsPerBlock} + threadIdx.x / kWarp; }
@@ -50,43 +73,81 @@ __global__ void find_factors(const Stored* rows, int64_t count, int64_t width, d
   }
 }
 
-// About the mean of the references: of `sample` of them.
+// Sums of the references that the origin is the mean of: a row of `sums` for each part of the sample.
 template <class Stored>
-__global__ void find_origin(const Stored* rows, int64_t count, int64_t width, const double* factors, int64_t sample,
-                            accumulate_t<Stored>* origin) {
+__global__ void sum_sample(const Stored* rows, int64_t count, int64_t width, const double* factors, int64_t sample,
+                           double* sums) {
+  for (int64_t part = blockIdx.x; part * kSamplePart < sample; part += gridDim.x) {
+    const int64_t end = (part + 1) * kSamplePart < sample ? (part + 1) * kSamplePart : sample;
+    for (int64_t j = threadIdx.x; j < width; j += kBlockThreads) {
+      double sum = 0;
+      for (int64_t i = part * kSamplePart; i < end; ++i) {
+        const int64_t row = i * count / sample;
+        sum += widen(rows[row * width + j]) * factors[row];
+      }
+      sums[part * width + j] = sum;
+    }
+  }
+}
+
+// About the mean of the references.
+template <class Acc>
+__global__ void find_origin(const double* sums, int64_t parts, int64_t width, int64_t sample, Acc* origin) {
   for (int64_t j = blockIdx.x * int64_t{kBlockThreads} + threadIdx.x; j < width;
        j += int64_t{gridDim.x} * kBlockThreads) {
     double sum = 0;
-    for (int64_t i = 0; i < sample; ++i) {
-      const int64_t row = i * count / sample;
-      sum += widen(rows[row * width + j]) * factors[row];
-    }
-    origin[j] = static_cast<accumulate_t<Stored>>(sum / static_cast<double>(sample));
+    for (int64_t part = 0; part < parts; ++part) sum += sums[part * width + j];
+    origin[j] = static_cast<Acc>(sum / static_cast<double>(sample));
   }
 }
 
 template <class Stored>
+__device__ accumulate_t<Stored> prepared_value(Stored stored, accumulate_t<Stored> factor,
+                                               accumulate_t<Stored> origin) {
+  return widen(stored) * factor - origin;
+}
+
+// Rows as they are multiplied, `stride` numbers each: split, the parts of a query and of a reference stand across, and
+// zeros fill up the row.
+template <class Stored>
 __global__ void prepare(const Stored* rows, int64_t count, int64_t width, const double* factors,
-                        const accumulate_t<Stored>* origin, accumulate_t<Stored>* prepared) {
+                        const accumulate_t<Stored>* origin, bool references, int64_t stride,
+                        multiplied_t<Stored>* prepared) {
   using Acc = accumulate_t<Stored>;
   const int lane = threadIdx.x % kWarp;
   for (int64_t i = first_row(); i < count; i += row_step()) {
     const Acc factor = static_cast<Acc>(factors[i]);
+    multiplied_t<Stored>* const to = prepared + i * stride;
     for (int64_t j = lane; j < width; j += kWarp) {
-      prepared[i * width + j] = widen(rows[i * width + j]) * factor - origin[j];
+      const Acc value = prepared_value(rows[i * width + j], factor, origin[j]);
+      if constexpr (kSplit<Stored>) {
+        bfloat16_bits high, low;
+        narrow_to(value, high);
+        narrow_to(value - widen(high), low);
+        to[j] = high;
+        to[width + j] = references ? low : high;
+        to[2 * width + j] = references ? high : low;
+      } else {
+        to[j] = value;
+      }
+    }
+    if constexpr (kSplit<Stored>) {
+      for (int64_t j = 3 * width + lane; j < stride; j += kWarp) to[j] = bfloat16_bits{0};
     }
   }
 }
 
 // Squared norms of prepared rows; `largest`, if there is one, becomes the largest of them and of what it was.
-template <class Acc, class Norm>
-__global__ void find_norms(const Acc* prepared, int64_t count, int64_t width, const double* factors, Norm* norms,
-                           double* largest) {
+template <class Stored, class Norm>
+__global__ void find_norms(const Stored* rows, int64_t count, int64_t width, const double* factors,
+                           const accumulate_t<Stored>* origin, Norm* norms, double* largest) {
+  using Acc = accumulate_t<Stored>;
   const int lane = threadIdx.x % kWarp;
   for (int64_t i = first_row(); i < count; i += row_step()) {
+    const Acc factor = static_cast<Acc>(factors[i]);
     double sum = 0;
     for (int64_t j = lane; j < width; j += kWarp) {
-      const double value = prepared[i * width + j];
+      const double value = prepared_value(rows[i * width + j], factor, origin[j]);
       sum += value * value;
     }
     // The cosine distance of a row of zeros is 1 to all: squared, it lies 2 from every unit vector, not 1.
@@ -108,11 +169,8 @@ struct Lists {
   Acc* keys;
   int64_t* references;
   double* squared;
-  double* margins;    // twice how far a key may be from the truth
-  Acc* nearest_keys;  // k places each: where a list that is cut to k is put together
-  int64_t* nearest;
-  double* nearest_squared;
-  Acc* farthest;  // k candidates' keys are at most this
+  double* margins;  // twice how far a key may be from the truth
+  Acc* farthest;    // k candidates' keys are at most this
   int64_t* lengths;
   int64_t* exact_lengths;
 };
@@ -183,9 +241,9 @@ struct Row {
     length += __popc(found);
   }
 
-  // A number that at least k keys do not exceed, and hardly more.
-  __device__ Acc at_least_smallest() const {
-    const int64_t k = search.given.k, enough = k + k / 8;
+  // A number that at least k keys do not exceed, and at most `enough`, but for such as are too close to be told apart.
+  __device__ Acc at_least_smallest(int64_t enough) const {
+    const int64_t k = search.given.k;
     Acc low = keys[0], high = keys[0];
     for (int64_t n = lane; n < length; n += kWarp) {
       low = keys[n] < low ? keys[n] : low;
@@ -211,10 +269,11 @@ struct Row {
     }
   }
 
-  // Leaves out what cannot be among the k nearest, in order.
-  __device__ void keep_possible() {
+  // Leaves out what cannot be among the k nearest, in order. `enough`: how many may stay, apart from those within the
+  // margin.
+  __device__ void keep_possible(int64_t enough) {
     if (length <= search.given.k) return;
-    farthest = at_least_smallest();
+    farthest = at_least_smallest(enough);
     const Acc highest = bar();
     int64_t kept = 0, kept_known = 0;
     for (int64_t first = 0; first < length; first += kWarp) {
@@ -244,61 +303,73 @@ struct Row {
     known = kept_known;
   }
 
-  // All squared distances of the list.
+  // All squared distances of the list, some at a time, so that a lane waits for several rows at once.
   __device__ void compute() {
+    constexpr int kTogether = 4;
     const Stored* const x = search.queries + i * search.width;
     const double a = search.query_factors[i];
-    for (int64_t n = known; n < length; ++n) {
-      const int64_t reference = references[n];
-      const Stored* const y = search.references + reference * search.width;
-      const double b = search.factors[reference];
-      double sum = 0;
-      for (int64_t j = lane; j < search.width; j += kWarp) {
-        // Not fused: a x - a x must be 0.
-        const double difference = __dmul_rn(widen(x[j]), a) - __dmul_rn(widen(y[j]), b);
-        sum += difference * difference;
+    for (int64_t n = known; n < length; n += kTogether) {
+      const Stored* y[kTogether];
+      double b[kTogether], sums[kTogether];
+#pragma unroll
+      for (int c = 0; c < kTogether; ++c) {
+        const int64_t reference = references[n + c < length ? n + c : length - 1];
+        y[c] = search.references + reference * search.width;
+        b[c] = search.factors[reference];
+        sums[c] = 0;
       }
-      sum = warp_sum(sum);
-      if (lane == 0) squared[n] = a == 0 || b == 0 ? 2 : sum;  // see find_norms
+      for (int64_t j = lane; j < search.width; j += kWarp) {
+        const double value = __dmul_rn(widen(x[j]), a);
+#pragma unroll
+        for (int c = 0; c < kTogether; ++c) {
+          // Not fused: a x - a x must be 0.
+          const double difference = value - __dmul_rn(widen(y[c][j]), b[c]);
+          sums[c] += difference * difference;
+        }
+      }
+#pragma unroll
+      for (int c = 0; c < kTogether; ++c) {
+        const double sum = warp_sum(sums[c]);
+        if (lane == 0 && n + c < length) squared[n + c] = a == 0 || b[c] == 0 ? 2 : sum;  // see find_norms
+      }
     }
     known = length;
     __syncwarp();
   }
 
-  // place(rank, n) for the k nearest, n their place in the list, whose distances are computed. Equals by lower
-  // reference.
-  template <class Place>
-  __device__ void for_nearest(const Place& place) const {
-    for (int64_t n = lane; n < length; n += kWarp) {
-      int64_t rank = 0;
-      for (int64_t m = 0; m < length; ++m) {
-        rank += squared[m] < squared[n] || (squared[m] == squared[n] && references[m] < references[n]);
+  __device__ bool is_after(int64_t m, int64_t n) const {
+    return squared[m] > squared[n] || (squared[m] == squared[n] && references[m] > references[n]);
+  }
+
+  // Puts a list whose distances are computed in order, equals by lower reference, by a bitonic network in which all
+  // that is behind the list counts as farther: it stays where it is. Keys do not move along.
+  __device__ void sort() {
+    for (int64_t size = 2; size < 2 * length; size *= 2) {
+      for (int64_t stride = size / 2; stride > 0; stride /= 2) {
+        for (int64_t n = lane; n < length; n += kWarp) {
+          const int64_t other = n ^ (stride == size / 2 ? size - 1 : stride);
+          if (other <= n || other >= length || !is_after(n, other)) continue;
+          const double distance = squared[n];
+          const int64_t reference = references[n];
+          squared[n] = squared[other];
+          references[n] = references[other];
+          squared[other] = distance;
+          references[other] = reference;
+        }
+        __syncwarp();
       }
-      if (rank < search.given.k) place(rank, n);
     }
   }
 
   // Fewer than room - kRun candidates stay.
   __device__ void cut() {
     __syncwarp();  // what other lanes appended
-    keep_possible();
-    if (length < search.lists.room - kRun) return;
-    compute();
     const int64_t k = search.given.k;
-    Acc* const best_keys = search.lists.nearest_keys + i * k;
-    int64_t* const best = search.lists.nearest + i * k;
-    double* const best_squared = search.lists.nearest_squared + i * k;
-    for_nearest([&](int64_t rank, int64_t n) {
-      best_keys[rank] = static_cast<Acc>(squared[n] - search.query_norms[i]);
-      best[rank] = references[n];
-      best_squared[rank] = squared[n];
-    });
-    __syncwarp();
-    for (int64_t n = lane; n < k; n += kWarp) {
-      keys[n] = best_keys[n];
-      references[n] = best[n];
-      squared[n] = best_squared[n];
-    }
+    keep_possible(k + k / 8);
+    if (length < search.lists.room - kRun<Acc>) return;
+    compute();
+    sort();
+    for (int64_t n = lane; n < k; n += kWarp) keys[n] = static_cast<Acc>(squared[n] - search.query_norms[i]);
     __syncwarp();
     farthest = keys[k - 1];
     length = known = k;
@@ -314,36 +385,61 @@ __global__ void open_lists(Search<Stored> search, int64_t rows) {
        i += int64_t{gridDim.x} * kBlockThreads) {
     lists.farthest[i] = std::numeric_limits<Acc>::infinity();
     lists.lengths[i] = lists.exact_lengths[i] = 0;
-    lists.margins[i] = 2 * product_error<Acc>(sqrt(search.query_norms[i]), sqrt(*search.largest), search.width,
-                                              search.given.input_roundoff, search.given.cosine ? 2 : 0);
+    constexpr int64_t terms = kSplit<Stored> ? kSplitTerms : 1;
+    const double roundoff = kSplit<Stored> ? kSplitRoundoff : search.given.input_roundoff;
+    lists.margins[i] = 2 * product_error<Acc>(sqrt(search.query_norms[i]), sqrt(*search.largest), terms * search.width,
+                                              roundoff, search.given.cosine ? 2 : 0);
   }
 }
 
 // Products (rows, columns) with references start to start + count: what may be among a query's nearest joins its list.
 template <class Stored>
-__global__ void __launch_bounds__(kBlockThreads, 4)
-    filter(Search<Stored> search, const accumulate_t<Stored>* products, int64_t columns, int64_t start, int64_t count,
-           int64_t rows) {
+__global__ void __launch_bounds__(kBlockThreads, 4) filter(Search<Stored> search, const accumulate_t<Stored>* products,
+                                                           int64_t columns, int64_t start, int count, int64_t rows) {
   using Acc = accumulate_t<Stored>;
+  constexpr int width = kWidth<Acc>;
+  // Behind the last reference nothing passes.
+  Acc* const norms = dynamic_shared<Acc>();
+  for (int n = static_cast<int>(threadIdx.x); n < divide_up(count, kRun<Acc>) * kRun<Acc>; n += kBlockThreads) {
+    norms[n] = n < count ? search.norms[start + n] : std::numeric_limits<Acc>::quiet_NaN();
+  }
+  __syncthreads();
   for (int64_t i = first_row(); i < rows; i += row_step()) {
     Row<Stored> row(search, i);
     Acc bar = row.bar();
-    for (int64_t begin = 0; begin < count; begin += kRun) {
-      Acc keys[kLoads];
+    const Acc* const line = products + i * columns;
+    for (int begin = 0; begin < count; begin += kRun<Acc>) {
+      const int first = begin + row.lane * width;  // of the lane; the next load is for a warp's width behind it
+      uint4 loaded[kLoads];
+#pragma unroll
+      for (int load = 0; load < kLoads; ++load) {
+        const int at = first + load * kWarp * width;
+        loaded[load] = {};
+        if (at < count) loaded[load] = __ldg(reinterpret_cast<const uint4*>(line + at));
+      }
+      Acc keys[kLoads][width];
       bool any = false;
 #pragma unroll
       for (int load = 0; load < kLoads; ++load) {
-        const int64_t j = begin + load * kWarp + row.lane;
-        keys[load] = j < count ? search.norms[start + j] - 2 * products[i * columns + j]
-                               : std::numeric_limits<Acc>::quiet_NaN();  // does not pass
-        any = any || keys[load] <= bar;
+        Acc values[width];
+        memcpy(values, &loaded[load], sizeof(values));
+        Acc squares[width];
+        memcpy(squares, __builtin_assume_aligned(norms + first + load * kWarp * width, 16), sizeof(squares));
+#pragma unroll
+        for (int v = 0; v < width; ++v) {
+          keys[load][v] = fma(Acc{-2}, values[v], squares[v]);
+          any = any || keys[load][v] <= bar;
+        }
       }
       if (__any_sync(kAllLanes, any) == 0) continue;
 #pragma unroll
       for (int load = 0; load < kLoads; ++load) {
-        row.append(keys[load] <= bar, keys[load], start + begin + load * kWarp + row.lane);
+#pragma unroll
+        for (int v = 0; v < width; ++v) {
+          row.append(keys[load][v] <= bar, keys[load][v], start + first + load * kWarp * width + v);
+        }
       }
-      if (row.length >= search.lists.room - kRun) {
+      if (row.length >= search.lists.room - kRun<Acc>) {
         row.cut();
         bar = row.bar();
       }
@@ -358,14 +454,14 @@ __global__ void finish(Search<Stored> search, int64_t rows, accumulate_t<Stored>
   const int64_t k = search.given.k;
   for (int64_t i = first_row(); i < rows; i += row_step()) {
     Row<Stored> row(search, i);
-    row.keep_possible();
+    row.keep_possible(k);
     row.compute();
-    row.for_nearest([&](int64_t rank, int64_t n) {
+    row.sort();
+    for (int64_t n = row.lane; n < k; n += kWarp) {
       const double squared = row.squared[n];
-      distances[i * k + rank] =
-          static_cast<Acc>(search.given.cosine ? squared / 2 : sqrt(squared) / search.given.scale);
-      indices[i * k + rank] = row.references[n];
-    });
+      distances[i * k + n] = static_cast<Acc>(search.given.cosine ? squared / 2 : sqrt(squared) / search.given.scale);
+      indices[i * k + n] = row.references[n];
+    }
   }
 }
 
@@ -375,9 +471,13 @@ void launch(const Tensor& queries, const Tensor& references, const Tensor& dista
   using Acc = accumulate_t<Stored>;
   constexpr ScalarType dtype = sizeof(Acc) == sizeof(double) ? ScalarType::Double : ScalarType::Float;
   const int64_t rows = queries.size(0), count = references.size(0), width = queries.size(1);
-  const int64_t room = 2 * given.k + 2 * kRun;
-  const int64_t tile = std::min(rows, std::max<int64_t>(256, std::min<int64_t>(4096, (int64_t{1} << 21) / room)));
-  const int64_t columns = std::min(count, kColumns);
+  const int64_t room = 2 * given.k + 2 * kRun<Acc>;
+  const int64_t most = (int64_t{1} << 21) / std::max<int64_t>(2 * given.k, 512);  // queries, for 50 MB of lists
+  const int64_t tile = std::min(rows, std::clamp<int64_t>(most, 256, 4096));
+  // Rows of the product, and what is multiplied, begin at 16 bytes.
+  const int64_t columns = divide_up(std::min(count, kColumns), kWidth<Acc>) * kWidth<Acc>;
+  const int64_t stride = kSplit<Stored> ? divide_up(3 * width, 8) * 8 : width;
+  const bool once = count * stride * static_cast<int64_t>(sizeof(multiplied_t<Stored>)) <= kMostPrepared;
   const cudaStream_t stream = current_stream(queries.get_device_index());
 
   // Held here until all launches are made; torch's allocator keeps the memory for this stream.
@@ -387,11 +487,12 @@ void launch(const Tensor& queries, const Tensor& references, const Tensor& dista
     held.push_back(torch::stable::new_empty(queries, {size * static_cast<int64_t>(sizeof(T))}, ScalarType::Byte));
     return static_cast<T*>(held.back().data_ptr());
   };
-  const Tensor query_tile = torch::stable::new_empty(queries, {tile, width}, dtype);
-  const Tensor reference_tile = torch::stable::new_empty(queries, {columns, width}, dtype);
-  const Tensor products = torch::stable::new_empty(queries, {tile, columns}, dtype);
-  auto* const prepared_queries = static_cast<Acc*>(query_tile.data_ptr());
-  auto* const prepared_references = static_cast<Acc*>(reference_tile.data_ptr());
+  constexpr ScalarType multiplied = kSplit<Stored> ? ScalarType::BFloat16 : ScalarType::Double;
+  Tensor query_tile = torch::stable::new_empty(queries, {tile, stride}, multiplied);
+  Tensor prepared = torch::stable::new_empty(queries, {once ? count : std::min(count, columns), stride}, multiplied);
+  Tensor products = torch::stable::new_empty(queries, {tile, columns}, dtype);
+  auto* const prepared_queries = static_cast<multiplied_t<Stored>*>(query_tile.data_ptr());
+  auto* const prepared_references = static_cast<multiplied_t<Stored>*>(prepared.data_ptr());
   const auto* const x = static_cast<const Stored*>(queries.data_ptr());
   const auto* const y = static_cast<const Stored*>(references.data_ptr());
   auto* const factors = room_for(double{}, count);
@@ -400,14 +501,13 @@ void launch(const Tensor& queries, const Tensor& references, const Tensor& dista
   auto* const norms = room_for(Acc{}, count);
   auto* const largest = room_for(double{}, 1);
   auto* const origin = room_for(Acc{}, width);
+  const int64_t sample = std::min(count, kSample), parts = divide_up(sample, kSamplePart);
+  auto* const sums = room_for(double{}, parts * width);
   const Lists<Acc> lists = {room,
                             room_for(Acc{}, tile * room),
                             room_for(int64_t{}, tile * room),
                             room_for(double{}, tile * room),
                             room_for(double{}, tile),
-                            room_for(Acc{}, tile * given.k),
-                            room_for(int64_t{}, tile * given.k),
-                            room_for(double{}, tile * given.k),
                             room_for(Acc{}, tile),
                             room_for(int64_t{}, tile),
                             room_for(int64_t{}, tile)};
@@ -416,37 +516,42 @@ void launch(const Tensor& queries, const Tensor& references, const Tensor& dista
 
   launch_kernel(find_factors<Stored>, {warps(count), kBlockThreads}, stream, y, count, width, given.scale, given.cosine,
                 factors);
-  launch_kernel(find_origin<Stored>, {threads(width), kBlockThreads}, stream, y, count, width, factors,
-                std::min<int64_t>(count, 1024), origin);
+  launch_kernel(sum_sample<Stored>, {grid_for(parts), kBlockThreads}, stream, y, count, width, factors, sample, sums);
+  launch_kernel(find_origin<Acc>, {threads(width), kBlockThreads}, stream, sums, parts, width, sample, origin);
   check_cuda(cudaMemsetAsync(largest, 0, sizeof(double), stream));
-  const auto prepare_references = [&](int64_t start) {
-    const int64_t part = std::min(columns, count - start);
+  launch_kernel(find_norms<Stored, Acc>, {warps(count), kBlockThreads}, stream, y, count, width, factors, origin, norms,
+                largest);
+  const auto prepare_references = [&](int64_t start, int64_t part) {
     launch_kernel(prepare<Stored>, {warps(part), kBlockThreads}, stream, y + start * width, part, width,
-                  factors + start, origin, prepared_references);
-    return part;
+                  factors + start, origin, true, stride, prepared_references);
   };
+  if (once) prepare_references(0, count);
+  // Tiles of references, transposed: made once, since a view costs the host as long as the device takes for a tile.
+  std::vector<Tensor> views;
   for (int64_t start = 0; start < count; start += columns) {
-    const int64_t part = prepare_references(start);
-    launch_kernel(find_norms<Acc, Acc>, {warps(part), kBlockThreads}, stream, prepared_references, part, width,
-                  factors + start, norms + start, largest);
+    Tensor view = torch::stable::narrow(prepared, 0, once ? start : 0, std::min(columns, count - start));
+    views.push_back(torch::stable::transpose(view, 0, 1));
   }
   for (int64_t first = 0; first < rows; first += tile) {
     const int64_t part = std::min(tile, rows - first);
     const Stored* const block = x + first * width;
     launch_kernel(find_factors<Stored>, {warps(part), kBlockThreads}, stream, block, part, width, given.scale,
                   given.cosine, query_factors);
+    launch_kernel(find_norms<Stored, double>, {warps(part), kBlockThreads}, stream, block, part, width, query_factors,
+                  origin, query_norms, nullptr);
     launch_kernel(prepare<Stored>, {warps(part), kBlockThreads}, stream, block, part, width, query_factors, origin,
-                  prepared_queries);
-    launch_kernel(find_norms<Acc, double>, {warps(part), kBlockThreads}, stream, prepared_queries, part, width,
-                  query_factors, query_norms, nullptr);
+                  false, stride, prepared_queries);
     const Search<Stored> search = {block, y, width, given, factors, query_factors, query_norms, norms, largest, lists};
     launch_kernel(open_lists<Stored>, {threads(part), kBlockThreads}, stream, search, part);
+    const Tensor multiplied_queries = first_rows(query_tile, part);
+    Tensor of_part = first_rows(products, part), out = of_part;
     for (int64_t start = 0; start < count; start += columns) {
-      const int64_t some = prepare_references(start);
-      Tensor out = first_rows(products, part);
-      out = torch::stable::narrow(out, 1, 0, some);
-      product(first_rows(query_tile, part), first_rows(reference_tile, some), out);
-      launch_kernel(filter<Stored>, {warps(part), kBlockThreads}, stream, search,
+      const int64_t some = std::min(columns, count - start);
+      if (!once) prepare_references(start, some);
+      if (out.size(1) != some) out = torch::stable::narrow(of_part, 1, 0, some);
+      multiply(multiplied_queries, views[static_cast<size_t>(start / columns)], out);
+      const size_t shared = static_cast<size_t>(divide_up(some, kRun<Acc>) * kRun<Acc>) * sizeof(Acc);
+      launch_kernel(filter<Stored>, {warps(part), kBlockThreads, shared}, stream, search,
                     static_cast<const Acc*>(products.data_ptr()), columns, start, some, part);
     }
     launch_kernel(finish<Stored>, {warps(part), kBlockThreads}, stream, search, part,
@@ -459,13 +564,8 @@ std::tuple<Tensor, Tensor> nearest_neighbors(const Tensor& queries, const Tensor
                                              double scale, double input_roundoff) {
   const torch::stable::accelerator::DeviceGuard guard(queries.get_device_index());
   const auto run = [](const Tensor& q, const Tensor& r, const Tensor& distances, const Tensor& indices,
-                      Neighbors search, auto stored) {
-    // Whatever torch's settings say, the environment or a library's own may let a float32 product round to TF32.
-    if (sizeof(accumulate_t<decltype(stored)>) == sizeof(float)) {
-      search.input_roundoff = std::max(search.input_roundoff, 0x1p-11);
-    }
-    launch<decltype(stored)>(q, r, distances, indices, search);
-  };
+                      const Neighbors& search,
+                      auto stored) { launch<decltype(stored)>(q, r, distances, indices, search); };
   return prunefuse::nearest_neighbors(queries, references, k, cosine, scale, input_roundoff, run);
 }
 

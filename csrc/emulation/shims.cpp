@@ -6,7 +6,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -32,37 +34,43 @@ void torch_c10_cuda_free_error_msg(char* message) { std::free(message); }
 namespace prunefuse::emulation {
 namespace {
 
-bool multiplies_in_tf32 = false;
-
-// A copy whose values have the 11 significant bits of TF32, rounded to nearest; instead of the one that it is given.
-StableIValue rounded(StableIValue given) {
-  using torch::stable::Tensor;
-  const Tensor exact = torch::stable::detail::to<Tensor>(given);
-  const Tensor copy = torch::stable::clone(exact);
-  if (exact.scalar_type() == torch::headeronly::ScalarType::Float) {
-    auto* const values = static_cast<float*>(copy.data_ptr());
-    for (int64_t i = 0; i < copy.numel(); ++i) {
-      values[i] = std::bit_cast<float>((std::bit_cast<uint32_t>(values[i]) + 0x1000u) & ~0x1fffu);
+// out = a @ b of bfloat16 in float32, which torch has on CUDA alone, added up as tensor cores do it at their worst: a
+// few products at a time, and what exceeds float32 is cut off.
+void multiply(const torch::stable::Tensor& a, const torch::stable::Tensor& b, const torch::stable::Tensor& out) {
+  constexpr int64_t kStep = 4;
+  const auto widen = [](uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); };
+  for (int64_t i = 0; i < a.size(0); ++i) {
+    for (int64_t j = 0; j < b.size(1); ++j) {
+      const auto* const x = static_cast<const uint16_t*>(a.data_ptr()) + i * a.stride(0);
+      const auto* const y = static_cast<const uint16_t*>(b.data_ptr()) + j * b.stride(1);
+      float sum = 0;
+      for (int64_t begin = 0; begin < a.size(1); begin += kStep) {
+        double next = sum;
+        for (int64_t n = begin; n < std::min(begin + kStep, a.size(1)); ++n) {
+          next += double{widen(x[n * a.stride(1)])} * widen(y[n * b.stride(0)]);
+        }
+        sum = static_cast<float>(next);
+        if (std::abs(double{sum}) > std::abs(next)) sum = std::nextafter(sum, 0.0f);
+      }
+      static_cast<float*>(out.data_ptr())[i * out.stride(0) + j * out.stride(1)] = sum;
     }
   }
-  return torch::stable::detail::from(copy);
 }
 
 }  // namespace
 }  // namespace prunefuse::emulation
 
-// torch's own, but for matrix products where a test wants them as a device may give them.
+// torch's own, but for what it has on CUDA alone.
 AOTITorchError torch_call_dispatcher(const char* name, const char* overload, StableIValue* stack, uint64_t version) {
-  using prunefuse::emulation::rounded;
+  using torch::stable::Tensor;
+  using torch::stable::detail::to;
   static const auto of_torch =
       reinterpret_cast<decltype(&torch_call_dispatcher)>(dlsym(RTLD_NEXT, "torch_call_dispatcher"));
-  if (prunefuse::emulation::multiplies_in_tf32 && std::strcmp(name, "aten::mm") == 0) {
-    stack[0] = rounded(stack[0]);
-    stack[1] = rounded(stack[1]);
+  if (std::strcmp(name, "aten::mm") != 0 || std::strcmp(overload, "dtype_out") != 0) {
+    return of_torch(name, overload, stack, version);
   }
-  return of_torch(name, overload, stack, version);
-}
-
-extern "C" __attribute__((visibility("default"))) void emulation_multiply_in_tf32(bool on) {
-  prunefuse::emulation::multiplies_in_tf32 = on;
+  const Tensor a = to<Tensor>(stack[0]), b = to<Tensor>(stack[1]), out = to<Tensor>(stack[3]);
+  prunefuse::emulation::multiply(a, b, out);
+  stack[0] = torch::stable::detail::from(out);
+  return AOTI_TORCH_SUCCESS;
 }

@@ -29,7 +29,8 @@ def nearest_neighbors(
     One matrix product, in blocks, says which references may be among the nearest. The product's own error is the margin, so
     none is missed. Their distances are computed again from differences in float64. So distances of near-duplicates neither
     cancel nor turn negative. Their order is the true one, also where torch multiplies in TF32 or bfloat16. Extra memory is
-    O(N k + M) and tiles of a few megabytes. Memory-mapped arrays are read as they lie on disk.
+    O(N k + M) and tiles of a few megabytes. A GPU takes up to a gigabyte more, to prepare the references once.
+    Memory-mapped arrays are read as they lie on disk.
 
     On a GPU it waits for the device once, before it searches, to check the values. What it returns is not waited for.
 

@@ -183,19 +183,32 @@ def test_a_replay_reads_nothing_that_the_call_left_on_the_host(name):
         assert_same(matter_of(name, result, inputs), expected)
 
 
+class Products(TorchDispatchMode):
+    """The dtypes that torch multiplies."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.mm.out:
+            self.dtypes.add(args[0].dtype)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d != torch.float64], ids=str)
 @pytest.mark.parametrize("metric", test_neighbors_op.METRICS)
-def test_neighbors_are_exact_where_the_device_multiplies_in_tf32_unasked(metric):
-    """An environment variable is enough for that, and no setting of torch tells."""
+def test_neighbors_are_exact_and_ask_for_no_product_that_a_device_may_round(metric, dtype):
+    """A setting of torch or an environment variable is enough for float32 to become TF32. Here products of bfloat16 are
+    added up as coarsely as tensor cores may."""
     generator = torch.Generator().manual_seed(1)
     queries, references = (torch.randn(n, 24, generator=generator) for n in (60, 2600))
     references[1300:] = queries[torch.arange(1300) % 60] + 1e-3 * references[1300:]
-    library = ctypes.CDLL(str(LIBRARY))
-    library.emulation_multiply_in_tf32(ctypes.c_bool(True))
-    try:
+    queries, references = queries.to(dtype), references.to(dtype)
+    with Products() as products:
         for k in (1, 30, 300):
             test_neighbors_op.assert_nearest(queries, references, k, metric)
-    finally:
-        library.emulation_multiply_in_tf32(ctypes.c_bool(False))
+    assert not products.dtypes
 
 
 class Allocations(TorchDispatchMode):

@@ -53,7 +53,8 @@ def test_the_nearest_by_definition(isa, dtype, rows, count, width, k, metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
-    "kind", ["offset", "clusters", "duplicates", "one far reference", "zeros", "parallel"]
+    "kind",
+    ["offset", "clusters", "duplicates", "one far reference", "huge norms", "near ties", "zeros", "parallel"],
 )
 def test_where_a_matrix_product_cancels(isa, device, kind, metric):
     generator = torch.Generator().manual_seed(1)
@@ -69,6 +70,14 @@ def test_where_a_matrix_product_cancels(isa, device, kind, metric):
         queries = references[:60].clone()
     elif kind == "one far reference":
         references[1000] = 1e12
+    elif kind == "huge norms":
+        references[::3] *= 1e4
+        queries[::7] *= 1e4
+    elif kind == "near ties":
+        # On a sphere around the query, but for the last bits of float32.
+        queries = queries[:1].expand(60, -1).clone()
+        away = torch.nn.functional.normalize(references)
+        references = queries[:1] + away * (1 + 1e-6 * torch.rand(2600, 1, generator=generator))
     elif kind == "zeros":
         queries[::10] = 0
         references[::10] = 0
@@ -117,6 +126,19 @@ def test_whole_numbers_have_exact_ties(data, rows, count, width):
     )
     assert torch.equal(indices, squared.sort(dim=1, stable=True).indices[:, :k])
     np.testing.assert_allclose(distances.double(), expected, rtol=1e-6)
+
+
+def test_many_neighbors_have_exact_ties(isa, device):
+    """Whole numbers in few places, also with one reference so far that it alone is far."""
+    generator = torch.Generator().manual_seed(7)
+    queries, references = (torch.randint(-4, 5, (n, 3), generator=generator).float() for n in (7, 3000))
+    for far in (None, 1e5):
+        if far is not None:
+            references[17] = far
+        squared = (queries[:, None].double() - references).square().sum(2)
+        for k in (63, 64, 700, 3000):
+            _, indices = nearest_neighbors(queries.to(device), references.to(device), k)
+            assert torch.equal(indices.cpu(), squared.sort(dim=1, stable=True).indices[:, :k])
 
 
 def test_layouts_and_empty_queries():
