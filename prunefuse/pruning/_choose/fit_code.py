@@ -11,7 +11,7 @@ copy for each; in the end such axes stay whole, with a note.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -160,21 +160,29 @@ class Decision:
 
     def kept(self, tensors: dict[str, Tensor]) -> dict[str, dict[int, tuple[int, ...]]]:
         """Tensor -> axis -> kept indices, for axes that lose some."""
+        places = ((name, axis, self._places(ids)) for name, axis, ids in self._axes(tensors))
         kept: dict[str, dict[int, tuple[int, ...]]] = {}
-        for name in tensors:
-            for axis, ids in enumerate(self.trace.tensors[name].axes):
-                if not self.keep[ids].all():
-                    kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(self.keep[ids]).tolist())
+        for name, axis, indices in places:
+            if indices is not None:
+                kept.setdefault(name, {})[axis] = tuple(indices.tolist())
         return kept
 
     def indices(self, tensors: dict[str, Tensor]) -> dict[str, list[Tensor | None]]:
         """For every tensor the kept indices of each axis, None = all."""
-        kept = self.kept(tensors)
-        return {
-            name: [torch.tensor(mine[axis]) if axis in mine else None for axis in range(tensor.ndim)]
-            for name, tensor in tensors.items()
-            for mine in [kept.get(name, {})]
-        }
+        kept: dict[str, list[Tensor | None]] = {name: [] for name in tensors}
+        for name, _, ids in self._axes(tensors):
+            indices = self._places(ids)
+            kept[name].append(None if indices is None else torch.from_numpy(indices))
+        return kept
+
+    def _axes(self, tensors: Iterable[str]) -> Iterator[tuple[str, int, Ids]]:
+        for name in tensors:
+            yield from ((name, axis, ids) for axis, ids in enumerate(self.trace.tensors[name].axes))
+
+    def _places(self, ids: Ids) -> Ids | None:
+        """The indices of an axis that stay; None if these are all."""
+        stays = self.keep[ids]
+        return None if stays.all() else np.flatnonzero(stays)
 
     def count(self, ids: Ids) -> int:
         """How many indices of an axis stay."""

@@ -6,7 +6,7 @@ import copy
 import copyreg
 import hashlib
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain, zip_longest
 from types import FunctionType, MethodType, ModuleType
@@ -22,8 +22,27 @@ from prunefuse._inputs import tensors_in
 def all_names(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
     """Every name of every parameter and buffer -> (the first name of that tensor, the tensor)."""
     first: dict[int, str] = {}
-    names = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
-    return {name: (first.setdefault(id(tensor), name), tensor) for name, tensor in names}
+    named: Iterable[tuple[str, Tensor]]
+    if any(getattr(type(model), name) is not getattr(nn.Module, name) for name in _NAMING):
+        named = chain(
+            model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
+        )
+    else:  # the same, going through the modules once
+        modules = [
+            (f"{path}." if path else "", module)
+            for path, module in model.named_modules(remove_duplicate=False)
+        ]
+        named = (
+            (prefix + name, tensor)
+            for held in ("_parameters", "_buffers")
+            for prefix, module in modules
+            for name, tensor in getattr(module, held).items()
+            if tensor is not None
+        )
+    return {name: (first.setdefault(id(tensor), name), tensor) for name, tensor in named}
+
+
+_NAMING = ("named_parameters", "named_buffers", "named_modules", "_named_members")
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
