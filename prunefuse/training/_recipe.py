@@ -102,7 +102,7 @@ class Recipe:
             "Training",
             "Compute in bfloat16 where it is safe",
             more="Forward passes are made in autocast. ``auto``, in Python and files, does so where the processor multiplies "
-            "in bfloat16: by AMX, by AVX-512 BF16, or on GPUs since Ampere. config.json says which it is.",
+            "in bfloat16: by AMX, by AVX-512 BF16, or on GPUs since Ampere. A run's config.json says what it has.",
             check=Check("True, False or auto", lambda value: value in (True, False, "auto")),
         ),
     )

@@ -42,6 +42,8 @@ class Steps:
 
     def __post_init__(self) -> None:
         self.optimizer = optimizer_of(self.model, self.recipe)
+        self._parameters: list[Tensor] = list(self.model.parameters())
+        self._momenta: list[Tensor] | None = None
         self._runs: nn.Module = self.model
         if self.recipe.compile:
             self._runs = cast(nn.Module, torch.compile(self.model))
@@ -66,7 +68,7 @@ class Steps:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         if self.rates is not None:
             self.rates.note()
-        self.optimizer.step()
+        self._update(lr)
         if self.rates is not None:
             self.rates.apply_()
         return loss.detach(), outputs.detach() if isinstance(outputs, Tensor) else outputs
@@ -82,9 +84,41 @@ class Steps:
                 "data and batch_size must be two or more samples for a model with batch norm, which cannot be trained on "
                 f"one at a time, got batches of one (batch_size {self.recipe.batch_size})"
             ) from error
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None
         loss.backward()
         return loss, outputs
+
+    def _update(self, lr: float | Tensor) -> None:
+        """`torch.optim.Optimizer.step`, or its kernel alone once its arguments are known: small networks wait for Python."""
+        gradients = [one.grad for one in self._parameters if one.grad is not None and not one.grad.is_sparse]
+        if self._momenta is None or len(gradients) < len(self._parameters):
+            self.optimizer.step()
+            self._momenta = self._kept()
+            return
+        with torch.no_grad():
+            torch._fused_sgd_(
+                self._parameters,
+                gradients,
+                self._momenta,
+                weight_decay=self.recipe.weight_decay,
+                momentum=self.recipe.momentum,
+                lr=cast(Any, lr),  # a number, too
+                dampening=0.0,
+                nesterov=self.recipe.nesterov,
+                maximize=False,
+                is_first_step=False,
+            )
+
+    def _kept(self) -> list[Tensor] | None:
+        """The momenta of SGD, where every parameter has one, and one kernel takes all; None elsewhere."""
+        kinds = {(one.dtype, one.device) for one in self._parameters}
+        if not isinstance(self.optimizer, torch.optim.SGD) or len(kinds) != 1:
+            return None
+        if self.recipe.momentum == 0:
+            return []
+        kept = [self.optimizer.state.get(one, {}).get("momentum_buffer") for one in self._parameters]
+        return None if any(one is None for one in kept) else kept
 
     @torch.no_grad()
     def measure(self, outputs: Any, labels: Any) -> Tensor:
