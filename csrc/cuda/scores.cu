@@ -19,7 +19,7 @@
 // / 27, 32: 28 / 20, 100: 21 / 20, 1,000: 13.5 / 11.7, 128,000: 10.8 / 10.0 but for the tiles that raise the maximum,
 // of which a warp has about four in a row of 31, at 75 to 130 instructions each. An H200 issues 27e12 lane instructions
 // a second at 80 % and copies 4.3e12 bytes: 27 to a float32 value and 13.8 to a bfloat16 one leave it at 0.9 of that.
-// So short rows of bfloat16 are bound by instructions, at 0.55 to 0.65 of it, and all else by memory. An H200's latency
+// So short rows of bfloat16 are bound by instructions, at 0.56 to 0.67 of it, and all else by memory. An H200's latency
 // takes 23 KB under way on each multiprocessor. Register rows have up to 8 loads of 16 bytes in each of 24 warps (80
 // registers, 3 blocks) or 2 to 4 in 32 (64 registers), longer rows 4 to 8 in 24 warps, and threads with rows of their
 // own two copies of 20 KB a block, 4 or 5 blocks of them. Not run on a GPU yet.
