@@ -63,7 +63,10 @@ def tool(name: str) -> str:
 
 
 def run(*command: str, text: str | None = None) -> str:
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise MissingError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
 
 
 def compiler_of(file: Path) -> str:

@@ -23,7 +23,8 @@ BLOCK_SHARED = 1024  # that every block takes for itself
 class Case:
     """One row of the table: the work that a warp of a kernel does in one iteration of its outermost loop.
 
-    That loop is the one around `walks`, or, where they are outermost themselves, the whole kernel. `bytes` are those of
+    That loop is the one around `walks` (without any, one that meets `has`); where they are outermost themselves, it is
+    the whole kernel. `bytes` are those of
     global memory that a warp must move in it, read and written; `values` are what it works on. `has` is what lies on the
     path outside the walks: shuffles of a merge, say. `shared` are bytes of dynamic shared memory of a block. `blocks`:
     as many as are launched, where they are few. `staged`: bytes that a block always has under way where copies go to

@@ -88,7 +88,13 @@ class Code:
         return found
 
     def unit(self, walks: tuple[Walk, ...], has: Mapping[str, int]) -> Part:
-        """One iteration of the outermost loop around `walks`, or all of the kernel where nothing is around them."""
+        """One iteration of the outermost loop around `walks`, or all of the kernel where nothing is around them.
+
+        Without walks, of the outermost loop that can meet `has`.
+        """
+        if not walks:
+            around = next((loop for loop in self.children(None) if self._can(loop, has)), None)
+            return Part(self.shortest(around, has, {}))
         chosen: dict[int, Walk] = {}
         self._choose(None, walks, chosen)
         tops = set()

@@ -1,37 +1,259 @@
-// The ensemble scorer on CUDA. Bound by reading the logits: S * N * C * size bytes in, K * N * 4 out.
+// The ensemble scorer on CUDA. Bound by reading the logits once: S * N * C * size bytes in, K * N * 4 out.
 //
-// A row belongs to 1 to 32 lanes of a warp, from its first pass to its last. A lane owns the columns lane, lane +
-// lanes,
-// ...: it alone reads them and adds up what the passes say of them. The lanes meet in butterflies that merge their
-// states.
+// A row belongs to 1 to 32 lanes of a warp (C <= 1,024; float64: 256), or to a block of 256 (C <= 8,192; 2,048), from
+// its first pass to its last. A lane holds its share of a pass, at most 32 values (float64: 8), in registers: it has it
+// in loads of 16 bytes where the layout allows, all of the next pass's under way while it works on one. The largest
+// value comes first, then one exponential a value; the lanes meet for the sums of those, add the probabilities to what
+// they hold of the row, and keep votes in shared memory, each of its own columns. Every lane takes the entropies of
+// some passes. Where a masked class or a NaN is in a pass, or the values are probabilities, its exponentials are taken
+// a second time, more carefully.
 //
-// Where the sums of probabilities and the votes of a block's rows fit into shared memory (8 bytes per class and row: C
-// <= 768 for float32 with a warp per row), passes are taken one by one, each walked twice: for its state, then for its
-// probabilities; a warp's second walk finds the row in L1 or L2. Longer rows keep no sums: a first walk over all passes
-// leaves of each its maximum, the largest probability and its class (16 bytes per pass and row under way), a second one
-// adds up the passes of a column in a register and takes the entropy of the sum at once. The second walk reads memory
-// again where S rows of all warps exceed L2; what is kept aside is small whatever C is.
+// Counted (benchmarks/results/sass.txt), with the ends of rows of 10 passes: at C = 1,000 18 instructions a float32
+// value and 15 a bfloat16 one; 2 blocks are resident, with 40 and 22 KB under way on a multiprocessor. bfloat16 rows in
+// pieces of 8 bytes (C = 100) take 22. Sums of probabilities in memory (ensemble_add_) are read and written one by one.
 //
-// Long rows that are few leave multiprocessors idle: a warp is the most that works on one. Loads are one value per
-// lane, neighbors in neighboring lanes. 6 blocks, 1,536 threads, are resident where registers (40) and shared memory
-// allow. Not run on a GPU yet.
+// Rows that are longer keep no sums: a warp has one. A first walk over all passes leaves of each its maximum, the
+// largest probability and its class (16 bytes per pass and row under way), a second one adds up the passes of a column
+// in a register and takes the entropy of the sum at once. The second walk reads memory again where S rows of all warps
+// exceed L2; what is kept aside is small whatever C is. Not run on a GPU yet.
 #include "../ensembles.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 
-#include "lanes.h"
+#include "shares.h"
 
 namespace prunefuse::cuda {
 namespace {
 
 constexpr int kWarpsPerBlock = 8;
 constexpr int kBlockThreads = kWarpsPerBlock * kWarp;
-constexpr int64_t kSharedBytes = 48 * 1024;
 
 // What is kept aside of long rows, at most.
 constexpr int64_t kRoomBytes = 32 << 20;
+
+constexpr uint32_t kNoColumn = 0xffffffffu;
+
+// Of one pass of a row, or of the sums over its passes: values that equal the largest, and sums over all others.
+template <class Acc>
+struct Totals {
+  Acc ties, tail, dot;
+  uint32_t first;  // column of the largest
+
+  static __device__ Totals none() { return {0, 0, 0, kNoColumn}; }
+  __device__ Totals exchanged(int mask) const {
+    return {from_lane(ties, mask), from_lane(tail, mask), from_lane(dot, mask), from_lane(first, mask)};
+  }
+  __device__ Acc rest() const { return (ties - 1) + tail; }
+  __device__ Acc entropy() const { return entropy_of_rest(rest(), dot); }
+
+  // `dot` in units of exponents.
+  static __device__ Acc entropy_of_rest(Acc rest, Acc dot) { return log1p_of(rest) - dot * kNats<Acc> / (rest + 1); }
+};
+
+template <class Acc>
+__device__ Totals<Acc> meet(const Totals<Acc>& a, const Totals<Acc>& b) {
+  return {a.ties + b.ties, a.tail + b.tail, a.dot + b.dot, a.first < b.first ? a.first : b.first};
+}
+
+// What a row's end needs beside the sums' totals.
+template <class Acc>
+struct End {
+  Acc entropies;
+  int32_t modal;
+
+  __device__ End exchanged(int mask) const { return {from_lane(entropies, mask), from_lane(modal, mask)}; }
+};
+
+template <class Acc>
+__device__ End<Acc> meet(const End<Acc>& a, const End<Acc>& b) {
+  return {a.entropies + b.entropies, a.modal > b.modal ? a.modal : b.modal};
+}
+
+// Rooms in which the warps of a block meet; used in turn, so that one is read before it is written again.
+template <class Acc>
+struct Rooms {
+  Largest<Acc> largest[kWarpsPerBlock];
+  Totals<Acc> totals[kWarpsPerBlock];
+  End<Acc> ends[kWarpsPerBlock];
+};
+
+// Fills `e` with the exponentials of a pass's values, and adds those that are the lane's to `totals`; gives the factor
+// that makes shares in the totals of them. `top` is the row's largest value as it is stored.
+template <bool Quick, class Stored, int Width, int Pieces, class Acc>
+__device__ Acc exponentials(const Piece<Stored, Width> (&pass)[Pieces], const PieceTop<Stored, Width> (&tops)[Pieces],
+                            const Share<Stored, Width>& share, const Exponents<Acc>& exponents, Acc top,
+                            bool probabilities, Acc (&e)[Pieces * Width], Totals<Acc>& totals) {
+  const Acc excess = Quick ? exp_of_scaled(exponents.error) : Acc(1);
+#pragma unroll
+  for (int l = 0; l < Pieces; ++l) {
+    if (!share.any_has(l)) continue;
+    Acc t[Width], tail = 0, dot = 0;
+#pragma unroll
+    for (int i = 0; i < Width; ++i) {
+      const Acc value = value_of(pass[l], i);
+      t[i] = Quick ? exponents.quick(value) : exponents.careful(probabilities ? log_of(value) : value);
+      e[l * Width + i] = exp_of_scaled(t[i]);
+    }
+    const bool mine = share.has(l);
+    if (mine && tops[l].is(top)) {
+#pragma unroll
+      for (int i = Width - 1; i >= 0; --i) {
+        Acc& of_value = e[l * Width + i];
+        if (value_of(pass[l], i) == top) {
+          totals.ties += 1;
+          const uint32_t column = share.column(l) + static_cast<uint32_t>(i);
+          totals.first = column < totals.first ? column : totals.first;
+          of_value = excess;
+        } else {
+          tail += of_value;
+          dot += of_value * t[i];
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < Width; ++i) {
+        tail += e[l * Width + i];
+        dot += e[l * Width + i] * t[i];
+      }
+    }
+    totals.tail += mine ? tail : Acc(0);
+    totals.dot += mine ? dot : Acc(0);
+  }
+  if constexpr (Quick) {
+    // They are too large by this.
+    const Acc factor = exp_of_scaled(-exponents.error);
+    totals.dot = factor * (totals.dot - exponents.error * totals.tail);
+    totals.tail *= factor;
+    return factor;
+  }
+  return 1;
+}
+
+// Takes in a pass: the lane's exponentials and totals, and what makes shares in the totals of the exponentials.
+template <bool Block, class Stored, int Width, int Pieces, class Acc>
+__device__ Totals<Acc> take_pass(const Piece<Stored, Width> (&pass)[Pieces], const Share<Stored, Width>& share,
+                                 const Sharers<Block>& sharers, Rooms<Acc>& rooms, bool probabilities, Acc scale,
+                                 Acc (&e)[Pieces * Width], Acc& factor) {
+  PieceTop<Stored, Width> tops[Pieces];
+  const Acc top = sharers.all(Largest<Acc>{find_tops(pass, tops)}, rooms.largest).value;
+  Exponents<Acc> exponents(top, scale);
+  Totals<Acc> totals = Totals<Acc>::none();
+  bool carefully = probabilities || !exponents.usable;
+  if (!__any_sync(kAllLanes, carefully)) {
+    factor = exponentials<true>(pass, tops, share, exponents, top, false, e, totals);
+    carefully = totals.dot != totals.dot;  // a masked class, or a NaN
+  }
+  if (__any_sync(kAllLanes, carefully)) {
+    totals = Totals<Acc>::none();
+    exponents.top = probabilities ? log_of(top) : top;
+    factor = exponentials<false>(pass, tops, share, exponents, top, probabilities, e, totals);
+    if (!(exponents.top > -std::numeric_limits<Acc>::infinity())) totals.tail = std::numeric_limits<Acc>::quiet_NaN();
+  }
+  return totals;
+}
+
+// How many votes the lane's columns have: a word for each, in shared memory.
+template <class Acc>
+struct Votes {
+  int32_t* words;
+
+  __device__ void clear() const {
+#pragma unroll
+    for (int k = 0; k < kShare<Acc>; k += 4)
+      *reinterpret_cast<uint4*>(words + k * kBlockThreads + 4 * threadIdx.x) = {};
+  }
+  __device__ int32_t add(int k) const {
+    return words[(k / 4 * kBlockThreads + static_cast<int>(threadIdx.x)) * 4 + k % 4] += 1;
+  }
+};
+
+template <class Stored, int Width, bool Block>
+__global__ void __launch_bounds__(kBlockThreads, 2)
+    score_rows(const __grid_constant__ Passes passes, const __grid_constant__ EnsembleOutputs<accumulate_t<Stored>> out,
+               accumulate_t<Stored> inverse_temperature, int lanes) {
+  using Acc = accumulate_t<Stored>;
+  constexpr int values = kShare<Acc>, pieces = values / Width;
+  __shared__ Rooms<Acc> rooms;
+  __shared__ __align__(16) int32_t votes_of_block[values * kBlockThreads];
+  const Pool& pool = passes.pool;
+  const int lane = static_cast<int>(threadIdx.x) % lanes;
+  const Share<Stored, Width> share = {static_cast<int>(pool.classes) / Width, lane, lanes, pool.class_stride};
+  const Sharers<Block> sharers = {lanes, lane};
+  const Votes<Acc> votes = {votes_of_block};
+  const int lanes_log2 = __popc(static_cast<unsigned>(lanes - 1)), count = static_cast<int>(passes.count);
+  const Acc scale = share_scale(inverse_temperature);
+  const int64_t groups = kBlockThreads / lanes, step = gridDim.x * groups;
+  // Every lane of a warp takes part in every shuffle; rows past the end are read as the last one and not written.
+  const auto begin_of = [&](int64_t row) {
+    return static_cast<const Stored*>(pool.data) + (row < pool.rows ? row : pool.rows - 1) * pool.row_stride;
+  };
+  int64_t row = blockIdx.x * groups + threadIdx.x / lanes;
+  Piece<Stored, Width> pass[pieces];
+  share.load(pass, begin_of(row));
+  for (int64_t first = blockIdx.x * groups; first < pool.rows; first += step, row += step) {
+    const Stored* data = begin_of(row);
+    Acc sums[values] = {};
+    End<Acc> end = {0, 0};
+    Acc rest = 0, dot = 0;  // of the pass whose entropy is the lane's to take
+    votes.clear();
+    const Stored* const after = begin_of(row + step);
+    for (int s = 0; s < count; ++s) {
+      Acc e[values], factor;
+      const Totals<Acc> mine = take_pass(pass, share, sharers, rooms, pool.probabilities, scale, e, factor);
+      data += passes.stride;
+      share.load(pass, s + 1 < count ? data : after);
+      const Totals<Acc> totals = sharers.all(mine, rooms.totals);
+      factor *= reciprocal_of(totals.ties + totals.tail);
+#pragma unroll
+      for (int l = 0; l < pieces; ++l) {
+        if (!share.any_has(l)) continue;
+#pragma unroll
+        for (int k = l * Width; k < (l + 1) * Width; ++k) sums[k] += e[k] * factor;
+      }
+      if (mine.first == totals.first && mine.first != kNoColumn) {
+        const int column = static_cast<int>(mine.first);
+        const int32_t has = votes.add((column / Width >> lanes_log2) * Width + column % Width);
+        end.modal = has > end.modal ? has : end.modal;
+      }
+      const int turn = s & (lanes - 1);
+      if (turn == lane) {
+        rest = totals.rest();
+        dot = totals.dot;
+      }
+      if (turn == lanes - 1) {
+        end.entropies += Totals<Acc>::entropy_of_rest(rest, dot);
+        rest = dot = 0;
+      }
+    }
+    end.entropies += Totals<Acc>::entropy_of_rest(rest, dot);
+    Acc top = sums[0];
+#pragma unroll
+    for (int k = 1; k < values; ++k) top = upper_of(top, sums[k]);
+    top = sharers.all(Largest<Acc>{top}, rooms.largest).value;
+    const Acc inverse = 1 / top;
+    Totals<Acc> shares = Totals<Acc>::none();
+#pragma unroll
+    for (int l = 0; l < pieces; ++l) {
+      if (!share.has(l)) continue;
+#pragma unroll
+      for (int k = l * Width; k < (l + 1) * Width; ++k) {
+        const Acc q = sums[k] == top ? Acc(0) : sums[k] * inverse;
+        shares.ties += sums[k] == top ? Acc(1) : Acc(0);
+        shares.tail += q;
+        shares.dot += q * scaled_log_of(upper_of(q, std::numeric_limits<Acc>::min()));
+      }
+    }
+    shares = sharers.all(shares, rooms.totals);
+    end = sharers.all(end, rooms.ends);
+    if (lane == 0 && row < pool.rows) {
+      write_ensemble_row(out, row,
+                         summarize_ensemble(shares.entropy(), end.entropies, static_cast<Acc>(end.modal),
+                                            static_cast<Acc>(passes.count)));
+    }
+  }
+}
 
 template <class T>
 __device__ T lanes_max(T value, int lanes) {
@@ -92,20 +314,6 @@ struct RowOfPass {
   }
 };
 
-// Adds one pass of one row to the sums and votes of the lane's columns; returns the pass's entropy, in every lane.
-template <class Stored>
-__device__ accumulate_t<Stored> add_pass(const RowOfPass<Stored>& row, accumulate_t<Stored>* sums, int32_t* votes,
-                                         bool write) {
-  accumulate_t<Stored> entropy;
-  const auto pass = row.walk(entropy);
-  if (!write) return entropy;
-  for (int64_t column = row.lane; column < row.pool.classes; column += row.lanes) {
-    sums[column] += row.probability(column, pass.max, pass.p1);
-    if (column == pass.vote) votes[column] += 1;
-  }
-  return entropy;
-}
-
 // Calls body(row, source, group): every group of lanes gets rows of the pool. Every lane of a warp takes part in every
 // shuffle; rows past the end are read as the last one, `source`, and must not be written.
 template <class Body>
@@ -115,42 +323,6 @@ __device__ void for_rows(const Pool& pool, int lanes, const Body& body) {
     const int64_t row = first + group;
     body(row, row < pool.rows ? row : pool.rows - 1, group);
   }
-}
-
-template <class Stored>
-__global__ void __launch_bounds__(kBlockThreads)
-    score_rows(const __grid_constant__ Passes passes, const __grid_constant__ EnsembleOutputs<accumulate_t<Stored>> out,
-               accumulate_t<Stored> inverse_temperature, int lanes) {
-  using Acc = accumulate_t<Stored>;
-  const Pool& pool = passes.pool;
-  const int lane = static_cast<int>(threadIdx.x) % lanes;
-  Acc* const memory = dynamic_shared<Acc>();
-  for_rows(pool, lanes, [&](int64_t row, int64_t source, int64_t group) {
-    Acc* const sums = memory + group * pool.classes;
-    int32_t* const votes =
-        reinterpret_cast<int32_t*>(memory + kBlockThreads / lanes * pool.classes) + group * pool.classes;
-    for (int64_t column = lane; column < pool.classes; column += lanes) {
-      sums[column] = 0;
-      votes[column] = 0;
-    }
-    const Stored* data = static_cast<const Stored*>(pool.data) + source * pool.row_stride;
-    Acc entropy = 0;
-    for (int64_t s = 0; s < passes.count; ++s, data += passes.stride) {
-      entropy += add_pass<Stored>({data, pool, lane, lanes, inverse_temperature}, sums, votes, true);
-    }
-    ShareState<Acc> shares;
-    int32_t modal = 0;
-    for (int64_t column = lane; column < pool.classes; column += lanes) {
-      absorb(shares, sums[column]);
-      modal = votes[column] > modal ? votes[column] : modal;
-    }
-    modal = lanes_max(modal, lanes);
-    const Acc predictive = entropy_of(merge_lanes(shares, lanes));
-    if (lane == 0 && row < pool.rows) {
-      write_ensemble_row(
-          out, row, summarize_ensemble(predictive, entropy, static_cast<Acc>(modal), static_cast<Acc>(passes.count)));
-    }
-  });
 }
 
 // A warp per row; `room`: a PassOfRow for every pass and warp of the grid.
@@ -198,25 +370,88 @@ __global__ void __launch_bounds__(kBlockThreads)
   });
 }
 
-template <class Stored>
-__global__ void __launch_bounds__(kBlockThreads)
+// A pass into sums and votes in memory.
+template <class Stored, int Width, bool Block>
+__global__ void __launch_bounds__(kBlockThreads, 2)
     add_rows(const __grid_constant__ Pool pool, const EnsembleState<accumulate_t<Stored>> state,
              accumulate_t<Stored> inverse_temperature, int lanes) {
+  using Acc = accumulate_t<Stored>;
+  constexpr int values = kShare<Acc>, pieces = values / Width;
+  __shared__ Rooms<Acc> rooms;
   const int lane = static_cast<int>(threadIdx.x) % lanes;
-  for_rows(pool, lanes, [&](int64_t row, int64_t source, int64_t) {
+  const Share<Stored, Width> share = {static_cast<int>(pool.classes) / Width, lane, lanes, pool.class_stride};
+  const Sharers<Block> sharers = {lanes, lane};
+  const Acc scale = share_scale(inverse_temperature);
+  const int64_t groups = kBlockThreads / lanes, step = gridDim.x * groups;
+  for (int64_t first = blockIdx.x * groups; first < pool.rows; first += step) {
+    const int64_t row = first + threadIdx.x / lanes, source = row < pool.rows ? row : pool.rows - 1;
+    Piece<Stored, Width> pass[pieces];
+    share.load(pass, static_cast<const Stored*>(pool.data) + source * pool.row_stride);
+    Acc* const sums = state.sums + source * pool.classes;
+    Acc e[values], factor;
+    const Totals<Acc> mine = take_pass(pass, share, sharers, rooms, pool.probabilities, scale, e, factor);
+    const Totals<Acc> totals = sharers.all(mine, rooms.totals);
+    factor *= reciprocal_of(totals.ties + totals.tail);
+    if (row >= pool.rows) continue;
+#pragma unroll
+    for (int l = 0; l < pieces; ++l) {
+      if (!share.has(l)) continue;
+      // Loads of all its sums before their first use.
+      Acc* const of_piece = sums + share.column(l);
+      Acc sum[Width];
+#pragma unroll
+      for (int i = 0; i < Width; ++i) sum[i] = of_piece[i];
+#pragma unroll
+      for (int i = 0; i < Width; ++i) of_piece[i] = sum[i] + e[l * Width + i] * factor;
+    }
+    const bool valid = totals.tail == totals.tail;
+    if (valid && mine.first == totals.first && mine.first != kNoColumn) {
+      state.votes[source * pool.classes + mine.first] += 1;
+    }
+    if (lane == 0) state.entropies[row] += totals.entropy();
+  }
+}
+
+template <class Stored>
+__global__ void __launch_bounds__(kBlockThreads)
+    add_long_rows(const __grid_constant__ Pool pool, const EnsembleState<accumulate_t<Stored>> state,
+                  accumulate_t<Stored> inverse_temperature) {
+  using Acc = accumulate_t<Stored>;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  for_rows(pool, kWarp, [&](int64_t row, int64_t source, int64_t) {
     const Stored* const data = static_cast<const Stored*>(pool.data) + source * pool.row_stride;
-    const auto entropy =
-        add_pass<Stored>({data, pool, lane, lanes, inverse_temperature}, state.sums + source * pool.classes,
-                         state.votes + source * pool.classes, row < pool.rows);
+    const RowOfPass<Stored> of = {data, pool, lane, kWarp, inverse_temperature};
+    Acc entropy;
+    const PassOfRow<Acc> pass = of.walk(entropy);
+    for (int64_t column = lane; row < pool.rows && column < pool.classes; column += kWarp) {
+      state.sums[row * pool.classes + column] += of.probability(column, pass.max, pass.p1);
+      if (column == pass.vote) state.votes[row * pool.classes + column] += 1;
+    }
     if (lane == 0 && row < pool.rows) state.entropies[row] += entropy;
   });
 }
 
-// Lanes to a row: the power of two up to a warp at which each lane has at least two columns.
-int lanes_for(int64_t classes) {
+// How rows are shared out: a power of two of lanes with at most kShare values each, or a block, or (0) a walk of a
+// warp.
+int lanes_for(int64_t pieces, int64_t pieces_of_lane) {
   int lanes = 1;
-  while (lanes < kWarp && lanes * 4 <= classes) lanes *= 2;
-  return lanes;
+  while (lanes < kWarp && lanes * pieces_of_lane < pieces) lanes *= 2;
+  if (lanes * pieces_of_lane >= pieces) return lanes;
+  return kBlockThreads * pieces_of_lane >= pieces ? kBlockThreads : 0;
+}
+
+// Calls launch(width, block) with how many values a piece has, and whether a block has a row, as types.
+template <class Stored, class Launch>
+void choose(int bytes, bool block, const Launch& launch) {
+  const auto with = [&](auto width) {
+    if (block) return launch(width, std::true_type{});
+    launch(width, std::false_type{});
+  };
+  if (bytes == 16) return with(std::integral_constant<int, 16 / sizeof(Stored)>{});
+  if constexpr (sizeof(Stored) == 2) {
+    if (bytes == 8) return with(std::integral_constant<int, 4>{});
+  }
+  with(std::integral_constant<int, 1>{});
 }
 
 Tensor score_ensemble(const Tensor& logits, std::vector<int64_t> strategies, bool probabilities, double temperature) {
@@ -225,22 +460,29 @@ Tensor score_ensemble(const Tensor& logits, std::vector<int64_t> strategies, boo
     using Stored = decltype(stored);
     using Acc = accumulate_t<Stored>;
     const torch::stable::accelerator::DeviceGuard guard(device);
-    const int lanes = lanes_for(passes.pool.classes);
-    const int64_t groups = kBlockThreads / lanes;
-    const int64_t bytes = groups * passes.pool.classes * static_cast<int64_t>(sizeof(Acc) + sizeof(int32_t));
-    if (bytes <= kSharedBytes) {
-      launch_kernel(score_rows<Stored>,
-                    {grid_for(divide_up(passes.pool.rows, groups)), kBlockThreads, static_cast<size_t>(bytes)},
-                    current_stream(device), passes, out, inverse_temperature, lanes);
-      return;
-    }
+    const Pool& pool = passes.pool;
+    const cudaStream_t stream = current_stream(device);
+    const int bytes =
+        piece_bytes(pool.data, pool.classes, pool.class_stride,
+                    {pool.rows > 1 ? pool.row_stride : 0, passes.count > 1 ? passes.stride : 0}, sizeof(Stored));
+    bool done = false;
+    choose<Stored>(bytes, pool.classes > kWarp * kShare<Acc>, [&](auto width, auto block) {
+      const int lanes = lanes_for(pool.classes / width, kShare<Acc> / width);
+      if (lanes == 0) return;
+      done = true;
+      // As many blocks as are resident: each asks for its next row before it has ended one.
+      const int64_t blocks = std::min(divide_up(pool.rows, kBlockThreads / lanes), multiprocessors_of(device) * 2);
+      launch_kernel(score_rows<Stored, width, block>, {grid_for(blocks), kBlockThreads}, stream, passes, out,
+                    inverse_temperature, lanes);
+    });
+    if (done) return;
     // 8 blocks of 256 threads fill a multiprocessor.
     const int64_t block_bytes = kWarpsPerBlock * passes.count * static_cast<int64_t>(sizeof(PassOfRow<Acc>));
     const int64_t most = std::max<int64_t>(1, std::min(multiprocessors_of(device) * 8, kRoomBytes / block_bytes));
-    const int64_t blocks = std::min(divide_up(passes.pool.rows, kWarpsPerBlock), most);
+    const int64_t blocks = std::min(divide_up(pool.rows, kWarpsPerBlock), most);
     const Tensor room = new_rows(logits, {blocks * block_bytes}, torch::headeronly::ScalarType::Byte);
-    launch_kernel(score_long_rows<Stored>, {grid_for(blocks), kBlockThreads}, current_stream(device), passes, out,
-                  inverse_temperature, static_cast<PassOfRow<Acc>*>(room.data_ptr()));
+    launch_kernel(score_long_rows<Stored>, {grid_for(blocks), kBlockThreads}, stream, passes, out, inverse_temperature,
+                  static_cast<PassOfRow<Acc>*>(room.data_ptr()));
   };
   return prunefuse::score_ensemble(logits, strategies, probabilities, temperature, run);
 }
@@ -250,11 +492,23 @@ void ensemble_add(const Tensor& sums, const Tensor& votes, const Tensor& entropi
   const int32_t device = logits.get_device_index();
   const auto run = [&](const Pool& pool, const auto& state, auto inverse_temperature, auto stored) {
     using Stored = decltype(stored);
+    using Acc = accumulate_t<Stored>;
     const torch::stable::accelerator::DeviceGuard guard(device);
-    const int lanes = lanes_for(pool.classes);
-    const int64_t blocks = divide_up(pool.rows, kBlockThreads / lanes);
-    launch_kernel(add_rows<Stored>, {grid_for(blocks), kBlockThreads}, current_stream(device), pool, state,
-                  inverse_temperature, lanes);
+    const cudaStream_t stream = current_stream(device);
+    const int bytes =
+        piece_bytes(pool.data, pool.classes, pool.class_stride, {pool.rows > 1 ? pool.row_stride : 0}, sizeof(Stored));
+    bool done = false;
+    choose<Stored>(bytes, pool.classes > kWarp * kShare<Acc>, [&](auto width, auto block) {
+      const int lanes = lanes_for(pool.classes / width, kShare<Acc> / width);
+      if (lanes == 0) return;
+      done = true;
+      const int64_t blocks = divide_up(pool.rows, kBlockThreads / lanes);
+      launch_kernel(add_rows<Stored, width, block>, {grid_for(blocks), kBlockThreads}, stream, pool, state,
+                    inverse_temperature, lanes);
+    });
+    if (done) return;
+    launch_kernel(add_long_rows<Stored>, {grid_for(divide_up(pool.rows, kWarpsPerBlock)), kBlockThreads}, stream, pool,
+                  state, inverse_temperature);
   };
   prunefuse::ensemble_add(sums, votes, entropies, logits, probabilities, temperature, run);
 }

@@ -96,19 +96,24 @@ PRUNEFUSE_HD RowDynamics<Acc> dynamics_of(Acc d, Acc rest, Acc squares, Acc corr
   return {small * inverse, sum * inverse, log1p_of(rest + small) - d, d, length * inverse, correct};
 }
 
-// `leads`: no class before the label's has its logit.
+// From the largest of the others, and sums over them relative to it: `rest` without its own 1. `leads`: no class before
+// the label's has its logit.
 template <class Acc>
-PRUNEFUSE_HD RowDynamics<Acc> summarize(const OthersState<Acc>& others, Acc label, bool leads) {
+PRUNEFUSE_HD RowDynamics<Acc> dynamics_of_sums(Acc max, Acc rest, Acc squares, bool has_nan, Acc label, bool leads) {
   constexpr Acc nan = std::numeric_limits<Acc>::quiet_NaN();
   constexpr Acc infinity = std::numeric_limits<Acc>::infinity();
-  if (others.has_nan || label != label || !(label > -infinity || others.max > -infinity)) {
-    return {nan, nan, nan, nan, nan, nan};
-  }
-  if (others.max == -infinity) return {1, 0, 0, infinity, 0, 1};
+  if (has_nan || label != label || !(label > -infinity || max > -infinity)) return {nan, nan, nan, nan, nan, nan};
+  if (max == -infinity) return {1, 0, 0, infinity, 0, 1};
   // Equal logits may be infinite.
-  const Acc d = label == others.max ? Acc(0) : label - others.max;
+  const Acc d = label == max ? Acc(0) : label - max;
   const Acc correct = d > 0 || (d == 0 && leads) ? Acc(1) : Acc(0);
-  return dynamics_of<Acc>(d, (others.ties - 1) + others.tail, others.ties + others.squares, correct);
+  return dynamics_of<Acc>(d, rest, squares, correct);
+}
+
+template <class Acc>
+PRUNEFUSE_HD RowDynamics<Acc> summarize(const OthersState<Acc>& others, Acc label, bool leads) {
+  return dynamics_of_sums<Acc>(others.max, (others.ties - 1) + others.tail, others.ties + others.squares,
+                               others.has_nan, label, leads);
 }
 
 template <class Acc>

@@ -81,6 +81,19 @@ def test_a_kernel_without_a_loop_around_its_walks_is_a_unit():
     assert code(*lines).unit((Walk({"FADD": 1}, times=7),), {}).instructions == 3 + 7 * 2
 
 
+def test_without_walks_a_unit_is_an_iteration_of_an_outermost_loop():
+    lines = (
+        "S2R R0, SR_TID.X",
+        "FADD R1, R1, R1",
+        "FADD R1, R1, R2",
+        "@P0 BRA 0x10",
+        "FMUL R3, R3, R3",
+        "EXIT",
+    )
+    assert code(*lines).unit((), {"FADD": 2}).instructions == 3
+    assert code(*lines).unit((), {"FMUL": 1}).instructions == 3 + 3
+
+
 def test_the_nth_of_loops_alike():
     lines = ("FADD R1, R1, R1", "@P0 BRA 0x0", "FADD R1, R1, R2", "FMUL R3, R3, R3", "@P0 BRA 0x20", "EXIT")
     first, second = (code(*lines).unit((Walk({"FADD": 1}, times=100, nth=n),), {}) for n in range(2))

@@ -5,55 +5,62 @@ from benchmarks.sass.paths import Walk
 
 SIZE = {"float": 4, "bfloat16_bits": 2}
 SHORT = {"float": "float32", "bfloat16_bits": "bf16"}
-LOAD = {"float": "LDG.E", "bfloat16_bits": "LDG.E.U16"}
+SHARE = 32  # values of a lane
 
 
-def lanes_for(loads: int) -> int:
+def lanes_for(pieces: int, of_lane: int) -> int:
     lanes = 1
-    while lanes < 32 and lanes * 4 <= loads:
+    while lanes < 32 and lanes * of_lane < pieces:
         lanes *= 2
     return lanes
 
 
 def dynamics(classes: int, stored: str) -> Case:
+    """A row in the registers of its lanes, which meet twice."""
     width = 16 // SIZE[stored]
-    lanes = lanes_for(-(-classes // width))
-    rows, merges = 32 // lanes, lanes.bit_length() - 1
+    while classes % width:
+        width //= 2
+    lanes = lanes_for(classes // width, SHARE // width)
+    rows, stages = 32 // lanes, lanes.bit_length() - 1
+    pieces = -(-classes // width // lanes)
+    met = [Walk({"SHFL": count}, stages, nth=nth) for count, nth in ((1, 0), (2, 0))] if lanes < 32 else []
+    has = {"LDG": SHARE // width + 2, "MUFU.EX2": pieces * width + 2, "FFMA": 2 * pieces * width, "STG": 6}
+    if lanes == 32:
+        has["SHFL"] = 15
     return Case(
         f"dynamics, C = {classes:,}, {SHORT[stored]}",
-        f"dynamics_rows<{stored}, true>",
+        f"dynamics_of_shares<{stored}, {width}, false>",
         bytes=rows * (classes * SIZE[stored] + 8 + 6 * 4),
         values=rows * classes,
-        walks=(
-            Walk({"LDG.E.128": 1, "MUFU.EX2": width}, -(-classes // width // lanes)),
-            Walk({"SHFL": 5}, merges),
-            Walk({"SHFL": 1}, merges, nth=1),
-        ),
-        has={"STG.E": 6},
+        walks=tuple(met),
+        has=has,
     )
 
 
 def divergence(classes: int, stored: str, kept: str) -> Case:
-    lanes = lanes_for(classes)
-    rows, merges = 32 // lanes, lanes.bit_length() - 1
+    """A row and its kept logarithms in the registers of its lanes."""
+    width = 16 // SIZE[stored]
+    lanes = lanes_for(classes // width, SHARE // width)
+    rows, stages = 32 // lanes, lanes.bit_length() - 1
+    pieces = -(-classes // width // lanes)
+    meetings = ((1, 0), (2, 0), (2, 1)) if lanes < 32 else ((2, 1),)
+    met = [Walk({"SHFL": count}, stages, nth=nth) for count, nth in meetings]
+    has = {"LDG.E.128": SHARE // width, "MUFU.EX2": pieces * width + 1, "STG": pieces}
+    if lanes == 32:
+        has["SHFL"] = 15
     return Case(
         f"divergence, C = {classes:,}, {SHORT[stored]}, kept {SHORT[kept]}",
-        f"divergence_rows<{stored}, {kept}, float>",
+        f"divergence_of_shares<{stored}, {kept}, {width}>",
         bytes=rows * (classes * (SIZE[stored] + 2 * SIZE[kept]) + 16),
         values=rows * classes,
-        walks=(
-            Walk({LOAD[stored]: 1, "MUFU.EX2": 1}, -(-classes // lanes)),
-            Walk({"SHFL": 4}, merges),
-            Walk({LOAD[stored]: 1, LOAD[kept]: 1, "MUFU.EX2": 1, "STG": 1}, -(-classes // lanes)),
-            Walk({"SHFL": 2}, merges, nth=1),
-        ),
-        has={"STG.E": 1},
+        walks=tuple(met),
+        has=has,
     )
 
 
 CASES = [
     dynamics(100, "float"),
-    dynamics(96, "bfloat16_bits"),
+    dynamics(100, "bfloat16_bits"),
     dynamics(1000, "float"),
     dynamics(1000, "bfloat16_bits"),
     divergence(100, "float", "float"),

@@ -5,63 +5,50 @@ from benchmarks.sass.paths import Walk
 
 SIZE = {"float": 4, "bfloat16_bits": 2}
 SHORT = {"float": "float32", "bfloat16_bits": "bf16"}
-LOAD = {"float": "LDG.E", "bfloat16_bits": "LDG.E.U16"}
+SHARE = 32  # values of a lane
+
+
+def lanes_for(pieces: int, of_lane: int) -> int:
+    lanes = 1
+    while lanes < 32 and lanes * of_lane < pieces:
+        lanes *= 2
+    return lanes if lanes * of_lane >= pieces else 256
 
 
 def score(passes: int, classes: int, stored: str) -> Case:
-    """A warp has a row; of each pass it takes the state, then the probabilities."""
-    lanes = min(32, 1 << (classes // 2).bit_length() - 1)
-    rows = 32 // lanes
-    times = -(-classes // lanes)
+    """A row in the registers of its lanes, a pass at a time; each has the lanes meet twice, and its row's end four times."""
+    width = 16 // SIZE[stored]
+    while classes % width:
+        width //= 2
+    lanes = lanes_for(classes // width, SHARE // width)
+    block = lanes > 32
+    rows = 1 / 8 if block else 32 // lanes
+    pieces = -(-classes // width // lanes)  # that some lane has
+    stages = min(lanes, 32).bit_length() - 1
+    met = [Walk({"SHFL": count}, stages, nth=nth) for count, nth in ((1, 0), (4, 0))] if lanes < 32 else []
+    met_at_end = (
+        [Walk({"SHFL": count}, stages, nth=nth) for count, nth in ((1, 2), (3, 1), (2, 2))]
+        if lanes < 32
+        else []
+    )
+    has = {"LDG": SHARE // width, "MUFU.EX2": pieces * width + 2, "FFMA": 3 * pieces * width}
+    if lanes >= 32:
+        has["SHFL"] = 25
     return Case(
         f"ensemble, {passes} x {classes:,}, {SHORT[stored]}",
-        f"score_rows<{stored}>",
+        f"score_rows<{stored}, {width}, {'true' if block else 'false'}>",
         bytes=rows * (passes * classes * SIZE[stored] + 4),
         values=rows * passes * classes,
-        walks=(
-            Walk({"STS": 2}, times),
-            Walk(
-                {},
-                passes,
-                inside=(
-                    Walk({LOAD[stored]: 1, "MUFU.EX2": 1}, times),
-                    Walk({"SHFL": 7}, lanes.bit_length() - 1),
-                    Walk({LOAD[stored]: 1, "MUFU.EX2": 1, "STS": 1}, times, cached=True),
-                ),
-            ),
-            Walk({"LDS": 2}, times),
-            Walk({"SHFL": 4}, lanes.bit_length() - 1, nth=1),
-        ),
-        has={"STG.E": 1},
-        shared=256 // lanes * classes * 8,
-    )
-
-
-def score_long(passes: int, classes: int, stored: str) -> Case:
-    """A first walk over all passes for their states, a second one for the sums: the rows of all warps exceed L2."""
-    return Case(
-        f"ensemble, {passes} x {classes:,}, {SHORT[stored]}",
-        f"score_long_rows<{stored}>",
-        bytes=passes * classes * SIZE[stored] + 4,
-        values=passes * classes,
-        walks=(
-            Walk({"SHFL": 35}, passes, inside=(Walk({LOAD[stored]: 1, "MUFU.EX2": 1}, -(-classes // 32)),)),
-            Walk(
-                {LOAD[stored]: 1},
-                -(-classes // 32),
-                nth=1,
-                inside=(Walk({LOAD[stored]: 2, "LDG.E.64": 2, "MUFU.EX2": 2}, passes // 2),),
-            ),
-            Walk({"SHFL": 4}, 5),
-        ),
-        has={"STG.E": 1},
-        moved=2,
+        walks=(Walk(has, passes, inside=tuple(met)), *met_at_end),
+        has={"STG": 1, "MUFU.LG2": pieces * width},
     )
 
 
 CASES = [
     score(10, 100, "float"),
     score(10, 100, "bfloat16_bits"),
-    score_long(10, 1000, "float"),
-    score_long(10, 1000, "bfloat16_bits"),
+    score(10, 1000, "float"),
+    score(10, 1000, "bfloat16_bits"),
+    score(10, 8192, "float"),
+    score(10, 8192, "bfloat16_bits"),
 ]
