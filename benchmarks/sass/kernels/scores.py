@@ -1,98 +1,98 @@
 """Scores: csrc/cuda/scores.cu."""
 
+import math
+
 from benchmarks.sass.model import Case
 from benchmarks.sass.paths import Walk
 
 SIZE = {"float": 4, "bfloat16_bits": 2}
 SHORT = {"float": "float32", "bfloat16_bits": "bf16"}
+TILE_CHUNKS = 4  # a lane's
+BLOCKS = 132 * 3  # of long rows
+MERGE = 1e-6  # seconds of the launch that merges the parts of rows
 
 
-def lanes_for(loads: int) -> int:
-    lanes = 1
-    while lanes < 32 and lanes * 8 <= loads:
-        lanes *= 2
-    return lanes
+def name(classes: int, stored: str, rows: int | None = None) -> str:
+    return f"scores, {f'{rows} x ' if rows else 'C = '}{classes:,}, {SHORT[stored]}"
 
 
-def thread(classes: int, stored: str) -> Case:
+def thread(classes: int, stored: str, slots: tuple[int, int]) -> Case:
     """A thread walks a row that a warp has brought to shared memory."""
-    width = 16 // SIZE[stored]
-    loads = -(-32 * classes // (32 * width))
-    walks = (
-        # The unrolled loop takes four, the other one what is left.
-        Walk({"LDG.E.128": 4, "STS": 4 * width}, loads // 4) if loads >= 4 else None,
-        Walk({"LDG.E.128": 1, "STS": width}, loads % 4) if loads % 4 else None,
-        Walk({"LDS": 4, "MUFU.EX2": 4}, -(-classes // 4)),
-    )
+    row = classes * SIZE[stored]
+    depth = max(1, 3072 // (32 * row))
+    copies = 32 * depth * row // 512
     return Case(
-        f"scores, C = {classes}, {SHORT[stored]}",
-        f"thread_per_row<{stored}, true>",
+        name(classes, stored),
+        f"thread_per_row<{stored}, false, {slots[0]}, {slots[1]}>",
+        bytes=32 * depth * (row + 4),
+        values=32 * depth * classes,
+        walks=(
+            # The unrolled loop copies four chunks a lane, then up to three more are copied.
+            *([Walk({"LDGSTS": 4}, copies // 4)] if copies >= 4 else []),
+            Walk({"MUFU.EX2": slots[1] + 1, "STG.E": 1}, depth),
+        ),
+        has={"LDGSTS": copies % 4},
+        shared=2 * 8 * 32 * depth * row,
+        staged=8 * 32 * depth * row,
+    )
+
+
+def registers(classes: int, stored: str, lanes: int, count: int) -> Case:
+    """Lanes of a warp hold a row, or some rows, in registers, 32 rows to a round."""
+    width, rows = 16 // SIZE[stored], 32 // lanes
+    # The maxima of the warp's rows are in so many different chunks, mostly, and taken out there.
+    hits = round(count * (1 - (1 - 1 / count) ** rows))
+    return Case(
+        name(classes, stored),
+        f"register_rows<{stored}, false, {lanes}, {count}>",
         bytes=32 * (classes * SIZE[stored] + 4),
         values=32 * classes,
-        walks=tuple(walk for walk in walks if walk),
-        has={"STG.E": 1},
-        shared=256 * (classes | 1) * 4,
-    )
-
-
-def group(classes: int, stored: str, rises: bool = True) -> Case:
-    """Lanes of a warp share a row; in short rows nearly every chunk raises some lane's maximum."""
-    width = 16 // SIZE[stored]
-    lanes = lanes_for(-(-classes // width))
-    rows = 32 // lanes
-    return Case(
-        f"scores, C = {classes:,}, {SHORT[stored]}",
-        f"group_per_row<{stored}, true>",
-        bytes=rows * (classes * SIZE[stored] + 4),
-        values=rows * classes,
         walks=(
-            Walk({"LDG.E.128": 1, "MUFU.EX2": width + rises}, -(-classes // width // lanes)),
-            Walk({"SHFL": 8}, lanes.bit_length() - 1),
+            Walk(
+                {"STG.E": 1},
+                1,
+                inside=(Walk({"LDG.E.128": count, "MUFU.EX2": width * count, "POPC": hits}, lanes),),
+            ),
         ),
-        has={"STG.E": 1},
     )
 
 
-def block(classes: int, stored: str, rows: int | None = None) -> Case:
-    """A block of eight warps shares a row."""
+def long(classes: int, stored: str, rows: int | None = None) -> Case:
+    """A block's eight warps share a row, or, of few rows, a part of one."""
     width = 16 // SIZE[stored]
+    share = classes if rows is None else classes * rows / BLOCKS
+    tiles = share / width / (32 * TILE_CHUNKS) / 8
     return Case(
-        f"scores, {f'{rows} x ' if rows else 'C = '}{classes:,}, {SHORT[stored]}",
-        f"block_per_row<{stored}, true>",
-        bytes=(classes * SIZE[stored] + 4) / 8,
-        values=classes / 8,
-        walks=(Walk({"LDG.E.128": 1, "MUFU.EX2": width}, -(-classes // width // 256)),),
-        has={"BAR": 2, "SHFL": 64, "STG.E": 1},
-        blocks=rows,
-    )
-
-
-def odd(classes: int, stored: str) -> Case:
-    """Rows that do not begin at 16 bytes: a value at a time."""
-    name = "LDG.E" if stored == "float" else "LDG.E.U16"
-    return Case(
-        f"scores, C = {classes:,}, {SHORT[stored]}",
+        name(classes, stored, rows),
         f"block_per_row<{stored}, false>",
-        bytes=(classes * SIZE[stored] + 4) / 8,
-        values=classes / 8,
-        walks=(Walk({name: 1, "MUFU.EX2": 1}, -(-classes // 256)),),
-        has={"BAR": 2, "SHFL": 64, "STG.E": 1},
+        bytes=share * SIZE[stored] / 8,
+        values=share / 8,
+        walks=(
+            Walk(
+                {"BAR": 1, "SHFL": 20},
+                1,
+                inside=(Walk({"LDG.E.128": TILE_CHUNKS, "MUFU.EX2": width * TILE_CHUNKS}, math.ceil(tiles)),),
+            ),
+        ),
+        blocks=None if rows is None else BLOCKS,
+        total=None if rows is None else rows * classes * SIZE[stored],
+        fixed=0 if rows is None else MERGE,
     )
 
 
 CASES = [
-    thread(10, "float"),
-    thread(10, "bfloat16_bits"),
-    thread(32, "float"),
-    thread(32, "bfloat16_bits"),
-    group(100, "float"),
-    group(96, "bfloat16_bits"),
-    group(1000, "float"),
-    group(1000, "bfloat16_bits"),
-    odd(50257, "float"),
-    odd(50257, "bfloat16_bits"),
-    block(128000, "float"),
-    block(128000, "bfloat16_bits"),
-    block(128000, "float", rows=33),
-    block(128000, "bfloat16_bits", rows=33),
+    thread(10, "float", (9, 10)),
+    thread(10, "bfloat16_bits", (9, 10)),
+    registers(32, "float", 4, 2),
+    registers(32, "bfloat16_bits", 2, 2),
+    registers(100, "float", 4, 8),
+    registers(100, "bfloat16_bits", 4, 4),
+    registers(1000, "float", 32, 8),
+    registers(1000, "bfloat16_bits", 16, 8),
+    long(50257, "float"),
+    long(50257, "bfloat16_bits"),
+    long(128000, "float"),
+    long(128000, "bfloat16_bits"),
+    long(128000, "float", rows=33),
+    long(128000, "bfloat16_bits", rows=33),
 ]
