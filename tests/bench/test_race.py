@@ -255,7 +255,7 @@ def test_ours_and_plain_torch_do_the_work_of_every_case(name):
             "prunefuse.ops.k_means_plus_plus",
             lambda r, h, u: torch.ops.prunefuse.k_means_plus_plus(r, h, 1 - u),
         ),
-        ("scatter", "prunefuse.ops.scatter_", lambda dense, small, kept: None),
+        ("scatter", "prunefuse.ops.Scatter", lambda dense, small, kept: lambda: None),
         ("dynamics", "prunefuse.ops.dynamics", lambda x, y: torch.ops.prunefuse.dynamics(x, y) * 1.00001),
         (
             "divergence",
