@@ -398,7 +398,8 @@ void search_all(const Tensor& queries, const Tensor& references, const Tensor& d
   const Rows<Stored> rows = rows_of<Stored>(queries);
   const References<Stored> among(references, search);
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
-  const int64_t most = std::clamp(std::min(2 * kMost / threads, kRoom / search.k), kFewest, kMost);
+  int64_t most = std::clamp(std::min(2 * kMost / threads, kRoom / search.k), kFewest, kMost);
+  if (most > kProductRows) most -= most % kProductRows;  // a product of few rows takes nearly the time of one of many
   const auto run = [&](int64_t begin, int64_t end) {
     const int64_t tile = std::min(most, end - begin);
     Queries<Stored> worker(among, queries, tile);
