@@ -182,8 +182,8 @@ __device__ Others<Acc> sum_others(const Piece<Stored, Width> (&values)[Pieces], 
     Others<Acc> of_piece = {0, 0};
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
-      const Acc x = value_of(values[l], i);
-      Acc e = exp_of_scaled(Careful ? exponents.careful(x) : exponents.quick(x));
+      const Acc x = value_at(values[l], i);
+      Acc e = exponential(Careful ? exponents.careful(x) : exponents.quick(x));
       if (Careful && x == exponents.top) e = 1;
       of_piece.sum += e;
       of_piece.squares += e * e;
@@ -192,7 +192,7 @@ __device__ Others<Acc> sum_others(const Piece<Stored, Width> (&values)[Pieces], 
     others.squares += share.has(l) ? of_piece.squares : Acc(0);
   }
   if constexpr (!Careful) {
-    const Acc factor = exp_of_scaled(-exponents.error);
+    const Acc factor = exponential(-exponents.error);
     others.sum *= factor;
     others.squares *= factor * factor;
   }
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
   const int lanes_log2 = __popc(static_cast<unsigned>(lanes - 1));
   const Share<Stored, Width> share = {static_cast<int>(pool.classes) / Width, lane, lanes, pool.class_stride};
   const Sharers<Block> sharers = {lanes, lane};
-  const Acc scale = share_scale(Acc(1));
+  const Acc scale = exponent_scale(Acc(1));
   const int64_t groups = kBlockThreads / lanes, step = gridDim.x * groups;
   // Every lane of a warp takes part in every shuffle; rows past the end are read as the last one and not written.
   const auto read_as = [&](int64_t row) { return row < pool.rows ? row : pool.rows - 1; };
@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
     // Of the lane's own pieces: what stands for missing ones may hold the label's value.
     Acc top = -std::numeric_limits<Acc>::infinity();
 #pragma unroll
-    for (int l = 0; l < pieces; ++l) top = upper_of(top, share.has(l) ? tops[l].largest() : top);
+    for (int l = 0; l < pieces; ++l) top = larger(top, share.has(l) ? tops[l].largest() : top);
     top = sharers.all(Largest<Acc>{top}, room_of_largest).value;
     const Exponents<Acc> exponents(top, scale);
     Others<Acc> others = __any_sync(kAllLanes, !exponents.usable) ? sum_others<true>(values, share, exponents)
@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
 #pragma unroll
         for (int i = 0; i < Width; ++i) {
           const int at = static_cast<int>(share.column(l)) + i;
-          before.any |= share.has(l) && at < column && value_of(values[l], i) == own;
+          before.any |= share.has(l) && at < column && value_at(values[l], i) == own;
         }
       }
       before = sharers.all(before, room_of_any);  // a block has one row, so all of it comes here or none
@@ -324,7 +324,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
   const Share<Stored, Width> share = {static_cast<int>(pool.classes) / Width, lane, lanes, 1};
   const Share<Kept, Width> share_of_kept = {share.pieces, lane, lanes, 1};
   const Sharers<false> sharers = {lanes, lane};
-  const float scale = share_scale(1.0f);
+  const float scale = exponent_scale(1.0f);
   const int64_t groups = kBlockThreads / lanes, step = gridDim.x * groups;
   for (int64_t first = blockIdx.x * groups; first < pool.rows; first += step) {
     const int64_t row = first + threadIdx.x / lanes;
@@ -348,24 +348,24 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
       float tail = 0, ties = 0;
 #pragma unroll
       for (int i = 0; i < Width; ++i) {
-        const float x = value_of(values[l], i);
+        const float x = value_at(values[l], i);
         const bool largest = x == top;
         // Of those that equal the largest, what is told of it; no share is negative.
-        e[l * Width + i] = largest ? -1.0f : exp_of_scaled(quick ? exponents.quick(x) : exponents.careful(x));
+        e[l * Width + i] = largest ? -1.0f : exponential(quick ? exponents.quick(x) : exponents.careful(x));
         ties += largest ? 1.0f : 0.0f;
         tail += largest ? 0.0f : e[l * Width + i];
       }
       mass.ties += share.has(l) ? ties : 0.0f;
       mass.tail += share.has(l) ? tail : 0.0f;
     }
-    const float factor = quick ? exp_of_scaled(-exponents.error) : 1.0f;
+    const float factor = quick ? exponential(-exponents.error) : 1.0f;
     mass.tail *= factor;
     mass = sharers.all(mass, static_cast<Mass<float>*>(nullptr));
     const bool valid = mass.tail == mass.tail && top > -std::numeric_limits<float>::infinity();
     const float rest = (mass.ties - 1) + mass.tail, inverse = 1 / (rest + 1);
     const float log_largest = valid ? log_of_largest(rest, epsilon) : std::numeric_limits<float>::quiet_NaN();
     // The first logarithm says whether the row was seen.
-    const bool unseen = lane == 0 && value_of(before[0], 0) == kNeverSeen;
+    const bool unseen = lane == 0 && value_at(before[0], 0) == kNeverSeen;
     const float of_exponential = factor * inverse;
     CompensatedSum<float> sum;
 #pragma unroll
@@ -377,7 +377,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
         const bool largest = !valid || e[l * Width + i] < 0;
         const float q = largest ? inverse : e[l * Width + i] * of_exponential;
         const float log = largest ? log_largest : log_of_shifted(q, epsilon);
-        sum.add(::fabs(q * (log - value_of(before[l], i))));
+        sum.add(::fabs(q * (log - value_at(before[l], i))));
         put_value(after, i, log);
       }
       store_piece(logs + share.column(l), after);

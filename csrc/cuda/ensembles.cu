@@ -49,7 +49,9 @@ struct Totals {
   __device__ Acc entropy() const { return entropy_of_rest(rest(), dot); }
 
   // `dot` in units of exponents.
-  static __device__ Acc entropy_of_rest(Acc rest, Acc dot) { return log1p_of(rest) - dot * kNats<Acc> / (rest + 1); }
+  static __device__ Acc entropy_of_rest(Acc rest, Acc dot) {
+    return log1p_of(rest) - dot * kNatsPerUnit<Acc> / (rest + 1);
+  }
 };
 
 template <class Acc>
@@ -85,23 +87,23 @@ template <bool Quick, class Stored, int Width, int Pieces, class Acc>
 __device__ Acc exponentials(const Piece<Stored, Width> (&pass)[Pieces], const PieceTop<Stored, Width> (&tops)[Pieces],
                             const Share<Stored, Width>& share, const Exponents<Acc>& exponents, Acc top,
                             bool probabilities, Acc (&e)[Pieces * Width], Totals<Acc>& totals) {
-  const Acc excess = Quick ? exp_of_scaled(exponents.error) : Acc(1);
+  const Acc excess = Quick ? exponential(exponents.error) : Acc(1);
 #pragma unroll
   for (int l = 0; l < Pieces; ++l) {
     if (!share.any_has(l)) continue;
     Acc t[Width], tail = 0, dot = 0;
 #pragma unroll
     for (int i = 0; i < Width; ++i) {
-      const Acc value = value_of(pass[l], i);
+      const Acc value = value_at(pass[l], i);
       t[i] = Quick ? exponents.quick(value) : exponents.careful(probabilities ? log_of(value) : value);
-      e[l * Width + i] = exp_of_scaled(t[i]);
+      e[l * Width + i] = exponential(t[i]);
     }
     const bool mine = share.has(l);
     if (mine && tops[l].is(top)) {
 #pragma unroll
       for (int i = Width - 1; i >= 0; --i) {
         Acc& of_value = e[l * Width + i];
-        if (value_of(pass[l], i) == top) {
+        if (value_at(pass[l], i) == top) {
           totals.ties += 1;
           const uint32_t column = share.column(l) + static_cast<uint32_t>(i);
           totals.first = column < totals.first ? column : totals.first;
@@ -123,7 +125,7 @@ __device__ Acc exponentials(const Piece<Stored, Width> (&pass)[Pieces], const Pi
   }
   if constexpr (Quick) {
     // They are too large by this.
-    const Acc factor = exp_of_scaled(-exponents.error);
+    const Acc factor = exponential(-exponents.error);
     totals.dot = factor * (totals.dot - exponents.error * totals.tail);
     totals.tail *= factor;
     return factor;
@@ -183,7 +185,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
   const Sharers<Block> sharers = {lanes, lane};
   const Votes<Acc> votes = {votes_of_block};
   const int lanes_log2 = __popc(static_cast<unsigned>(lanes - 1)), count = static_cast<int>(passes.count);
-  const Acc scale = share_scale(inverse_temperature);
+  const Acc scale = exponent_scale(inverse_temperature);
   const int64_t groups = kBlockThreads / lanes, step = gridDim.x * groups;
   // Every lane of a warp takes part in every shuffle; rows past the end are read as the last one and not written.
   const auto begin_of = [&](int64_t row) {
@@ -230,7 +232,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
     end.entropies += Totals<Acc>::entropy_of_rest(rest, dot);
     Acc top = sums[0];
 #pragma unroll
-    for (int k = 1; k < values; ++k) top = upper_of(top, sums[k]);
+    for (int k = 1; k < values; ++k) top = larger(top, sums[k]);
     top = sharers.all(Largest<Acc>{top}, rooms.largest).value;
     const Acc inverse = 1 / top;
     Totals<Acc> shares = Totals<Acc>::none();
@@ -242,7 +244,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
         const Acc q = sums[k] == top ? Acc(0) : sums[k] * inverse;
         shares.ties += sums[k] == top ? Acc(1) : Acc(0);
         shares.tail += q;
-        shares.dot += q * scaled_log_of(upper_of(q, std::numeric_limits<Acc>::min()));
+        shares.dot += q * scaled_log_of(larger(q, std::numeric_limits<Acc>::min()));
       }
     }
     shares = sharers.all(shares, rooms.totals);
@@ -381,7 +383,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
   const int lane = static_cast<int>(threadIdx.x) % lanes;
   const Share<Stored, Width> share = {static_cast<int>(pool.classes) / Width, lane, lanes, pool.class_stride};
   const Sharers<Block> sharers = {lanes, lane};
-  const Acc scale = share_scale(inverse_temperature);
+  const Acc scale = exponent_scale(inverse_temperature);
   const int64_t groups = kBlockThreads / lanes, step = gridDim.x * groups;
   for (int64_t first = blockIdx.x * groups; first < pool.rows; first += step) {
     const int64_t row = first + threadIdx.x / lanes, source = row < pool.rows ? row : pool.rows - 1;

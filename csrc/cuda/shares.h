@@ -74,7 +74,7 @@ struct Largest {
 
 template <class Acc>
 __device__ Largest<Acc> meet(Largest<Acc> a, Largest<Acc> b) {
-  return {upper_of(a.value, b.value)};
+  return {larger(a.value, b.value)};
 }
 
 // A lane's share of a row: pieces lane, lane + lanes, ... of `pieces`.

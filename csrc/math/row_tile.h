@@ -8,37 +8,18 @@
 //
 // A NaN is never a maximum and makes the sum of the exponentials NaN, so it is looked for once a row. Of probabilities,
 // maxima are compared as they are and sums are of their logarithms; they are masked by 0.
-// Exponents are in units of 1 / log2(e) nats for float32, whose exponential is exp2, and in nats for float64.
 #pragma once
 
 #include <type_traits>
 
+#include "pieces.h"
 #include "row_state.h"
 
 namespace prunefuse {
 
 // 16 bytes of a row.
 template <class Stored>
-struct Chunk {
-  static constexpr int kWidth = 16 / sizeof(Stored);
-  uint32_t words[4];
-};
-
-template <class Stored>
-PRUNEFUSE_HD accumulate_t<Stored> value_at(const Chunk<Stored>& chunk, int i) {
-  if constexpr (sizeof(Stored) == 2) {
-    return widen(Stored{static_cast<uint16_t>(chunk.words[i / 2] >> (i % 2 * 16))});
-  } else if constexpr (sizeof(Stored) == 4) {
-    return bits_as<float>(chunk.words[i]);
-  } else {
-    return bits_as<double>(static_cast<uint64_t>(chunk.words[2 * i + 1]) << 32 | chunk.words[2 * i]);
-  }
-}
-// In the word's upper half a bfloat16 value is a float32 but for what lies below it.
-PRUNEFUSE_HD float value_at(const Chunk<bfloat16_bits>& chunk, int i) {
-  const uint32_t word = chunk.words[i / 2];
-  return bits_as<float>(i % 2 == 0 ? word << 16 : word & 0xffff0000u);
-}
+using Chunk = Piece<Stored, 16 / static_cast<int>(sizeof(Stored))>;
 
 template <class Stored>
 PRUNEFUSE_HD void put(Chunk<Stored>& chunk, int i, Stored stored) {
@@ -76,32 +57,12 @@ PRUNEFUSE_HD Chunk<Stored> masked_chunk() {
   return chunk;
 }
 
-// The larger of two, or the one that is a number.
-template <class Acc>
-PRUNEFUSE_HD Acc larger(Acc a, Acc b) {
-#if defined(__CUDA_ARCH__)
-  if constexpr (sizeof(Acc) == sizeof(float)) return ::fmaxf(a, b);
-#endif
-  return a > b || b != b ? a : b;
-}
-
 // Of values of 16 bits some processors take two at a time. So they are widened only once, where they are added.
 #if defined(__CUDA_ARCH__)
 constexpr bool kLargestByPairs = __CUDA_ARCH__ >= 800, kEqualByPairs = __CUDA_ARCH__ >= 900;
 #else
 constexpr bool kLargestByPairs = false, kEqualByPairs = false;
 #endif
-
-template <class Stored>
-PRUNEFUSE_HD uint32_t larger_pair(uint32_t a, uint32_t b) {
-  uint32_t pair;
-  if constexpr (std::is_same_v<Stored, bfloat16_bits>) {
-    asm("max.bf16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
-  } else {
-    asm("max.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
-  }
-  return pair;
-}
 
 // The largest number of a chunk.
 template <class Stored>
@@ -126,19 +87,6 @@ PRUNEFUSE_HD Acc logit_of(Acc value) {
   return value;
 }
 
-// What a difference of logits is multiplied by; never such that 0 or an infinity times it is no number.
-PRUNEFUSE_HD float exponent_scale(float inverse_temperature) {
-  const float scale = inverse_temperature * kLog2E;
-  constexpr float least = std::numeric_limits<float>::denorm_min(), most = std::numeric_limits<float>::max();
-  return scale < least ? least : (scale > most ? most : scale);
-}
-PRUNEFUSE_HD double exponent_scale(double inverse_temperature) {
-  constexpr double least = std::numeric_limits<double>::denorm_min(), most = std::numeric_limits<double>::max();
-  return inverse_temperature < least ? least : (inverse_temperature > most ? most : inverse_temperature);
-}
-template <class Acc>
-constexpr Acc kNatsPerUnit = sizeof(Acc) == sizeof(float) ? Acc(0.693147180559945309) : Acc(1);
-
 // (x - m) in units, bounded where the exponential is zero, so that zero times it is zero. A NaN stays one.
 PRUNEFUSE_HD float exponent(float difference, float scale) {
   const float t = difference * scale;
@@ -154,15 +102,6 @@ PRUNEFUSE_HD double exponent(double difference, double scale) {
   const double t = difference * scale;
   return t < -800 ? -800 : t;
 }
-
-PRUNEFUSE_HD float exponential(float t) {
-#if defined(__CUDA_ARCH__)
-  return exp2_of<float, int32_t>(t);
-#else
-  return t == t ? exp2_of<float, int32_t>(t) : t;  // this one's bits could come out as a number's
-#endif
-}
-PRUNEFUSE_HD double exponential(double t) { return ::exp(t); }
 
 constexpr uint32_t kNoColumn = 0xffffffff;
 
