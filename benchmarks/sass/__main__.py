@@ -164,6 +164,7 @@ def _case_row(case: Case, by_name: dict[str, Kernel]) -> tuple[str, ...]:
     except NoSuchPathError as error:
         raise NoSuchPathError(f"{case.name}: {case.kernel}: {error}") from error
     of = bound(case, kernel.resources, unit)
+    whole = of.call(case, "H200")
     return (
         case.name,
         case.kernel,
@@ -177,6 +178,7 @@ def _case_row(case: Case, by_name: dict[str, Kernel]) -> tuple[str, ...]:
         _limit(case, of),
         f"{of.fraction(case, 'H100'):.2f}",
         f"{of.fraction(case, 'H200'):.2f}",
+        "" if whole is None else f"{1e6 * whole:.1f}",
     )
 
 
@@ -193,6 +195,7 @@ CASE_HEAD = (
     "bound by",
     "H100",
     "H200",
+    "us",
 )
 
 
@@ -273,7 +276,8 @@ Counted in the code of {ARCHITECTURE} that nvcc {compiler_of(file)} made, by `ma
 
 Cases: lane instructions a value in the loops, and with all around them; most loads under way in a thread; blocks on a
 multiprocessor, KB that may be under way on it; TB/s by issue and by latency; and the least of these two and of copying,
-as a fraction of copying on an H100 (3.0 TB/s) and an H200 (4.3 TB/s). benchmarks/sass/__main__.py says how.
+as a fraction of copying on an H100 (3.0 TB/s) and an H200 (4.3 TB/s); microseconds of a whole call on an H200, where the
+case is one. benchmarks/sass/__main__.py says how.
 
 {case_table(found, cases())}
 

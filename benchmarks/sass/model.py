@@ -115,12 +115,18 @@ class Bound:
     by_issue: float  # bytes a second
     by_latency: float
 
+    def speed(self, case: Case, gpu: str) -> float:
+        """Bytes a second, without what is fixed."""
+        return min((case.copy or COPY[gpu]) / case.moved, self.by_issue, self.by_latency)
+
+    def call(self, case: Case, gpu: str) -> float | None:
+        """Seconds of a whole call, where the case says what it moves."""
+        return None if case.total is None else case.total / self.speed(case, gpu) + case.fixed
+
     def fraction(self, case: Case, gpu: str) -> float:
-        copy = case.copy or COPY[gpu]
-        speed = min(copy / case.moved, self.by_issue, self.by_latency)
-        if case.total is not None:
-            speed = case.total / (case.total / speed + case.fixed)
-        return speed / copy
+        whole = self.call(case, gpu)
+        speed = self.speed(case, gpu) if whole is None or case.total is None else case.total / whole
+        return speed / (case.copy or COPY[gpu])
 
 
 def bound(case: Case, of: Resources, unit: Part) -> Bound:

@@ -22,7 +22,7 @@
 // halves: bit for bit those of the CPU at its AVX-512 level (float64: also AVX2), whatever the layout. Other levels add
 // up in another order: where two rows are equally far but for rounding, their picks may differ from these.
 //
-// Compiled for sm_80 and sm_90 (registers in benchmarks/results/ptxas.txt); not run on a GPU yet.
+// Compiled for sm_80 and sm_90 (counted in benchmarks/results/sass.txt); not run on a GPU yet.
 #include "../k_center.h"
 
 #include <torch/csrc/stable/library.h>

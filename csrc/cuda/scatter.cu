@@ -7,8 +7,8 @@
 // quotients by an axis' size are products by its reciprocal, and all is in 32 bits where a tensor is small enough for
 // that.
 //
-// In machine code for sm_90 a word takes 16, 30 or 42 instructions with one, two or three axes, and about 10 more are a
-// word's share of what a tile takes: 6.5 a byte moved at most, for words of 4 bytes. At 48 registers 5 blocks, 1,280
+// In machine code for sm_90 a word takes 16, 31 or 41 instructions with one, two or three axes, and 6 to 8 more are a
+// word's share of what a tile takes: 6 a byte moved at most, for words of 4 bytes. At 48 registers 5 blocks, 1,280
 // threads, are resident on a multiprocessor. A thread has 4 words and up to 4 kept indices of each axis under way: 20
 // KB of words of 4 bytes to a multiprocessor. Not run on a GPU yet.
 #include "../scatter.h"

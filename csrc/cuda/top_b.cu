@@ -6,8 +6,8 @@
 // Where b is no small part of the rows, or there are few, all are sorted.
 //
 // Nothing is read back, so the stream never waits, and no result depends on which block comes first: every warp has
-// rows of its own, and a place of its own for what it sets aside. While setting aside, a value takes about 11
-// instructions of sm_90, and 28 more in a warp of which one is set aside. A thread has 8 loads under way, 32 KB to a
+// rows of its own, and a place of its own for what it sets aside. While setting aside, a value takes about 13
+// instructions of sm_90, and 27 more in a warp of which one is set aside. A thread has 8 loads under way, 32 KB to a
 // multiprocessor (float32) at 4 blocks of 256 threads. Rows are 32-bit numbers in the sort, which is tuned by CUB.
 // Not run on a GPU yet.
 #include <torch/csrc/stable/library.h>
