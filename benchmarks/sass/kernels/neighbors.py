@@ -1,8 +1,8 @@
 """Neighbors: csrc/cuda/neighbors.cu, a tile of float32 queries and references, whose products the filter reads from L2.
 
 Left out: what is done once for each query or reference, that is preparing them, the exact distances at the end, and lists
-that are cut, some five times for a query among 50,000 references, mostly in its first tile. What is spilled counts as instructions that
-wait for nothing.
+that are cut, some five times for a query among 50,000 references, mostly in its first tile. What is spilled counts as
+instructions that wait for nothing.
 """
 
 from benchmarks.sass.model import Case, Note
