@@ -12,7 +12,9 @@
 //
 // Occupancy: a block of 8 warps and at most 64 registers make 32 warps resident on a multiprocessor; each lane has 2
 // loads of 16 bytes under way, 32 KB per multiprocessor. A list is touched where a key passes the bar, rarely after the
-// first tile. Not run on a GPU yet.
+// first tile. In machine code for sm_90 a product takes 13 instructions, and 24 where one of every 256 passes. What the
+// lists need does not fit in 64 registers: 88 bytes of a thread's stack hold it, touched 5 times for every 256
+// products. Not run on a GPU yet.
 #include "../neighbors.h"
 
 #include <torch/csrc/stable/library.h>

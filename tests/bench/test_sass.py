@@ -171,6 +171,18 @@ def test_few_blocks_leave_the_card_idle():
     assert few.by_latency == pytest.approx(many.by_latency * 33 / (132 * 8))
 
 
+def test_a_whole_call_takes_what_it_moves_and_what_is_fixed():
+    unit = code(*ROWS).unit((Walk({"MUFU.EX2": 1}, times=10),), {})
+    whole, part = (
+        Case("", "", 4000, 1000, (), total=total, fixed=1e-3, copy=1e9) for total in (10_000_000, None)
+    )
+    of = bound(whole, Resources(32, 0, 0, 256, 0), unit)
+    assert of.call(whole, "H200") == pytest.approx(0.01 + 1e-3)
+    assert of.fraction(whole, "H200") == pytest.approx(0.01 / 0.011)
+    assert of.call(part, "H200") is None
+    assert of.fraction(part, "H200") == 1
+
+
 def test_the_committed_table_is_that_of_the_library():
     """Made of the compiler's version and the sources alone, so any build of theirs gives the same."""
     if not sass.LIBRARY.exists():
