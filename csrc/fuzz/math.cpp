@@ -1,8 +1,9 @@
-// The scalar math that CPU and CUDA share: exponential and logarithms, widening, the order of utilities, and the
-// index arithmetic of scatter.
+// The scalar math that CPU and CUDA share: exponential and logarithms, widening, the order of utilities, shares of rows
+// in registers, and the index arithmetic of scatter.
 #include "../math/exp_log.h"
 #include "../math/order.h"
 #include "../math/scatter.h"
+#include "../math/shares.h"
 #include "fuzz.h"
 
 namespace prunefuse::fuzz {
@@ -51,6 +52,63 @@ void check_order(T a, T b) {
   }
 }
 
+// A lane's share of a row: its largest number, piece by piece, and the sum of its exponentials in either way.
+template <class Stored, int Width>
+void check_share(Random& random) {
+  using Acc = accumulate_t<Stored>;
+  constexpr int pieces = 32 / Width;
+  const Numbers numbers(random, false);
+  Piece<Stored, Width> share[pieces];
+  long double values[32], top = -std::numeric_limits<long double>::infinity();
+  for (int l = 0; l < pieces; ++l) {
+    Stored stored[Width];
+    for (int i = 0; i < Width; ++i) {
+      narrow(numbers.draw(random), stored[i]);
+      values[l * Width + i] = value_of(stored[i]);
+      if (!std::isnan(values[l * Width + i])) top = std::max(top, values[l * Width + i]);
+    }
+    share[l] = {};
+    std::memcpy(share[l].words, stored, sizeof(stored));
+    for (int i = 0; i < Width; ++i) {
+      expect(near(value_at(share[l], i), values[l * Width + i], 0), "value ", i, " of a piece");
+    }
+  }
+  PieceTop<Stored, Width> tops[pieces];
+  const Acc found = find_tops(share, tops);
+  if (std::isinf(top) && top < 0) {
+    expect(std::isnan(found) || found == -std::numeric_limits<Acc>::infinity(), "largest of none is ", found);
+    return;
+  }
+  expect(static_cast<long double>(found) == top, "largest is ", found, ", not ", top);
+  for (int l = 0; l < pieces; ++l) {
+    long double of_piece = -std::numeric_limits<long double>::infinity();
+    for (int i = 0; i < Width; ++i) of_piece = std::fmax(of_piece, values[l * Width + i]);
+    expect(tops[l].is(found) == (of_piece == top), "piece ", l, " has the largest");
+    const Acc largest = tops[l].largest();
+    expect(std::isnan(largest) || static_cast<long double>(largest) == of_piece, "largest of piece ", l, " is ",
+           largest, ", not ", of_piece);
+  }
+
+  const Acc scale = exponent_scale(static_cast<Acc>(std::pow(10, random.uniform() * 4 - 2)));
+  const Exponents<Acc> exponents(found, scale);
+  constexpr bool powers_of_two = sizeof(Acc) == sizeof(float);
+  if (!std::isfinite(top)) return;
+  long double truth = 0, careful = 0, quick = 0;
+  bool finite = exponents.usable;
+  for (const long double wide : values) {
+    const auto value = static_cast<Acc>(wide);
+    finite = finite && std::isfinite(value);
+    const long double t = (wide - top) * scale;
+    truth += powers_of_two ? std::exp2(t) : std::exp(t);
+    careful += exponential(exponents.careful(value));
+    if (finite) quick += exponential(exponents.quick(value));
+  }
+  const long double allowed = 64 * static_cast<long double>(std::numeric_limits<Acc>::epsilon()) * truth;
+  expect(near(careful, truth, allowed), "careful sum ", careful, ", not ", truth);
+  quick *= finite ? exponential(-exponents.error) : Acc(1);
+  expect(!finite || near(quick, truth, allowed), "quick sum ", quick, ", not ", truth, " of largest ", found);
+}
+
 void check_scatter(Random& random) {
   ScatterTarget target{};
   target.rank = random.below(kMaxRank + 1);
@@ -89,6 +147,14 @@ void math_case(Random& random) {
     check_order(a, random.once_in(3) ? -a : any_float(random));
     check_order(bits_as<double>(random.bits()), static_cast<double>(a));
   }
+  check_share<float, 1>(random);
+  check_share<float, 4>(random);
+  check_share<half_bits, 1>(random);
+  check_share<half_bits, 2>(random);
+  check_share<half_bits, 8>(random);
+  check_share<bfloat16_bits, 4>(random);
+  check_share<bfloat16_bits, 8>(random);
+  check_share<double, 2>(random);
   check_scatter(random);
 }
 

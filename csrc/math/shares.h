@@ -38,10 +38,10 @@ PRUNEFUSE_HD accumulate_t<Stored> find_tops(const Piece<Stored, Width> (&share)[
                                             PieceTop<Stored, Width> (&tops)[Pieces]) {
   if constexpr (PieceTop<Stored, Width>::kPairs) {
     uint32_t upper = 0;
-#pragma unroll
+    PRUNEFUSE_UNROLL
     for (int l = 0; l < Pieces; ++l) {
       uint32_t of_piece = share[l].words[0];
-#pragma unroll
+      PRUNEFUSE_UNROLL
       for (int i = 1; i < Width / 2; ++i) of_piece = larger_pair<Stored>(of_piece, share[l].words[i]);
       tops[l].value.words[0] = of_piece;
       upper = l == 0 ? of_piece : larger_pair<Stored>(upper, of_piece);
@@ -50,10 +50,10 @@ PRUNEFUSE_HD accumulate_t<Stored> find_tops(const Piece<Stored, Width> (&share)[
     return larger(value_at(uppers, 0), value_at(uppers, 1));
   } else {
     accumulate_t<Stored> top = value_at(share[0], 0);
-#pragma unroll
+    PRUNEFUSE_UNROLL
     for (int l = 0; l < Pieces; ++l) {
       tops[l].value = value_at(share[l], 0);
-#pragma unroll
+      PRUNEFUSE_UNROLL
       for (int i = 1; i < Width; ++i) tops[l].value = larger(tops[l].value, value_at(share[l], i));
       top = larger(top, tops[l].value);
     }
@@ -85,6 +85,10 @@ PRUNEFUSE_HD float reciprocal_of(float x) {
 }
 PRUNEFUSE_HD double reciprocal_of(double x) { return 1 / x; }
 
+// a * b + c in one rounding.
+PRUNEFUSE_HD float fused(float a, float b, float c) { return ::fmaf(a, b, c); }
+PRUNEFUSE_HD double fused(double a, double b, double c) { return ::fma(a, b, c); }
+
 // How exponents of a row are had from its values: quickly, x * scale - offset in one rounding, or carefully, from
 // differences and bounded where the exponential is zero. Where one is infinite or the offset is not `usable`, the quick
 // way has no meaning; of an infinite one, 0 times it is no number.
@@ -95,12 +99,13 @@ struct Exponents {
   Acc error;  // of the offset: scale * top - offset. Every quick exponent is too large by it.
 
   PRUNEFUSE_HD Exponents(Acc largest, Acc scale_) : top(largest), scale(scale_), offset(largest * scale_) {
-    constexpr Acc far = sizeof(Acc) == sizeof(float) ? Acc(1e30) : Acc(1e300);
+    // Up to here the error is below a half.
+    constexpr Acc far = Acc(1) / std::numeric_limits<Acc>::epsilon();
     usable = offset < far && offset > -far;
-    error = fma(top, scale, -offset);
+    error = fused(top, scale, -offset);
   }
 
-  PRUNEFUSE_HD Acc quick(Acc x) const { return fma(x, scale, -offset); }
+  PRUNEFUSE_HD Acc quick(Acc x) const { return fused(x, scale, -offset); }
   PRUNEFUSE_HD Acc careful(Acc x) const {
     constexpr Acc floor = sizeof(Acc) == sizeof(float) ? Acc(kLowestLog2) : Acc(-800);
     const Acc t = (x - top) * scale;
