@@ -17,6 +17,17 @@ CACHED = 0.15e-6  # of one from L1 or L2
 CYCLES = 2  # that a warp alone takes for an instruction
 REGISTERS, SHARED, WARPS, BLOCKS = 65536, 227 * 1024, 64, 32  # of a multiprocessor
 BLOCK_SHARED = 1024  # that every block takes for itself
+SIZE = {"float": 4, "bfloat16_bits": 2}  # bytes of a stored value
+SHORT = {"float": "float32", "bfloat16_bits": "bf16"}
+SHARE = 32  # values of a row that a lane holds in registers, in ensembles and dynamics
+
+
+def lanes_of_share(pieces: int, of_lane: int) -> int:
+    """Lanes of a warp that share a row of so many pieces; those of a block where a warp's are too few."""
+    lanes = 1
+    while lanes < 32 and lanes * of_lane < pieces:
+        lanes *= 2
+    return lanes if lanes * of_lane >= pieces else 256
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,7 @@
 """Training dynamics: csrc/cuda/dynamics.cu."""
 
-from benchmarks.sass.model import Case
+from benchmarks.sass.model import SHARE, SHORT, SIZE, Case, lanes_of_share
 from benchmarks.sass.paths import Walk
-
-SIZE = {"float": 4, "bfloat16_bits": 2}
-SHORT = {"float": "float32", "bfloat16_bits": "bf16"}
-SHARE = 32  # values of a lane
-
-
-def lanes_for(pieces: int, of_lane: int) -> int:
-    lanes = 1
-    while lanes < 32 and lanes * of_lane < pieces:
-        lanes *= 2
-    return lanes
 
 
 def dynamics(classes: int, stored: str) -> Case:
@@ -20,7 +9,7 @@ def dynamics(classes: int, stored: str) -> Case:
     width = 16 // SIZE[stored]
     while classes % width:
         width //= 2
-    lanes = lanes_for(classes // width, SHARE // width)
+    lanes = lanes_of_share(classes // width, SHARE // width)
     rows, stages = 32 // lanes, lanes.bit_length() - 1
     pieces = -(-classes // width // lanes)
     met = [Walk({"SHFL": count}, stages, nth=nth) for count, nth in ((1, 0), (2, 0))] if lanes < 32 else []
@@ -40,7 +29,7 @@ def dynamics(classes: int, stored: str) -> Case:
 def divergence(classes: int, stored: str, kept: str) -> Case:
     """A row and its kept logarithms in the registers of its lanes."""
     width = 16 // SIZE[stored]
-    lanes = lanes_for(classes // width, SHARE // width)
+    lanes = lanes_of_share(classes // width, SHARE // width)
     rows, stages = 32 // lanes, lanes.bit_length() - 1
     pieces = -(-classes // width // lanes)
     meetings = ((1, 0), (2, 0), (2, 1)) if lanes < 32 else ((2, 1),)

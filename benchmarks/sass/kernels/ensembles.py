@@ -1,18 +1,7 @@
 """Ensembles: csrc/cuda/ensembles.cu."""
 
-from benchmarks.sass.model import Case
+from benchmarks.sass.model import SHARE, SHORT, SIZE, Case, lanes_of_share
 from benchmarks.sass.paths import Walk
-
-SIZE = {"float": 4, "bfloat16_bits": 2}
-SHORT = {"float": "float32", "bfloat16_bits": "bf16"}
-SHARE = 32  # values of a lane
-
-
-def lanes_for(pieces: int, of_lane: int) -> int:
-    lanes = 1
-    while lanes < 32 and lanes * of_lane < pieces:
-        lanes *= 2
-    return lanes if lanes * of_lane >= pieces else 256
 
 
 def score(passes: int, classes: int, stored: str) -> Case:
@@ -20,7 +9,7 @@ def score(passes: int, classes: int, stored: str) -> Case:
     width = 16 // SIZE[stored]
     while classes % width:
         width //= 2
-    lanes = lanes_for(classes // width, SHARE // width)
+    lanes = lanes_of_share(classes // width, SHARE // width)
     block = lanes > 32
     rows = 1 / 8 if block else 32 // lanes
     pieces = -(-classes // width // lanes)  # that some lane has

@@ -2,11 +2,9 @@
 
 import math
 
-from benchmarks.sass.model import Case
+from benchmarks.sass.model import SHORT, SIZE, Case
 from benchmarks.sass.paths import Walk
 
-SIZE = {"float": 4, "bfloat16_bits": 2}
-SHORT = {"float": "float32", "bfloat16_bits": "bf16"}
 TILE_CHUNKS = 4  # a lane's
 BLOCKS = 132 * 3  # of long rows
 MERGE = 1e-6  # seconds of the launch that merges the parts of rows
