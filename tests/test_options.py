@@ -282,10 +282,11 @@ def test_run_folders_from_before_an_option_was_added_are_read():
 
 
 def test_a_run_contains_its_loop_and_its_recipe():
-    config = RunConfig(strategy="margin", prune_ratio=0.25, seeds=(4, 5), recipe=Recipe(epochs=2))
-    assert config.loop == LoopConfig(
-        config.schedule, "margin", prune_ratio=0.25, recipe=Recipe(epochs=2), seed=4
-    )
+    recipe = Recipe(epochs=10)
+    config = RunConfig(strategy="margin", prune_ratio=0.25, seeds=(4, 5), recipe=recipe)
+    alike = LoopConfig(config.schedule, "margin", prune_ratio=0.25, recipe=recipe, seed=4)
+    assert config.loop == dataclasses.replace(alike, recipe=Recipe(epochs=4), selector_recipe=recipe)
+    assert dataclasses.replace(config, final_epochs="100%").loop == alike
     assert RunConfig(selector="resnet8").loop.selector == "model"
     random = config.loop_of("random", 5)
     assert (random.selector, random.strategy, random.seed, random.recipe) == (

@@ -44,7 +44,7 @@ def test_small_sets_get_more_epochs(samples: int, epochs: int) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("epochs", 0),
+        ("epochs", -1),
         ("min_steps", -1),
         ("batch_size", 0),
         ("lr", 0.0),
