@@ -311,7 +311,10 @@ class MachineOptions:
 
 
 def check_network(config: DataOptions) -> None:
-    """Raise ``ConfigError`` for a shortcut of a model that has no choice of it, or for weights that would be drawn again."""
+    """Raise ``ConfigError`` for a shortcut that a model does not have, weights that would be drawn again, or no epochs."""
+    recipe: Recipe | None = getattr(config, "recipe", None)
+    # Only a final training may have none.
+    require(recipe is None or recipe.epochs >= 1, "recipe.epochs", "at least 1", recipe and recipe.epochs)
     unused = config.shortcut is None or config.model.startswith("resnet")
     require(unused, "shortcut", f"left out, as {config.model} has no such choice", config.shortcut)
     complement = getattr(config, "complement", "keep")
@@ -424,7 +427,6 @@ class RunConfig(
     def __post_init__(self) -> None:
         check_fields(self)
         check_network(self)
-        require(self.recipe.epochs >= 1, "recipe.epochs", "at least 1", self.recipe.epochs)
         alone = self.labeled is None or self.initial is None
         require(alone, "initial", "left out with labeled, whose labels are the first size", self.initial)
         selector = f"prunefuse, dense, or a model ({_MODELS})"

@@ -151,6 +151,7 @@ def test_an_mlp_is_charged_for_the_epochs_it_took():
         ({"fuse": True}, "fuse must be left out with prune_ratio 0"),
         ({"criterion": "taste"}, "criterion must be one of"),
         ({"complement": "none"}, "complement must be one of keep"),
+        ({"recipe": Recipe(epochs=0)}, r"recipe\.epochs must be at least 1, got 0"),
         ({"workers": -1}, "workers must be at least 0"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"seeds": (1, 1)}, "seeds must be one or more different numbers"),
